@@ -1,0 +1,28 @@
+"""The errors a user can cause. Every message names the thing, the place and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend. Commands print the message alone and exit with status 2."""
+
+
+class DataError(UserError):
+    """A data set is missing, has the wrong layout, or holds files that cannot be used."""
+
+
+class WeightsError(UserError):
+    """A weights file or checkpoint cannot be read or belongs to another network."""
+
+
+class TrainingDiverged(UserError):
+    """The loss became NaN or infinite; the last good checkpoint is kept."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in a table: lists the known names, nearest first guess."""
+    names = sorted(known)
+    guess = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {guess[0]!r}?" if guess else ""
+    return UserError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")

@@ -1,0 +1,149 @@
+"""What stands on a backbone: pooling, embedding and classifiers (SPEC A.3, B.1-B.3).
+
+Every head takes the local map and the final map of a backbone. In training it returns an `Output`;
+in evaluation one feature row per image.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from msinet.errors import unknown_name
+
+
+class Output(NamedTuple):
+    """What the losses see in training, one entry per branch of the neck."""
+
+    logits: tuple[Tensor, ...]  # (B, identities): for the identity loss (Eq. 5)
+    embeddings: tuple[Tensor, ...]  # (B, D): for the triplet loss (Eq. 6)
+    feature_map: Tensor  # (B, C, H, W): the final map, which spatial alignment looks at
+
+
+class ReIDNet(nn.Module):
+    """A backbone and a head. In evaluation mode `net(images)` is (B, D), one feature row per image."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor | Output:  # (B, 3, H, W)
+        local_map, final_map = self.backbone(images)
+        result: Tensor | Output = self.head(local_map, final_map)
+        return result
+
+
+def frozen_bias_bn(channels: int) -> nn.BatchNorm1d:
+    """Batch norm whose bias stays 0, so that features keep their origin (BNNeck)."""
+    bn = nn.BatchNorm1d(channels)
+    bn.bias.requires_grad_(False)
+    return bn
+
+
+def pool(feature_map: Tensor) -> Tensor:
+    """Global average pooling: (B, C, H, W) to (B, C)."""
+    return feature_map.mean((2, 3))
+
+
+def pool_halves(feature_map: Tensor) -> Tensor:
+    """Average of the upper and of the lower half, concatenated: (B, C, H, W) to (B, 2C).
+
+    An odd row goes to the lower half; a map of one row is both halves.
+    """
+    half = feature_map.shape[2] // 2
+    if half == 0:
+        return pool(feature_map).repeat(1, 2)
+    return torch.cat([pool(feature_map[:, :, :half]), pool(feature_map[:, :, half:])], 1)
+
+
+class FBLNeck(nn.Module):
+    """MSINet's neck: a global and a local (two-stripe) branch; only the pooled features are kept at test."""
+
+    def __init__(self, local_channels: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        stripe = channels // 4
+        self.fc = nn.Linear(channels, channels, bias=False)
+        self.bn = frozen_bias_bn(channels)
+        self.classifier = nn.Linear(channels, num_classes)
+        self.squeeze = nn.Conv2d(local_channels, stripe, 1)
+        self.local_fc = nn.Linear(2 * stripe, 2 * stripe, bias=False)
+        self.local_bn = frozen_bias_bn(2 * stripe)
+        self.local_classifier = nn.Linear(2 * stripe, num_classes)
+
+    def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
+        v = pool(final_map)  # (B, 512)
+        f_v = pool_halves(self.squeeze(local_map))  # (B, 256)
+        if not self.training:
+            return torch.cat([v, f_v], 1)  # (B, 768)
+        logits = self.classifier(self.bn(self.fc(v)))
+        local_logits = self.local_classifier(self.local_bn(self.local_fc(f_v)))
+        return Output((logits, local_logits), (v, f_v), final_map)
+
+
+class CDNetNeck(nn.Module):
+    """CDNet's original neck: dropout on the pooled features, then linear, batch norm and ReLU."""
+
+    def __init__(self, local_channels: int, channels: int, num_classes: int, dropout: float = 0.2) -> None:
+        super().__init__()
+        stripe = channels // 4
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Sequential(nn.Linear(channels, channels), nn.BatchNorm1d(channels), nn.ReLU())
+        self.classifier = nn.Linear(channels, num_classes)
+        self.squeeze = nn.Conv2d(local_channels, stripe, 1, bias=False)
+        self.local_fc = nn.Sequential(nn.Linear(2 * stripe, channels), nn.BatchNorm1d(channels), nn.ReLU())
+        self.local_classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
+        v = self.dropout(pool(final_map))  # (B, 512)
+        f_v = self.dropout(pool_halves(self.squeeze(local_map)))  # (B, 256)
+        if not self.training:
+            return torch.cat([v, f_v], 1)  # (B, 768)
+        logits, local_logits = self.classifier(self.fc(v)), self.local_classifier(self.local_fc(f_v))
+        return Output((logits, local_logits), (v, f_v), final_map)
+
+
+class BNNeck(nn.Module):
+    """The strong baseline's neck: triplet before the batch norm, classifier and test feature after it."""
+
+    def __init__(self, local_channels: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        del local_channels  # global branch only
+        self.bn = frozen_bias_bn(channels)
+        self.classifier = nn.Linear(channels, num_classes, bias=False)
+
+    def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
+        v = pool(final_map)  # (B, C)
+        normed = self.bn(v)  # (B, C)
+        if not self.training:
+            return normed
+        return Output((self.classifier(normed),), (v,), final_map)
+
+
+class FCHead(nn.Module):
+    """OSNet's head: pooled map, linear, batch norm, ReLU; that feature is classified and compared."""
+
+    def __init__(self, local_channels: int, channels: int, num_classes: int, dim: int = 512) -> None:
+        super().__init__()
+        del local_channels  # global branch only
+        self.fc = nn.Sequential(nn.Linear(channels, dim), nn.BatchNorm1d(dim), nn.ReLU())
+        self.classifier = nn.Linear(dim, num_classes)
+
+    def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
+        v = self.fc(pool(final_map))  # (B, 512)
+        if not self.training:
+            return v
+        return Output((self.classifier(v),), (v,), final_map)
+
+
+NECKS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "fbl": FBLNeck, "cdnet": CDNetNeck, "bn": BNNeck, "fc": FCHead,
+}  # fmt: skip
+
+
+def build_neck(name: str, local_channels: int, channels: int, num_classes: int) -> nn.Module:
+    """The neck of that name on maps of `local_channels` and `channels` channels."""
+    if name not in NECKS:
+        raise unknown_name("neck", name, NECKS)
+    return NECKS[name](local_channels, channels, num_classes)

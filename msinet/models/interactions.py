@@ -1,0 +1,73 @@
+"""The four interaction operations of the search space (Sec. 3.2).
+
+Each takes the two branches of a cell, both (B, C, H, W), and returns two maps of that shape.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from msinet.models.blocks import ChannelGate
+
+Pair = tuple[Tensor, Tensor]
+
+
+class NoInteraction(nn.Module):
+    """N: (x1, x2) as they are."""
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Pair:
+        return x1, x2
+
+
+class Exchange(nn.Module):
+    """E: (x2, x1), the strongest interaction."""
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Pair:
+        return x2, x1
+
+
+class Gate(nn.Module):
+    """G: one gate MLP for both branches (Eq. 4); sharing its weights is the interaction."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gate = ChannelGate(channels)
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Pair:
+        return self.gate(x1), self.gate(x2)
+
+
+class CrossAttention(nn.Module):
+    """A: channel attention whose keys are exchanged between the branches.
+
+    With X1, X2 of shape (C, N): the energy E1 = X1 X2^T is inverted (row maximum minus energy,
+    as in DANet), softmax over its rows gives the mask, and out_k = gamma * mask_k X_k + x_k.
+    gamma starts at 0, so that the operation starts as the identity.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        del channels  # no projections: the attention is parameter-free but for gamma
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Pair:
+        # Energies grow with H*W; half precision would saturate the softmax.
+        with torch.autocast(x1.device.type, enabled=False):
+            flat1, flat2 = x1.float().flatten(2), x2.float().flatten(2)  # (B, C, N)
+            energy = flat1 @ flat2.transpose(1, 2)  # (B, C, C)
+            out1 = self._attend(energy, flat1).view_as(x1)
+            out2 = self._attend(energy.transpose(1, 2), flat2).view_as(x2)
+        return out1.to(x1.dtype) + x1, out2.to(x2.dtype) + x2
+
+    def _attend(self, energy: Tensor, value: Tensor) -> Tensor:
+        inverted = energy.amax(-1, keepdim=True) - energy
+        return self.gamma * (inverted.softmax(-1) @ value)  # (B, C, N)
+
+
+INTERACTIONS: dict[str, Callable[[int], nn.Module]] = {
+    "N": lambda channels: NoInteraction(),
+    "E": lambda channels: Exchange(),
+    "G": Gate,
+    "A": CrossAttention,
+}

@@ -1,0 +1,75 @@
+"""ResNet of the "strong baseline" (Luo et al., 2019; SPEC B.1): last stride 1, BNNeck."""
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from msinet.models.blocks import init_weights, scaled
+from msinet.models.heads import ReIDNet, build_neck
+from msinet.models.registry import register
+
+Block = type[BasicBlock] | type[Bottleneck]
+
+
+def stage(block: Block, in_channels: int, planes: int, depth: int, stride: int) -> nn.Sequential:
+    """`depth` residual blocks, the first of which has the stride and changes the width."""
+    out_channels = planes * block.expansion
+    down = None
+    if stride != 1 or in_channels != out_channels:
+        down = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+        )
+    blocks = [block(in_channels, planes, stride, down)]
+    blocks += [block(out_channels, planes) for _ in range(depth - 1)]
+    return nn.Sequential(*blocks)
+
+
+class ResNetBackbone(nn.Module):
+    """torchvision's ResNet trunk, under its names, with a last stage of stride 1."""
+
+    def __init__(self, block: Block, depths: tuple[int, int, int, int], width: float) -> None:
+        super().__init__()
+        planes = [scaled(base, width) for base in (64, 128, 256, 512)]
+        outs = [p * block.expansion for p in planes]
+        self.conv1 = nn.Conv2d(3, planes[0], 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes[0])
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.layer1 = stage(block, planes[0], planes[0], depths[0], 1)
+        self.layer2 = stage(block, outs[0], planes[1], depths[1], 2)
+        self.layer3 = stage(block, outs[1], planes[2], depths[2], 2)
+        self.layer4 = stage(block, outs[2], planes[3], depths[3], 1)  # torchvision: stride 2
+        self.local_channels, self.channels = outs[2], outs[3]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # (B, 64, H/4, W/4)
+        local_map = self.layer3(self.layer2(self.layer1(x)))  # (B, 1024, H/16, W/16)
+        return local_map, self.layer4(local_map)  # (B, 2048, H/16, W/16)
+
+
+def _resnet(
+    block: Block, depths: tuple[int, int, int, int], num_classes: int, width: float, neck: str
+) -> ReIDNet:
+    backbone = ResNetBackbone(block, depths, width)
+    network = ReIDNet(backbone, build_neck(neck, backbone.local_channels, backbone.channels, num_classes))
+    init_weights(network)
+    if neck == "bn":
+        nn.init.normal_(network.get_submodule("head.classifier").get_parameter("weight"), std=0.001)
+    return network
+
+
+@register("resnet18")
+def resnet18(num_classes: int, *, width: float = 1.0, neck: str = "bn") -> ReIDNet:
+    """ResNet-18 with the strong baseline's changes."""
+    return _resnet(BasicBlock, (2, 2, 2, 2), num_classes, width, neck)
+
+
+@register("resnet50")
+def resnet50(num_classes: int, *, width: float = 1.0, neck: str = "bn") -> ReIDNet:
+    """ResNet-50 with the strong baseline's changes: Table 2's first row."""
+    return _resnet(Bottleneck, (3, 4, 6, 3), num_classes, width, neck)
+
+
+@register("resnet101")
+def resnet101(num_classes: int, *, width: float = 1.0, neck: str = "bn") -> ReIDNet:
+    """ResNet-101 with the strong baseline's changes."""
+    return _resnet(Bottleneck, (3, 4, 23, 3), num_classes, width, neck)
