@@ -16,6 +16,10 @@ class WeightsError(UserError):
     """A weights file or checkpoint cannot be read or belongs to another network."""
 
 
+class Busy(UserError):
+    """Another process is doing the same thing."""
+
+
 class TrainingDiverged(UserError):
     """The loss became NaN or infinite; the last good checkpoint is kept."""
 

@@ -58,7 +58,7 @@ class ChannelGate(nn.Module):
         self.fc2 = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+        gate: Tensor = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
         gate = self.fc2(self.relu(self.fc1(gate))).sigmoid()  # (B, C, 1, 1)
         return x * gate
 

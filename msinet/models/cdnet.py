@@ -1,10 +1,19 @@
 """CDNet (Li et al., CVPR 2021) with its searched cells (SPEC B.3)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
 from msinet.models.blocks import (
-    ChannelGate, ConvBN, down_sample, init_weights, light_convs, scaled, shortcut, stem,
+    ChannelGate,
+    ConvBN,
+    down_sample,
+    init_weights,
+    light_convs,
+    scaled,
+    shortcut,
+    stem,
 )  # fmt: skip
 from msinet.models.heads import ReIDNet, build_neck
 from msinet.models.registry import register
@@ -35,7 +44,7 @@ class CBlock(nn.Module):
 def cell(in_channels: int, out_channels: int, kernel1: int, kernel2: int, depth: int) -> nn.Sequential:
     """CDBlock: `depth` blocks in series, the first of which changes the width."""
     widths = [in_channels, *[out_channels] * depth]
-    return nn.Sequential(*(CBlock(a, b, (kernel1, kernel2)) for a, b in zip(widths, widths[1:], strict=False)))
+    return nn.Sequential(*(CBlock(a, b, (kernel1, kernel2)) for a, b in pairwise(widths)))
 
 
 class CDNetBackbone(nn.Module):

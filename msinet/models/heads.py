@@ -109,13 +109,12 @@ class BNNeck(nn.Module):
 
     def __init__(self, local_channels: int, channels: int, num_classes: int) -> None:
         super().__init__()
-        del local_channels  # global branch only
         self.bn = frozen_bias_bn(channels)
         self.classifier = nn.Linear(channels, num_classes, bias=False)
 
     def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
         v = pool(final_map)  # (B, C)
-        normed = self.bn(v)  # (B, C)
+        normed: Tensor = self.bn(v)  # (B, C)
         if not self.training:
             return normed
         return Output((self.classifier(normed),), (v,), final_map)
@@ -126,12 +125,11 @@ class FCHead(nn.Module):
 
     def __init__(self, local_channels: int, channels: int, num_classes: int, dim: int = 512) -> None:
         super().__init__()
-        del local_channels  # global branch only
         self.fc = nn.Sequential(nn.Linear(channels, dim), nn.BatchNorm1d(dim), nn.ReLU())
         self.classifier = nn.Linear(dim, num_classes)
 
     def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
-        v = self.fc(pool(final_map))  # (B, 512)
+        v: Tensor = self.fc(pool(final_map))  # (B, 512)
         if not self.training:
             return v
         return Output((self.classifier(v),), (v,), final_map)

@@ -46,15 +46,15 @@ class CrossAttention(nn.Module):
     gamma starts at 0, so that the operation starts as the identity.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        del channels  # no projections: the attention is parameter-free but for gamma
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x1: Tensor, x2: Tensor) -> Pair:
         # Energies grow with H*W; half precision would saturate the softmax.
         with torch.autocast(x1.device.type, enabled=False):
-            flat1, flat2 = x1.float().flatten(2), x2.float().flatten(2)  # (B, C, N)
+            dtype = torch.promote_types(x1.dtype, torch.float32)
+            flat1, flat2 = x1.to(dtype).flatten(2), x2.to(dtype).flatten(2)  # (B, C, N)
             energy = flat1 @ flat2.transpose(1, 2)  # (B, C, C)
             out1 = self._attend(energy, flat1).view_as(x1)
             out2 = self._attend(energy.transpose(1, 2), flat2).view_as(x2)
@@ -69,5 +69,5 @@ INTERACTIONS: dict[str, Callable[[int], nn.Module]] = {
     "N": lambda channels: NoInteraction(),
     "E": lambda channels: Exchange(),
     "G": Gate,
-    "A": CrossAttention,
+    "A": lambda channels: CrossAttention(),
 }

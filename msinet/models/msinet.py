@@ -1,5 +1,7 @@
 """MSINet (Sec. 3.2, Table 1; SPEC A.1)."""
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -17,7 +19,7 @@ SEARCHED = "GGEGAGGNGAEA"
 WIDTHS = (64, 256, 384, 512)
 
 Fusion = Literal["sum", "minus", "mul"]
-FUSIONS = {"sum": torch.add, "minus": torch.sub, "mul": torch.mul}
+FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "minus": torch.sub, "mul": torch.mul}
 
 
 class MSICell(nn.Module):
@@ -64,7 +66,7 @@ class MSINetBackbone(nn.Module):
         per_stage = len(genotype) // 3
         self.stem = stem(channels[0])
         stages: list[nn.Sequential] = []
-        for number, (in_channels, out_channels) in enumerate(zip(channels, channels[1:], strict=False)):
+        for number, (in_channels, out_channels) in enumerate(pairwise(channels)):
             letters = genotype[number * per_stage : (number + 1) * per_stage]
             stages.append(nn.Sequential(*(
                 MSICell(in_channels if i == 0 else out_channels, out_channels, letters[i : i + 2], ratio, fusion)

@@ -4,7 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from msinet.models.blocks import (
-    ChannelGate, ConvBN, down_sample, init_weights, light_convs, scaled, shortcut, stem,
+    ChannelGate,
+    ConvBN,
+    down_sample,
+    init_weights,
+    light_convs,
+    scaled,
+    shortcut,
+    stem,
 )  # fmt: skip
 from msinet.models.heads import ReIDNet, build_neck
 from msinet.models.registry import register

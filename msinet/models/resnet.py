@@ -15,9 +15,7 @@ def stage(block: Block, in_channels: int, planes: int, depth: int, stride: int) 
     out_channels = planes * block.expansion
     down = None
     if stride != 1 or in_channels != out_channels:
-        down = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-        )
+        down = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
     blocks = [block(in_channels, planes, stride, down)]
     blocks += [block(out_channels, planes) for _ in range(depth - 1)]
     return nn.Sequential(*blocks)
@@ -46,9 +44,7 @@ class ResNetBackbone(nn.Module):
         return local_map, self.layer4(local_map)  # (B, 2048, H/16, W/16)
 
 
-def _resnet(
-    block: Block, depths: tuple[int, int, int, int], num_classes: int, width: float, neck: str
-) -> ReIDNet:
+def _resnet(block: Block, depths: tuple[int, int, int, int], num_classes: int, width: float, neck: str) -> ReIDNet:
     backbone = ResNetBackbone(block, depths, width)
     network = ReIDNet(backbone, build_neck(neck, backbone.local_channels, backbone.channels, num_classes))
     init_weights(network)

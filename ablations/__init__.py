@@ -1,0 +1,1 @@
+"""What is run for each table and figure, and what came out."""

@@ -1,0 +1,136 @@
+"""Command line: python -m ablations list | run | status | show."""
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from ablations.catalogue import MAIN_DATASETS, Catalogue, Request
+from ablations.runner import execute, make_plan, write_status
+from ablations.store import Store
+from ablations.table2 import TABLE2
+from msinet.environment import tune_allocator
+from msinet.errors import UserError, unknown_name
+from msinet.training.run import How
+
+CATALOGUES = {catalogue.name: catalogue for catalogue in (TABLE2,)}
+
+
+def find_catalogue(name: str) -> Catalogue:
+    """The catalogue of that name, or the error that lists those there are."""
+    if name not in CATALOGUES:
+        raise unknown_name("table or figure", name, CATALOGUES)
+    return CATALOGUES[name]
+
+
+@dataclass(frozen=True)
+class List:
+    """Say what can be run; with a name, every experiment of it."""
+
+    name: Annotated[str, tyro.conf.Positional] = ""
+    """table or figure; empty: all of them, with what each varies"""
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+
+    def __call__(self) -> int:
+        """Print it."""
+        if not self.name:
+            for catalogue in CATALOGUES.values():
+                print(f"{catalogue.name}: {catalogue.title}")
+                for what in ("varies", "fixed", "nuisance"):
+                    print(f"    {what}: {getattr(catalogue, what)}")
+            return 0
+        catalogue = find_catalogue(self.name)
+        self.request.check()
+        datasets = self.request.datasets or tuple(MAIN_DATASETS)
+        if self.request.data_root is not None:
+            datasets = self.request.available_datasets()
+        for cell in catalogue.cells(self.request, datasets):
+            print(f"{cell.group:<13}  {cell.row:<16}  {cell.column:<7}  {cell.experiment}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run what is not in the store yet and show the table; the same command goes on after any stop."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """table or figure"""
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+
+    def __call__(self) -> int:
+        """Run it. Status 0: all is done; 1: something failed or is in progress elsewhere; 130: interrupted."""
+        plan = make_plan(find_catalogue(self.name), self.request)
+        for reason, number in Counter(plan.blocked.values()).items():
+            print(f"not run: {number} experiment(s): {reason}")
+        try:
+            tally = execute(
+                plan, Store(self.request.store), self.how, on_finish=lambda: show(self.name, self.request, brief=True)
+            )
+        except KeyboardInterrupt:
+            print("\ninterrupted; the state is saved and the same command goes on from there", file=sys.stderr)
+            return 130
+        show(self.name, self.request)
+        print(", ".join(f"{number} {what}" for what, number in tally.items()) or "nothing to run")
+        return 1 if tally["failed"] or tally["running"] else 0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Tell what is done, running, interrupted, failed, waiting or blocked."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """table or figure"""
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+
+    def __call__(self) -> int:
+        """Print it."""
+        plan = make_plan(find_catalogue(self.name), self.request)
+        for line in write_status(plan, Store(self.request.store)):
+            print(line)
+        return 0
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show the table beside the paper's numbers, with what the store holds now."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """table or figure"""
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+
+    def __call__(self) -> int:
+        """Print it and write its files."""
+        find_catalogue(self.name)
+        return show(self.name, self.request)
+
+
+def show(name: str, request: Request, *, brief: bool = False) -> int:
+    """Have the reports wing render a table. A process of its own: this wing imports nothing from that one."""
+    command = [sys.executable, "-m", "reports", "table", name, *request.as_args(), *(["--brief"] if brief else [])]
+    return subprocess.run(command, check=False).returncode
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; 2 for an error that the user can mend."""
+    try:
+        command: List | Run | Status | Show = tyro.cli(
+            Annotated[List, tyro.conf.subcommand("list")]
+            | Annotated[Run, tyro.conf.subcommand("run")]
+            | Annotated[Status, tyro.conf.subcommand("status")]
+            | Annotated[Show, tyro.conf.subcommand("show")],
+            prog="python -m ablations", description="The experiments behind every table and figure.", args=args,
+        )  # fmt: skip
+        return command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    tune_allocator()
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""An experiment: everything that can change an outcome, and nothing else."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from msinet.training.recipe import Recipe
+from msinet.training.run import stable_hash
+
+#: Raise by hand when numerics change, so that old records stop counting as results of the new code.
+RESULTS_VERSION = 1
+
+Init = Literal["scratch", "pretrained"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training and its evaluation."""
+
+    model: str
+    source: str
+    target: str
+    recipe: Recipe
+    profile: str
+    seed: int = 0
+    init: Init = "scratch"
+    options: tuple[tuple[str, str | int | float | bool], ...] = field(default=())
+    """of the model, sorted by name"""
+
+    @property
+    def cross_domain(self) -> bool:
+        """Whether it is tested on a set other than the one it was trained on."""
+        return self.source != self.target
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested dictionary for JSON."""
+        return asdict(self)
+
+    @property
+    def key(self) -> str:
+        """Hash of the experiment alone.
+
+        The profile's name is not part of it: two profiles that come to the same settings share a run.
+        """
+        return stable_hash({name: value for name, value in self.as_dict().items() if name != "profile"})
+
+    def run_id(self, fingerprints: dict[str, str], weights: str | None) -> str:
+        """Hash of the experiment, of the data it reads and of the weights it starts from.
+
+        Args:
+            fingerprints: by data set; source and target must be there.
+            weights: hash of the pre-trained weights, None from scratch.
+        """
+        return stable_hash([RESULTS_VERSION, self.key, fingerprints[self.source], fingerprints[self.target], weights])
+
+    def __str__(self) -> str:
+        options = "".join(f" {name}={value}" for name, value in self.options)
+        where = self.source if not self.cross_domain else f"{self.source}->{self.target}"
+        return f"{self.model}{options} {self.init} {where} seed {self.seed}"

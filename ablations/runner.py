@@ -1,0 +1,242 @@
+"""Runs the experiments of a catalogue, one after the other, skipping what the store holds."""
+
+import shutil
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from ablations.catalogue import Catalogue, Cell, Request
+from ablations.experiment import Experiment
+from ablations.store import State, Store
+from bench.cost import count
+from msinet.data import Dataset, load_dataset
+from msinet.errors import Busy, UserError
+from msinet.models import build_model
+from msinet.progress import bar
+from msinet.training.run import How, Record, file_hash, run
+
+#: Suffixes under which pre-trained weights are looked for.
+WEIGHTS = (".safetensors", ".pth", ".pt", ".pth.tar")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An experiment with what is needed to run it."""
+
+    experiment: Experiment
+    run_id: str
+    weights: Path | None
+    """pre-trained weights to start from"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A catalogue made concrete for a request."""
+
+    catalogue: Catalogue
+    request: Request
+    cells: tuple[Cell, ...]
+    datasets: dict[str, Dataset]
+    planned: dict[Experiment, Planned]
+    """every experiment that can run"""
+    blocked: dict[Experiment, str]
+    """every experiment that cannot, and why"""
+
+    def runs(self) -> list[Planned]:
+        """The runs in order, each once, although several cells may want it."""
+        return list({planned.run_id: planned for planned in self.planned.values()}.values())
+
+
+def make_plan(catalogue: Catalogue, request: Request) -> Plan:
+    """Enumerate the cells, load the data sets they name and find their weights.
+
+    Raises:
+        UserError: an unknown name, or a data set that cannot be used.
+    """
+    request.check()
+    names = request.available_datasets()
+    assert request.data_root is not None
+    datasets = {name: load_dataset(name, request.data_root) for name in names}
+    fingerprints = {name: dataset.fingerprint for name, dataset in datasets.items()}
+    cells = tuple(catalogue.cells(request, names))
+    planned: dict[Experiment, Planned] = {}
+    blocked: dict[Experiment, str] = {}
+    for experiment in dict.fromkeys(cell.experiment for cell in cells):
+        weights = None
+        if experiment.init == "pretrained":
+            weights = find_weights(request.pretrained, experiment.model)
+            if weights is None:
+                blocked[experiment] = missing_weights(request.pretrained, experiment.model)
+                continue
+        run_id = experiment.run_id(fingerprints, file_hash(weights) if weights else None)
+        planned[experiment] = Planned(experiment, run_id, weights)
+    return Plan(catalogue, request, cells, datasets, planned, blocked)
+
+
+def find_weights(folder: Path | None, model: str) -> Path | None:
+    """The weights file of a model, if there is one."""
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise UserError(f"folder of pre-trained weights {folder} does not exist; pass --pretrained DIR")
+    return next((path for suffix in WEIGHTS if (path := folder / f"{model}{suffix}").is_file()), None)
+
+
+def missing_weights(folder: Path | None, model: str) -> str:
+    """Why a pre-trained run cannot start."""
+    if folder is None:
+        return "needs pre-trained weights: --pretrained DIR"
+    return f"needs {folder / model}.pth or .safetensors"
+
+
+def states(plan: Plan, store: Store) -> dict[Experiment, State | Literal["blocked"]]:
+    """What became of every experiment of the plan."""
+    found: dict[Experiment, State | Literal["blocked"]] = {}
+    for experiment in dict.fromkeys(cell.experiment for cell in plan.cells):
+        if experiment in plan.blocked:
+            found[experiment] = "blocked"
+        else:
+            found[experiment] = store.state(plan.planned[experiment].run_id)
+    return found
+
+
+def cost(experiment: Experiment, num_classes: int) -> Record:
+    """Parameters and multiply-adds of an experiment's network at its image size."""
+    model = build_model(experiment.model, num_classes, **dict(experiment.options))
+    counted = count(model, experiment.recipe.height, experiment.recipe.width)
+    return {
+        "parameters": counted.parameters,
+        "parameters_without_classifier": counted.parameters_without_classifier,
+        "parameters_at_inference": counted.parameters_at_inference,
+        "macs": counted.macs,
+    }
+
+
+def costs_of(todo: Sequence[Planned], plan: Plan) -> dict[str, Record]:
+    """The cost of each run's network by run id, counted once for each different network and image size."""
+    counted: dict[object, Record] = {}
+    result = {}
+    for planned in todo:
+        e = planned.experiment
+        what = (e.model, e.options, e.recipe.height, e.recipe.width, e.source)
+        if what not in counted:
+            counted[what] = cost(e, plan.datasets[e.source].num_classes)
+        result[planned.run_id] = counted[what]
+    return result
+
+
+def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] = lambda: None) -> Counter[str]:
+    """Run what the store does not hold yet.
+
+    A run that fails is recorded and the next one starts; a run that another process works on is left
+    to it. Killed at any moment, the same call goes on where it was.
+
+    Args:
+        plan: what to run.
+        store: where finished runs are, and go.
+        how: device, workers and the like.
+        on_finish: called after each finished run.
+
+    Returns:
+        How many runs were "done" before, "finished" now, "failed", or "running" elsewhere.
+
+    Raises:
+        KeyboardInterrupt: the state of the current run was saved first.
+    """
+    tally: Counter[str] = Counter()
+    todo = []
+    for planned in plan.runs():
+        if store.done(planned.run_id):
+            tally["done"] += 1
+        else:
+            todo.append(planned)
+    costs = costs_of(todo, plan)
+    # In a terminal the bar of the table stands below that of the run; a log gets the table's alone.
+    both = replace(how, progress=how.progress and sys.stderr.isatty())
+    # Time left for the whole table: runs weigh what they compute, so that a ResNet50 counts for more.
+    work = {p.run_id: _work(p, plan, costs[p.run_id]) for p in todo}
+    meter = bar(
+        total=sum(work.values()), desc=f"{plan.catalogue.name}: {len(todo)} runs", position=1 if both.progress else 0,
+        disable=not how.progress or not todo,
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} passed, about {remaining} left",
+    )  # fmt: skip
+    with meter:
+        for number, planned in enumerate(todo, 1):
+            done_before = meter.n
+
+            def on_step(share: float, run_id: str = planned.run_id, start: float = done_before) -> None:
+                meter.update(start + share * work[run_id] - meter.n)
+
+            heading = f"[{number}/{len(todo)}] {planned.experiment}"
+            try:
+                with store.lock(planned.run_id):
+                    if store.done(planned.run_id):  # finished elsewhere since the plan was made
+                        tally["done"] += 1
+                        continue
+                    record = _one(planned, plan, store, both, costs[planned.run_id], on_step)
+                tally["finished"] += 1
+                tqdm.write(f"{heading}: {_summary(record)} -> {store.run_folder(planned.run_id)}")
+                on_finish()
+            except Busy:
+                tally["running"] += 1
+                tqdm.write(f"{heading}: another process works on it")
+            except Exception as error:  # one failure must not cost the other runs
+                tally["failed"] += 1
+                where = store.fail(planned.run_id, planned.experiment, _report(error))
+                tqdm.write(f"{heading}: FAILED: {error} -> {where}")
+            meter.update(done_before + work[planned.run_id] - meter.n)
+    return tally
+
+
+def _one(
+    planned: Planned, plan: Plan, store: Store, how: How, costs: Record, on_step: Callable[[float], None]
+) -> Record:
+    experiment = planned.experiment
+    folder = store.partial_folder(planned.run_id)
+    if not how.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    record = costs | run(
+        folder, model=experiment.model, options=dict(experiment.options), source=plan.datasets[experiment.source],
+        target=plan.datasets[experiment.target], recipe=experiment.recipe, seed=experiment.seed,
+        weights=planned.weights, how=how, on_step=on_step,
+    )  # fmt: skip
+    store.publish(planned.run_id, experiment, record)
+    return record
+
+
+def _work(planned: Planned, plan: Plan, costs: Record) -> float:
+    """Multiply-adds of a run, in 10^9: three passes' worth for each training image, one for each test image."""
+    recipe = planned.experiment.recipe
+    batch = recipe.identities * recipe.images
+    per_epoch = recipe.steps_per_epoch or len(plan.datasets[planned.experiment.source].train) // batch
+    images = 3 * recipe.epochs * per_epoch * batch + len(plan.datasets[planned.experiment.target].test)
+    return images * max(1e-3, float(costs["macs"] or 0) / 1e9)
+
+
+def _summary(record: dict[str, Any]) -> str:
+    return f"R1 {100 * record['R1']:.1f}, mAP {100 * record['mAP']:.1f} in {record['seconds_training']:.0f} s"
+
+
+def _report(error: Exception) -> str:
+    """The traceback of an unexpected error; the message alone where the message says it all."""
+    return str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+
+
+def write_status(plan: Plan, store: Store) -> Iterable[str]:
+    """Lines that tell the state of every experiment."""
+    found = states(plan, store)
+    width = max(len(str(experiment)) for experiment in found)
+    for experiment, state in found.items():
+        note = plan.blocked.get(experiment, "")
+        if state == "failed":
+            note = store.error(plan.planned[experiment].run_id)
+        run_id = plan.planned[experiment].run_id if experiment in plan.planned else "-" * 12
+        yield f"{run_id}  {state:<11}  {experiment!s:<{width}}  {note}".rstrip()
+    counts = Counter(found.values())
+    yield ", ".join(f"{count} {state}" for state, count in counts.items())

@@ -1,0 +1,111 @@
+"""Finished runs on disk. The files are the truth; a run appears whole or not at all.
+
+STORE/runs/<run_id>/      experiment.json, record.json, history.csv, queries.csv, log.txt, model.safetensors
+STORE/partial/<run_id>/   a run in progress or interrupted: log.txt, checkpoint.pt
+STORE/failed/<run_id>/    error.txt, experiment.json of a run that failed; tried again by the next command
+STORE/locks/<run_id>      held by the process that works on the run
+"""
+
+import json
+import os
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from ablations.experiment import Experiment
+from msinet.errors import Busy
+from msinet.io import exclusive, write_json, write_text
+
+State = Literal["done", "running", "interrupted", "failed", "waiting"]
+
+
+class Store:
+    """A folder of runs, made on first use."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run_folder(self, run_id: str) -> Path:
+        """Where the finished run is, or will be."""
+        return self.root / "runs" / run_id
+
+    def partial_folder(self, run_id: str) -> Path:
+        """Where the run is worked on."""
+        return self.root / "partial" / run_id
+
+    def failed_folder(self, run_id: str) -> Path:
+        """Where a failure is recorded."""
+        return self.root / "failed" / run_id
+
+    def lock(self, run_id: str) -> AbstractContextManager[None]:
+        """Context manager: this process alone works on the run. Raises `Busy` if another does."""
+        return exclusive(self.root / "locks" / run_id, f"run {run_id}")
+
+    def done(self, run_id: str) -> bool:
+        """Whether the run is finished. Publishing is one rename, so the folder says it all."""
+        return self.run_folder(run_id).is_dir()
+
+    def state(self, run_id: str) -> State:
+        """What became of a run."""
+        if self.done(run_id):
+            return "done"
+        if (self.root / "locks" / run_id).exists():
+            try:
+                with self.lock(run_id):
+                    pass
+            except Busy:
+                return "running"
+        if self.partial_folder(run_id).is_dir():
+            return "interrupted"
+        return "failed" if self.failed_folder(run_id).is_dir() else "waiting"
+
+    def publish(self, run_id: str, experiment: Experiment, record: dict[str, Any]) -> None:
+        """Complete a partial run and move it to the finished ones in one rename."""
+        partial = self.partial_folder(run_id)
+        write_json(partial / "experiment.json", experiment.as_dict())
+        write_json(partial / "record.json", {"run_id": run_id, "experiment": experiment.key, **record})
+        for path in (*partial.iterdir(), partial):  # on disk before it is visible
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        target = self.run_folder(run_id)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(partial, target)
+        shutil.rmtree(self.failed_folder(run_id), ignore_errors=True)
+
+    def fail(self, run_id: str, experiment: Experiment, error: str) -> Path:
+        """Record a failure; it is never taken for a result. Returns the file that holds the error."""
+        folder = self.failed_folder(run_id)
+        write_json(folder / "experiment.json", experiment.as_dict())
+        write_text(folder / "error.txt", error)
+        return folder / "error.txt"
+
+    def error(self, run_id: str) -> str:
+        """The last line of a recorded failure."""
+        path = self.failed_folder(run_id) / "error.txt"
+        lines = path.read_text(encoding="utf-8").strip().splitlines() if path.exists() else []
+        return lines[-1] if lines else ""
+
+    def frame(self) -> pd.DataFrame:
+        """One row per finished run: the experiment's settings, then its record. Empty without runs.
+
+        `experiment` is the experiment's key. Columns of the recipe are called `recipe.<name>`, options of the
+        model `option.<name>`.
+        """
+        rows = [self._row(folder) for folder in sorted((self.root / "runs").glob("*/")) if folder.is_dir()]
+        return pd.DataFrame(rows).set_index("run_id") if rows else pd.DataFrame(index=pd.Index([], name="run_id"))
+
+    def _row(self, folder: Path) -> dict[str, Any]:
+        experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+        recipe = experiment.pop("recipe")
+        recipe |= recipe.pop("augmentation")
+        options = experiment.pop("options")
+        return {
+            **experiment,
+            **{f"recipe.{name}": value for name, value in recipe.items()},
+            **{f"option.{name}": value for name, value in options},
+            **json.loads((folder / "record.json").read_text(encoding="utf-8")),
+        }

@@ -1,0 +1,61 @@
+"""Table 2: four networks on four data sets and across them, from scratch and pre-trained."""
+
+from ablations.catalogue import MAIN_DATASETS, Catalogue, Cell, Request
+from ablations.experiment import Init
+from msinet.models import split_name
+
+#: Networks of the table by model name.
+NETWORKS = {"resnet50": "ResNet50", "osnet": "OSNet", "cdnet": "CDNet", "msinet": "MSINet"}
+#: The row that learned nothing.
+BASELINE = "colour_histogram"
+#: Pairs of training and test set.
+CROSS_DOMAIN = (("msmt17", "market1501"), ("veri776", "vehicleid"))
+#: In the smoke profile the networks are a quarter as wide, and are called so.
+SMOKE_WIDTH = "_x0_25"
+
+
+def row_label(model: str) -> str:
+    """How the paper calls a model; a width other than 1 is said."""
+    family, width = split_name(model)
+    return NETWORKS.get(family, family) + ("" if width == 1 else f" x{width:g}")
+
+
+def column_label(source: str, target: str) -> str:
+    """M, MS, VR, VID, or MS>M for a set that was not trained on."""
+    short = {**MAIN_DATASETS, "vehicleid_1600": "VID1600", "vehicleid_800": "VID800"}
+    return short[source] if source == target else f"{short[source]}>{short[target]}"
+
+
+def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
+    """In-domain and cross-domain cells of both groups, cheap rows first, one per seed."""
+    tasks = [(name, name) for name in datasets]
+    tasks += [(a, b) for a, b in CROSS_DOMAIN if a in datasets and b in datasets]
+    suffix = SMOKE_WIDTH if request.profile == "smoke" else ""
+    models = request.models or tuple(name + suffix for name in NETWORKS)
+    found: list[Cell] = []
+    for source, target in tasks:
+        # Nothing is learned, so there is no seed and no training set: only the target counts.
+        plain = request.experiment(BASELINE, target, target, 0)
+        found.append(Cell("no training", "colour histogram", column_label(source, target), plain))
+    groups: tuple[tuple[str, Init], ...] = (("from scratch", "scratch"), ("pre-trained", "pretrained"))
+    for group, init in groups:
+        for seed in range(request.seeds):
+            for source, target in tasks:
+                for model in models:
+                    experiment = request.experiment(model, source, target, seed, init)
+                    found.append(Cell(group, row_label(model), column_label(source, target), experiment))
+    return found
+
+
+TABLE2 = Catalogue(
+    name="table2",
+    title="Table 2: object ReID from scratch and pre-trained, in-domain and cross-domain",
+    varies="network (ResNet50, OSNet, CDNet, MSINet), initial weights, training set, test set",
+    fixed="recipe of the profile: image size, batches, optimiser, schedule, losses, augmentation",
+    nuisance="seed (initial weights, batches, augmentation); VehicleID's ten gallery draws",
+    columns={
+        "M": ("R1", "mAP"), "MS": ("R1", "mAP"), "VR": ("R1", "mAP"), "VID": ("R1", "R5"),
+        "VID1600": ("R1", "R5"), "VID800": ("R1", "R5"), "MS>M": ("R1", "mAP"), "VR>VID": ("R1", "R5"),
+    },
+    cells=cells,
+)  # fmt: skip

@@ -1,0 +1,32 @@
+"""Command line: python -m bench COMMAND."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from bench import cost
+from msinet.errors import UserError
+
+#: One row per command; the function's arguments and docstring are its command line.
+COMMANDS: dict[str, Callable[..., None]] = {"cost": cost.command}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, or 2 for an error that the user can mend.
+
+    Args:
+        args: what follows `python -m bench`; from the process when left out.
+    """
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="python -m bench", description="Measure what networks cost.", args=args
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""Command line: msinet train | evaluate | embed | data check."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from torch import nn
+
+from msinet.data import Dataset, load_dataset, open_pixels
+from msinet.data.check import check
+from msinet.environment import describe, pick_device, tune_allocator
+from msinet.errors import UserError, WeightsError
+from msinet.io import atomic_path, exclusive, write_json
+from msinet.models import MODELS, build_model, load_weights
+from msinet.models.weights import read_metadata
+from msinet.retrieval import METRICS
+from msinet.training import embed, evaluate_model
+from msinet.training.profiles import override, parse_settings, recipe_for
+from msinet.training.run import How, run
+
+Command = Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network on one data set and rank it, there or on another."""
+
+    data_root: Path
+    """folder that holds the data sets in their native layouts"""
+    out: Path
+    """folder for the results; the same command goes on with an unfinished run in it"""
+    model: str = "msinet"
+    """msinet, resnet50, osnet, cdnet, ...; NAME_x0_25 for a quarter of the width"""
+    options: tuple[str, ...] = ()
+    """of the model, as genotype=GGEGAGGNGAEA ratio=3 fusion=sum"""
+    dataset: str = "market1501"
+    """training set: market1501, msmt17, veri776, vehicleid"""
+    target: str = ""
+    """test set; another one than the training set switches to the cross-domain recipe"""
+    profile: str = "mini"
+    """smoke, mini, full or paper"""
+    recipe: tuple[str, ...] = ()
+    """changes to the profile's recipe, as lr=0.01 epochs=80"""
+    weights: Path | None = None
+    """pre-trained weights to start from"""
+    seed: int = 0
+    """repetition; everything random follows from it"""
+    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+
+    def __call__(self) -> int:
+        """Run it."""
+        source = load_dataset(self.dataset, self.data_root)
+        target = load_dataset(self.target, self.data_root) if self.target else source
+        recipe = recipe_for(self.profile, self.dataset, cross_domain=source.name != target.name)
+        recipe = override(recipe, parse_settings(self.recipe))
+        with exclusive(self.out / ".lock", f"a training in {self.out}"):
+            record_file = self.out / "record.json"
+            if record_file.exists() and self.how.resume:
+                raise UserError(f"{self.out} holds a finished run; choose another --out, or --no-resume to start again")
+            record_file.unlink(missing_ok=True)
+            record = run(
+                self.out, model=self.model, options=parse_settings(self.options), source=source, target=target,
+                recipe=recipe, seed=self.seed, weights=self.weights, how=self.how,
+            )  # fmt: skip
+        print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
+        print(f"written: {self.out}/record.json, history.csv, queries.csv, model.safetensors, log.txt")
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Rank a data set with given weights: CMC, mAP and mINP."""
+
+    weights: Path
+    """of `msinet train`, or a released file (MSINet's authors, torchreid's OSNet, torchvision's ResNet)"""
+    data_root: Path
+    """folder that holds the data sets in their native layouts"""
+    dataset: str = "market1501"
+    """test set"""
+    model: str = ""
+    """needed for weights that do not say what they are"""
+    options: tuple[str, ...] = ()
+    """of the model, as genotype=GGEGAGGNGAEA"""
+    height: int = 0
+    """image height; 0: as the weights were trained, else 256"""
+    width: int = 0
+    """image width; 0: as the weights were trained, else 128 (256 for vehicles)"""
+    partial: bool = False
+    """use the weights that fit even if others are missing"""
+    out: Path | None = None
+    """JSON file for the metrics"""
+    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+
+    def __call__(self) -> int:
+        """Evaluate and print."""
+        dataset = load_dataset(self.dataset, self.data_root)
+        model, height, width = load_network(self, dataset)
+        device = pick_device(self.how.device)
+        pixels = open_pixels(dataset, "test", height, width, cache=self.how.cache, progress=self.how.progress)
+        result = evaluate_model(model.to(device), dataset, pixels, device, progress=self.how.progress)
+        print(metrics_line(dataset.name, result.metrics))
+        if len(result.draws) > 1:
+            print(f"  standard deviation over {len(result.draws)} draws: " + metrics_line("", result.std))
+        if self.out is not None:
+            write_json(self.out, {
+                **result.metrics, **{f"{name}_std_draws": value for name, value in result.std.items()},
+                "dataset": dataset.name, "fingerprint": dataset.fingerprint, "weights": str(self.weights),
+                "height": height, "width": width, **describe(device),
+            })  # fmt: skip
+            print(f"written: {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Embed(Evaluate):
+    """Write one feature row per test image: features.npz with features, paths, identities, cameras."""
+
+    out: Path | None = Path("features.npz")
+    """file to write"""
+
+    def __call__(self) -> int:
+        """Embed and write."""
+        if self.out is None:
+            raise UserError("embed needs --out FILE")
+        dataset = load_dataset(self.dataset, self.data_root)
+        model, height, width = load_network(self, dataset)
+        device = pick_device(self.how.device)
+        pixels = open_pixels(dataset, "test", height, width, cache=self.how.cache, progress=self.how.progress)
+        features = embed(model.to(device), pixels, device, progress=self.how.progress)
+        with atomic_path(self.out) as temporary, temporary.open("wb") as stream:
+            np.savez(
+                stream, features=features.numpy(),
+                paths=np.array([i.path.relative_to(dataset.root).as_posix() for i in dataset.test]),
+                identities=np.array([i.identity for i in dataset.test]),
+                cameras=np.array([i.camera for i in dataset.test]),
+                query=dataset.draws[0].query, gallery=dataset.draws[0].gallery,
+            )  # fmt: skip
+        print(f"{features.shape[0]} features of {features.shape[1]} numbers, written: {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """List what a data root holds, beside what it should hold, and every image that cannot be decoded."""
+
+    root: Annotated[Path, tyro.conf.Positional]
+    """data root, or the folder of one set"""
+    datasets: tuple[str, ...] = ()
+    """sets to look for; empty: whatever is recognised"""
+    decode: bool = True
+    """read every image, not only names and sizes"""
+
+    def __call__(self) -> int:
+        """Check; status 1 if a set cannot be used."""
+        return 0 if check(self.root, datasets=self.datasets, decode=self.decode) else 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """Look at data sets: msinet data check DIR. More: msinet data --help."""
+
+    def __call__(self) -> int:
+        """Show the commands below it."""
+        return run_command(["data", "--help"])
+
+
+def load_network(command: Evaluate, dataset: Dataset) -> tuple[nn.Module, int, int]:
+    """The network that a weights file holds, loaded, and the image size it wants."""
+    known = read_metadata(command.weights)
+    name = command.model or known.get("model", "")
+    if not name:
+        raise WeightsError(
+            f"{command.weights} does not say which network it holds; pass --model, one of {', '.join(sorted(MODELS))}"
+        )
+    options = parse_settings(command.options) or json.loads(known.get("options", "{}"))
+    model = build_model(name, int(known.get("num_classes", 1)), **options)
+    print(load_weights(model, command.weights, partial=command.partial))
+    default = recipe_for("paper", dataset.name)
+    height = command.height or int(known.get("height", default.height))
+    width = command.width or int(known.get("width", default.width))
+    return model, height, width
+
+
+def metrics_line(name: str, metrics: dict[str, float]) -> str:
+    """Metrics in per cent, on one line."""
+    return f"{name}: " * bool(name) + ", ".join(f"{key} {100 * value:.1f}" for key, value in metrics.items())
+
+
+def parse(commands: Mapping[str, Callable[..., Command]], prog: str, what: str, args: Sequence[str]) -> Command:
+    """The chosen command with its arguments."""
+    command: Command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=prog, description=what, args=args)
+    return command
+
+
+def run_command(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; 2 for an error the user can mend, 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        if words[:1] == ["data"]:
+            return parse({"check": Check}, "msinet data", "Look at data sets.", words[1:])()
+        commands = {"train": Train, "evaluate": Evaluate, "embed": Embed, "data": Data}
+        return parse(commands, "msinet", "Light networks for object re-identification.", words)()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the state is saved and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    tune_allocator()
+    sys.exit(run_command())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What a data root holds, beside what it should hold (SPEC F)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from msinet.data.layouts import LAYOUTS, Dataset, available, load_dataset
+from msinet.data.loading import undecodable
+from msinet.errors import DataError
+
+
+def check(root: Path, *, datasets: tuple[str, ...] = (), decode: bool = True, progress: bool = True) -> bool:
+    """Print, for every data set under `root`, its splits and images that cannot be decoded.
+
+    Args:
+        root: a data root, or the folder of one set.
+        datasets: names to look for; empty: whatever is recognised.
+        decode: read every image; otherwise only names, lists and sizes.
+        progress: show a bar.
+
+    Returns:
+        Whether every set can be used. Counts that differ from the published ones are shown, not judged:
+        subsets and sets of one's own are welcome.
+
+    Raises:
+        DataError: no such root, or nothing in it that is recognised.
+    """
+    if not root.is_dir():
+        raise DataError(f"data root {root} does not exist")
+    names = datasets or tuple(available(root))
+    if not names:
+        wanted = "; ".join(f"{name}: {', '.join(layout.needs)}" for name, layout in LAYOUTS.items() if "_" not in name)
+        raise DataError(f"no known layout under {root}. A set is recognised by these entries of its folder: {wanted}")
+    usable = [_check_one(name, root, decode, progress) for name in names]
+    return all(usable)
+
+
+def _check_one(name: str, root: Path, decode: bool, progress: bool) -> bool:
+    try:
+        dataset = load_dataset(name, root)
+    except DataError as error:
+        print(f"{name}\n  UNUSABLE: {error}\n")
+        return False
+    print(f"{name}: {dataset.layout} in {dataset.root}")
+    print(f"  {'split':<8} {'identities':>10} {'images':>8} {'cameras':>7}   published")
+    for split, images in dataset.splits().items():
+        found = (len({i.identity for i in images}), len(images), len({i.camera for i in images}))
+        expected = LAYOUTS[name].expected[split]
+        same = "the same" if found == expected else "{} {} {}".format(*expected)
+        print(f"  {split:<8} {found[0]:>10} {found[1]:>8} {found[2]:>7}   {same}")
+    for line in _remarks(dataset):
+        print(f"  {line}")
+    problems = undecodable((*dataset.train, *dataset.test), progress=progress) if decode else []
+    for problem in problems:
+        print(f"  UNREADABLE {problem}")
+    if decode and not problems:
+        print(f"  all {len(dataset.train) + len(dataset.test)} images decode")
+    print(f"  fingerprint {dataset.fingerprint}\n")
+    return not problems
+
+
+def _remarks(dataset: Dataset) -> list[str]:
+    """What a newcomer would otherwise stumble over."""
+    remarks = []
+    if dataset.junk:
+        remarks.append(f"{dataset.junk} junk images of identity -1 left out")
+    single = int((np.bincount(dataset.labels) == 1).sum())
+    if single:
+        remarks.append(f"{single} training identities with a single image (it is repeated within a batch)")
+    if len(dataset.draws) > 1:
+        remarks.append(f"{len(dataset.draws)} seeded draws of one gallery image per identity, metrics are averaged")
+    if 0 in {image.identity for image in dataset.splits()["gallery"]} and dataset.layout == "Market-1501":
+        distractors = sum(image.identity == 0 for image in dataset.splits()["gallery"])
+        remarks.append(f"{distractors} distractors of identity 0 kept in the gallery")
+    return remarks

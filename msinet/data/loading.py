@@ -1,0 +1,206 @@
+"""Decoding images once, and serving training batches and test images from them."""
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from shutil import disk_usage
+from typing import Protocol
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from msinet.data.layouts import Dataset, Image, some
+from msinet.data.transforms import Augmentation, augment, normalize
+from msinet.errors import DataError
+from msinet.io import atomic_path, write_text
+from msinet.progress import bar
+
+Pixels = np.ndarray
+#: A batch is named before it is drawn: (epoch, step, positions in the training set).
+Plan = Iterable[tuple[int, int, list[int]]]
+
+
+def decode(path: Path, height: int, width: int) -> Pixels:
+    """An image file as (height, width, 3) uint8 RGB, resized bilinearly.
+
+    Raises:
+        DataError: missing, truncated, or not an image.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            resized = image.convert("RGB").resize((width, height), PIL.Image.Resampling.BILINEAR)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be decoded ({error}); fetch it again or take it out") from error
+    return np.asarray(resized)
+
+
+class PixelSource(Protocol):
+    """Images by position, each (height, width, 3) uint8."""
+
+    def __getitem__(self, index: int) -> Pixels: ...
+    def __len__(self) -> int: ...
+
+
+class DecodeOnDemand:
+    """Decodes an image each time it is asked for."""
+
+    def __init__(self, images: Sequence[Image], height: int, width: int) -> None:
+        self.paths = [image.path for image in images]
+        self.height, self.width = height, width
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Pixels:
+        return decode(self.paths[index], self.height, self.width)
+
+
+def undecodable(images: Sequence[Image], *, progress: bool = True) -> list[str]:
+    """Reads every image once and returns one message per image that cannot be decoded."""
+    problems: list[str] = []
+
+    def attempt(image: Image) -> None:
+        try:
+            decode(image.path, 8, 8)
+        except DataError as error:
+            problems.append(str(error))
+
+    _in_threads(attempt, images, "reading images", progress)
+    return sorted(problems)
+
+
+def _in_threads(work: Callable[[Image], object], images: Sequence[Image], what: str, progress: bool) -> None:
+    # Pillow decodes outside the interpreter lock, so threads use all cores.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in bar(iterable=pool.map(work, images), desc=what, total=len(images), unit="img", disable=not progress):
+            pass
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: $MSINET_CACHE, else ~/.cache/msinet."""
+    return Path(os.environ.get("MSINET_CACHE", Path.home() / ".cache" / "msinet"))
+
+
+#: Decoded images beyond this many bytes are not cached unless asked for.
+CACHE_LIMIT = 4 * 2**30
+
+
+def open_pixels(
+    dataset: Dataset, role: str, height: int, width: int, *, cache: bool | None = None, progress: bool = True
+) -> PixelSource:
+    """The decoded images of one role, every one of them known to be readable.
+
+    The first call for a data set and size reads all images, so that a broken one is named before
+    training starts; with the cache it also stores them, for this run and all later ones.
+
+    Args:
+        dataset: a loaded data set.
+        role: "train" or "test".
+        height: of the resized images.
+        width: of the resized images.
+        cache: keep decoded images in a memory-mapped file; None: if they fit in 4 GiB and on the disk.
+        progress: show a bar.
+
+    Raises:
+        DataError: images that cannot be decoded, by path.
+    """
+    images = dataset.train if role == "train" else dataset.test
+    folder = cache_folder()
+    file = folder / f"{dataset.name}-{dataset.fingerprint}-{role}-{height}x{width}.npy"
+    verified = folder / f"{dataset.name}-{dataset.fingerprint}-{role}.verified"
+    folder.mkdir(parents=True, exist_ok=True)
+    size = len(images) * height * width * 3
+    if cache is None:
+        cache = file.exists() or (size <= CACHE_LIMIT and 2 * size <= disk_usage(folder).free)
+    if cache:
+        if not file.exists():
+            _write_cache(images, height, width, file, progress)
+        cached: Pixels = np.load(file, mmap_mode="r")
+        return cached
+    if not verified.exists():
+        problems = undecodable(images, progress=progress)
+        if problems:
+            raise _broken(dataset.name, problems)
+        write_text(verified, f"{len(images)} images decode\n")
+    return DecodeOnDemand(images, height, width)
+
+
+def _broken(name: str, problems: Sequence[str]) -> DataError:
+    return DataError(f"{name}: {len(problems)} image(s) cannot be used: {some(problems)}")
+
+
+def _write_cache(images: Sequence[Image], height: int, width: int, file: Path, progress: bool) -> None:
+    problems: list[str] = []
+    with atomic_path(file) as temporary:
+        # Opened by handle: np.lib.format.open_memmap would leave a sparse file that a full disk
+        # turns into a bus error later; writing the bytes finds a full disk now.
+        with temporary.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(
+                stream, {"descr": "|u1", "fortran_order": False, "shape": (len(images), height, width, 3)}
+            )
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                decoded = pool.map(lambda image: _try_decode(image.path, height, width, problems), images)
+                for pixels in bar(
+                    iterable=decoded, desc="decoding images", total=len(images), unit="img", disable=not progress
+                ):
+                    stream.write(pixels.tobytes())
+        if problems:
+            raise _broken(file.name.split("-")[0], sorted(problems))
+
+
+def _try_decode(path: Path, height: int, width: int, problems: list[str]) -> Pixels:
+    try:
+        return decode(path, height, width)
+    except DataError as error:
+        problems.append(str(error))
+        return np.zeros((height, width, 3), np.uint8)
+
+
+# --- Training batches ----------------------------------------------------------------------------
+
+
+class _TrainImages(TorchDataset[tuple[Tensor, int]]):
+    """Augmented images; the chance of each comes from (seed, epoch, place in the epoch) alone."""
+
+    def __init__(self, pixels: PixelSource, labels: np.ndarray, augmentation: Augmentation, seed: int) -> None:
+        self.pixels, self.labels, self.augmentation, self.seed = pixels, labels, augmentation, seed
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
+        epoch, place, index = key
+        rng = np.random.default_rng((self.seed, epoch, place, 1))  # 1: apart from the sampler's seeds
+        return augment(self.pixels[index], rng, self.augmentation), int(self.labels[index])
+
+
+def train_batches(
+    pixels: PixelSource, labels: np.ndarray, augmentation: Augmentation, plan: Plan, *, seed: int, workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    """Batches in the order of `plan`: images (B, 3, H, W) float32 and labels (B,) int64.
+
+    What a batch holds depends on the plan and the seed, never on the number of workers.
+    """
+    keys = ([(epoch, step * len(batch) + i, index) for i, index in enumerate(batch)] for epoch, step, batch in plan)
+    loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+        _TrainImages(pixels, labels, augmentation, seed), batch_sampler=keys, num_workers=workers,
+        pin_memory=pin_memory, worker_init_fn=_quiet if workers else None,
+    )  # fmt: skip
+    yield from loader
+
+
+def _quiet(worker: int) -> None:
+    del worker
+    torch.set_num_threads(1)  # workers share the cores; more threads each would only fight
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+
+
+def test_batches(pixels: PixelSource, batch_size: int) -> Iterator[Tensor]:
+    """All images in order, normalised, (B, 3, H, W) float32 in batches of `batch_size` (the last may be smaller)."""
+    for start in range(0, len(pixels), batch_size):
+        stop = min(start + batch_size, len(pixels))
+        yield normalize(np.stack([pixels[i] for i in range(start, stop)]))

@@ -1,0 +1,76 @@
+"""P x K batches: P identities with K images each (SPEC A.8)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from msinet.errors import DataError
+
+
+def pk_batches(labels: ArrayLike, p: int, k: int, seed: Sequence[int]) -> list[list[int]]:
+    """One pass over the images in batches of `p` identities with `k` images each.
+
+    Each identity's images are shuffled and cut into chunks of `k`; an identity with fewer draws them
+    with replacement, and what does not fill a chunk waits for another pass. Batches take a chunk of
+    `p` different identities each, until fewer than `p` have chunks left.
+
+    Args:
+        labels: identity of each image.
+        p: identities per batch, at least 1.
+        k: images per identity, at least 1.
+        seed: non-negative integers; the same seed gives the same batches.
+
+    Returns:
+        Lists of p * k positions in `labels`, the images of one identity side by side.
+
+    Raises:
+        DataError: fewer than `p` identities.
+    """
+    rng = np.random.default_rng(list(seed))
+    labels = np.asarray(labels)
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=np.nan))
+    groups = np.split(order, starts[1:])  # one array of positions per identity
+    if len(groups) < p or not len(order):
+        raise DataError(
+            f"a batch needs {p} identities, but the training set has {len(groups) if len(order) else 0}; "
+            "take fewer identities per batch or more data"
+        )
+    chunks: list[list[np.ndarray]] = []
+    for group in groups:
+        drawn = rng.permutation(group) if len(group) >= k else rng.choice(group, k)
+        chunks.append([drawn[i : i + k] for i in range(0, len(drawn) - k + 1, k)])
+    batches = []
+    left = list(range(len(groups)))  # identities with chunks left
+    while len(left) >= p:
+        places = rng.choice(len(left), p, replace=False)
+        batches.append([int(i) for place in places for i in chunks[left[place]].pop()])
+        for place in sorted(places, reverse=True):  # from the back, so that places in front stay valid
+            if not chunks[left[place]]:
+                left[place] = left[-1]
+                left.pop()
+    return batches
+
+
+def epoch_batches(
+    labels: ArrayLike, p: int, k: int, *, seed: int, epoch: int, steps: int | None = None
+) -> list[list[int]]:
+    """The batches of one epoch, a pure function of its arguments, so that any step can be resumed.
+
+    Args:
+        labels: identity of each image.
+        p: identities per batch.
+        k: images per identity.
+        seed: of the run.
+        epoch: counted from 0.
+        steps: batches in the epoch, over as many passes as that takes; None for exactly one pass.
+    """
+    batches = pk_batches(labels, p, k, (seed, epoch, 0))
+    if steps is None:
+        return batches
+    passes = 1
+    while len(batches) < steps:
+        batches += pk_batches(labels, p, k, (seed, epoch, passes))
+        passes += 1
+    return batches[:steps]

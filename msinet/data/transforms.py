@@ -1,0 +1,79 @@
+"""From decoded pixels to network input: the two training recipes and the test pipeline (SPEC A.8)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
+STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+#: The released code erases with this mean of RGB in [0, 1], though the image is normalised by then.
+ERASE_FILL = torch.tensor((0.4914, 0.4822, 0.4465)).view(3, 1, 1)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a training image, in this order: flip, pad and crop, jitter, normalise, erase."""
+
+    flip: float = 0.5
+    """probability of a horizontal flip"""
+    pad: int = 10
+    """pixels of black added on every side before a random crop of the original size"""
+    jitter: bool = False
+    """colour jitter of the cross-domain recipe: brightness 0.4, contrast 0.4, saturation 0.3"""
+    erase: float = 0.5
+    """probability of random erasing"""
+
+
+def normalize(pixels: np.ndarray) -> Tensor:
+    """(..., H, W, 3) uint8 pixels as a (..., 3, H, W) float32 tensor with ImageNet's mean and variance."""
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, -3)  # (..., 3, H, W)
+    return (tensor.float() / 255 - MEAN) / STD
+
+
+def augment(pixels: np.ndarray, rng: np.random.Generator, recipe: Augmentation) -> Tensor:
+    """One training image: (H, W, 3) uint8 to (3, H, W) float32, all chance from `rng`."""
+    height, width = pixels.shape[:2]
+    if rng.random() < recipe.flip:
+        pixels = pixels[:, ::-1]
+    if recipe.pad:
+        p = recipe.pad
+        padded = np.zeros((height + 2 * p, width + 2 * p, 3), np.uint8)
+        padded[p : p + height, p : p + width] = pixels
+        top, left = rng.integers(0, 2 * p + 1, 2)
+        pixels = padded[top : top + height, left : left + width]
+    if recipe.jitter:
+        pixels = _jitter(pixels, rng)
+    tensor = normalize(pixels)
+    if rng.random() < recipe.erase:
+        _erase(tensor, rng)
+    return tensor
+
+
+def _jitter(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast and saturation by random factors, in random order."""
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, 0)  # (3, H, W)
+    changes = (
+        (tv.adjust_brightness, rng.uniform(0.6, 1.4)),
+        (tv.adjust_contrast, rng.uniform(0.6, 1.4)),
+        (tv.adjust_saturation, rng.uniform(0.7, 1.3)),
+    )
+    for i in rng.permutation(len(changes)):
+        change, factor = changes[i]
+        tensor = change(tensor, factor)
+    return tensor.movedim(0, -1).numpy()
+
+
+def _erase(tensor: Tensor, rng: np.random.Generator) -> None:
+    """Random erasing in place: 2-40 % of the area, aspect 0.3-3.33, at most 100 tries for a box that fits."""
+    _, height, width = tensor.shape
+    for _ in range(100):
+        area = rng.uniform(0.02, 0.4) * height * width
+        aspect = rng.uniform(0.3, 1 / 0.3)
+        h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if h < height and w < width:
+            top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+            tensor[:, top : top + h, left : left + w] = ERASE_FILL
+            return

@@ -1,0 +1,92 @@
+"""What a number was measured on: versions, machine, device, and the memory allocator's setting."""
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from msinet import __version__
+from msinet.errors import UserError
+
+#: glibc hands blocks above 32 MB back to the system at once, and the page faults of getting them again
+#: cost more than the arithmetic of a light network. These settings keep freed memory in the process.
+TUNABLES = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184:glibc.malloc.mmap_max=0"
+
+
+def tune_allocator() -> None:
+    """Restart this process with `TUNABLES`, which glibc reads only at its start.
+
+    Does nothing outside Linux, where GLIBC_TUNABLES is already set (set it empty to opt out), and
+    in a process that was not started from a command line.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and sys.orig_argv:
+        os.environ["GLIBC_TUNABLES"] = TUNABLES
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+@functools.cache
+def code_version() -> str:
+    """The package version and, in a git checkout, the commit, with `-dirty` for uncommitted changes."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        tracked = subprocess.run(
+            ["git", "-C", str(folder), "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=False
+        )
+        commit = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return __version__
+    # A checkout that merely holds an installed copy is not our history.
+    if tracked.returncode or commit.returncode:
+        return __version__
+    return f"{__version__}+{commit.stdout.strip()}"
+
+
+@functools.cache
+def processor() -> str:
+    """The name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe(device: torch.device) -> dict[str, str | int]:
+    """One flat description of where something ran, for its record."""
+    return {
+        "code": code_version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "numpy": version("numpy"),
+        "platform": platform.platform(),
+        "cpu": processor(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "allocator": "tuned" if os.environ.get("GLIBC_TUNABLES") == TUNABLES else "default",
+    }
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the first GPU, else the CPU.
+
+    Raises:
+        UserError: the name is not a device, or this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use cpu, cuda, cuda:N or auto"
+        ) from error
+    return device

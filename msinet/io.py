@@ -1,0 +1,105 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from msinet.errors import Busy, UserError
+
+StrPath = str | os.PathLike[str]
+
+REMEDIES = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some of your quota or choose another folder",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f) or choose another folder",
+    errno.EACCES: "choose a folder that you may write to, or change its permissions",
+    errno.EPERM: "choose a folder that you may write to, or change its permissions",
+    errno.EROFS: "the file system is read-only: choose a folder on another one",
+}
+
+
+@contextlib.contextmanager
+def atomic_path(path: StrPath) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends without an exception.
+
+    The file is synced before it is renamed, so that a crash leaves either the old file or the new one,
+    and missing folders are made. The temporary name keeps the suffix, by which libraries choose a format.
+
+    Raises:
+        UserError: the operating system refuses to write (disk full, no permission, a folder of that
+            name, ...); the old file, if any, is as it was. Other exceptions of the block pass through.
+    """
+    target = Path(path).resolve()  # follow a link to the file it names, rather than replace the link
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    try:
+        if target.exists() and not target.is_file():  # renaming over /dev/null would destroy it
+            raise UserError(f"cannot write {path}: it exists and is not a regular file; choose another name")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise _refusal(path, target, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the file is in place; some file systems cannot sync a folder
+        _sync_folder(target.parent)
+
+
+def write_text(path: StrPath, text: str) -> None:
+    """Write UTF-8 text atomically, with line ends as they are in `text`. Raises as `atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: StrPath, obj: Any) -> None:
+    """Write `obj` atomically as indented JSON, keys in their order.
+
+    Raises:
+        UserError: as `atomic_path`.
+        ValueError, TypeError: `obj` holds NaN, an infinity, or something JSON has no word for.
+    """
+    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _refusal(path: StrPath, target: Path, error: OSError) -> UserError:
+    folder = next(parent for parent in target.parents if os.path.exists(parent))  # never raises
+    free = f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free in {folder}"
+    remedy = REMEDIES.get(error.errno or 0, "check the path")
+    return UserError(f"cannot write {path}: {error.strerror or error} ({free}); {remedy}")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive(path: StrPath, what: str) -> Iterator[None]:
+    """Hold the lock file `path` for the block; the system frees it however the process ends.
+
+    Raises:
+        Busy: another process holds it.
+    """
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with lock:
+            yield
+    except filelock.Timeout as error:
+        raise Busy(f"{what} is in progress in another process; wait for it or stop it") from error
+    except OSError as error:
+        raise _refusal(path, Path(path).absolute(), error) from error

@@ -1,0 +1,50 @@
+"""A baseline that learns nothing: how far colour alone goes on a data set."""
+
+import torch
+from torch import Tensor, nn
+
+from msinet.data.transforms import MEAN, STD
+from msinet.errors import UserError
+from msinet.models.registry import register
+
+#: Bins per channel; 256 must be a multiple.
+BINS = 8
+
+
+class ColourHistogram(nn.Module):
+    """Joint RGB histogram of an image. Inner products of two features are their Hellinger similarity.
+
+    Takes images (B, 3, H, W) as `msinet.data.normalize` makes them and returns (B, 512): square roots of
+    the share of pixels in each colour bin, in [0, 1], rows of unit length. Has neither parameters nor
+    persistent buffers.
+
+    Raises:
+        UserError: called in training mode.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", MEAN.clone(), persistent=False)  # (3, 1, 1)
+        self.register_buffer("std", STD.clone(), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, 512)
+        if self.training:
+            raise UserError("colour_histogram learns nothing, so there is nothing to train; evaluate it as it is")
+        # Rounding gives back the very bytes: normalising moved them by far less than half a level.
+        levels = (images.float() * self.std + self.mean).mul(255).round().clamp(0, 255).long()
+        red, green, blue = (levels // (256 // BINS)).flatten(2).unbind(1)  # (B, H*W) each, in [0, 7]
+        bins = (red * BINS + green) * BINS + blue  # (B, H*W), in [0, 511]
+        shares = torch.full(bins.shape, 1 / bins.shape[1], device=bins.device)
+        return shares.new_zeros(len(bins), BINS**3).scatter_add_(1, bins, shares).sqrt()
+
+
+@register("colour_histogram")
+def colour_histogram(num_classes: int, *, width: float = 1.0) -> ColourHistogram:
+    """Colour histogram of 8x8x8 bins: the row that every trained network has to beat."""
+    del num_classes  # nothing is classified
+    if width != 1:
+        raise UserError(f"colour_histogram has no width to multiply by {width:g}; ask for colour_histogram")
+    return ColourHistogram()

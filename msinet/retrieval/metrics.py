@@ -1,0 +1,106 @@
+"""What a ranking is worth: the per-query results and the table of metrics over them (SPEC A.9)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msinet.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)  # eq=False: comparing arrays gives arrays, not an answer
+class Retrieval:
+    """The outcome of Q queries. Queries without a match are in no mean; their rows are marked.
+
+    Attributes:
+        valid: (Q,) bool, whether the query has a match left in the gallery; at least one is True.
+        ap: (Q,) average precision in (0, 1], NaN where invalid.
+        inp: (Q,) matches / rank of the last match, in (0, 1], NaN where invalid.
+        first_rank: (Q,) rank of the first match, from 1; 0 where invalid.
+        positives: (Q,) number of matches; 0 where invalid.
+        cmc: (max_rank,) share of valid queries with a match among the first 1, 2, ... items, in [0, 1].
+    """
+
+    valid: NDArray[np.bool_]
+    ap: NDArray[np.float64]
+    inp: NDArray[np.float64]
+    first_rank: NDArray[np.int64]
+    positives: NDArray[np.int64]
+    cmc: NDArray[np.float64]
+
+    @property
+    def mAP(self) -> float:  # noqa: N802  (the name the field uses)
+        """Mean of the average precisions of the valid queries, in (0, 1]."""
+        return float(self.ap[self.valid].mean())
+
+    @property
+    def mINP(self) -> float:  # noqa: N802
+        """Mean inverse negative penalty of the valid queries, in (0, 1] (arXiv 2001.04193)."""
+        return float(self.inp[self.valid].mean())
+
+    def rank(self, k: int) -> float:
+        """R-k: the share of valid queries with a match among their first k items, in [0, 1].
+
+        Raises:
+            UserError: k is below 1.
+        """
+        if k < 1:
+            raise UserError(f"ranks count from 1, so R-k needs k of at least 1, got {k}")
+        return float((self.first_rank[self.valid] <= k).mean())
+
+    def metrics(self) -> dict[str, float]:
+        """Every metric of `METRICS` by name, in [0, 1]."""
+        return {name: metric.value(self) for name, metric in METRICS.items()}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table from which sorting, axis labels and best-value marks follow.
+
+    Attributes:
+        name: the column's name.
+        description: one line for captions and help.
+        value: the metric of a result, within `bounds`.
+        bounds: lowest and highest possible value in code.
+        unit: the unit in tables, where values are shown multiplied by `scale`.
+        scale: from code to tables.
+        higher_is_better: the direction.
+    """
+
+    name: str
+    description: str
+    value: Callable[[Retrieval], float]
+    bounds: tuple[float, float] = (0.0, 1.0)
+    unit: str = "%"
+    scale: float = 100.0
+    higher_is_better: bool = True
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("mAP", "mean average precision", lambda result: result.mAP),
+        Metric("R1", "queries whose nearest item is a match", lambda result: result.rank(1)),
+        Metric("R5", "queries with a match among the 5 nearest items", lambda result: result.rank(5)),
+        Metric("R10", "queries with a match among the 10 nearest items", lambda result: result.rank(10)),
+        Metric("mINP", "mean of matches / rank of the last match", lambda result: result.mINP),
+    )
+}
+
+
+def mean_over_draws(results: Sequence[Retrieval]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and sample standard deviation (n - 1 in the denominator; 0 for one draw) of every metric.
+
+    For VehicleID, whose gallery is drawn at random several times (SPEC F.4).
+
+    Raises:
+        UserError: there are no results.
+    """
+    if not results:
+        raise UserError("there are no draws to average: evaluate at least one gallery draw")
+    draws = [result.metrics() for result in results]
+    means = {name: float(np.mean([draw[name] for draw in draws])) for name in METRICS}
+    if len(draws) == 1:
+        return means, dict.fromkeys(METRICS, 0.0)
+    return means, {name: float(np.std([draw[name] for draw in draws], ddof=1)) for name in METRICS}

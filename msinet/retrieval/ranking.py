@@ -1,0 +1,291 @@
+"""Ranks without sorting: the rank of a match is one plus the number of gallery items that are nearer.
+
+Similarities are inner products of unit rows. They order the gallery as Euclidean distances do, but fp32
+distances 2 - 2s merge similarities that differ, so nothing here ranks on distances. Only a block of
+queries x gallery exists at a time, and the gallery is neither sorted nor copied.
+"""
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from msinet.errors import DataError, UserError
+from msinet.retrieval.metrics import Retrieval
+
+Features = Tensor | NDArray[Any]
+Labels = ArrayLike | Tensor
+Indices = NDArray[np.int64]
+Row = NDArray[Any]  # float similarities of one query, padded with -inf to whole tiles
+
+CHUNK_BYTES = 16 << 20  # similarities held at once: large enough for the matmul, small enough for the cache
+WORDS = 255  # 64-bit words of booleans that can be added up before one of the 8 bytes overflows
+TILE = 2 * 8 * WORDS  # columns come in multiples of this; below it NumPy's broadcast comparison is slow
+BLOCK = 4 * TILE  # columns compared at once with
+GROUP = 64  # so many thresholds: one MiB of booleans, which stays in the cache
+
+
+def evaluate(
+    query: Features,
+    gallery: Features,
+    *,
+    query_ids: Labels,
+    gallery_ids: Labels,
+    query_cameras: Labels | None = None,
+    gallery_cameras: Labels | None = None,
+    max_rank: int = 50,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Retrieval:
+    """CMC, average precision and inverse negative penalty of every query (SPEC A.9).
+
+    A match has the query's identity. With cameras, gallery items of the same identity *and* camera are
+    removed first; without (VehicleID) nothing is. AP is the mean over the matches of the precision at their
+    rank, without interpolation. Of equally similar items the one with the lower gallery index ranks first.
+
+    Args:
+        query: (Q, D) features of any length, on the device that multiplies. Both float64: ranked in float64,
+            else in float32. A row of zeros has similarity 0 to everything.
+        gallery: (G, D) features on the same device.
+        query_ids: (Q,) integers.
+        gallery_ids: (G,) integers.
+        query_cameras: (Q,) integers, given together with `gallery_cameras` or not at all.
+        gallery_cameras: (G,) integers.
+        max_rank: length of the CMC curve, at least 1; past the gallery's end it keeps its last value.
+        chunk_bytes: memory for one block of similarities; at least one query is taken at a time.
+
+    Raises:
+        UserError: arguments that do not fit together: shapes, types, lengths, only one camera array.
+        DataError: NaN or infinite features, or no query with a match.
+    """
+    if max_rank < 1:
+        raise UserError(f"max_rank is the length of the CMC curve and must be at least 1, got {max_rank}")
+    query, gallery = _features(query, gallery)
+    split = _splitter(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))
+    ap = np.full(len(query), np.nan)
+    inp = np.full(len(query), np.nan)
+    first_rank = np.zeros(len(query), np.int64)
+    positives = np.zeros(len(query), np.int64)
+
+    def score(i: int, row: Row) -> None:
+        matches, removed = split(i)
+        if not len(matches):
+            return
+        row[removed] = -np.inf
+        ranks = np.sort(_ranks(row, matches))  # (R,)
+        ap[i] = (np.arange(1, len(ranks) + 1) / ranks).mean()
+        inp[i] = len(ranks) / ranks[-1]
+        first_rank[i] = ranks[0]
+        positives[i] = len(ranks)
+
+    _for_each_query(score, query, gallery, chunk_bytes)
+    valid = positives > 0
+    if not valid.any():
+        own = sum(len(split(i)[1]) > 0 for i in range(len(query)))
+        raise DataError(
+            f"no query has a match: {len(query) - own} of {len(query)} have an identity that none of the"
+            f" {len(gallery)} gallery items has, {own} share theirs with items of their own camera only;"
+            " check the ids and cameras of query and gallery"
+        )
+    hits = np.bincount(np.minimum(first_rank[valid], max_rank + 1), minlength=max_rank + 2)
+    cmc = np.cumsum(hits)[1:-1] / valid.sum()
+    return Retrieval(valid, ap, inp, first_rank, positives, cmc)
+
+
+def top_k(
+    query: Features,
+    gallery: Features,
+    k: int,
+    *,
+    query_ids: Labels | None = None,
+    gallery_ids: Labels | None = None,
+    query_cameras: Labels | None = None,
+    gallery_cameras: Labels | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> tuple[Indices, NDArray[np.float64]]:
+    """The k nearest gallery items of every query, nearest first, ties in gallery order.
+
+    Arguments as for `evaluate`. With ids and cameras, items of the query's own identity and camera are left
+    out; without ids nothing is.
+
+    Returns:
+        (Q, k) gallery indices and (Q, k) squared Euclidean distances between unit rows, in [0, 4]. Where
+        fewer than k items are left, the index is -1 and the distance infinite.
+
+    Raises:
+        UserError: as `evaluate`, or k below 1.
+        DataError: NaN or infinite features.
+    """
+    if k < 1:
+        raise UserError(f"a ranked list needs k of at least 1, got {k}")
+    query, gallery = _features(query, gallery)
+    if query_ids is None or gallery_ids is None:
+        if not query_ids is gallery_ids is query_cameras is gallery_cameras:
+            raise UserError("query_ids and gallery_ids belong together: pass both, or no ids and no cameras")
+        query_ids, gallery_ids = np.zeros(len(query), np.int64), np.zeros(len(gallery), np.int64)
+    split = _splitter(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))
+    indices = np.full((len(query), k), -1, np.int64)
+    distances = np.full((len(query), k), np.inf)
+
+    def select(i: int, row: Row) -> None:
+        row[split(i)[1]] = -np.inf
+        place = max(len(row) - k, 0)
+        best = np.flatnonzero(row >= np.partition(row, place)[place])  # k items, or more when tied
+        best = best[row[best] > -np.inf]
+        best = best[np.argsort(-row[best], kind="stable")][:k]
+        indices[i, : len(best)] = best
+        distances[i, : len(best)] = np.clip(2 - 2 * row[best].astype(np.float64), 0, 4)
+
+    _for_each_query(select, query, gallery, chunk_bytes)
+    return indices, distances
+
+
+def _ranks(row: Row, matches: Indices) -> Indices:
+    """Exact ranks (R,), from 1, of the gallery items `matches` in a row of similarities."""
+    thresholds = row[matches]  # (R,)
+    values = row
+    competing = row >= thresholds.min()
+    if np.count_nonzero(competing) * 4 < len(row):  # a good ranking: the rest need not be looked at again
+        kept = row[np.flatnonzero(competing)]
+        values = np.full(_whole_tiles(len(kept)), -np.inf, row.dtype)
+        values[: len(kept)] = kept
+    nearer = _count(np.greater, values, thresholds)
+    level = _count(np.greater_equal, values, thresholds) - nearer
+    ranks = nearer + 1
+    for j in np.flatnonzero(level > 1):  # ties: those of a lower index come first
+        ranks[j] += np.count_nonzero(row[: matches[j]] == thresholds[j])
+    return ranks
+
+
+def _count(compare: np.ufunc, values: Row, thresholds: Row) -> Indices:
+    """How many of the values (N,), N in whole tiles, compare true with each of the thresholds (R,)."""
+    counts = np.zeros(len(thresholds), np.int64)
+    for start, first in itertools.product(range(0, len(values), BLOCK), range(0, len(thresholds), GROUP)):
+        group = slice(first, first + GROUP)
+        true = compare(values[start : start + BLOCK], thresholds[group, None])  # (GROUP, BLOCK) bool
+        # Booleans are bytes of 0 or 1: adding them as 64-bit words counts in eight bytes at once.
+        words = true.view(np.uint64).reshape(len(true), -1, WORDS).sum(axis=2)  # (GROUP, BLOCK / 8 / WORDS)
+        counts[group] += words.view(np.uint8).sum(axis=1, dtype=np.int64)
+    return counts
+
+
+@torch.no_grad()
+def _for_each_query(work: Callable[[int, Row], None], query: Tensor, gallery: Tensor, chunk_bytes: int) -> None:
+    """Call `work(i, similarities)` for every query i, from several threads; the row is work's to change."""
+    columns = len(gallery)
+    query_lengths, lengths = _lengths("query", query), _lengths("gallery", gallery)
+    # Dividing similarities rather than the gallery saves a copy of it; unit rows need no division at all.
+    divide = bool(np.abs(lengths - 1).max() > 4 * torch.finfo(gallery.dtype).eps)
+    lengths = lengths.astype(np.float64 if gallery.dtype == torch.float64 else np.float32)
+    width = _whole_tiles(columns)
+    rows = max(1, min(len(query), chunk_bytes // (width * gallery.element_size())))
+    similarities = torch.full((rows, width), -torch.inf, dtype=gallery.dtype)
+
+    def part(start: int, chosen: NDArray[np.intp]) -> None:
+        for k in chosen:
+            row = similarities[k].numpy()
+            if divide:
+                row[:columns] /= lengths
+            work(start + int(k), row)
+
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:  # NumPy releases the interpreter lock while it compares
+        for start in range(0, len(query), rows):
+            chunk = query[start : start + rows]
+            unit = chunk / torch.from_numpy(query_lengths[start : start + rows, None]).to(chunk)
+            block = similarities[: len(chunk), :columns]
+            if gallery.device.type == "cpu":
+                torch.mm(unit, gallery.T, out=block)
+            else:
+                block.copy_(unit @ gallery.T)
+            parts = np.array_split(np.arange(len(chunk)), threads)
+            for _ in pool.map(part, [start] * threads, parts):
+                pass  # raises what a thread raised
+
+
+def _splitter(
+    query_ids: Labels,
+    gallery_ids: Labels,
+    query_cameras: Labels | None,
+    gallery_cameras: Labels | None,
+    queries: int,
+    items: int,
+) -> Callable[[int], tuple[Indices, Indices]]:
+    """A function from a query's index to the gallery indices of its matches and of the removed items."""
+    wanted, ids = _labels("query_ids", query_ids, queries), _labels("gallery_ids", gallery_ids, items)
+    cameras: tuple[Indices, Indices] | None = None
+    if query_cameras is not None and gallery_cameras is not None:
+        cameras = (
+            _labels("query_cameras", query_cameras, queries),
+            _labels("gallery_cameras", gallery_cameras, items),
+        )
+    elif query_cameras is not gallery_cameras:
+        missing = "query_cameras" if query_cameras is None else "gallery_cameras"
+        raise UserError(f"{missing} is missing: pass the cameras of both query and gallery, or of neither")
+    order = np.argsort(ids, kind="stable")
+    starts = np.searchsorted(ids, wanted, side="left", sorter=order)
+    stops = np.searchsorted(ids, wanted, side="right", sorter=order)
+
+    def split(i: int) -> tuple[Indices, Indices]:
+        same = order[starts[i] : stops[i]]
+        if cameras is None:
+            return same, same[:0]
+        own = cameras[1][same] == cameras[0][i]
+        return same[~own], same[own]
+
+    return split
+
+
+def _features(query: Features, gallery: Features) -> tuple[Tensor, Tensor]:
+    """Both as tensors (Q, D) and (G, D) of one floating type, float64 only if both are."""
+    pair = []
+    for name, features in (("query", query), ("gallery", gallery)):
+        if isinstance(features, np.ndarray):
+            # torch refuses reversed arrays and warns about read-only ones, such as memory maps: copied
+            features = torch.from_numpy(np.require(features, requirements=["C", "W"]))
+        if features.ndim != 2 or 0 in features.shape:
+            raise UserError(
+                f"{name} features have shape {tuple(features.shape)}; expected (images, dimensions), none 0"
+            )
+        pair.append(features.detach())
+    if pair[0].shape[1] != pair[1].shape[1]:
+        raise UserError(
+            f"query features have {pair[0].shape[1]} dimensions and gallery features {pair[1].shape[1]}:"
+            " extract both with the same network"
+        )
+    dtype = torch.float64 if pair[0].dtype == pair[1].dtype == torch.float64 else torch.float32
+    return pair[0].to(dtype), pair[1].to(dtype)
+
+
+def _labels(name: str, labels: Labels, expected: int) -> Indices:
+    """Ids or cameras as an integer array of the expected length."""
+    array = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    if array.shape != (expected,) or array.dtype.kind not in "iu":
+        raise UserError(
+            f"{name} has type {array.dtype} and shape {array.shape}; expected one integer per feature row,"
+            f" shape ({expected},)"
+        )
+    return array.astype(np.int64)
+
+
+def _lengths(name: str, features: Tensor) -> NDArray[np.float64]:
+    """Euclidean length of every row (N,), with 1 for rows of zeros so that dividing by it leaves them."""
+    lengths = torch.linalg.vector_norm(features, dim=1).double()
+    extreme = ~((lengths > 1e-15) & (lengths < 1e15))  # the squares may have left the range of float32
+    lengths[extreme] = torch.linalg.vector_norm(features[extreme].double(), dim=1)
+    lengths = lengths.cpu().numpy()
+    broken = np.flatnonzero(~np.isfinite(lengths))
+    if len(broken):
+        raise DataError(
+            f"{len(broken)} of {len(lengths)} {name} features hold NaN or infinite values, the first in row"
+            f" {broken[0]}; check the weights and the images behind them"
+        )
+    return np.where(lengths == 0, 1.0, lengths)
+
+
+def _whole_tiles(columns: int) -> int:
+    return -(-columns // TILE) * TILE

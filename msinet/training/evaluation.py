@@ -1,0 +1,68 @@
+"""From a network and a data set to CMC, mAP and mINP (SPEC A.9)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msinet.data.layouts import Dataset
+from msinet.data.loading import PixelSource, test_batches
+from msinet.progress import bar
+from msinet.retrieval import Retrieval, evaluate, mean_over_draws
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network reaches on a data set, averaged over the set's draws."""
+
+    metrics: dict[str, float]
+    """mAP, R1, R5, R10, mINP in [0, 1]"""
+    std: dict[str, float]
+    """their sample standard deviation over the draws; 0 for a single draw"""
+    draws: tuple[Retrieval, ...]
+    """per-query results of each draw"""
+
+
+@torch.inference_mode()
+def embed(
+    model: nn.Module, pixels: PixelSource, device: torch.device, *, batch_size: int = 64, progress: bool = False
+) -> Tensor:
+    """One feature row per image, in order: (N, D) float32 on the CPU, as the network gives them."""
+    was_training = model.training
+    model.eval()
+    features = []
+    batches = bar(
+        iterable=test_batches(pixels, batch_size), desc="features", total=-(-len(pixels) // batch_size),
+        disable=not progress,
+    )  # fmt: skip
+    for images in batches:
+        images = images.to(device, memory_format=torch.channels_last)
+        features.append(model(images).float().cpu())  # (B, D)
+    model.train(was_training)
+    return torch.cat(features)
+
+
+def rank(features: Tensor | np.ndarray, dataset: Dataset) -> Evaluation:
+    """Rank the test features (N, D) of a data set by its protocol, once per draw."""
+    identities = np.array([image.identity for image in dataset.test])
+    cameras = np.array([image.camera for image in dataset.test])
+    draws = []
+    for draw in dataset.draws:
+        query, gallery = torch.from_numpy(draw.query), torch.from_numpy(draw.gallery)
+        features = torch.as_tensor(features)
+        draws.append(evaluate(
+            features[query], features[gallery],
+            query_ids=identities[draw.query], gallery_ids=identities[draw.gallery],
+            query_cameras=cameras[draw.query] if dataset.remove_same_camera else None,
+            gallery_cameras=cameras[draw.gallery] if dataset.remove_same_camera else None,
+        ))  # fmt: skip
+    means, stds = mean_over_draws(draws)
+    return Evaluation(means, stds, tuple(draws))
+
+
+def evaluate_model(
+    model: nn.Module, dataset: Dataset, pixels: PixelSource, device: torch.device, *, progress: bool = False
+) -> Evaluation:
+    """Embed every test image of a data set and rank it by the set's protocol."""
+    return rank(embed(model, pixels, device, progress=progress), dataset)

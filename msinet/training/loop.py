@@ -1,0 +1,214 @@
+"""One training loop for every network (SPEC A.4, A.7)."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msinet.data.loading import PixelSource, train_batches
+from msinet.data.sampler import epoch_batches
+from msinet.errors import TrainingDiverged
+from msinet.losses import identity_loss, triplet_loss
+from msinet.models import Output
+from msinet.progress import bar
+from msinet.training.checkpoint import NAME, load_checkpoint, save_checkpoint
+from msinet.training.recipe import Recipe
+
+Row = dict[str, float]
+#: Seconds between checkpoints: what an unexpected end can cost at most.
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass
+class Progress:
+    """Where a training stands; part of its checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    sums: Row = field(default_factory=dict)
+    """running sums over the steps of the current epoch"""
+    history: list[Row] = field(default_factory=list)
+    """one row per finished epoch"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished training leaves beside the weights in the model."""
+
+    history: tuple[Row, ...]
+    """per epoch: epoch, steps, lr, loss, identity, triplet, accuracy, and the metrics where evaluated"""
+    seconds: float
+    """spent training, over all resumptions"""
+    steps: int
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9 or Adam; weight decay on every trained parameter."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(parameters, recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+
+
+def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    """The total loss and its parts: identity and triplet loss, each summed over the heads (SPEC A.4)."""
+    identity = torch.stack([identity_loss(one, labels, recipe.label_smoothing) for one in output.logits]).sum()
+    triplet = torch.stack([
+        triplet_loss(one, labels, recipe.margin, normalize=recipe.normalize_triplet) for one in output.embeddings
+    ]).sum()  # fmt: skip
+    return {"loss": identity + triplet, "identity": identity, "triplet": triplet}
+
+
+def train(
+    model: nn.Module, pixels: PixelSource, labels: np.ndarray, recipe: Recipe, folder: Path, *,
+    seed: int, identity: str, device: torch.device, resume: bool = True, workers: int = 0,
+    evaluate: Callable[[nn.Module], Row] | None = None, evaluate_every: int = 0,
+    on_step: Callable[[float], None] | None = None, title: str = "training", progress: bool = True,
+) -> Result:  # fmt: skip
+    """Train `model` in place, from its current weights or from the checkpoint in `folder`.
+
+    The state is saved every 30 seconds, on SIGINT and SIGTERM, and at the end; a training
+    that is resumed any number of times ends in the same weights, bit for bit on the CPU.
+
+    Args:
+        model: on `device`; in training mode its forward gives an `Output`.
+        pixels: training images.
+        labels: (len(pixels),) their identities in [0, classes).
+        recipe: what to do.
+        folder: for the checkpoint; made if missing.
+        seed: of batches and augmentation.
+        identity: names this training; a checkpoint with another identity is refused.
+        device: where the model is.
+        resume: go on from a checkpoint in `folder`; otherwise start again.
+        workers: processes that prepare batches; the result does not depend on it.
+        evaluate: called with the model every `evaluate_every` epochs and after the last; its row joins the history.
+        evaluate_every: 0 for never.
+        on_step: called after each step with the share of the training that is done, in [0, 1].
+        title: of the progress bar.
+        progress: show a bar.
+
+    Raises:
+        TrainingDiverged: the loss or a weight became NaN or infinite; the last good checkpoint stays.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived; the state was saved first.
+        WeightsError: the checkpoint in `folder` is damaged or belongs to another training.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = build_optimizer(model, recipe)
+    at = Progress()
+    if resume and (found := load_checkpoint(folder, identity, model, optimizer)) is not None:
+        at = Progress(**found)
+
+    start = at.epoch, at.step
+
+    def batches_of(epoch: int) -> list[list[int]]:
+        return epoch_batches(
+            labels, recipe.identities, recipe.images, seed=seed, epoch=epoch, steps=recipe.steps_per_epoch
+        )
+
+    def plan() -> Iterator[tuple[int, int, list[int]]]:
+        for epoch in range(start[0], recipe.epochs):
+            for step, batch in enumerate(batches_of(epoch)):
+                if (epoch, step) >= start:
+                    yield epoch, step, batch
+
+    def save() -> None:
+        if not all(bool(p.isfinite().all()) for p in model.parameters()):
+            raise _diverged("a weight became NaN or infinite", at, folder)
+        save_checkpoint(folder, identity, model, optimizer, vars(at))
+
+    batches = train_batches(
+        pixels, labels, recipe.augmentation, plan(), seed=seed, workers=workers, pin_memory=device.type == "cuda"
+    )
+    # Passes differ by a batch or so: the length of the first is the estimate that the bar shows.
+    per_epoch = len(batches_of(0))
+    meter = bar(
+        desc=title, total=recipe.epochs * per_epoch, initial=at.epoch * per_epoch + at.step, unit="step",
+        disable=not progress,
+    )  # fmt: skip
+    model.train()
+    saved = time.monotonic()
+    with meter, _interruptible() as interrupted:
+        for epoch in range(at.epoch, recipe.epochs):
+            learning_rate = recipe.learning_rate(epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            steps = len(batches_of(epoch))
+            for step in range(at.step, steps):
+                began = time.perf_counter()
+                images, targets = next(batches)
+                images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+                targets = targets.to(device, non_blocking=True)
+                output: Output = model(images)
+                parts = losses(output, targets, recipe)
+                values = {name: value.item() for name, value in parts.items()}
+                if not math.isfinite(values["loss"]):
+                    raise _diverged(f"the loss became {values['loss']}", at, folder)
+                optimizer.zero_grad(set_to_none=True)
+                parts["loss"].backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                values["accuracy"] = (output.logits[0].argmax(1) == targets).float().mean().item()
+                for name, value in values.items():
+                    at.sums[name] = at.sums.get(name, 0.0) + value
+                at.step = step + 1
+                at.seconds += time.perf_counter() - began
+                meter.set_postfix_str(f"epoch {epoch + 1}/{recipe.epochs}, loss {values['loss']:.2f}", refresh=False)
+                meter.update()
+                if on_step is not None:
+                    on_step((epoch + at.step / steps) / recipe.epochs)
+                if interrupted() or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    save()
+                    saved = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
+            row: Row = {"epoch": epoch + 1, "steps": steps, "lr": learning_rate}
+            row |= {name: total / steps for name, total in at.sums.items()}
+            if evaluate is not None and evaluate_every and (epoch + 1) % evaluate_every == 0:
+                row |= evaluate(model)
+            at.history.append(row)
+            at.epoch, at.step, at.sums = epoch + 1, 0, {}
+        save()
+    return Result(tuple(at.history), at.seconds, sum(int(row["steps"]) for row in at.history))
+
+
+def _diverged(what: str, at: Progress, folder: Path) -> TrainingDiverged:
+    path = folder / NAME
+    kept = f"the last good checkpoint is {path}" if path.exists() else "there was no checkpoint yet"
+    return TrainingDiverged(
+        f"{what} in epoch {at.epoch + 1}, step {at.step + 1}; {kept}. "
+        "Lower the learning rate or lengthen the warm-up, and start again with --no-resume"
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGINT or SIGTERM into a flag, so that a step is never cut in half.
+
+    A second one interrupts at once.
+    """
+    arrived = False
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal arrived
+        if arrived:
+            raise KeyboardInterrupt
+        arrived = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread may handle signals
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,106 @@
+"""Profiles scale size and length of a training; every other setting is the paper's (SPEC A.7, A.8)."""
+
+import ast
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
+
+from msinet.data.transforms import Augmentation
+from msinet.errors import UserError, unknown_name
+from msinet.training.recipe import Recipe
+
+#: The short profiles have an optimiser of their own: the paper's SGD at 0.065 needs tens of thousands of steps.
+PROFILES: dict[str, Recipe] = {
+    "smoke": Recipe(
+        height=32, width=16, identities=4, images=2, epochs=2, steps_per_epoch=3, optimizer="adam", lr=1e-3,
+        warmup=1, milestones=(2,), augmentation=Augmentation(pad=1),
+    ),
+    # 40 epochs of 10 steps: as many learning rates as a schedule needs, in 400 steps on any data set.
+    "mini": Recipe(
+        height=64, width=32, epochs=40, steps_per_epoch=10, optimizer="adam", lr=2e-3,
+        warmup=4, milestones=(24, 34), augmentation=Augmentation(pad=2),
+    ),
+    "full": Recipe().with_epochs(120),
+    "paper": Recipe(),
+}  # fmt: skip
+
+#: Data sets of vehicles are square; those of persons twice as high as wide.
+VEHICLES = ("veri776", "vehicleid", "vehicleid_1600", "vehicleid_800")
+
+
+def recipe_for(profile: str, source: str, *, cross_domain: bool = False) -> Recipe:
+    """How a profile trains on a data set.
+
+    Args:
+        profile: smoke, mini, full or paper.
+        source: the training set: vehicles are square.
+        cross_domain: 250 of 350 epochs, milestones unchanged, colour jitter instead of erasing.
+
+    Raises:
+        UserError: unknown profile.
+    """
+    if profile not in PROFILES:
+        raise unknown_name("profile", profile, PROFILES)
+    recipe = PROFILES[profile]
+    if source in VEHICLES:
+        recipe = replace(recipe, width=recipe.height)
+    if cross_domain:
+        recipe = replace(
+            recipe,
+            epochs=max(1, round(recipe.epochs * 250 / 350)),
+            augmentation=replace(recipe.augmentation, jitter=True, erase=0.0),
+        )
+    return recipe
+
+
+def parse_settings(words: Iterable[str]) -> dict[str, Any]:
+    """`["ratio=2", "fusion=mul"]` as a dictionary; values are Python literals, or else text.
+
+    Raises:
+        UserError: a word without `=`.
+    """
+    settings: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise UserError(f"{word!r} is not NAME=VALUE, such as lr=0.01")
+        try:
+            settings[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            settings[name] = text
+    return settings
+
+
+def override(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
+    """The recipe with some of its numbers replaced; those of its augmentation go by their own names.
+
+    A new number of epochs stretches warm-up and milestones with it, unless they are given as well.
+
+    Raises:
+        UserError: unknown name, or a value of another type.
+    """
+    settings = dict(settings)
+    own = {f.name for f in fields(Recipe)} - {"augmentation"}
+    augmentations = {f.name for f in fields(Augmentation)}
+    for name, value in settings.items():
+        if name not in own | augmentations:
+            raise unknown_name("setting of the recipe", name, own | augmentations)
+        present = getattr(recipe if name in own else recipe.augmentation, name)
+        settings[name] = _like(name, value, present)
+    if "epochs" in settings:
+        recipe = recipe.with_epochs(settings.pop("epochs"))
+    augmentation = replace(recipe.augmentation, **{k: v for k, v in settings.items() if k in augmentations})
+    return replace(recipe, augmentation=augmentation, **{k: v for k, v in settings.items() if k in own})
+
+
+def _like(name: str, value: Any, present: Any) -> Any:
+    """`value` in the type of the setting it replaces."""
+    if name == "steps_per_epoch" and (value is None or type(value) is int):
+        return value
+    if isinstance(present, float) and type(value) is int:
+        return float(value)
+    if isinstance(present, tuple) and isinstance(value, tuple | list) and all(type(v) is int for v in value):
+        return tuple(value)
+    if type(value) is type(present):
+        return value
+    raise UserError(f"recipe: {name} is a {type(present).__name__} such as {present!r}, not {value!r}")

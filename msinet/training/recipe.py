@@ -1,0 +1,81 @@
+"""How a network is trained: every number that can change the outcome (SPEC A.4, A.7, A.8)."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
+
+from msinet.data.transforms import Augmentation
+from msinet.errors import UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The defaults are the paper's for persons; profiles shorten them, tasks adapt them."""
+
+    height: int = 256
+    """image height in pixels"""
+    width: int = 128
+    """image width in pixels: 128 for persons, 256 for vehicles"""
+    identities: int = 16
+    """P: identities in a batch"""
+    images: int = 4
+    """K: images of each identity in a batch"""
+    epochs: int = 350
+    """epochs of training"""
+    steps_per_epoch: int | None = None
+    """batches in an epoch; None: one pass over the training set"""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """sgd (momentum 0.9) or adam"""
+    lr: float = 0.065
+    """learning rate after warm-up"""
+    weight_decay: float = 5e-4
+    """on every parameter, batch norms and biases included"""
+    warmup: int = 10
+    """epochs of linear warm-up from a hundredth of the learning rate"""
+    milestones: tuple[int, ...] = (150, 225, 300)
+    """epochs at which the learning rate falls to a tenth"""
+    label_smoothing: float = 0.1
+    """epsilon of the identity loss"""
+    margin: float = 0.3
+    """margin of the triplet loss"""
+    normalize_triplet: bool = True
+    """compare unit vectors in the triplet loss, as the released code does"""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """flip, pad and crop, jitter, erase"""
+
+    def __post_init__(self) -> None:
+        # 16 pixels are one place of the final map; one identity in a batch would have no negatives.
+        least = {"height": 16, "width": 16, "identities": 2, "images": 1, "epochs": 0, "warmup": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UserError(f"recipe: {name} must be at least {bound}, got {getattr(self, name)}")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise UserError(f"recipe: steps_per_epoch must be at least 1, got {self.steps_per_epoch}")
+        if self.optimizer not in ("sgd", "adam"):
+            raise UserError(f"recipe: optimizer must be sgd or adam, got {self.optimizer!r}")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise UserError(f"recipe: lr must be above 0, got {self.lr}")
+        if not 0 <= self.label_smoothing <= 1:
+            raise UserError(f"recipe: label_smoothing must lie in [0, 1], got {self.label_smoothing}")
+
+    def with_epochs(self, epochs: int) -> Self:
+        """The same schedule stretched or shrunk to `epochs`: warm-up and milestones keep their share."""
+        if self.epochs == 0:
+            return replace(self, epochs=epochs)
+        share = epochs / self.epochs
+        return replace(
+            self,
+            epochs=epochs,
+            warmup=round(self.warmup * share),
+            milestones=tuple(max(1, round(m * share)) for m in self.milestones),
+        )
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0 (SPEC A.7).
+
+        base * w(e) * 0.1^(milestones passed), with w rising linearly from 0.01 over the warm-up.
+        """
+        share = epoch / self.warmup if epoch < self.warmup else 1.0
+        warm = 0.01 * (1 - share) + share
+        decay = 0.1 ** sum(epoch >= m for m in self.milestones)
+        return float(self.lr * warm * decay)

@@ -1,0 +1,200 @@
+"""One complete run: a network trained on one data set, ranked on another or the same, with its files."""
+
+import csv
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msinet.data.layouts import Dataset
+from msinet.data.loading import open_pixels
+from msinet.environment import describe, pick_device
+from msinet.io import atomic_path, write_json
+from msinet.models import build_model, load_weights, save_weights
+from msinet.training.checkpoint import NAME as CHECKPOINT
+from msinet.training.evaluation import Evaluation, evaluate_model
+from msinet.training.loop import Result, train
+from msinet.training.recipe import Recipe
+
+Record = dict[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True)
+class How:
+    """How a run is carried out. Nothing here changes what comes out on the CPU."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one"""
+    workers: int = 0
+    """processes that prepare training batches"""
+    cache: bool | None = None
+    """keep decoded images on disk; None: if they take less than 4 GiB"""
+    resume: bool = True
+    """go on from where an earlier run of the same command stopped"""
+    evaluate_every: int = 0
+    """epochs between evaluations on the test set, for curves; 0: only after the last epoch"""
+    progress: bool = True
+    """show progress bars"""
+
+
+def stable_hash(value: Any) -> str:
+    """Twelve hex digits of the canonical JSON of a value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def file_hash(path: Path) -> str:
+    """Twelve hex digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def derived_seed(dataset: str, model: str, seed: int) -> int:
+    """A seed that depends on what is trained, never on the order in which things are trained."""
+    return int.from_bytes(hashlib.sha256(f"{dataset} {model} {seed}".encode()).digest()[:4], "big")
+
+
+def run(
+    folder: Path, *, model: str, options: Mapping[str, Any], source: Dataset, target: Dataset, recipe: Recipe,
+    seed: int, weights: Path | None = None, how: How | None = None, on_step: Callable[[float], None] | None = None,
+) -> Record:  # fmt: skip
+    """Train a network on `source`, rank it on `target`, and write what came out into `folder`.
+
+    Files: `record.json` (last, so that its presence means the run is whole), `model.safetensors`,
+    `history.csv` per epoch, `queries.csv` per query and draw, `log.txt`; `checkpoint.pt` while training.
+
+    Args:
+        folder: of this run; an unfinished run in it is resumed.
+        model: name in the registry.
+        options: of the model.
+        source: training set.
+        target: the set whose test images are ranked.
+        recipe: size, batches, schedule, losses, augmentation. Zero epochs rank the initial weights.
+        seed: repetition; initial weights, batches and augmentation follow from it.
+        weights: pre-trained weights to start from.
+        how: device, workers and the like.
+        on_step: called with the share of the training that is done.
+
+    Returns:
+        The flat record: metrics in [0, 1], timings in seconds, environment.
+
+    Raises:
+        UserError: any input that cannot be used, before training starts where it can be known then.
+    """
+    how = how or How()
+    device = pick_device(how.device)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = _Log(folder / "log.txt")
+    # Reading all images first names a broken one before hours are spent.
+    pixels = open_pixels(source, "train", recipe.height, recipe.width, cache=how.cache, progress=how.progress)
+    test_pixels = open_pixels(target, "test", recipe.height, recipe.width, cache=how.cache, progress=how.progress)
+
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    mixed = derived_seed(source.name, model, seed)
+    torch.manual_seed(mixed)
+    network = build_model(model, source.num_classes, **options)
+    if weights is not None:
+        log(str(load_weights(network, weights)))
+    network = network.to(device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
+
+    def evaluation() -> Evaluation:
+        return evaluate_model(network, target, test_pixels, device, progress=how.progress)
+
+    identity = stable_hash([
+        model, dict(options), source.fingerprint, asdict(recipe), seed, file_hash(weights) if weights else None
+    ])  # fmt: skip
+    log(f"{model} {dict(options)} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
+    result = Result((), 0.0, 0)
+    if recipe.epochs and any(p.requires_grad for p in network.parameters()):
+        result = train(
+            network, pixels, source.labels, recipe, folder, seed=mixed, identity=identity, device=device,
+            resume=how.resume, workers=how.workers, evaluate=lambda _: evaluation().metrics,
+            evaluate_every=how.evaluate_every, on_step=on_step,
+            title=f"{model} {source.name} seed {seed}", progress=how.progress,
+        )  # fmt: skip
+    began = time.perf_counter()
+    final = evaluation()
+    seconds_evaluating = time.perf_counter() - began
+    log(f"{target.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items()))
+
+    record: Record = {
+        **final.metrics,
+        **{f"{name}_std_draws": value for name, value in final.std.items()},
+        "draws": len(final.draws),
+        "queries": len(final.draws[0].valid),
+        "queries_without_match": int((~final.draws[0].valid).sum()),
+        "source_fingerprint": source.fingerprint,
+        "target_fingerprint": target.fingerprint,
+        "source_layout": source.layout,
+        "target_layout": target.layout,
+        "weights": file_hash(weights) if weights else None,
+        "identities": source.num_classes,
+        "steps": result.steps,
+        "seconds_training": result.seconds,
+        "seconds_evaluating": seconds_evaluating,
+        **_best_on_test(result),
+        **describe(device),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    save_weights(network, folder / "model.safetensors", {
+        "model": model, "options": json.dumps(dict(options)), "num_classes": str(source.num_classes),
+        "height": str(recipe.height), "width": str(recipe.width), "source": source.name,
+    })  # fmt: skip
+    write_csv(folder / "history.csv", result.history)
+    write_csv(folder / "queries.csv", _per_query(final, target))
+    write_json(folder / "record.json", record)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return record
+
+
+def _best_on_test(result: Result) -> Record:
+    """The best epoch by test mAP: a labelled extra, never the result."""
+    evaluated = [row for row in result.history if "mAP" in row]
+    if not evaluated:
+        return {}
+    best = max(evaluated, key=lambda row: row["mAP"])
+    return {"best_on_test_mAP": best["mAP"], "best_on_test_R1": best["R1"], "best_on_test_epoch": best["epoch"]}
+
+
+def _per_query(evaluation: Evaluation, dataset: Dataset) -> Iterable[dict[str, Any]]:
+    for number, (draw, ranked) in enumerate(zip(dataset.draws, evaluation.draws, strict=True)):
+        for place, index in enumerate(draw.query):
+            image = dataset.test[index]
+            yield {
+                "draw": number,
+                "query": image.path.relative_to(dataset.root).as_posix(),
+                "identity": image.identity,
+                "camera": image.camera,
+                "positives": int(ranked.positives[place]),
+                "first_rank": int(ranked.first_rank[place]),
+                "ap": float(ranked.ap[place]),
+                "inp": float(ranked.inp[place]),
+            }
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows under the union of their keys, written atomically."""
+    rows = list(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class _Log:
+    """Appends time-stamped lines to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, message: str) -> None:
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {message}\n")

@@ -1,0 +1,325 @@
+"""Tables in the paper's layout: measured values beside the paper's, from the store's records alone."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablations.catalogue import MAIN_DATASETS, Catalogue, Cell, Request
+from ablations.experiment import Experiment
+from ablations.store import Store
+from msinet.data import load_dataset
+from msinet.errors import UserError
+from msinet.io import write_text
+
+NOT_RUN = "not run"
+#: How the paper's numbers call the groups of Table 2.
+INIT = {"from scratch": "scratch", "pre-trained": "imagenet"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a table shows at one row and column."""
+
+    values: dict[str, tuple[float, float]]
+    """mean and sample standard deviation over seeds by metric, in per cent; empty if not run"""
+    seeds: int
+    planned: int
+    paper: dict[str, float]
+    """the paper's values by metric, in per cent; empty if it has none"""
+    origin: str
+    """ran: the paper's authors ran it; cited: they copied it"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of one group."""
+
+    group: str
+    label: str
+    places: dict[str, Place]
+    """by column"""
+    parameters: int | None
+    """without classifiers, from the records"""
+    macs: int | None
+    """at the image size of the first column that ran"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A catalogue's results, ready to be written in any format."""
+
+    title: str
+    columns: dict[str, tuple[str, str]]
+    """column and its two metrics"""
+    rows: list[Row]
+    notes: list[str]
+
+
+def paper_numbers() -> pd.DataFrame:
+    """Every number of the paper's tables, one row per cell, with its origin (ran or cited)."""
+    with files("reports").joinpath("paper.csv").open(encoding="utf-8") as stream:
+        return pd.read_csv(stream)
+
+
+def paper_costs() -> dict[str, dict[str, str]]:
+    """The paper's parameter counts and relative inference times by method."""
+    with files("reports").joinpath("paper_cost.csv").open(encoding="utf-8") as stream:
+        return {row["method"]: row for row in csv.DictReader(stream)}
+
+
+def build_table(catalogue: Catalogue, request: Request) -> Table:
+    """Fill a catalogue's table from the store.
+
+    Args:
+        catalogue: the table.
+        request: profile, data sets, models, seeds, recipe and store. With a data root only results on
+            exactly those data count; without one the store must hold one version of each data set.
+
+    Raises:
+        UserError: an unknown name, or results on several versions of a data set and no data root.
+    """
+    request.check()
+    frame = Store(request.store).frame()
+    if request.data_root is not None:
+        datasets = request.available_datasets()
+        fingerprints = {name: load_dataset(name, request.data_root).fingerprint for name in datasets}
+    else:
+        datasets = request.datasets or tuple(n for n in MAIN_DATASETS if n in set(frame.get("target", ())))
+        fingerprints = {}
+        if not datasets:
+            raise UserError(f"{request.store} holds no finished runs; run something or pass --data-root")
+    cells = catalogue.cells(request, datasets)
+    used: list[pd.Series[Any]] = []
+
+    def record(experiment: Experiment) -> "pd.Series[Any] | None":
+        if frame.empty:
+            return None
+        rows = frame[frame["experiment"] == experiment.key]
+        for role in ("source", "target"):
+            if (name := getattr(experiment, role)) in fingerprints:
+                rows = rows[rows[f"{role}_fingerprint"] == fingerprints[name]]
+        if rows.empty:
+            return None
+        if rows["target_fingerprint"].nunique() + rows["source_fingerprint"].nunique() > 2:
+            raise UserError(f"{request.store} holds {experiment} on several versions of the data; pass --data-root")
+        # The same experiment from other weights is another run: the newest is shown.
+        newest = rows.sort_values("finished").iloc[-1]
+        used.append(newest)
+        return newest
+
+    columns = {c: catalogue.columns[c] for c in catalogue.columns if any(cell.column == c for cell in cells)}
+    rows = _rows(cells, columns, record, f"T{catalogue.name.removeprefix('table')}")
+    return Table(catalogue.title, columns, rows, _notes(request, cells, used))
+
+
+def _rows(
+    cells: Sequence[Cell], columns: Mapping[str, tuple[str, str]],
+    record: Callable[[Experiment], "pd.Series[Any] | None"], table: str,
+) -> list[Row]:  # fmt: skip
+    numbers = paper_numbers()
+    numbers = numbers[numbers["table"] == table]
+    labels = list(dict.fromkeys((cell.group, cell.row) for cell in cells))
+    rows = []
+    for group in dict.fromkeys(group for group, _ in labels):
+        known = [label for g, label in labels if g == group]
+        ours = {_paper_name(label) for label in known}
+        # What the paper has and no experiment asks for is shown as well, as not run.
+        theirs = numbers[numbers["init"] == INIT.get(group, "")]["method"].unique()
+        for label in known + [method for method in theirs if method not in ours]:
+            places: dict[str, Place] = {}
+            first: pd.Series[Any] | None = None
+            for column, metrics in columns.items():
+                wanted = {c.experiment: None for c in cells if (c.group, c.row, c.column) == (group, label, column)}
+                found = [row for row in map(record, wanted) if row is not None]
+                first = found[0] if first is None and found else first
+                paper, origin = _paper_place(numbers, _paper_name(label), INIT.get(group, ""), column)
+                places[column] = Place(_mean_std(found, metrics), len(found), len(wanted), paper, origin)
+            rows.append(Row(
+                group, label, places,
+                None if first is None else int(first["parameters_without_classifier"]),
+                None if first is None else int(first["macs"]),
+            ))  # fmt: skip
+    return rows
+
+
+def _paper_name(label: str) -> str:
+    """A network of another width has no row in the paper; its full-width sibling stands beside it."""
+    return label.split(" x")[0]
+
+
+def _mean_std(rows: Sequence["pd.Series[Any]"], metrics: Sequence[str]) -> dict[str, tuple[float, float]]:
+    result = {}
+    for metric in metrics if rows else ():
+        values = pd.Series([100 * float(row[metric]) for row in rows])
+        result[metric] = (float(values.mean()), float(values.std()) if len(values) > 1 else 0.0)
+    return result
+
+
+def _paper_place(numbers: pd.DataFrame, method: str, init: str, column: str) -> tuple[dict[str, float], str]:
+    match = numbers[(numbers["method"] == method) & (numbers["init"] == init) & (numbers["task"] == column)]
+    if match.empty:
+        return {}, ""
+    row = match.iloc[0]
+    return {str(row["m1"]): float(row["v1"]), str(row["m2"]): float(row["v2"])}, str(row["origin"])
+
+
+def _notes(request: Request, cells: Sequence[Cell], used: Sequence["pd.Series[Any]"]) -> list[str]:
+    """What a reader must know to judge the numbers."""
+    trained = [cell.experiment for cell in cells if cell.group != "no training"]
+    recipe = trained[0].recipe
+    length = f"{recipe.epochs} epochs" + (f" of {recipe.steps_per_epoch} steps" if recipe.steps_per_epoch else "")
+    notes = [
+        f"Profile {request.profile}" + (f" with {' '.join(request.recipe)}" if request.recipe else "")
+        + f": images {recipe.height}x{recipe.width}"
+        + ("" if all(e.recipe.width == recipe.width for e in trained) else f" (vehicles {recipe.height}x{recipe.height})")
+        + f", batches {recipe.identities}x{recipe.images}, {recipe.optimizer} lr {recipe.lr:g}, {length}.",
+        f"{request.seeds} seed(s)"
+        + ("; mean ± sample standard deviation." if request.seeds > 1 else ", so nothing is said about the spread.")
+        + " Last-epoch models, no selection on the test set.",
+    ]  # fmt: skip
+    data = sorted({(str(r["target"]), str(r["target_layout"]), str(r["target_fingerprint"])) for r in used})
+    if data:
+        notes.append(
+            "Data: " + "; ".join(f"{name} ({layout}, fingerprint {mark})" for name, layout, mark in data) + "."
+        )
+    machines = sorted({f"{r['cpu'] if r['device'] == 'cpu' else r['device']}, torch {r['torch']}" for r in used})
+    if machines:
+        notes.append("Measured on " + "; ".join(machines) + ".")
+    notes.append(
+        "The paper's numbers are for its own data, ImageNet weights and schedule; (c) marks those it cites from others. "
+        "Compare the order of the rows, not the numbers, unless the profile is paper."
+    )
+    return notes
+
+
+def brief(table: Table) -> Table:
+    """The rows that have results, without notes: for the console while others still train."""
+    rows = [row for row in table.rows if any(place.values for place in row.places.values())]
+    return replace(table, rows=rows, notes=[])
+
+
+# --- Formats -------------------------------------------------------------------------------------
+
+
+def grid(table: Table) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Header and (group, cells) lines as text, the same for every format."""
+    costs = paper_costs()
+    header = ["method", "params M", "paper", "GMACs"]
+    for column, metrics in table.columns.items():
+        header += [f"{column} {'/'.join(metrics)}", "paper"]
+    lines = []
+    for row in table.rows:
+        cost = costs.get(_paper_name(row.label), {})
+        stated = ("~" if cost.get("approximate") == "yes" else "") + cost.get("parameters_millions", "-")
+        line = [
+            row.label,
+            "-" if row.parameters is None else f"{row.parameters / 1e6:.2f}",
+            stated,
+            "-" if row.macs is None else f"{row.macs / 1e9:.3f}",
+        ]
+        for column, metrics in table.columns.items():
+            place = row.places[column]
+            line += [_measured(place, metrics), _stated(place, metrics)]
+        lines.append((row.group, line))
+    return header, lines
+
+
+def _measured(place: Place, metrics: Sequence[str]) -> str:
+    if not place.values:
+        return NOT_RUN
+    several = place.planned > 1
+    parts = [f"{m:.1f}" + (f"±{s:.1f}" if several and place.seeds > 1 else "") for m, s in
+             (place.values[metric] for metric in metrics)]  # fmt: skip
+    return " / ".join(parts) + (f" ({place.seeds} of {place.planned} seeds)" if place.seeds < place.planned else "")
+
+
+def _stated(place: Place, metrics: Sequence[str]) -> str:
+    if not place.paper:
+        return "-"
+    return " / ".join(f"{place.paper[m]:.1f}" for m in metrics) + (" (c)" if place.origin.startswith("cited") else "")
+
+
+def as_text(table: Table) -> str:
+    """For a terminal: aligned columns."""
+    header, lines = grid(table)
+    lines = lines or [("", [""] * len(header))]
+    widths = [max(len(line[i]) for line in [header, *(cells for _, cells in lines)]) for i in range(len(header))]
+    out = [table.title, "", "  ".join(h.ljust(w) for h, w in zip(header, widths, strict=True)).rstrip()]
+    group = ""
+    for name, cells in lines:
+        if name != group:
+            out.append(f"-- {name} ".ljust(sum(widths) + 2 * (len(widths) - 1), "-"))
+            group = name
+        out.append("  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip())
+    return "\n".join([*out, "", *table.notes]) + "\n"
+
+
+def as_markdown(table: Table) -> str:
+    """For a README."""
+    header, lines = grid(table)
+    out = [f"**{table.title}**", "", f"| group | {' | '.join(header)} |", "|" + "---|" * (len(header) + 1)]
+    out += [f"| {group} | {' | '.join(cells)} |" for group, cells in lines]
+    return "\n".join([*out, "", *table.notes]) + "\n"
+
+
+def as_latex(table: Table) -> str:
+    """For a paper: a booktabs tabular."""
+    header, lines = grid(table)
+
+    def tex(text: str) -> str:
+        for plain, escaped in (
+            ("_", r"\_"),
+            ("%", r"\%"),
+            ("&", r"\&"),
+            ("±", r" $\pm$ "),
+            (">", r"$\to$"),
+            ("~", r"$\sim$"),
+        ):
+            text = text.replace(plain, escaped)
+        return text
+
+    out = [
+        r"\begin{tabular}{l" + "r" * 3 + "c" * (len(header) - 4) + "}",
+        r"\toprule",
+        " & ".join(map(tex, header)) + r" \\",
+    ]
+    group = ""
+    for name, cells in lines:
+        if name != group:
+            out += [r"\midrule", rf"\multicolumn{{{len(header)}}}{{l}}{{\emph{{{tex(name)}}}}} \\"]
+            group = name
+        out.append(" & ".join(map(tex, cells)) + r" \\")
+    out += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*(f"% {note}" for note in table.notes), *out]) + "\n"
+
+
+def as_frame(table: Table) -> pd.DataFrame:
+    """One row per group, network, column and metric, for further work."""
+    return pd.DataFrame([
+        {
+            "group": row.group, "method": row.label, "parameters": row.parameters, "macs": row.macs,
+            "column": column, "metric": metric,
+            "mean": place.values.get(metric, (None, None))[0], "std": place.values.get(metric, (None, None))[1],
+            "seeds": place.seeds, "planned": place.planned,
+            "paper": place.paper.get(metric), "origin": place.origin,
+        }
+        for row in table.rows for column, place in row.places.items() for metric in table.columns[column]
+    ])  # fmt: skip
+
+
+def write_table(table: Table, stem: Path) -> list[Path]:
+    """Write the table as STEM.txt, .md, .tex and .csv; returns the files."""
+    contents = {
+        ".txt": as_text(table),
+        ".md": as_markdown(table),
+        ".tex": as_latex(table),
+        ".csv": as_frame(table).to_csv(index=False),
+    }
+    for suffix, text in contents.items():
+        write_text(stem.with_suffix(suffix), text)
+    return [stem.with_suffix(suffix) for suffix in contents]
