@@ -1,0 +1,41 @@
+"""Workflows people run: `nox -l` lists them; what follows `--` goes to the command."""
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["lint", "types", "tests"]
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """This project, editable, with dependency groups of pyproject.toml."""
+    session.install("-e", ".", *(word for group in groups for word in ("--group", group)))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the test suite; `-- -k NAME` and the like go to pytest."""
+    install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style."""
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types of the four packages."""
+    install(session, "types")
+    session.run("mypy")
+
+
+@nox.session
+def reproduce_table2(session: nox.Session) -> None:
+    """Table 2; `-- --data-root DIR --profile mini --seeds 2` and the like go to `ablations run`."""
+    install(session)
+    session.run("python", "-m", "ablations", "run", "table2", *session.posargs)
