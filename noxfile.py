@@ -7,6 +7,10 @@ nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["lint", "types", "tests"]
 
 
+#: Seconds that Ctrl-C leaves a run to finish its step and save its state.
+PATIENCE = 60.0
+
+
 def install(session: nox.Session, *groups: str) -> None:
     """This project, editable, with dependency groups of pyproject.toml."""
     session.install("-e", ".", *(word for group in groups for word in ("--group", group)))
@@ -22,7 +26,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style."""
-    install(session, "lint")
+    session.install("--group", "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
 
@@ -38,4 +42,4 @@ def types(session: nox.Session) -> None:
 def reproduce_table2(session: nox.Session) -> None:
     """Table 2; `-- --data-root DIR --profile mini --seeds 2` and the like go to `ablations run`."""
     install(session)
-    session.run("python", "-m", "ablations", "run", "table2", *session.posargs)
+    session.run("python", "-m", "ablations", "run", "table2", *session.posargs, interrupt_timeout=PATIENCE)

@@ -1,5 +1,6 @@
 """Runs the experiments of a catalogue, one after the other, skipping what the store holds."""
 
+import json
 import shutil
 import sys
 import traceback
@@ -15,9 +16,9 @@ from ablations.catalogue import Catalogue, Cell, Request
 from ablations.experiment import Experiment
 from ablations.store import State, Store
 from bench.cost import count
-from msinet.data import Dataset, load_dataset
+from msinet.data import Dataset, load_dataset, open_pixels, pk_batches
 from msinet.errors import Busy, UserError
-from msinet.models import build_model
+from msinet.models import build_model, load_weights
 from msinet.progress import bar
 from msinet.training.run import How, Record, file_hash, run
 
@@ -106,9 +107,15 @@ def states(plan: Plan, store: Store) -> dict[Experiment, State | Literal["blocke
     return found
 
 
-def cost(experiment: Experiment, num_classes: int) -> Record:
-    """Parameters and multiply-adds of an experiment's network at its image size."""
+def cost(experiment: Experiment, num_classes: int, weights: Path | None) -> Record:
+    """Parameters and multiply-adds of an experiment's network at its image size.
+
+    Raises:
+        WeightsError: the pre-trained weights do not fit, which is better known now than hours later.
+    """
     model = build_model(experiment.model, num_classes, **dict(experiment.options))
+    if weights is not None:
+        load_weights(model, weights)
     counted = count(model, experiment.recipe.height, experiment.recipe.width)
     return {
         "parameters": counted.parameters,
@@ -118,15 +125,32 @@ def cost(experiment: Experiment, num_classes: int) -> Record:
     }
 
 
+def check_images(todo: Sequence[Planned], plan: Plan, costs: dict[str, Record], how: How) -> None:
+    """Read every image that the runs need, and draw a batch, so that a broken one is named before any training.
+
+    Raises:
+        DataError: images that cannot be decoded, or too few identities for a batch.
+    """
+    wanted = set()
+    for planned in todo:
+        e = planned.experiment
+        if e.recipe.epochs and costs[planned.run_id]["parameters"]:
+            pk_batches(plan.datasets[e.source].labels, e.recipe.identities, e.recipe.images, (0,))
+            wanted.add((e.source, "train", e.recipe.height, e.recipe.width))
+        wanted.add((e.target, "test", e.recipe.height, e.recipe.width))
+    for name, role, height, width in sorted(wanted):
+        open_pixels(plan.datasets[name], role, height, width, cache=how.cache, progress=how.progress)
+
+
 def costs_of(todo: Sequence[Planned], plan: Plan) -> dict[str, Record]:
     """The cost of each run's network by run id, counted once for each different network and image size."""
     counted: dict[object, Record] = {}
     result = {}
     for planned in todo:
         e = planned.experiment
-        what = (e.model, e.options, e.recipe.height, e.recipe.width, e.source)
+        what = (e.model, e.options, e.recipe.height, e.recipe.width, e.source, planned.weights)
         if what not in counted:
-            counted[what] = cost(e, plan.datasets[e.source].num_classes)
+            counted[what] = cost(e, plan.datasets[e.source].num_classes, planned.weights)
         result[planned.run_id] = counted[what]
     return result
 
@@ -157,6 +181,7 @@ def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] 
         else:
             todo.append(planned)
     costs = costs_of(todo, plan)
+    check_images(todo, plan, costs, how)
     # In a terminal the bar of the table stands below that of the run; a log gets the table's alone.
     both = replace(how, progress=how.progress and sys.stderr.isatty())
     # Time left for the whole table: runs weigh what they compute, so that a ResNet50 counts for more.
@@ -201,6 +226,10 @@ def _one(
     folder = store.partial_folder(planned.run_id)
     if not how.resume:
         shutil.rmtree(folder, ignore_errors=True)
+    whole = folder / "record.json"
+    if whole.exists():  # killed between the end of the run and its publication
+        store.publish(planned.run_id, experiment, record := costs | json.loads(whole.read_text(encoding="utf-8")))
+        return record
     record = costs | run(
         folder, model=experiment.model, options=dict(experiment.options), source=plan.datasets[experiment.source],
         target=plan.datasets[experiment.target], recipe=experiment.recipe, seed=experiment.seed,

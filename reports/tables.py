@@ -15,6 +15,7 @@ from ablations.store import Store
 from msinet.data import load_dataset
 from msinet.errors import UserError
 from msinet.io import write_text
+from msinet.training.recipe import Recipe
 
 NOT_RUN = "not run"
 #: How the paper's numbers call the groups of Table 2.
@@ -171,30 +172,33 @@ def _paper_place(numbers: pd.DataFrame, method: str, init: str, column: str) -> 
 def _notes(request: Request, cells: Sequence[Cell], used: Sequence["pd.Series[Any]"]) -> list[str]:
     """What a reader must know to judge the numbers."""
     trained = [cell.experiment for cell in cells if cell.group != "no training"]
+    sizes = dict.fromkeys(f"{e.recipe.height}x{e.recipe.width}" for e in trained)
     recipe = trained[0].recipe
-    length = f"{recipe.epochs} epochs" + (f" of {recipe.steps_per_epoch} steps" if recipe.steps_per_epoch else "")
     notes = [
-        f"Profile {request.profile}" + (f" with {' '.join(request.recipe)}" if request.recipe else "")
-        + f": images {recipe.height}x{recipe.width}"
-        + ("" if all(e.recipe.width == recipe.width for e in trained) else f" (vehicles {recipe.height}x{recipe.height})")
-        + f", batches {recipe.identities}x{recipe.images}, {recipe.optimizer} lr {recipe.lr:g}, {length}.",
-        f"{request.seeds} seed(s)"
-        + ("; mean ± sample standard deviation." if request.seeds > 1 else ", so nothing is said about the spread.")
-        + " Last-epoch models, no selection on the test set.",
-    ]  # fmt: skip
-    data = sorted({(str(r["target"]), str(r["target_layout"]), str(r["target_fingerprint"])) for r in used})
+        f"Profile {request.profile}{' with ' + ' '.join(request.recipe) if request.recipe else ''}: "
+        f"images {' and '.join(sizes)}, batches {recipe.identities}x{recipe.images}, "
+        f"{recipe.optimizer} lr {recipe.lr:g}, {_length(recipe)}."
+    ]
+    across = next((e.recipe for e in trained if e.cross_domain), None)
+    if across is not None:
+        notes.append(f"Across data sets (A>B): {_length(across)}, colour jitter instead of random erasing.")
+    spread = "mean ± sample standard deviation" if request.seeds > 1 else "so nothing is said about the spread"
+    notes.append(f"{request.seeds} seed(s), {spread}. Last-epoch models, no selection on the test set.")
+    data = sorted({f"{r['target']} ({r['target_layout']}, fingerprint {r['target_fingerprint']})" for r in used})
     if data:
-        notes.append(
-            "Data: " + "; ".join(f"{name} ({layout}, fingerprint {mark})" for name, layout, mark in data) + "."
-        )
+        notes.append(f"Data: {'; '.join(data)}.")
     machines = sorted({f"{r['cpu'] if r['device'] == 'cpu' else r['device']}, torch {r['torch']}" for r in used})
     if machines:
-        notes.append("Measured on " + "; ".join(machines) + ".")
+        notes.append(f"Measured on {'; '.join(machines)}.")
     notes.append(
-        "The paper's numbers are for its own data, ImageNet weights and schedule; (c) marks those it cites from others. "
-        "Compare the order of the rows, not the numbers, unless the profile is paper."
+        "The paper's numbers are for its own data, ImageNet weights and schedule; (c) marks those it cites from "
+        "others. Compare the order of the rows, not the numbers, unless the profile is paper."
     )
     return notes
+
+
+def _length(recipe: Recipe) -> str:
+    return f"{recipe.epochs} epochs" + (f" of {recipe.steps_per_epoch} steps" if recipe.steps_per_epoch else "")
 
 
 def brief(table: Table) -> Table:

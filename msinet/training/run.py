@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from msinet.data.layouts import Dataset
-from msinet.data.loading import open_pixels
+from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
 from msinet.io import atomic_path, write_json
 from msinet.models import build_model, load_weights, save_weights
@@ -91,10 +91,6 @@ def run(
     device = pick_device(how.device)
     folder.mkdir(parents=True, exist_ok=True)
     log = _Log(folder / "log.txt")
-    # Reading all images first names a broken one before hours are spent.
-    pixels = open_pixels(source, "train", recipe.height, recipe.width, cache=how.cache, progress=how.progress)
-    test_pixels = open_pixels(target, "test", recipe.height, recipe.width, cache=how.cache, progress=how.progress)
-
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     mixed = derived_seed(source.name, model, seed)
@@ -102,6 +98,14 @@ def run(
     network = build_model(model, source.num_classes, **options)
     if weights is not None:
         log(str(load_weights(network, weights)))
+    trains = recipe.epochs > 0 and any(p.requires_grad for p in network.parameters())
+    # Reading all images first names a broken one before hours are spent.
+
+    def opened(dataset: Dataset, role: str) -> PixelSource:
+        return open_pixels(dataset, role, recipe.height, recipe.width, cache=how.cache, progress=how.progress)
+
+    pixels = opened(source, "train") if trains else None
+    test_pixels = opened(target, "test")
     network = network.to(device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
 
     def evaluation() -> Evaluation:
@@ -112,7 +116,7 @@ def run(
     ])  # fmt: skip
     log(f"{model} {dict(options)} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
     result = Result((), 0.0, 0)
-    if recipe.epochs and any(p.requires_grad for p in network.parameters()):
+    if pixels is not None:
         result = train(
             network, pixels, source.labels, recipe, folder, seed=mixed, identity=identity, device=device,
             resume=how.resume, workers=how.workers, evaluate=lambda _: evaluation().metrics,
