@@ -228,14 +228,14 @@ def _one(
         shutil.rmtree(folder, ignore_errors=True)
     whole = folder / "record.json"
     if whole.exists():  # killed between the end of the run and its publication
-        store.publish(planned.run_id, experiment, record := costs | json.loads(whole.read_text(encoding="utf-8")))
-        return record
-    record = costs | run(
-        folder, model=experiment.model, options=dict(experiment.options), source=plan.datasets[experiment.source],
-        target=plan.datasets[experiment.target], recipe=experiment.recipe, seed=experiment.seed,
-        weights=planned.weights, how=how, on_step=on_step,
-    )  # fmt: skip
-    store.publish(planned.run_id, experiment, record)
+        record: Record = json.loads(whole.read_text(encoding="utf-8"))
+    else:
+        record = run(
+            folder, model=experiment.model, options=dict(experiment.options), source=plan.datasets[experiment.source],
+            target=plan.datasets[experiment.target], recipe=experiment.recipe, seed=experiment.seed,
+            weights=planned.weights, how=how, on_step=on_step,
+        )  # fmt: skip
+    store.publish(planned.run_id, experiment, costs | record)
     return record
 
 

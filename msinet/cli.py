@@ -21,7 +21,7 @@ from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS
 from msinet.training import embed, evaluate_model
 from msinet.training.profiles import override, parse_settings, recipe_for
-from msinet.training.run import How, run
+from msinet.training.run import RECORD, How, run
 
 Command = Callable[[], int]
 
@@ -59,10 +59,8 @@ class Train:
         recipe = recipe_for(self.profile, self.dataset, cross_domain=source.name != target.name)
         recipe = override(recipe, parse_settings(self.recipe))
         with exclusive(self.out / ".lock", f"a training in {self.out}"):
-            record_file = self.out / "record.json"
-            if record_file.exists() and self.how.resume:
+            if (self.out / RECORD).exists() and self.how.resume:
                 raise UserError(f"{self.out} holds a finished run; choose another --out, or --no-resume to start again")
-            record_file.unlink(missing_ok=True)
             record = run(
                 self.out, model=self.model, options=parse_settings(self.options), source=source, target=target,
                 recipe=recipe, seed=self.seed, weights=self.weights, how=self.how,
@@ -209,7 +207,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the state is saved and the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted; a training goes on from its last checkpoint by the same command", file=sys.stderr)
         return 130
 
 

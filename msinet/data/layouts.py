@@ -111,7 +111,7 @@ def _parse(name: str, pattern: re.Pattern[str], where: Path, grammar: str) -> re
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered, stripped, non-empty lines of a list file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # without the mark that Windows editors put in front
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file ({error}); fetch the list again") from error
     return ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())
@@ -226,6 +226,8 @@ def vehicleid(root: Path, size: int = 2400) -> Dataset:
 
 def vehicleid_draw(identities: Sequence[int], seed: int) -> Draw:
     """One image of each identity as gallery, chosen by `seed` alone; all others are queries."""
+    if not len(identities):  # an empty list; the caller tells
+        return Draw(np.zeros(0, np.int64), np.zeros(0, np.int64))
     rng = np.random.default_rng(seed)
     order = np.argsort(np.asarray(identities), kind="stable")
     starts = np.flatnonzero(np.diff(np.asarray(identities)[order], prepend=np.nan))
@@ -324,8 +326,11 @@ def load_dataset(name: str, root: Path | str) -> Dataset:
             f"no {name} under {root}: looked for {', '.join(LAYOUTS[name].needs)} in "
             f"{', '.join(LAYOUTS[name].folders)} and {root} itself. Recognised there: {others or 'no known layout'}"
         )
-    dataset = LAYOUTS[name].load(folder)
-    _check_usable(dataset)
+    try:
+        dataset = LAYOUTS[name].load(folder)
+        _check_usable(dataset)
+    except OSError as error:  # no permission, a link to nothing, a file in the place of a folder
+        raise DataError(f"{name} in {folder}: {error}; mend it or take it out") from error
     return dataset
 
 

@@ -1,5 +1,7 @@
 """Decoding images once, and serving training batches and test images from them."""
 
+import io
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from msinet.data.layouts import Dataset, Image, some
 from msinet.data.transforms import Augmentation, augment, normalize
-from msinet.errors import DataError
+from msinet.errors import DataError, UserError
 from msinet.io import atomic_path, write_text
 from msinet.progress import bar
 
@@ -34,6 +36,7 @@ def decode(path: Path, height: int, width: int) -> Pixels:
     """
     try:
         with PIL.Image.open(path) as image:
+            image.info.pop("transparency", None)  # no part of RGB, and Pillow would warn that it is lost
             resized = image.convert("RGB").resize((width, height), PIL.Image.Resampling.BILINEAR)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be decoded ({error}); fetch it again or take it out") from error
@@ -114,12 +117,19 @@ def open_pixels(
     folder = cache_folder()
     file = folder / f"{dataset.name}-{dataset.fingerprint}-{role}-{height}x{width}.npy"
     verified = folder / f"{dataset.name}-{dataset.fingerprint}-{role}.verified"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot keep decoded images in {folder}: {error.strerror}; "
+            "set MSINET_CACHE to a folder that you may write to"
+        ) from error
     size = len(images) * height * width * 3
+    intact = _intact(file, (len(images), height, width, 3))
     if cache is None:
-        cache = file.exists() or (size <= CACHE_LIMIT and 2 * size <= disk_usage(folder).free)
+        cache = intact or (size <= CACHE_LIMIT and 2 * size <= disk_usage(folder).free)
     if cache:
-        if not file.exists():
+        if not intact:
             _write_cache(images, height, width, file, progress)
         cached: Pixels = np.load(file, mmap_mode="r")
         return cached
@@ -135,15 +145,29 @@ def _broken(name: str, problems: Sequence[str]) -> DataError:
     return DataError(f"{name}: {len(problems)} image(s) cannot be used: {some(problems)}")
 
 
+def _header(shape: tuple[int, ...]) -> bytes:
+    """What a .npy file of uint8 begins with."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def _intact(file: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a cache file begins and ends as it should; one that does not is written anew."""
+    if not file.is_file():
+        return False
+    header = _header(shape)
+    with file.open("rb") as stream:
+        return stream.read(len(header)) == header and file.stat().st_size == len(header) + math.prod(shape)
+
+
 def _write_cache(images: Sequence[Image], height: int, width: int, file: Path, progress: bool) -> None:
     problems: list[str] = []
     with atomic_path(file) as temporary:
         # Opened by handle: np.lib.format.open_memmap would leave a sparse file that a full disk
         # turns into a bus error later; writing the bytes finds a full disk now.
         with temporary.open("wb") as stream:
-            np.lib.format.write_array_header_1_0(
-                stream, {"descr": "|u1", "fortran_order": False, "shape": (len(images), height, width, 3)}
-            )
+            stream.write(_header((len(images), height, width, 3)))
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 decoded = pool.map(lambda image: _try_decode(image.path, height, width, problems), images)
                 for pixels in bar(

@@ -29,8 +29,13 @@ class Augmentation:
 
 def normalize(pixels: np.ndarray) -> Tensor:
     """(..., H, W, 3) uint8 pixels as a (..., 3, H, W) float32 tensor with ImageNet's mean and variance."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, -3)  # (..., 3, H, W)
+    tensor = _tensor(pixels).movedim(-1, -3)  # (..., 3, H, W)
     return (tensor.float() / 255 - MEAN) / STD
+
+
+def _tensor(pixels: np.ndarray) -> Tensor:
+    """A copy: decoded and cached images are read-only, which torch warns about, and flipped ones run backwards."""
+    return torch.from_numpy(np.array(pixels, order="C"))
 
 
 def augment(pixels: np.ndarray, rng: np.random.Generator, recipe: Augmentation) -> Tensor:
@@ -54,7 +59,7 @@ def augment(pixels: np.ndarray, rng: np.random.Generator, recipe: Augmentation) 
 
 def _jitter(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast and saturation by random factors, in random order."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, 0)  # (3, H, W)
+    tensor = _tensor(pixels).movedim(-1, 0)  # (3, H, W)
     changes = (
         (tv.adjust_brightness, rng.uniform(0.6, 1.4)),
         (tv.adjust_contrast, rng.uniform(0.6, 1.4)),

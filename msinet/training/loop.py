@@ -122,8 +122,9 @@ def train(
                     yield epoch, step, batch
 
     def save() -> None:
-        if not all(bool(p.isfinite().all()) for p in model.parameters()):
-            raise _diverged("a weight became NaN or infinite", at, folder)
+        # Running statistics too: in training the loss does not see them.
+        if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+            raise _diverged("a weight became NaN or infinite by", epoch, step, folder)
         save_checkpoint(folder, identity, model, optimizer, vars(at))
 
     batches = train_batches(
@@ -136,6 +137,7 @@ def train(
         disable=not progress,
     )  # fmt: skip
     model.train()
+    epoch, step = at.epoch, at.step
     saved = time.monotonic()
     with meter, _interruptible() as interrupted:
         for epoch in range(at.epoch, recipe.epochs):
@@ -145,14 +147,16 @@ def train(
             steps = len(batches_of(epoch))
             for step in range(at.step, steps):
                 began = time.perf_counter()
-                images, targets = next(batches)
+                # The loader draws from torch's generator when it starts, and a resumed training starts another one.
+                with torch.random.fork_rng(devices=[]):
+                    images, targets = next(batches)
                 images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
                 targets = targets.to(device, non_blocking=True)
                 output: Output = model(images)
                 parts = losses(output, targets, recipe)
                 values = {name: value.item() for name, value in parts.items()}
                 if not math.isfinite(values["loss"]):
-                    raise _diverged(f"the loss became {values['loss']}", at, folder)
+                    raise _diverged(f"the loss became {values['loss']} in", epoch, step, folder)
                 optimizer.zero_grad(set_to_none=True)
                 parts["loss"].backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -177,14 +181,16 @@ def train(
             at.history.append(row)
             at.epoch, at.step, at.sums = epoch + 1, 0, {}
         save()
+        if interrupted():  # during the last evaluation
+            raise KeyboardInterrupt
     return Result(tuple(at.history), at.seconds, sum(int(row["steps"]) for row in at.history))
 
 
-def _diverged(what: str, at: Progress, folder: Path) -> TrainingDiverged:
+def _diverged(what: str, epoch: int, step: int, folder: Path) -> TrainingDiverged:
     path = folder / NAME
     kept = f"the last good checkpoint is {path}" if path.exists() else "there was no checkpoint yet"
     return TrainingDiverged(
-        f"{what} in epoch {at.epoch + 1}, step {at.step + 1}; {kept}. "
+        f"{what} epoch {epoch + 1}, step {step + 1}; {kept}. "
         "Lower the learning rate or lengthen the warm-up, and start again with --no-resume"
     )
 

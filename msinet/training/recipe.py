@@ -55,8 +55,16 @@ class Recipe:
             raise UserError(f"recipe: optimizer must be sgd or adam, got {self.optimizer!r}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise UserError(f"recipe: lr must be above 0, got {self.lr}")
-        if not 0 <= self.label_smoothing <= 1:
-            raise UserError(f"recipe: label_smoothing must lie in [0, 1], got {self.label_smoothing}")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise UserError(f"recipe: weight_decay must be at least 0, got {self.weight_decay}")
+        if self.augmentation.pad < 0:
+            raise UserError(f"recipe: pad must be at least 0, got {self.augmentation.pad}")
+        shares = {
+            "label_smoothing": self.label_smoothing, "flip": self.augmentation.flip, "erase": self.augmentation.erase,
+        }  # fmt: skip
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise UserError(f"recipe: {name} must lie in [0, 1], got {value}")
 
     def with_epochs(self, epochs: int) -> Self:
         """The same schedule stretched or shrunk to `epochs`: warm-up and milestones keep their share."""

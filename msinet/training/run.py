@@ -15,6 +15,7 @@ import torch
 from msinet.data.layouts import Dataset
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
+from msinet.errors import UserError
 from msinet.io import atomic_path, write_json
 from msinet.models import build_model, load_weights, save_weights
 from msinet.training.checkpoint import NAME as CHECKPOINT
@@ -23,6 +24,7 @@ from msinet.training.loop import Result, train
 from msinet.training.recipe import Recipe
 
 Record = dict[str, str | int | float | bool | None]
+RECORD = "record.json"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class How:
     """epochs between evaluations on the test set, for curves; 0: only after the last epoch"""
     progress: bool = True
     """show progress bars"""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
 def stable_hash(value: Any) -> str:
@@ -115,6 +122,9 @@ def run(
         model, dict(options), source.fingerprint, asdict(recipe), seed, file_hash(weights) if weights else None
     ])  # fmt: skip
     log(f"{model} {dict(options)} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
+    (folder / RECORD).unlink(
+        missing_ok=True
+    )  # of a run that this one replaces, now that the inputs are known to be good
     result = Result((), 0.0, 0)
     if pixels is not None:
         result = train(
@@ -153,7 +163,7 @@ def run(
     })  # fmt: skip
     write_csv(folder / "history.csv", result.history)
     write_csv(folder / "queries.csv", _per_query(final, target))
-    write_json(folder / "record.json", record)
+    write_json(folder / RECORD, record)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return record
 
