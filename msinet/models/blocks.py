@@ -1,5 +1,7 @@
 """Building blocks that MSINet, OSNet and CDNet share (OSNet, Sec. 3; SPEC A.1)."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from msinet.errors import UserError
@@ -78,6 +80,38 @@ def shortcut(in_channels: int, out_channels: int) -> nn.Module:
     if in_channels == out_channels:
         return nn.Identity()
     return ConvBN(in_channels, out_channels, linear=True)
+
+
+#: Channels of the stem and of the three stages at full width.
+WIDTHS = (64, 256, 384, 512)
+
+
+class Skeleton(nn.Module):
+    """What OSNet, CDNet and MSINet have in common: stem, three stages, down-sampling after the first two.
+
+    `forward` returns the map that feeds the local branch of a neck, (B, 384, H/16, W/16), and the final
+    map, (B, 512, H/16, W/16).
+
+    Args:
+        width: multiplies every channel count.
+        stage: makes stage number 0, 1 or 2 from its input and output channels.
+        conv5: whether a 1x1 convolution follows the last stage, as in OSNet.
+    """
+
+    def __init__(self, width: float, stage: Callable[[int, int, int], nn.Module], *, conv5: bool = False) -> None:
+        super().__init__()
+        channels = [scaled(base, width) for base in WIDTHS]
+        self.stem = stem(channels[0])
+        self.stage1, self.stage2, self.stage3 = (stage(i, channels[i], channels[i + 1]) for i in range(3))
+        self.down1, self.down2 = down_sample(channels[1]), down_sample(channels[2])
+        self.conv5 = ConvBN(channels[3], channels[3]) if conv5 else nn.Identity()
+        self.local_channels, self.channels = channels[2], channels[3]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(images)  # (B, 64, H/4, W/4)
+        x = self.down1(self.stage1(x))  # (B, 256, H/8, W/8)
+        local_map = self.down2(self.stage2(x))  # (B, 384, H/16, W/16)
+        return local_map, self.conv5(self.stage3(local_map))  # (B, 512, H/16, W/16)
 
 
 def init_weights(network: nn.Module) -> None:

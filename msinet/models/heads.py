@@ -5,12 +5,13 @@ in evaluation one feature row per image.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from msinet.errors import unknown_name
+from msinet.models.blocks import init_weights
 
 
 class Output(NamedTuple):
@@ -140,8 +141,22 @@ NECKS: dict[str, Callable[[int, int, int], nn.Module]] = {
 }  # fmt: skip
 
 
-def build_neck(name: str, local_channels: int, channels: int, num_classes: int) -> nn.Module:
-    """The neck of that name on maps of `local_channels` and `channels` channels."""
-    if name not in NECKS:
-        raise unknown_name("neck", name, NECKS)
-    return NECKS[name](local_channels, channels, num_classes)
+class Backbone(Protocol):
+    """What a head stands on: `forward` gives the local and the final map."""
+
+    local_channels: int
+    channels: int
+
+
+def assemble(backbone: Backbone, neck: str, num_classes: int) -> ReIDNet:
+    """The backbone with the neck of that name on it, freshly initialised.
+
+    Raises:
+        UserError: unknown neck.
+    """
+    if neck not in NECKS:
+        raise unknown_name("neck", neck, NECKS)
+    assert isinstance(backbone, nn.Module)
+    network = ReIDNet(backbone, NECKS[neck](backbone.local_channels, backbone.channels, num_classes))
+    init_weights(network)
+    return network

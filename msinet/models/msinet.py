@@ -1,22 +1,19 @@
 """MSINet (Sec. 3.2, Table 1; SPEC A.1)."""
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from msinet.errors import UserError
-from msinet.models.blocks import ConvBN, down_sample, init_weights, light_convs, scaled, shortcut, stem
-from msinet.models.heads import ReIDNet, build_neck
+from msinet.models.blocks import ConvBN, Skeleton, light_convs, shortcut
+from msinet.models.heads import ReIDNet, assemble
 from msinet.models.interactions import INTERACTIONS
 from msinet.models.registry import register
 
 #: Table 1: the interactions found on MSMT17, two per cell, cell 1 first.
 SEARCHED = "GGEGAGGNGAEA"
-#: Channels of the stem and of the three stages at full width.
-WIDTHS = (64, 256, 384, 512)
 
 Fusion = Literal["sum", "minus", "mul"]
 FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "minus": torch.sub, "mul": torch.mul}
@@ -51,36 +48,6 @@ class MSICell(nn.Module):
         a, b = self.interaction2(self.half2_a(a), self.half2_b(b))
         fused = FUSIONS[self.fusion](self.fuse_a(a), self.fuse_b(b))  # (B, out, H, W)
         return torch.relu(fused + self.shortcut(x))
-
-
-class MSINetBackbone(nn.Module):
-    """Stem, three stages of cells, down-sampling after the first two; total stride 16.
-
-    `forward` returns the map that feeds the local branch of the neck, (B, 384, H/16, W/16),
-    and the final map, (B, 512, H/16, W/16).
-    """
-
-    def __init__(self, genotype: str, ratio: int, fusion: Fusion, width: float) -> None:
-        super().__init__()
-        channels = [scaled(base, width) for base in WIDTHS]
-        per_stage = len(genotype) // 3
-        self.stem = stem(channels[0])
-        stages: list[nn.Sequential] = []
-        for number, (in_channels, out_channels) in enumerate(pairwise(channels)):
-            letters = genotype[number * per_stage : (number + 1) * per_stage]
-            stages.append(nn.Sequential(*(
-                MSICell(in_channels if i == 0 else out_channels, out_channels, letters[i : i + 2], ratio, fusion)
-                for i in range(0, per_stage, 2)
-            )))  # fmt: skip
-        self.stage1, self.stage2, self.stage3 = stages
-        self.down1, self.down2 = down_sample(channels[1]), down_sample(channels[2])
-        self.local_channels, self.channels = channels[2], channels[3]
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.stem(images)  # (B, 64, H/4, W/4)
-        x = self.down1(self.stage1(x))  # (B, 256, H/8, W/8)
-        local_map = self.down2(self.stage2(x))  # (B, 384, H/16, W/16)
-        return local_map, self.stage3(local_map)  # (B, 512, H/16, W/16)
 
 
 def check_genotype(genotype: str) -> str:
@@ -118,7 +85,14 @@ def msinet(
         raise UserError(f"scale ratio rho must be at least 1, got {ratio}")
     if fusion not in FUSIONS:
         raise UserError(f"unknown fusion {fusion!r}. Known: {', '.join(FUSIONS)}")
-    backbone = MSINetBackbone(check_genotype(genotype), ratio, fusion, width)
-    network = ReIDNet(backbone, build_neck(neck, backbone.local_channels, backbone.channels, num_classes))
-    init_weights(network)
-    return network
+    genotype = check_genotype(genotype)
+    per_stage = len(genotype) // 3
+
+    def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
+        letters = genotype[number * per_stage : (number + 1) * per_stage]
+        return nn.Sequential(*(
+            MSICell(out_channels if i else in_channels, out_channels, letters[i : i + 2], ratio, fusion)
+            for i in range(0, per_stage, 2)
+        ))  # fmt: skip
+
+    return assemble(Skeleton(width, stage), neck, num_classes)

@@ -3,20 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from msinet.models.blocks import (
-    ChannelGate,
-    ConvBN,
-    down_sample,
-    init_weights,
-    light_convs,
-    scaled,
-    shortcut,
-    stem,
-)  # fmt: skip
-from msinet.models.heads import ReIDNet, build_neck
+from msinet.models.blocks import ChannelGate, ConvBN, Skeleton, light_convs, shortcut
+from msinet.models.heads import ReIDNet, assemble
 from msinet.models.registry import register
-
-WIDTHS = (64, 256, 384, 512)
 
 
 class OSBlock(nn.Module):
@@ -37,31 +26,12 @@ class OSBlock(nn.Module):
         return torch.relu(self.expand(sum(gated[1:], gated[0])) + self.shortcut(x))
 
 
-class OSNetBackbone(nn.Module):
-    """Stem, three stages of two blocks, conv5. Returns the map after stage 2 and the final map."""
-
-    def __init__(self, width: float) -> None:
-        super().__init__()
-        channels = [scaled(base, width) for base in WIDTHS]
-        self.stem = stem(channels[0])
-        self.stage1, self.stage2, self.stage3 = (
-            nn.Sequential(OSBlock(channels[i], channels[i + 1]), OSBlock(channels[i + 1], channels[i + 1]))
-            for i in range(3)
-        )
-        self.down1, self.down2 = down_sample(channels[1]), down_sample(channels[2])
-        self.conv5 = ConvBN(channels[3], channels[3])
-        self.local_channels, self.channels = channels[2], channels[3]
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.down1(self.stage1(self.stem(images)))  # (B, 256, H/8, W/8)
-        local_map = self.down2(self.stage2(x))  # (B, 384, H/16, W/16)
-        return local_map, self.conv5(self.stage3(local_map))  # (B, 512, H/16, W/16)
+def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
+    """Two blocks, the first of which changes the width; every stage is alike."""
+    return nn.Sequential(OSBlock(in_channels, out_channels), OSBlock(out_channels, out_channels))
 
 
 @register("osnet")
 def osnet(num_classes: int, *, width: float = 1.0, neck: str = "fc") -> ReIDNet:
     """OSNet with its own head (fc, 512-d) or, for a controlled comparison, MSINet's neck (fbl)."""
-    backbone = OSNetBackbone(width)
-    network = ReIDNet(backbone, build_neck(neck, backbone.local_channels, backbone.channels, num_classes))
-    init_weights(network)
-    return network
+    return assemble(Skeleton(width, stage, conv5=True), neck, num_classes)

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from msinet.models.blocks import init_weights, scaled
-from msinet.models.heads import ReIDNet, build_neck
+from msinet.models.blocks import scaled
+from msinet.models.heads import ReIDNet, assemble
 from msinet.models.registry import register
 
 Block = type[BasicBlock] | type[Bottleneck]
@@ -45,9 +45,7 @@ class ResNetBackbone(nn.Module):
 
 
 def _resnet(block: Block, depths: tuple[int, int, int, int], num_classes: int, width: float, neck: str) -> ReIDNet:
-    backbone = ResNetBackbone(block, depths, width)
-    network = ReIDNet(backbone, build_neck(neck, backbone.local_channels, backbone.channels, num_classes))
-    init_weights(network)
+    network = assemble(ResNetBackbone(block, depths, width), neck, num_classes)
     if neck == "bn":
         nn.init.normal_(network.get_submodule("head.classifier").get_parameter("weight"), std=0.001)
     return network

@@ -99,8 +99,9 @@ def _like(name: str, value: Any, present: Any) -> Any:
         return value
     if isinstance(present, float) and type(value) is int:
         return float(value)
-    if isinstance(present, tuple) and isinstance(value, tuple | list) and all(type(v) is int for v in value):
-        return tuple(value)
-    if type(value) is type(present):
+    if isinstance(present, tuple):
+        if isinstance(value, tuple | list) and all(type(v) is int for v in value):
+            return tuple(value)
+    elif type(value) is type(present):
         return value
     raise UserError(f"recipe: {name} is a {type(present).__name__} such as {present!r}, not {value!r}")
