@@ -67,16 +67,12 @@ class Run:
         plan = make_plan(find_catalogue(self.name), self.request)
         for reason, number in Counter(plan.blocked.values()).items():
             print(f"not run: {number} experiment(s): {reason}")
-        try:
-            tally = execute(
-                plan, Store(self.request.store), self.how, on_finish=lambda: show(self.name, self.request, brief=True)
-            )
-        except KeyboardInterrupt:
-            print("\ninterrupted; the state is saved and the same command goes on from there", file=sys.stderr)
-            return 130
-        show(self.name, self.request)
+        tally = execute(
+            plan, Store(self.request.store), self.how, on_finish=lambda: show(self.name, self.request, brief=True)
+        )
+        shown = show(self.name, self.request)
         print(", ".join(f"{number} {what}" for what, number in tally.items()) or "nothing to run")
-        return 1 if tally["failed"] or tally["running"] else 0
+        return 1 if tally["failed"] or tally["running"] else shown
 
 
 @dataclass(frozen=True)
@@ -111,12 +107,13 @@ class Show:
 
 def show(name: str, request: Request, *, brief: bool = False) -> int:
     """Have the reports wing render a table. A process of its own: this wing imports nothing from that one."""
+    sys.stdout.flush()  # what this process printed stands before what that one prints, in a pipe as well
     command = [sys.executable, "-m", "reports", "table", name, *request.as_args(), *(["--brief"] if brief else [])]
     return subprocess.run(command, check=False).returncode
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; 2 for an error that the user can mend."""
+    """Run one command and return its exit status; 2 for an error that the user can mend, 130 for Ctrl-C."""
     try:
         command: List | Run | Status | Show = tyro.cli(
             Annotated[List, tyro.conf.subcommand("list")]
@@ -129,6 +126,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the state is saved and the same command goes on from there", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ablations.experiment import Experiment
 from ablations.store import State, Store
 from bench.cost import count
 from msinet.data import Dataset, load_dataset, open_pixels, pk_batches
+from msinet.environment import pick_device
 from msinet.errors import Busy, UserError
 from msinet.models import build_model, load_weights
 from msinet.progress import bar
@@ -171,8 +172,10 @@ def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] 
         How many runs were "done" before, "finished" now, "failed", or "running" elsewhere.
 
     Raises:
+        UserError: what no run could use: the device, images, weights, a batch larger than the data.
         KeyboardInterrupt: the state of the current run was saved first.
     """
+    pick_device(how.device)  # a wrong name is one error now, not one per run
     tally: Counter[str] = Counter()
     todo = []
     for planned in plan.runs():
@@ -210,12 +213,13 @@ def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] 
                 on_finish()
             except Busy:
                 tally["running"] += 1
+                meter.total -= work.pop(planned.run_id)  # no work of this process
                 tqdm.write(f"{heading}: another process works on it")
             except Exception as error:  # one failure must not cost the other runs
                 tally["failed"] += 1
                 where = store.fail(planned.run_id, planned.experiment, _report(error))
                 tqdm.write(f"{heading}: FAILED: {error} -> {where}")
-            meter.update(done_before + work[planned.run_id] - meter.n)
+            meter.update(done_before + work.get(planned.run_id, 0.0) - meter.n)
     return tally
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ablations.experiment import Experiment
-from msinet.errors import Busy
+from msinet.errors import Busy, UserError
 from msinet.io import exclusive, write_json, write_text
 
 State = Literal["done", "running", "interrupted", "failed", "waiting"]
@@ -58,15 +58,17 @@ class Store:
                     pass
             except Busy:
                 return "running"
-        if self.partial_folder(run_id).is_dir():
-            return "interrupted"
-        return "failed" if self.failed_folder(run_id).is_dir() else "waiting"
+        if self.failed_folder(run_id).is_dir():  # first: a training that failed leaves its partial folder as well
+            return "failed"
+        return "interrupted" if self.partial_folder(run_id).is_dir() else "waiting"
 
     def publish(self, run_id: str, experiment: Experiment, record: dict[str, Any]) -> None:
         """Complete a partial run and move it to the finished ones in one rename."""
         partial = self.partial_folder(run_id)
         write_json(partial / "experiment.json", experiment.as_dict())
         write_json(partial / "record.json", {"run_id": run_id, "experiment": experiment.key, **record})
+        for leftover in partial.glob(".*.tmp*"):  # of a process that was killed while it wrote
+            leftover.unlink()
         for path in (*partial.iterdir(), partial):  # on disk before it is visible
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
@@ -94,12 +96,20 @@ class Store:
 
         `experiment` is the experiment's key. Columns of the recipe are called `recipe.<name>`, options of the
         model `option.<name>`.
+
+        Raises:
+            UserError: a folder among the runs is none, or was damaged.
         """
         rows = [self._row(folder) for folder in sorted((self.root / "runs").glob("*/")) if folder.is_dir()]
         return pd.DataFrame(rows).set_index("run_id") if rows else pd.DataFrame(index=pd.Index([], name="run_id"))
 
     def _row(self, folder: Path) -> dict[str, Any]:
-        experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+        try:
+            experiment, record = (
+                json.loads((folder / name).read_text(encoding="utf-8")) for name in ("experiment.json", "record.json")
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} is no finished run ({error}); take it out, then run it again") from error
         recipe = experiment.pop("recipe")
         recipe |= recipe.pop("augmentation")
         options = experiment.pop("options")
@@ -107,5 +117,5 @@ class Store:
             **experiment,
             **{f"recipe.{name}": value for name, value in recipe.items()},
             **{f"option.{name}": value for name, value in options},
-            **json.loads((folder / "record.json").read_text(encoding="utf-8")),
+            **record,
         }

@@ -1,8 +1,10 @@
 """Tables in the paper's layout: measured values beside the paper's, from the store's records alone."""
 
 import csv
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import pandas as pd
 
 from ablations.catalogue import MAIN_DATASETS, Catalogue, Cell, Request
 from ablations.experiment import Experiment
+from ablations.runner import find_weights
 from ablations.store import Store
 from msinet.data import load_dataset
 from msinet.errors import UserError
 from msinet.io import write_text
 from msinet.training.recipe import Recipe
+from msinet.training.run import file_hash
 
 NOT_RUN = "not run"
 #: How the paper's numbers call the groups of Table 2.
@@ -27,7 +31,7 @@ class Place:
     """What a table shows at one row and column."""
 
     values: dict[str, tuple[float, float]]
-    """mean and sample standard deviation over seeds by metric, in per cent; empty if not run"""
+    """mean and sample standard deviation (NaN of one) over seeds by metric, in per cent; empty if not run"""
     seeds: int
     planned: int
     paper: dict[str, float]
@@ -79,7 +83,8 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
     Args:
         catalogue: the table.
         request: profile, data sets, models, seeds, recipe and store. With a data root only results on
-            exactly those data count; without one the store must hold one version of each data set.
+            exactly those data count; without one the store must hold one version of each data set. With
+            pre-trained weights only results from exactly those count; without them the newest.
 
     Raises:
         UserError: an unknown name, or results on several versions of a data set and no data root.
@@ -96,18 +101,28 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
             raise UserError(f"{request.store} holds no finished runs; run something or pass --data-root")
     cells = catalogue.cells(request, datasets)
     used: list[pd.Series[Any]] = []
+    versions: defaultdict[str, set[str]] = defaultdict(set)  # fingerprints by data set
+
+    @cache
+    def weights_of(model: str) -> str | None:
+        file = find_weights(request.pretrained, model)
+        return file_hash(file) if file else None
 
     def record(experiment: Experiment) -> "pd.Series[Any] | None":
         if frame.empty:
             return None
         rows = frame[frame["experiment"] == experiment.key]
+        rows = rows.loc[[name for name, row in rows.iterrows() if name == _run_id(experiment, row)]]
+        if experiment.init == "pretrained" and request.pretrained is not None:
+            rows = rows[rows["weights"] == weights_of(experiment.model)]
         for role in ("source", "target"):
             if (name := getattr(experiment, role)) in fingerprints:
                 rows = rows[rows[f"{role}_fingerprint"] == fingerprints[name]]
+            versions[name] |= set(rows[f"{role}_fingerprint"])
+            if len(versions[name]) > 1:
+                raise UserError(f"{request.store} holds results on several versions of {name}; pass --data-root")
         if rows.empty:
             return None
-        if rows["target_fingerprint"].nunique() + rows["source_fingerprint"].nunique() > 2:
-            raise UserError(f"{request.store} holds {experiment} on several versions of the data; pass --data-root")
         # The same experiment from other weights is another run: the newest is shown.
         newest = rows.sort_values("finished").iloc[-1]
         used.append(newest)
@@ -116,6 +131,12 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
     columns = {c: catalogue.columns[c] for c in catalogue.columns if any(cell.column == c for cell in cells)}
     rows = _rows(cells, columns, record, f"T{catalogue.name.removeprefix('table')}")
     return Table(catalogue.title, columns, rows, _notes(request, cells, used))
+
+
+def _run_id(experiment: Experiment, row: "pd.Series[Any]") -> str:
+    """What such a run is called now: records of an earlier results version have another name."""
+    fingerprints = {experiment.source: row["source_fingerprint"], experiment.target: row["target_fingerprint"]}
+    return experiment.run_id(fingerprints, row["weights"] if isinstance(row["weights"], str) else None)
 
 
 def _rows(
@@ -157,7 +178,7 @@ def _mean_std(rows: Sequence["pd.Series[Any]"], metrics: Sequence[str]) -> dict[
     result = {}
     for metric in metrics if rows else ():
         values = pd.Series([100 * float(row[metric]) for row in rows])
-        result[metric] = (float(values.mean()), float(values.std()) if len(values) > 1 else 0.0)
+        result[metric] = (float(values.mean()), float(values.std()))
     return result
 
 
@@ -267,7 +288,7 @@ def as_markdown(table: Table) -> str:
     """For a README."""
     header, lines = grid(table)
     out = [f"**{table.title}**", "", f"| group | {' | '.join(header)} |", "|" + "---|" * (len(header) + 1)]
-    out += [f"| {group} | {' | '.join(cells)} |" for group, cells in lines]
+    out += [f"| {group} | {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |" for group, cells in lines]
     return "\n".join([*out, "", *table.notes]) + "\n"
 
 

@@ -202,7 +202,7 @@ def pair(channels: int = 32, height: int = 3, width: int = 5) -> tuple[Tensor, T
 
 
 def attention(gamma: float) -> CrossAttention:
-    module = CrossAttention(32)
+    module = CrossAttention()
     nn.init.constant_(module.gamma, gamma)
     return module
 
@@ -216,7 +216,7 @@ def test_none_and_exchange() -> None:
 
 def test_attention_starts_as_the_identity() -> None:
     x1, x2 = pair()
-    out1, out2 = CrossAttention(32)(x1, x2)
+    out1, out2 = CrossAttention()(x1, x2)
     assert torch.equal(out1, x1)
     assert torch.equal(out2, x2)
     assert not torch.allclose(attention(0.5)(x1, x2)[0], x1)

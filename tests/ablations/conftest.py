@@ -1,0 +1,56 @@
+"""Commands in processes of their own, which can be interrupted and killed, without importing torch for each."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+#: Runs in a fork of a process that has imported everything. No table after each run, as that is one more
+#: process; the state is saved after every step, so that a kill finds it at any age.
+CHILD = """
+import os, signal, sys
+import ablations.__main__ as commands
+from msinet.training import loop
+sys.stdout = sys.stderr = open(log, "a", buffering=1)
+loop.CHECKPOINT_SECONDS = 0
+commands.show = lambda *_, **__: 0
+exec(prelude)
+sys.exit(commands.main(words))
+"""
+
+Start = Callable[..., BaseProcess]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start `python -m ablations WORDS` with its output in a file; `prelude` is code that runs before it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ablations.__main__", "pytest"])
+    started: list[BaseProcess] = []
+
+    def begin(words: list[str], log: Path, prelude: str = "") -> BaseProcess:
+        # A built-in as target: the child needs no module of the tests.
+        process = context.Process(target=exec, args=(CHILD, {"words": words, "log": str(log), "prelude": prelude}))
+        process.start()
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture
+def finish(start: Start) -> Callable[..., int]:
+    """Run such a command to its end and return its exit status; negative: the signal that ended it."""
+
+    def run(words: list[str], log: Path, prelude: str = "") -> int:
+        process = start(words, log, prelude)
+        process.join(timeout=60)
+        assert process.exitcode is not None, log.read_text()
+        return process.exitcode
+
+    return run

@@ -1,0 +1,646 @@
+"""Whole tables on small data: run, stop, kill, fail, go on, and the same table in the end."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ablations.__main__
+import ablations.runner
+import reports.__main__
+from ablations.__main__ import main
+from ablations.catalogue import Request
+from ablations.experiment import Experiment
+from ablations.runner import make_plan
+from ablations.store import Store
+from ablations.table2 import TABLE2
+from msinet.data import Augmentation, load_dataset, open_pixels
+from msinet.models import build_model, save_weights
+from msinet.training import evaluate_model
+from msinet.training.recipe import Recipe
+
+MODEL = "msinet_x0_25"
+SHORT = ("epochs=1", "steps_per_epoch=2")
+#: What a finished run consists of.
+FILES = {"experiment.json", "record.json", "history.csv", "queries.csv", "log.txt", "model.safetensors"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tables_in_process() -> Iterator[None]:
+    """`show` starts a process for each table; its imports take longer than the training does here."""
+
+    def run(command: list[str], *, check: bool) -> SimpleNamespace:
+        assert command[:3] == [sys.executable, "-m", "reports"]
+        return SimpleNamespace(returncode=reports.__main__.main(command[3:]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablations.__main__, "subprocess", SimpleNamespace(run=run))
+        yield
+
+
+def words(
+    command: str, root: Path, store: Path, *more: str, datasets: tuple[str, ...] = ("market1501",),
+    models: tuple[str, ...] = (MODEL,), recipe: tuple[str, ...] = SHORT,
+) -> list[str]:  # fmt: skip
+    """The words after `python -m ablations`, for one small data set unless told otherwise."""
+    how = ["--no-progress", "--device", "cpu"] if command == "run" else []
+    return [
+        command, "table2", "--profile", "smoke", "--data-root", str(root), "--store", str(store),
+        "--datasets", *datasets, "--models", *models, "--recipe", *recipe, *how, *more,
+    ]  # fmt: skip
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def table(store: Path) -> list[dict[str, str]]:
+    with (store / "tables" / "table2-smoke.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def run_id(store: Path, model: str, seed: int = 0) -> str:
+    """The only finished run of a model and seed."""
+    frame = Store(store).frame()
+    (found,) = frame.index[(frame["model"] == model) & (frame["seed"] == seed)]
+    return str(found)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.005)
+
+
+# A whole table
+
+
+@dataclass
+class Finished:
+    words: Callable[[str], list[str]]
+    store: Path
+    status: int
+    out: str
+
+
+@pytest.fixture(scope="module")
+def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Table 2 of one network on all four data sets, by one command. Shared: do not change it."""
+    store = tmp_path_factory.mktemp("finished") / "results"
+
+    def command(name: str) -> list[str]:
+        return words(name, data_root, store, datasets=("market1501", "msmt17", "veri776", "vehicleid"))
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = main(command("run"))
+    return Finished(command, store, status, out.getvalue())
+
+
+def test_one_command_fills_the_table(finished: Finished) -> None:
+    assert finished.status == 0
+    assert "not run: 6 experiment(s): needs pre-trained weights: --pretrained DIR" in finished.out
+    assert finished.out.endswith("10 finished\n")
+    cells = {(r["group"], r["method"], r["column"], r["metric"]): r for r in table(finished.store)}
+    for column in ("M", "MS", "VR", "VID", "MS>M", "VR>VID"):
+        for metric in ("R1", "R5" if column.endswith("VID") else "mAP"):
+            for row in (("no training", "colour histogram"), ("from scratch", "MSINet x0.25")):
+                assert 0 <= float(cells[*row, column, metric]["mean"]) <= 100
+                assert cells[*row, column, metric]["seeds"] == "1"
+            assert cells["pre-trained", "MSINet x0.25", column, metric]["mean"] == ""
+    assert names(finished.store / "runs") == set(Store(finished.store).frame().index)
+    assert len(names(finished.store / "runs")) == 10
+    assert not names(finished.store / "partial")
+    assert not names(finished.store / "failed")
+
+
+def test_the_table_shows_what_the_queries_say(finished: Finished) -> None:
+    # R1 and mAP once more, from the ranks of the single queries that every run writes.
+    seen = 0
+    for folder in (finished.store / "runs").iterdir():
+        experiment = json.loads((folder / "experiment.json").read_text())
+        with (folder / "queries.csv").open(newline="") as stream:
+            queries = [q for q in csv.DictReader(stream) if q["positives"] != "0"]
+        draws: dict[str, list[dict[str, str]]] = {}
+        for query in queries:
+            draws.setdefault(query["draw"], []).append(query)
+        assert len(draws) == (10 if experiment["target"] == "vehicleid" else 1)
+        per_draw = {
+            "R1": [np.mean([q["first_rank"] == "1" for q in d]) for d in draws.values()],
+            "R5": [np.mean([int(q["first_rank"]) <= 5 for q in d]) for d in draws.values()],
+            "mAP": [np.mean([float(q["ap"]) for q in d]) for d in draws.values()],
+        }
+        short = {"market1501": "M", "msmt17": "MS", "veri776": "VR", "vehicleid": "VID"}
+        column = ">".join(short[n] for n in dict.fromkeys((experiment["source"], experiment["target"])))
+        method = "MSINet x0.25" if experiment["model"] == MODEL else "colour histogram"
+        for row in table(finished.store):
+            if row["column"] == column and row["method"] == method and row["group"] != "pre-trained":
+                assert float(row["mean"]) == pytest.approx(100 * np.mean(per_draw[row["metric"]]), abs=1e-9)
+                seen += 1
+    assert seen == 20
+
+
+def test_a_finished_run_can_be_traced(finished: Finished) -> None:
+    for folder in (finished.store / "runs").iterdir():
+        assert names(folder) == FILES
+        record = json.loads((folder / "record.json").read_text())
+        stored = json.loads((folder / "experiment.json").read_text())
+        # The folder's name is the hash of what lies in it.
+        recipe = stored.pop("recipe")
+        recipe |= {"augmentation": Augmentation(**recipe["augmentation"]), "milestones": tuple(recipe["milestones"])}
+        stored["options"] = tuple(map(tuple, stored["options"]))
+        experiment = Experiment(**stored, recipe=Recipe(**recipe))
+        prints = {
+            experiment.source: record["source_fingerprint"], experiment.target: record["target_fingerprint"],
+        }  # fmt: skip
+        assert folder.name == record["run_id"] == experiment.run_id(prints, record["weights"])
+        assert record["experiment"] == experiment.key
+        for name in ("code", "torch", "cpu", "threads", "seconds_training", "finished", "macs", "mINP", "queries"):
+            assert record[name] is not None
+        assert not any(isinstance(value, dict | list) for value in record.values())
+        log = (folder / "log.txt").read_text()
+        assert experiment.model in log
+        assert f"mAP {record['mAP']:.4f}" in log
+        assert record["steps"] == (2 if experiment.model == MODEL else 0)
+
+
+def test_a_second_run_does_nothing_and_shows_the_same(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def never(*_args: Any, **_settings: Any) -> None:
+        raise AssertionError("nothing should be run")
+
+    csv_file = finished.store / "tables" / "table2-smoke.csv"
+    before = csv_file.read_bytes()
+    files = {path: path.stat().st_mtime_ns for path in (finished.store / "runs").rglob("*")}
+    for work in ("run", "count", "open_pixels"):
+        monkeypatch.setattr(ablations.runner, work, never)
+    assert main(finished.words("run")) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("10 done\n")
+    assert csv_file.read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in (finished.store / "runs").rglob("*")} == files
+    # The same table on the screen as after the first run.
+    assert out[out.index("Table 2") : out.index("written:")] in finished.out
+
+
+def test_status_of_what_is_done_and_blocked(finished: Finished, capsys) -> None:
+    assert main(finished.words("status")) == 0
+    *lines, total = capsys.readouterr().out.splitlines()
+    assert total == "10 done, 6 blocked"
+    done = {line.split()[0] for line in lines if line.split()[1] == "done"}
+    assert done == names(finished.store / "runs")
+    blocked = [line for line in lines if line.split()[1] == "blocked"]
+    assert len(blocked) == 6
+    assert all("pretrained" in line and line.endswith("--pretrained DIR") for line in blocked)
+
+
+def test_status_of_an_empty_store_leaves_no_trace(data_root: Path, tmp_path: Path, capsys) -> None:
+    assert main(words("status", data_root, tmp_path / "results")) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 waiting, 1 blocked"
+    assert not (tmp_path / "results").exists()
+
+
+def test_show_gives_the_table_and_its_files(finished: Finished, capsys) -> None:
+    assert main(finished.words("show")) == 0
+    out = capsys.readouterr().out
+    assert out[: out.index("written:")].rstrip() in finished.out
+    assert names(finished.store / "tables") == {f"table2-smoke.{suffix}" for suffix in ("txt", "md", "tex", "csv")}
+
+
+@pytest.mark.slow
+def test_show_in_a_process_of_its_own(finished: Finished, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    monkeypatch.setattr(ablations.__main__, "subprocess", subprocess)
+    assert main(finished.words("show")) == 0
+    text = (finished.store / "tables" / "table2-smoke.txt").read_text()
+    assert capfd.readouterr().out.startswith(text)
+
+
+@pytest.mark.slow
+def test_the_module_is_the_command(finished: Finished) -> None:
+    # GLIBC_TUNABLES: set, the process does not start itself again for them.
+    environment = {**os.environ, "GLIBC_TUNABLES": ""}
+    command = [sys.executable, "-m", "ablations", *finished.words("status")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1] == "10 done, 6 blocked"
+
+
+def test_what_is_printed_before_a_table_stands_before_it(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The table is printed by another process: what lies in this one's buffer, as in a pipe, must go first.
+    printed: list[str] = []
+    stream = SimpleNamespace(write=lambda text: len(text), flush=lambda: printed.append("flush"))
+    run = lambda *_args, **_settings: (printed.append("table"), SimpleNamespace(returncode=0))[1]  # noqa: E731
+    monkeypatch.setattr(ablations.__main__, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(finished.words("show")) == 0
+    assert printed[:2] == ["flush", "table"]
+
+
+def test_a_run_does_not_depend_on_what_ran_before(finished: Finished, data_root: Path, tmp_path: Path) -> None:
+    # In `finished` it came after five others; alone it ends in the same weights, bit for bit.
+    store = tmp_path / "results"
+    assert main(words("run", data_root, store, datasets=("msmt17",))) == 0
+    name = run_id(store, MODEL)
+    alone, among = (load_file(root / "runs" / name / "model.safetensors") for root in (store, finished.store))
+    assert alone.keys() == among.keys()
+    assert all(torch.equal(alone[key], among[key]) for key in alone)
+
+
+def test_more_seeds_add_to_what_is_there(data_root: Path, tmp_path: Path, capsys) -> None:
+    store = tmp_path / "results"
+    assert main(words("run", data_root, store)) == 0
+    assert main(words("run", data_root, store, "--seeds", "2")) == 0
+    assert capsys.readouterr().out.endswith("2 done, 1 finished\n")
+    first, second = (store / "runs" / run_id(store, MODEL, seed) / "model.safetensors" for seed in (0, 1))
+    assert first.read_bytes() != second.read_bytes()
+    by_hand = [100 * Store(store).frame().loc[run_id(store, MODEL, seed), "mAP"] for seed in (0, 1)]
+    (row,) = (r for r in table(store) if (r["group"], r["metric"], r["seeds"]) == ("from scratch", "mAP", "2"))
+    assert float(row["mean"]) == pytest.approx(sum(by_hand) / 2)
+    assert float(row["std"]) == pytest.approx(abs(by_hand[0] - by_hand[1]) / 2**0.5)
+
+
+# Pre-trained weights
+
+
+def test_pretrained_runs_start_from_the_given_weights(data_root: Path, tmp_path: Path, capsys) -> None:
+    # Zero epochs: what is ranked are the given weights, so another evaluation of them must agree.
+    torch.manual_seed(7)
+    network = build_model(MODEL, 3)  # another number of identities, as ImageNet has
+    folder, store = tmp_path / "weights", tmp_path / "results"
+    save_weights(network, folder / f"{MODEL}.safetensors", {"model": MODEL})
+    command = words("run", data_root, store, "--pretrained", str(folder), recipe=("epochs=0",))
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "not run:" not in out
+    assert out.endswith("3 finished\n")
+
+    dataset = load_dataset("market1501", data_root)
+    pixels = open_pixels(dataset, "test", 32, 16, progress=False)
+    expected = evaluate_model(network, dataset, pixels, torch.device("cpu")).metrics
+    means = {(r["group"], r["metric"]): float(r["mean"]) for r in table(store) if r["method"] == "MSINet x0.25"}
+    for metric in ("R1", "mAP"):
+        assert means["pre-trained", metric] == pytest.approx(100 * expected[metric])
+    assert means["from scratch", "mAP"] != means["pre-trained", "mAP"]
+
+    # The same file under another name is the same run; another file is another run.
+    shutil.copytree(folder, tmp_path / "copy")
+    assert main(words("run", data_root, store, "--pretrained", str(tmp_path / "copy"), recipe=("epochs=0",))) == 0
+    assert capsys.readouterr().out.endswith("3 done\n")
+    torch.save(build_model(MODEL, 5).state_dict(), (tmp_path / "copy" / f"{MODEL}.pth"))
+    (tmp_path / "copy" / f"{MODEL}.safetensors").unlink()
+    assert main(words("run", data_root, store, "--pretrained", str(tmp_path / "copy"), recipe=("epochs=0",))) == 0
+    assert capsys.readouterr().out.endswith("2 done, 1 finished\n")
+
+
+def test_what_is_missing_blocks_its_own_row_only(data_root: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "weights"
+    save_weights(build_model(MODEL, 3), folder / f"{MODEL}.safetensors", {})
+    models = (MODEL, "osnet_x0_25")
+    command = words("status", data_root, tmp_path / "r", "--pretrained", str(folder), models=models)
+    assert main(command) == 0
+    *lines, total = capsys.readouterr().out.splitlines()
+    assert total == "4 waiting, 1 blocked"
+    (blocked,) = (line for line in lines if line.split()[1] == "blocked")
+    assert "osnet_x0_25 pretrained" in blocked
+    assert blocked.endswith(f"needs {folder}/osnet_x0_25.pth or .safetensors")
+
+
+def test_weights_of_another_network_stop_the_command_before_any_run(data_root: Path, tmp_path: Path, capsys) -> None:
+    folder, store = tmp_path / "weights", tmp_path / "results"
+    save_weights(build_model("osnet_x0_25", 3), folder / f"{MODEL}.safetensors", {})
+    assert main(words("run", data_root, store, "--pretrained", str(folder))) == 2
+    err = capsys.readouterr().err
+    assert f"{MODEL}.safetensors" in err
+    assert "OSNet" in err
+    assert not names(store / "runs")
+
+
+# Errors before any run
+
+
+def test_a_broken_image_stops_the_command_before_any_run(data_root: Path, tmp_path: Path, capsys) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(data_root / "Market-1501-v15.09.15", root / "Market-1501-v15.09.15")
+    broken = sorted((root / "Market-1501-v15.09.15" / "bounding_box_train").iterdir())[3]
+    broken.write_bytes(broken.read_bytes()[:200])
+    assert main(words("run", root, tmp_path / "results")) == 2
+    assert broken.name in capsys.readouterr().err
+    assert not names(tmp_path / "results" / "runs")
+    assert not names(tmp_path / "results" / "failed")
+
+
+@pytest.mark.parametrize(
+    ("more", "recipe", "told"),
+    [
+        (["--device", "abacus"], SHORT, "device 'abacus'"),
+        ([], ("identities=9",), "a batch needs 9 identities"),
+    ],
+)
+def test_what_no_run_could_do_stops_the_command_before_any_run(
+    data_root: Path, tmp_path: Path, capsys, more: list[str], recipe: tuple[str, ...], told: str
+) -> None:
+    assert main(words("run", data_root, tmp_path / "results", *more, recipe=recipe)) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_store_that_cannot_be_written_is_one_clear_error(data_root: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(words("run", data_root, tmp_path / "file" / "results")) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"error: cannot write .*file/results/.*; check the path\n", err)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_costs_the_runs_that_need_it_and_the_next_command_goes_on(
+    data_root: Path, tmp_path: Path, finish: Callable[..., int], capsys
+) -> None:
+    # 64 KiB per file hold the colour histogram's run, but no weights.
+    store, log = tmp_path / "results", tmp_path / "log"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))"
+    assert finish(words("run", data_root, store, "--cache", "False"), log, limit) == 1
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert text.endswith("1 finished, 1 failed\n")
+    assert main(words("status", data_root, store)) == 0
+    (failed,) = (line for line in capsys.readouterr().out.splitlines() if " failed " in line and MODEL in line)
+    assert "File too large" in failed
+    assert "ulimit -f" in failed
+    assert main(words("run", data_root, store)) == 0
+    assert capsys.readouterr().out.endswith("1 done, 1 finished\n")
+
+
+# Failures
+
+
+def test_a_training_that_diverges_is_recorded_and_tried_again(data_root: Path, tmp_path: Path, capsys) -> None:
+    store = tmp_path / "results"
+    command = words("run", data_root, store, recipe=("lr=1e30", "epochs=2", "steps_per_epoch=3"))
+    for done in ("1 finished", "1 done"):
+        assert main(command) == 1
+        out = capsys.readouterr().out
+        assert "FAILED: " in out
+        assert out.endswith(f"{done}, 1 failed\n")
+        (failed,) = names(store / "failed")
+        told = (store / "failed" / failed / "error.txt").read_text()
+        assert "became" in told
+        assert "Lower the learning rate" in told
+        assert "Traceback" not in told
+    (row,) = (r for r in table(store) if (r["group"], r["metric"]) == ("from scratch", "mAP") and r["planned"] == "1")
+    assert row["mean"] == ""  # a failure is not a result
+    assert len(Store(store).frame()) == 1
+    assert main(["status", *command[1 : command.index("--no-progress")]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "1 done, 1 failed, 1 blocked"
+    (line,) = (line for line in lines if line.split()[1] == "failed")
+    assert line.startswith(failed)
+    assert line.endswith("--no-resume")
+
+
+def test_a_failure_does_not_cost_the_others(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    store = tmp_path / "results"
+    command = words("run", data_root, store, models=("osnet_x0_25", MODEL))
+    train = ablations.runner.run
+
+    def weak(folder: Path, *, model: str, **settings: Any) -> Any:
+        if model == "osnet_x0_25":
+            raise RuntimeError("the machine hiccupped")
+        return train(folder, model=model, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablations.runner, "run", weak)
+        assert main(command) == 1
+    out = capsys.readouterr().out
+    assert out.endswith("2 finished, 1 failed\n")
+    assert out.index("[2/3] osnet_x0_25") < out.index("[3/3] msinet_x0_25")
+    (failed,) = names(store / "failed")
+    told = (store / "failed" / failed / "error.txt").read_text()
+    assert told.startswith("Traceback")  # nobody's mistake: where it happened helps
+    assert told.endswith("RuntimeError: the machine hiccupped\n")
+
+    assert main(command) == 0
+    assert capsys.readouterr().out.endswith("2 done, 1 finished\n")
+    assert not names(store / "failed")
+    assert failed in names(store / "runs")
+
+
+def test_a_table_that_cannot_be_shown_fails_no_run(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "results"
+    monkeypatch.setattr(
+        ablations.__main__, "subprocess", SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=2))
+    )
+    assert main(words("run", data_root, store)) == 2  # and the command says so
+    assert len(names(store / "runs")) == 2
+    assert not names(store / "failed")
+
+
+def test_a_damaged_checkpoint_is_named_and_no_resume_starts_again(data_root: Path, tmp_path: Path, capsys) -> None:
+    store = tmp_path / "results"
+    request = Request("smoke", data_root, ("market1501",), (MODEL,), recipe=SHORT)
+    (planned,) = (p for p in make_plan(TABLE2, request).runs() if p.experiment.model == MODEL)
+    checkpoint = Store(store).partial_folder(planned.run_id) / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"no checkpoint")
+    assert main(words("run", data_root, store)) == 1
+    assert f"{checkpoint} cannot be read" in capsys.readouterr().out
+    assert main(words("run", data_root, store, "--no-resume")) == 0
+    assert capsys.readouterr().out.endswith("1 done, 1 finished\n")
+
+
+# Several processes
+
+
+def test_a_run_of_another_process_is_left_to_it(data_root: Path, tmp_path: Path, capsys) -> None:
+    store = tmp_path / "results"
+    request = Request("smoke", data_root, ("market1501",), (MODEL,), recipe=SHORT)
+    (planned,) = (p for p in make_plan(TABLE2, request).runs() if p.experiment.model == MODEL)
+    lock = Store(store).root / "locks" / planned.run_id
+    lock.parent.mkdir(parents=True)
+    code = "import filelock, sys\nwith filelock.FileLock(sys.argv[1]): print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert main(words("run", data_root, store)) == 1
+        out = capsys.readouterr().out
+        assert f"{MODEL} scratch market1501 seed 0: another process works on it" in out
+        assert out.endswith("1 finished, 1 running\n")
+        assert main(words("status", data_root, store)) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "1 done, 1 running, 1 blocked"
+        other.kill()
+    assert main(words("run", data_root, store)) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_table(
+    data_root: Path, tmp_path: Path, start: Callable[..., Any], finish: Callable[..., int]
+) -> None:
+    store, logs = tmp_path / "results", [tmp_path / "a", tmp_path / "b"]
+    command = words("run", data_root, store, "--seeds", "2", models=(MODEL, "osnet_x0_25"))
+    both = [start(command, log) for log in logs]
+    for process in both:
+        process.join(60)
+    texts = [log.read_text() for log in logs]
+    # 1: at its end, the other still worked on a run.
+    assert all(process.exitcode in (0, 1) for process in both), texts
+    assert not any(word in text for text in texts for word in ("Traceback", "FAILED", "error"))
+    published = Counter(re.findall(r"-> \S+/runs/(\w+)", "\n".join(texts)))
+    assert published == dict.fromkeys(names(store / "runs"), 1)
+    assert len(published) == 5
+    assert not names(store / "partial")
+    assert finish(command, tmp_path / "c") == 0
+    assert (tmp_path / "c").read_text().endswith("5 done\n")
+
+
+# Stops
+
+
+LONGER = ("epochs=2", "steps_per_epoch=5")
+
+
+@dataclass
+class Whole:
+    """The table of an uninterrupted command, and how long it took."""
+
+    csv: bytes
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def whole(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    store = tmp_path_factory.mktemp("whole") / "results"
+    began = time.monotonic()
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(words("run", data_root, store, recipe=LONGER)) == 0
+    return Whole((store / "tables" / "table2-smoke.csv").read_bytes(), time.monotonic() - began)
+
+
+def shown(data_root: Path, store: Path) -> bytes:
+    assert main(words("show", data_root, store, recipe=LONGER)) == 0
+    return (store / "tables" / "table2-smoke.csv").read_bytes()
+
+
+#: What a process dies at: the call, what its target's path holds, at which such call, before or after it.
+DEATHS = {
+    "before a checkpoint takes the place of the last": ("replace", "checkpoint.pt", 4, "before"),
+    "after a checkpoint": ("replace", "checkpoint.pt", 4, "after"),
+    "before the weights are in place": ("replace", "model.safetensors", 2, "before"),
+    "before the record is in place": ("replace", "record.json", 3, "before"),
+    "with the record in place but not published": ("replace", "record.json", 3, "after"),
+    "before the run is published": ("rename", "/runs/", 2, "before"),
+    "after the run is published": ("rename", "/runs/", 2, "after"),
+}
+DEADLY = """
+real, count = os.{call}, 0
+def deadly(source, target):
+    global count
+    count += "{part}" in str(target)
+    now = count == {number} and "{part}" in str(target)
+    if now and "{when}" == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+    if now:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.{call} = deadly
+"""
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_killed_at_a_tender_moment(
+    death: str, data_root: Path, tmp_path: Path, finish: Callable[..., int], whole: Whole, capsys
+) -> None:
+    call, part, number, when = DEATHS[death]
+    store, log = tmp_path / "results", tmp_path / "log"
+    command = words("run", data_root, store, recipe=LONGER)
+    prelude = DEADLY.format(call=call, part=part, number=number, when=when)
+    assert finish(command, log, prelude) == -signal.SIGKILL, log.read_text()
+    assert all(names(store / "runs" / run) == FILES for run in names(store / "runs"))  # whole or not there
+    assert main(words("status", data_root, store, recipe=LONGER)) == 0
+    expected = "2 done, 1 blocked" if death.startswith("after the run") else "1 done, 1 interrupted, 1 blocked"
+    assert capsys.readouterr().out.splitlines()[-1] == expected
+
+    assert finish(command, log) == 0, log.read_text()
+    assert shown(data_root, store) == whole.csv
+    assert not names(store / "partial")
+    for run in names(store / "runs"):  # nothing is left lying about, but for a checkpoint that holds what counts
+        assert names(store / "runs" / run) - {"checkpoint.pt"} == FILES
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(
+    data_root: Path, tmp_path: Path, start: Callable[..., Any], finish: Callable[..., int], whole: Whole
+) -> None:
+    store, log = tmp_path / "results", tmp_path / "log"
+    command = words("run", data_root, store, recipe=LONGER)
+    rng = np.random.default_rng()  # other moments every time: each of them must do
+    ends = []
+    for _ in range(5):
+        process = start(command, log)
+        process.join(rng.uniform(0.1, 0.6) * whole.seconds)
+        process.kill()
+        process.join()
+        ends.append(process.exitcode)
+    assert ends[0] == -signal.SIGKILL
+    assert set(ends) <= {-signal.SIGKILL, 0}
+    assert finish(command, log) == 0, log.read_text()
+    assert "FAILED" not in log.read_text()
+    assert shown(data_root, store) == whole.csv
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_so_and_goes_on(
+    number: int, data_root: Path, tmp_path: Path, start: Callable[..., Any], finish: Callable[..., int], whole: Whole,
+    capsys,
+) -> None:  # fmt: skip
+    store, log = tmp_path / "results", tmp_path / "log"
+    command = words("run", data_root, store, recipe=LONGER)
+    process = start(command, log)
+    wait_for(lambda: list(store.glob("partial/*/checkpoint.pt")))  # in the midst of a training
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 130
+    text = log.read_text()
+    assert text.endswith("interrupted; the state is saved and the same command goes on from there\n")
+    assert "Traceback" not in text
+    assert main(words("status", data_root, store, recipe=LONGER)) == 0
+    assert "1 interrupted" in capsys.readouterr().out.splitlines()[-1]
+    assert finish(command, log) == 0
+    assert shown(data_root, store) == whole.csv
+
+
+@pytest.mark.parametrize("moment", ["make_plan", "write_status", "show"])
+def test_ctrl_c_at_any_other_moment_is_no_traceback(
+    moment: str, finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def interrupted(*_args: Any, **_settings: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablations.__main__, moment, interrupted)
+    assert main(finished.words("status" if moment == "write_status" else "run")) == 130
+    assert capsys.readouterr().err.startswith("\ninterrupted; ")
