@@ -213,7 +213,7 @@ def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] 
                 on_finish()
             except Busy:
                 tally["running"] += 1
-                meter.total -= work.pop(planned.run_id)  # no work of this process
+                meter.total = sum(work.values()) - work.pop(planned.run_id)  # no work of this process
                 tqdm.write(f"{heading}: another process works on it")
             except Exception as error:  # one failure must not cost the other runs
                 tally["failed"] += 1

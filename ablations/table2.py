@@ -1,8 +1,11 @@
 """Table 2: four networks on four data sets and across them, from scratch and pre-trained."""
 
+from dataclasses import replace
+
 from ablations.catalogue import MAIN_DATASETS, Catalogue, Cell, Request
 from ablations.experiment import Init
 from msinet.models import split_name
+from msinet.training.recipe import Recipe
 
 #: Networks of the table by model name.
 NETWORKS = {"resnet50": "ResNet50", "osnet": "OSNet", "cdnet": "CDNet", "msinet": "MSINet"}
@@ -34,8 +37,10 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     models = request.models or tuple(name + suffix for name in NETWORKS)
     found: list[Cell] = []
     for source, target in tasks:
-        # Nothing is learned, so there is no seed and no training set: only the target counts.
+        # Nothing is learned: there is no seed, training set or schedule, only the target and its image size.
         plain = request.experiment(BASELINE, target, target, 0)
+        size = Recipe(height=plain.recipe.height, width=plain.recipe.width, epochs=0)
+        plain = replace(plain, recipe=size)
         found.append(Cell("no training", "colour histogram", column_label(source, target), plain))
     groups: tuple[tuple[str, Init], ...] = (("from scratch", "scratch"), ("pre-trained", "pretrained"))
     for group, init in groups:

@@ -1,7 +1,7 @@
-"""Command line: python -m reports table NAME."""
+"""Command line: python -m reports table | curves NAME."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,9 @@ import tyro
 
 from ablations.__main__ import find_catalogue
 from ablations.catalogue import Request
+from ablations.store import Store
 from msinet.errors import UserError
+from reports.figures import curve_data, draw_curves
 from reports.tables import as_text, brief, build_table, write_table
 
 
@@ -39,11 +41,33 @@ class Table:
         return 0
 
 
+@dataclass(frozen=True)
+class Curves:
+    """Draw mAP against training steps, for runs made with --evaluate-every, beside the row that learned nothing."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """table, such as table2"""
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    out: Path | None = None
+    """folder for the files; by default figures/ in the store"""
+
+    def __call__(self) -> int:
+        """Draw and write it."""
+        data = curve_data(Store(self.request.store), find_catalogue(self.name), self.request)
+        stem = (self.out or self.request.store / "figures") / f"{self.name}-{self.request.profile}-curves"
+        written = draw_curves(data, f"mAP while training, profile {self.request.profile}", stem)
+        print("written: " + ", ".join(map(str, written)))
+        return 0
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for an error that the user can mend."""
     try:
-        command: Table = tyro.extras.subcommand_cli_from_dict(
-            {"table": Table}, prog="python -m reports", description="Tables from finished runs.", args=args
+        command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
+            {"table": Table, "curves": Curves},
+            prog="python -m reports",
+            description="Tables and figures from finished runs.",
+            args=args,
         )
         return command()
     except UserError as error:

@@ -38,6 +38,8 @@ class Place:
     """the paper's values by metric, in per cent; empty if it has none"""
     origin: str
     """ran: the paper's authors ran it; cited: they copied it"""
+    run_ids: tuple[str, ...] = ()
+    """the runs behind the values"""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def _rows(
                 found = [row for row in map(record, wanted) if row is not None]
                 first = found[0] if first is None and found else first
                 paper, origin = _paper_place(numbers, _paper_name(label), INIT.get(group, ""), column)
-                places[column] = Place(_mean_std(found, metrics), len(found), len(wanted), paper, origin)
+                ids = tuple(str(row.name) for row in found)
+                places[column] = Place(_mean_std(found, metrics), len(found), len(wanted), paper, origin, ids)
             rows.append(Row(
                 group, label, places,
                 None if first is None else int(first["parameters_without_classifier"]),

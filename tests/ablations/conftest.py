@@ -49,7 +49,7 @@ def finish(start: Start) -> Callable[..., int]:
 
     def run(words: list[str], log: Path, prelude: str = "") -> int:
         process = start(words, log, prelude)
-        process.join(timeout=60)
+        process.join(timeout=300)  # only a hang takes so long
         assert process.exitcode is not None, log.read_text()
         return process.exitcode
 

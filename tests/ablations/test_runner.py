@@ -84,7 +84,7 @@ def run_id(store: Path, model: str, seed: int = 0) -> str:
     return str(found)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing happened"
@@ -505,7 +505,7 @@ def test_two_processes_share_a_table(
     command = words("run", data_root, store, "--seeds", "2", models=(MODEL, "osnet_x0_25"))
     both = [start(command, log) for log in logs]
     for process in both:
-        process.join(60)
+        process.join(300)
     texts = [log.read_text() for log in logs]
     # 1: at its end, the other still worked on a run.
     assert all(process.exitcode in (0, 1) for process in both), texts
@@ -623,7 +623,7 @@ def test_an_interrupted_command_says_so_and_goes_on(
     process = start(command, log)
     wait_for(lambda: list(store.glob("partial/*/checkpoint.pt")))  # in the midst of a training
     os.kill(process.pid, number)
-    process.join(60)
+    process.join(300)
     assert process.exitcode == 130
     text = log.read_text()
     assert text.endswith("interrupted; the state is saved and the same command goes on from there\n")

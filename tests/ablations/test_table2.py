@@ -112,11 +112,18 @@ def test_networks_of_a_column_are_trained_alike() -> None:
         assert len(recipes) == 1
 
 
-def test_changes_to_the_recipe_reach_every_cell() -> None:
-    request = Request(profile="smoke", recipe=("lr=0.5", "epochs=9", "erase=0.25"))
-    for cell in TABLE2.cells(request, ALL):
+def test_changes_to_the_recipe_reach_every_training() -> None:
+    plain, changed = Request(profile="smoke"), Request(profile="smoke", recipe=("lr=0.5", "epochs=9", "erase=0.25"))
+    for cell in TABLE2.cells(changed, ALL):
         recipe = cell.experiment.recipe
-        assert (recipe.lr, recipe.epochs, recipe.augmentation.erase) == (0.5, 9, 0.25)
+        assert cell.group == "no training" or (recipe.lr, recipe.epochs, recipe.augmentation.erase) == (0.5, 9, 0.25)
+    # The histogram is the same run whatever the schedule, but not whatever the image size.
+    histograms = [
+        {cell.experiment.key for cell in TABLE2.cells(request, ALL) if cell.group == "no training"}
+        for request in (plain, changed, Request(profile="smoke", recipe=("height=64",)))
+    ]
+    assert histograms[0] == histograms[1]
+    assert not histograms[0] & histograms[2]
 
 
 def test_the_order_is_cheap_rows_first_and_whole_columns_per_seed() -> None:

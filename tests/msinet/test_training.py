@@ -381,7 +381,7 @@ def test_a_state_that_the_last_step_spoilt_is_never_saved(market, networks, tmp_
 
 
 def test_a_huge_learning_rate_diverges_in_words(market: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(TrainingDiverged, match=r"the loss became nan in epoch 1, step 2; there was no checkpoint yet"):
+    with pytest.raises(TrainingDiverged, match=r"the loss became \w+ in epoch 1, step 2; there was no checkpoint"):
         go(tmp_path, market, recipe=replace(SMOKE, lr=1e30, warmup=0))
 
 
