@@ -1,5 +1,6 @@
 """Command line: python -m reports table | curves NAME."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class Table:
     def __call__(self) -> int:
         """Build, print and write it."""
         table = build_table(find_catalogue(self.name), self.request)
-        stem = (self.out or self.request.store / "tables") / f"{self.name}-{self.request.profile}"
+        stem = (self.out or self.request.store / "tables") / file_name(self.name, self.request)
         written = write_table(table, stem)
         if self.brief:
             print(as_text(brief(table)))
@@ -54,10 +55,18 @@ class Curves:
     def __call__(self) -> int:
         """Draw and write it."""
         data = curve_data(Store(self.request.store), find_catalogue(self.name), self.request)
-        stem = (self.out or self.request.store / "figures") / f"{self.name}-{self.request.profile}-curves"
-        written = draw_curves(data, f"mAP while training, profile {self.request.profile}", stem)
+        stem = (self.out or self.request.store / "figures") / f"{file_name(self.name, self.request)}-curves"
+        written = draw_curves(
+            data, f"mAP while training, profile {' '.join((self.request.profile, *self.request.recipe))}", stem
+        )
         print("written: " + ", ".join(map(str, written)))
         return 0
+
+
+def file_name(name: str, request: Request) -> str:
+    """A name that tells the profile and its changes, so that one table does not overwrite another."""
+    changes = (re.sub(r"[^\w.=]+", "-", change) for change in request.recipe)
+    return "-".join((name, request.profile, *changes)).replace(".", "_")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -122,9 +122,8 @@ def run(
         model, dict(options), source.fingerprint, asdict(recipe), seed, file_hash(weights) if weights else None
     ])  # fmt: skip
     log(f"{model} {dict(options)} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
-    (folder / RECORD).unlink(
-        missing_ok=True
-    )  # of a run that this one replaces, now that the inputs are known to be good
+    # A run that this one replaces stands until here, where the inputs are known to be good.
+    (folder / RECORD).unlink(missing_ok=True)
     result = Result((), 0.0, 0)
     if pixels is not None:
         result = train(

@@ -34,7 +34,7 @@ from msinet.models import Output, build_model
 from msinet.retrieval import METRICS
 from msinet.training import Recipe, evaluate_model, loop, train
 from msinet.training.checkpoint import rng_state, set_rng_state
-from msinet.training.loop import losses
+from msinet.training.loop import build_optimizer, losses
 from msinet.training.profiles import recipe_for
 from msinet.training.run import How, Record, derived_seed, run, stable_hash, write_csv
 
@@ -141,7 +141,44 @@ def test_the_loss_falls_to_what_smoothing_leaves(market: Dataset, tmp_path: Path
     assert not still, f"never moved: {still}"
 
 
-def test_history_has_a_row_per_epoch(market: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+def test_the_optimiser_is_the_recipe_s(name: str, kind: type[torch.optim.Optimizer]) -> None:
+    network = build_model(NETWORK, 8)
+    optimizer = build_optimizer(network, replace(SMOKE, optimizer=name, weight_decay=3e-4))
+    (group,) = optimizer.param_groups
+    assert type(optimizer) is kind
+    assert group["weight_decay"] == 3e-4
+    assert group.get("momentum", 0.9) == 0.9
+    assert not group.get("nesterov", False)
+    # Batch norms and biases as well; only the biases that are frozen at 0 are left out.
+    left_out = {id(p) for p in network.parameters()} - {id(p) for p in group["params"]}
+    assert left_out == {id(network.head.bn.bias), id(network.head.local_bn.bias)}
+
+
+def test_the_optimiser_follows_the_schedule(market: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, rates = [], []
+    monkeypatch.setattr(loop, "build_optimizer", lambda *a: (built.append(build_optimizer(*a)), built[-1])[1])
+
+    def note() -> None:
+        rates.append(built[-1].param_groups[0]["lr"])
+        interrupt()  # what a checkpoint holds of the rate must not matter either
+
+    recipe = replace(SMOKE, epochs=3, steps_per_epoch=2, milestones=(2,))
+    for _ in range(STEPS):
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path, market, recipe=recipe, at=dict.fromkeys(range(1, STEPS + 1), note))
+    assert rates == pytest.approx([1e-5, 1e-5, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+def test_history_has_a_row_per_epoch(market: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def noted(*args: Any) -> dict[str, torch.Tensor]:
+        parts = losses(*args)
+        seen.append(parts["loss"].item())
+        return parts
+
+    monkeypatch.setattr(loop, "losses", noted)
     recipe = replace(SMOKE, epochs=3, steps_per_epoch=None, milestones=(2,))
     record = go(tmp_path, market, recipe=recipe)
     rows = history(tmp_path)
@@ -153,6 +190,8 @@ def test_history_has_a_row_per_epoch(market: Dataset, tmp_path: Path) -> None:
     chunks = np.maximum(1, np.bincount(market.labels) // SMOKE.images)
     assert all(1 <= int(row["steps"]) <= chunks.sum() // SMOKE.identities for row in rows)
     for row in rows:
+        own, seen = seen[: int(row["steps"])], seen[int(row["steps"]) :]
+        assert float(row["loss"]) == pytest.approx(np.mean(own), rel=1e-9)
         assert float(row["loss"]) == pytest.approx(float(row["identity"]) + float(row["triplet"]), rel=1e-5)
         assert 0 <= float(row["accuracy"]) <= 1
 
