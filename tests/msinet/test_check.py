@@ -66,10 +66,10 @@ def test_published_counts_are_recognised(
 ) -> None:
     monkeypatch.setattr(
         "msinet.data.check.LAYOUTS",
-        {"veri776": type("L", (), {"expected": {"train": (8, 32, 3), "query": (5, 5, 1), "gallery": (5, 21, 4)}})},
+        {"veri776": type("L", (), {"expected": {"train": (8, 32, 3), "query": (5, 5, 2), "gallery": (5, 21, 4)}})},
     )
     _, output, _ = check(capsys, data_root, "--datasets", "veri776")
-    assert section(output, "veri776")[2:5] == ["train 8 32 3 the same", "query 5 5 1 the same", "gallery 5 20 4 5 21 4"]
+    assert section(output, "veri776")[2:5] == ["train 8 32 3 the same", "query 5 5 1 5 5 2", "gallery 5 20 4 5 21 4"]
 
 
 def test_the_folder_of_one_set_will_do(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,6 +209,9 @@ def test_decoded_images_are_kept_where_they_fit(
     monkeypatch.setattr(loading, "CACHE_LIMIT", 0)
     assert isinstance(opened(dataset, cache=None), np.memmap)  # it is there already
     assert isinstance(opened(dataset, cache=False), DecodeOnDemand)
+    (file,) = own_cache.glob("*.npy")
+    truncate(file)
+    assert isinstance(opened(dataset, cache=None), DecodeOnDemand)  # what is there is of no use
 
 
 def cut_tail(good: bytes) -> bytes:
