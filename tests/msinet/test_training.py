@@ -322,6 +322,15 @@ def test_no_resume_starts_again(market, whole, tmp_path: Path) -> None:
     assert outcome(tmp_path) == whole[NETWORK]
 
 
+def test_a_run_that_is_being_replaced_no_longer_looks_finished(market, whole, tmp_path: Path) -> None:
+    go(tmp_path, market, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, market, resume=False, at={2: interrupt})
+    assert not (tmp_path / "record.json").exists()
+    go(tmp_path, market)
+    assert outcome(tmp_path) == whole[NETWORK]
+
+
 # --- Checkpoints that do not fit -----------------------------------------------------------------
 
 
