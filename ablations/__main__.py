@@ -13,6 +13,7 @@ from ablations.catalogue import MAIN_DATASETS, Catalogue, Request
 from ablations.runner import execute, make_plan, write_status
 from ablations.store import Store
 from ablations.table2 import TABLE2
+from ablations.world import prepare
 from msinet.environment import tune_allocator
 from msinet.errors import UserError, unknown_name
 from msinet.training.run import How
@@ -45,9 +46,7 @@ class List:
             return 0
         catalogue = find_catalogue(self.name)
         self.request.check()
-        datasets = self.request.datasets or tuple(MAIN_DATASETS)
-        if self.request.data_root is not None:
-            datasets = self.request.available_datasets()
+        datasets = tuple(MAIN_DATASETS) if self.request.rendered else self.request.available_datasets()
         for cell in catalogue.cells(self.request, datasets):
             print(f"{cell.group:<13}  {cell.row:<16}  {cell.column:<7}  {cell.experiment}")
         return 0
@@ -64,7 +63,9 @@ class Run:
 
     def __call__(self) -> int:
         """Run it. Status 0: all is done; 1: something failed or is in progress elsewhere; 130: interrupted."""
-        plan = make_plan(find_catalogue(self.name), self.request)
+        catalogue = find_catalogue(self.name)
+        prepare(catalogue, self.request, self.how)
+        plan = make_plan(catalogue, self.request)
         for reason, number in Counter(plan.blocked.values()).items():
             print(f"not run: {number} experiment(s): {reason}")
         tally = execute(

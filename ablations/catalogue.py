@@ -1,16 +1,22 @@
 """What a table or figure consists of, before anything runs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ablations.experiment import Experiment, Init
+from ablations.experiment import RESULTS_VERSION, Experiment, Init
 from msinet.data import LAYOUTS
 from msinet.data.layouts import available
+from msinet.data.loading import cache_folder
+from msinet.data.world import SETS, SIZES, VERSION, read_world
 from msinet.errors import DataError, UserError, unknown_name
 from msinet.models import split_name
-from msinet.training.profiles import PROFILES, override, parse_settings, recipe_for
+from msinet.training.profiles import PROFILES, override, parse_settings, pretrain_recipe, recipe_for
+from msinet.training.run import stable_hash
+
+#: Folder of the rendered set that stands in for ImageNet.
+PRETEXT = SETS["pretext"][0]
 
 
 @dataclass(frozen=True)
@@ -20,9 +26,11 @@ class Request:
     profile: str = "mini"
     """smoke, mini, full or paper: size of images and length of training"""
     data_root: Path | None = None
-    """folder that holds the data sets in their native layouts"""
+    """folder that holds the data sets in their native layouts; None: the rendered world, made on first use"""
     datasets: tuple[str, ...] = ()
     """market1501, msmt17, veri776, vehicleid, ...; empty: those found under the data root"""
+    whole: bool = False
+    """on the rendered world: VehicleID and the pre-trained group as well (smoke has them always)"""
     models: tuple[str, ...] = ()
     """resnet50, osnet, cdnet, msinet, ...; empty: all of the table"""
     seeds: int = 1
@@ -46,25 +54,63 @@ class Request:
         if self.seeds < 1:
             raise UserError(f"--seeds must be at least 1, got {self.seeds}")
         override(PROFILES[self.profile], parse_settings(self.recipe))
+        if self.data_root is None and self.profile not in SIZES:
+            raise DataError(
+                f"profile {self.profile} trains on photographs: pass --data-root DIR, the folder that holds "
+                "Market-1501-v15.09.15/, MSMT17_V1/, VeRi/ or VehicleID/ (the data sets' own layouts; "
+                "msinet data check DIR tells what is recognised)"
+            )
+
+    @property
+    def rendered(self) -> bool:
+        """Whether the images are those of the rendered world."""
+        return self.data_root is None
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is wanted, or on the rendered world only what a short hour allows."""
+        return self.whole or not self.rendered or self.profile == "smoke"
+
+    @property
+    def root(self) -> Path:
+        """The data root: the one given, or the place of the rendered world of this profile."""
+        return self.data_root or cache_folder() / "world" / f"{self.profile}-{VERSION}"
+
+    @property
+    def pretext_folder(self) -> Path:
+        """Where weights from the rendered pretext set are, or will be; named after recipe and images.
+
+        Raises:
+            DataError: the pretext set is not rendered yet.
+        """
+        world = read_world(self.root / PRETEXT)
+        if world is None:
+            raise DataError(f"no pretext set in {self.root}; msinet data render {self.root} makes it")
+        key = stable_hash([RESULTS_VERSION, asdict(pretrain_recipe(self.profile)), world["fingerprint"]])
+        return self.store / "pretrained" / f"{self.profile}-{key}"
+
+    @property
+    def weights_folder(self) -> Path | None:
+        """Pre-trained weights: the folder given, else that of the pretext training if there is one."""
+        if self.pretrained is not None or not self.rendered or read_world(self.root / PRETEXT) is None:
+            return self.pretrained
+        return self.pretext_folder if self.pretext_folder.is_dir() else None
 
     def available_datasets(self) -> tuple[str, ...]:
         """The data sets to use: those asked for, else those found under the data root.
 
         Raises:
-            DataError: no data root given, or none of the known layouts under it.
+            DataError: no such data root, or none of the known layouts under it.
         """
-        if self.data_root is None:
-            raise DataError(
-                "no images: pass --data-root DIR, the folder that holds Market-1501-v15.09.15/, MSMT17_V1/, VeRi/ "
-                "or VehicleID/ (the data sets' own layouts; msinet data check DIR tells what is recognised)"
-            )
         if self.datasets:
             return self.datasets
-        if not self.data_root.is_dir():
-            raise DataError(f"data root {self.data_root} does not exist")
-        found = tuple(name for name in available(self.data_root) if name in MAIN_DATASETS)
+        if not self.root.is_dir():
+            if self.rendered:
+                raise DataError("the world is not rendered yet; python -m ablations run makes it on first use")
+            raise DataError(f"data root {self.root} does not exist")
+        found = tuple(name for name in available(self.root) if name in MAIN_DATASETS)
         if not found:
-            raise DataError(f"no known data set under {self.data_root}; msinet data check {self.data_root} says more")
+            raise DataError(f"no known data set under {self.root}; msinet data check {self.root} says more")
         return found
 
     def as_args(self) -> list[str]:
@@ -74,7 +120,8 @@ class Request:
             value = getattr(self, one.name)
             if value != one.default:
                 words.append("--" + one.name.replace("_", "-"))
-                words += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
+                if value is not True:
+                    words += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
         return words
 
     def experiment(

@@ -63,8 +63,7 @@ def make_plan(catalogue: Catalogue, request: Request) -> Plan:
     """
     request.check()
     names = request.available_datasets()
-    assert request.data_root is not None
-    datasets = {name: load_dataset(name, request.data_root) for name in names}
+    datasets = {name: load_dataset(name, request.root) for name in names}
     fingerprints = {name: dataset.fingerprint for name, dataset in datasets.items()}
     cells = tuple(catalogue.cells(request, names))
     planned: dict[Experiment, Planned] = {}
@@ -72,9 +71,9 @@ def make_plan(catalogue: Catalogue, request: Request) -> Plan:
     for experiment in dict.fromkeys(cell.experiment for cell in cells):
         weights = None
         if experiment.init == "pretrained":
-            weights = find_weights(request.pretrained, experiment.model)
+            weights = find_weights(request.weights_folder, experiment.model)
             if weights is None:
-                blocked[experiment] = missing_weights(request.pretrained, experiment.model)
+                blocked[experiment] = missing_weights(request.weights_folder, experiment.model)
                 continue
         run_id = experiment.run_id(fingerprints, file_hash(weights) if weights else None)
         planned[experiment] = Planned(experiment, run_id, weights)

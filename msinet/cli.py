@@ -1,4 +1,4 @@
-"""Command line: msinet train | evaluate | embed | data check."""
+"""Command line: msinet train | pretrain | evaluate | embed | data render | data check | data show."""
 
 import json
 import sys
@@ -12,15 +12,19 @@ import tyro
 from torch import nn
 
 from msinet.data import Dataset, load_dataset, open_pixels
-from msinet.data.check import check
+from msinet.data.check import check, recognised
+from msinet.data.folders import load_class_folders
+from msinet.data.sheets import show
+from msinet.data.world import SIZES, Size, read_world, render
 from msinet.environment import describe, pick_device, tune_allocator
-from msinet.errors import UserError, WeightsError
+from msinet.errors import UserError, WeightsError, unknown_name
 from msinet.io import atomic_path, exclusive, write_json
 from msinet.models import MODELS, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS
 from msinet.training import embed, evaluate_model
-from msinet.training.profiles import override, parse_settings, recipe_for
+from msinet.training.pretrain import pretrain
+from msinet.training.profiles import override, parse_settings, pretrain_recipe, recipe_for
 from msinet.training.run import RECORD, How, run
 
 Command = Callable[[], int]
@@ -67,6 +71,47 @@ class Train:
             )  # fmt: skip
         print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
         print(f"written: {self.out}/record.json, history.csv, queries.csv, model.safetensors, log.txt")
+        return 0
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Pre-train a network as a classifier, for `train --weights` and the tables' --pretrained."""
+
+    data: Path | None = None
+    """folder with train/<class>/*.jpg and val/<class>/*.jpg, such as the rendered pretext set"""
+    imagenet: Path | None = None
+    """ImageNet in the same layout, in place of --data"""
+    model: str = "msinet"
+    """msinet, resnet50, osnet, cdnet, ...; NAME_x0_25 for a quarter of the width"""
+    options: tuple[str, ...] = ()
+    """of the model, as genotype=GGEGAGGNGAEA ratio=3 fusion=sum"""
+    profile: str = ""
+    """smoke, mini, full or paper; empty: mini, and paper for --imagenet"""
+    recipe: tuple[str, ...] = ()
+    """changes to the profile's recipe, as lr=0.01 epochs=80 crop=0.5"""
+    seed: int = 0
+    """repetition; everything random follows from it"""
+    out: Path | None = None
+    """file for the weights; by default weights/MODEL.safetensors"""
+    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+
+    def __call__(self) -> int:
+        """Pre-train and say how well it classifies."""
+        root = self.imagenet or self.data
+        if root is None or (self.imagenet and self.data):
+            raise UserError("pretrain needs one of --data DIR and --imagenet DIR, a folder with train/ and val/")
+        recipe = pretrain_recipe(self.profile or ("paper" if self.imagenet else "mini"))
+        recipe = override(recipe, parse_settings(self.recipe))
+        out = self.out or Path("weights") / f"{self.model}.safetensors"
+        record = pretrain(
+            out, model=self.model, options=parse_settings(self.options),
+            data=load_class_folders(root, "imagenet" if self.imagenet else ""), recipe=recipe, seed=self.seed,
+            how=self.how,
+        )  # fmt: skip
+        shares = {name: float(record[name] or 0) for name in ("top1", "top5", "chance")}
+        print(metrics_line(str(record["pretrained_on"]), shares))
+        print(f"written: {out}, {out.stem}.json, {out.stem}.history.csv")
         return 0
 
 
@@ -159,8 +204,81 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Render:
+    """Render the synthetic world: four data sets in their native layouts and the pretext set for pre-training."""
+
+    root: Annotated[Path, tyro.conf.Positional]
+    """data root to write, made if missing; an interrupted rendering goes on"""
+    profile: str = "mini"
+    """smoke, mini or full: how many identities and images, and their size"""
+    datasets: tuple[str, ...] = ()
+    """market1501, msmt17, veri776, vehicleid, pretext; empty: all"""
+    identities: int = 0
+    """for training, in each set; 0: as the profile says"""
+    test_identities: int = 0
+    """0: as the profile says, or as many as --identities"""
+    images_per_identity: float = 0
+    """on average; 0: as the profile says"""
+    height: int = 0
+    """of persons in pixels, vehicles fill height x height; 0: as the profile says"""
+    seed: int = 0
+    """of the world: other people, other cameras"""
+    processes: int = 0
+    """that render; 0: one per core. The bytes do not depend on it"""
+    progress: bool = True
+    """show progress bars"""
+
+    def __call__(self) -> int:
+        """Render what is missing."""
+        if self.profile not in SIZES:
+            raise unknown_name("profile of the rendered world", self.profile, SIZES)
+        size = SIZES[self.profile]
+        size = Size(
+            self.identities or size.identities,
+            self.test_identities or self.identities or size.test_identities,
+            self.images_per_identity or size.images,
+            self.height or size.height,
+        )
+        folders = render(
+            self.root, size, names=self.datasets, seed=self.seed, processes=self.processes, progress=self.progress
+        )
+        for folder in folders:
+            world = read_world(folder)
+            assert world is not None
+            print(f"{world['images']:>7} images, fingerprint {world['fingerprint']}: {folder}")
+        print(f"use them with --data-root {self.root}; look at them with msinet data show {self.root}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Show:
+    """Draw contact sheets: images by identity, by camera and, of rendered sets, by factor."""
+
+    root: Annotated[Path, tyro.conf.Positional]
+    """data root, or the folder of one set"""
+    datasets: tuple[str, ...] = ()
+    """sets to show; empty: whatever is recognised"""
+    out: Path = Path("sheets")
+    """folder for the sheets"""
+    rows: int = 10
+    """identities or cameras on a sheet"""
+    columns: int = 10
+    """images beside each other"""
+    height: int = 128
+    """of an image on the sheet, in pixels"""
+
+    def __call__(self) -> int:
+        """Draw them."""
+        for name in recognised(self.root, self.datasets):
+            dataset = load_dataset(name, self.root)
+            written = show(dataset, self.out, rows=self.rows, columns=self.columns, height=self.height)
+            print("written: " + ", ".join(map(str, written)))
+        return 0
+
+
+@dataclass(frozen=True)
 class Data:
-    """Look at data sets: msinet data check DIR. More: msinet data --help."""
+    """Render, check and look at data sets. More: msinet data --help."""
 
     def __call__(self) -> int:
         """Show the commands below it."""
@@ -200,8 +318,9 @@ def run_command(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     try:
         if words[:1] == ["data"]:
-            return parse({"check": Check}, "msinet data", "Look at data sets.", words[1:])()
-        commands = {"train": Train, "evaluate": Evaluate, "embed": Embed, "data": Data}
+            commands = {"render": Render, "check": Check, "show": Show}
+            return parse(commands, "msinet data", "Render, check and look at data sets.", words[1:])()
+        commands = {"train": Train, "pretrain": Pretrain, "evaluate": Evaluate, "embed": Embed, "data": Data}
         return parse(commands, "msinet", "Light networks for object re-identification.", words)()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,12 +1,13 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import csv
 import errno
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def write_json(path: StrPath, obj: Any) -> None:
         ValueError, TypeError: `obj` holds NaN, an infinity, or something JSON has no word for.
     """
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows under the union of their keys, written atomically."""
+    rows = list(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _refusal(path: StrPath, target: Path, error: OSError) -> UserError:

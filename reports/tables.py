@@ -15,6 +15,7 @@ from ablations.catalogue import MAIN_DATASETS, Catalogue, Cell, Request
 from ablations.experiment import Experiment
 from ablations.runner import find_weights
 from ablations.store import Store
+from ablations.table2 import PRETEXT_GROUP
 from msinet.data import load_dataset
 from msinet.errors import UserError
 from msinet.io import write_text
@@ -23,7 +24,7 @@ from msinet.training.run import file_hash
 
 NOT_RUN = "not run"
 #: How the paper's numbers call the groups of Table 2.
-INIT = {"from scratch": "scratch", "pre-trained": "imagenet"}
+INIT = {"from scratch": "scratch", "pre-trained": "imagenet", PRETEXT_GROUP: "imagenet"}
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
     """
     request.check()
     frame = Store(request.store).frame()
-    if request.data_root is not None:
+    if request.root.is_dir() or not request.rendered:
         datasets = request.available_datasets()
-        fingerprints = {name: load_dataset(name, request.data_root).fingerprint for name in datasets}
+        fingerprints = {name: load_dataset(name, request.root).fingerprint for name in datasets}
     else:
         datasets = request.datasets or tuple(n for n in MAIN_DATASETS if n in set(frame.get("target", ())))
         fingerprints = {}
@@ -107,7 +108,7 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
 
     @cache
     def weights_of(model: str) -> str | None:
-        file = find_weights(request.pretrained, model)
+        file = find_weights(request.weights_folder, model)
         return file_hash(file) if file else None
 
     def record(experiment: Experiment) -> "pd.Series[Any] | None":
@@ -115,7 +116,7 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
             return None
         rows = frame[frame["experiment"] == experiment.key]
         rows = rows.loc[[name for name, row in rows.iterrows() if name == _run_id(experiment, row)]]
-        if experiment.init == "pretrained" and request.pretrained is not None:
+        if experiment.init == "pretrained" and request.weights_folder is not None:
             rows = rows[rows["weights"] == weights_of(experiment.model)]
         for role in ("source", "target"):
             if (name := getattr(experiment, role)) in fingerprints:
@@ -132,7 +133,9 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
 
     columns = {c: catalogue.columns[c] for c in catalogue.columns if any(cell.column == c for cell in cells)}
     rows = _rows(cells, columns, record, f"T{catalogue.name.removeprefix('table')}")
-    return Table(catalogue.title, columns, rows, _notes(request, cells, used))
+    rendered = any("rendered" in str(row["target_layout"]) for row in used)
+    title = catalogue.title + (" (rendered world, not the paper's data)" if rendered else "")
+    return Table(title, columns, rows, _notes(request, cells, used) + orderings(rows, columns))
 
 
 def _run_id(experiment: Experiment, row: "pd.Series[Any]") -> str:
@@ -221,6 +224,46 @@ def _notes(request: Request, cells: Sequence[Cell], used: Sequence["pd.Series[An
     return notes
 
 
+def orderings(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Which of the paper's orderings hold here: one line per group and column with two networks or more.
+
+    A pair is undecided if its difference is within two standard errors over the seeds; a single seed has no
+    spread, and the line says so.
+    """
+    lines = []
+    for group in dict.fromkeys(row.group for row in rows):
+        for column, metrics in columns.items():
+            metric = "mAP" if "mAP" in metrics else metrics[0]
+            found = [
+                (row.label, row.places[column]) for row in rows
+                if row.group == group and row.places[column].values and metric in row.places[column].paper
+            ]  # fmt: skip
+            if len(found) < 2:
+                continue
+            holds = undecided = total = 0
+            for i, (_, a) in enumerate(found):
+                for _, b in found[i + 1 :]:
+                    theirs, ours = a.paper[metric] - b.paper[metric], a.values[metric][0] - b.values[metric][0]
+                    if theirs == 0:
+                        continue
+                    total += 1
+                    error = sum(p.values[metric][1] ** 2 / p.seeds for p in (a, b) if p.seeds > 1) ** 0.5
+                    if abs(ours) <= 2 * error or ours == 0:
+                        undecided += 1
+                    else:
+                        holds += (ours > 0) == (theirs > 0)
+            here = " > ".join(name for name, _ in sorted(found, key=lambda f: -f[1].values[metric][0]))
+            paper = " > ".join(name for name, _ in sorted(found, key=lambda f: -f[1].paper[metric]))
+            seeds = min(place.seeds for _, place in found)
+            spread = f", {undecided} within two standard errors" if seeds > 1 else "; one seed, so no spread is known"
+            same = "the paper's order" if here == paper else f"in the paper {paper}"
+            lines.append(
+                f"Order by {metric}, {group}, {column}: {here} "
+                f"({same}; {holds} of {total} pairs as in the paper{spread})."
+            )
+    return lines
+
+
 def _length(recipe: Recipe) -> str:
     return f"{recipe.epochs} epochs" + (f" of {recipe.steps_per_epoch} steps" if recipe.steps_per_epoch else "")
 
@@ -259,7 +302,7 @@ def grid(table: Table) -> tuple[list[str], list[tuple[str, list[str]]]]:
 
 def _measured(place: Place, metrics: Sequence[str]) -> str:
     if not place.values:
-        return NOT_RUN
+        return NOT_RUN if place.planned or place.paper else "-"
     several = place.planned > 1
     parts = [f"{m:.1f}" + (f"±{s:.1f}" if several and place.seeds > 1 else "") for m, s in
              (place.values[metric] for metric in metrics)]  # fmt: skip

@@ -25,14 +25,26 @@ def check(root: Path, *, datasets: tuple[str, ...] = (), decode: bool = True, pr
     Raises:
         DataError: no such root, or nothing in it that is recognised.
     """
+    names = recognised(root, datasets)
+    usable = [_check_one(name, root, decode, progress) for name in names]
+    return all(usable)
+
+
+def recognised(root: Path, datasets: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The sets to look at: those asked for, else those found under `root`.
+
+    VehicleID's shorter test lists are looked at on request only.
+
+    Raises:
+        DataError: no such root, or nothing in it that is recognised.
+    """
     if not root.is_dir():
         raise DataError(f"data root {root} does not exist")
-    names = datasets or tuple(available(root))
+    names = datasets or tuple(name for name in available(root) if "_" not in name)
     if not names:
         wanted = "; ".join(f"{name}: {', '.join(layout.needs)}" for name, layout in LAYOUTS.items() if "_" not in name)
         raise DataError(f"no known layout under {root}. A set is recognised by these entries of its folder: {wanted}")
-    usable = [_check_one(name, root, decode, progress) for name in names]
-    return all(usable)
+    return names
 
 
 def _check_one(name: str, root: Path, decode: bool, progress: bool) -> bool:

@@ -7,12 +7,13 @@ are read, so a wrong layout is found within a second.
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from msinet.data.world import read_world
 from msinet.errors import DataError, unknown_name
 
 #: Independent draws of VehicleID's gallery, averaged (SPEC F.4).
@@ -56,6 +57,8 @@ class Dataset:
     """whether a gallery image of the query's identity and camera is left out of its ranking"""
     junk: int = 0
     """images of identity -1, which no split holds"""
+    world: str = ""
+    """fingerprint of the rendering; empty for photographs"""
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -80,7 +83,7 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits that change with any file name, label, split, draw or file size."""
-        digest = hashlib.sha256(f"{self.name} {self.layout} {self.remove_same_camera}\n".encode())
+        digest = hashlib.sha256(f"{self.name} {self.layout} {self.remove_same_camera} {self.world}\n".encode())
         for role, images in (("train", self.train), ("test", self.test)):
             for image in images:
                 where = image.path.relative_to(self.root).as_posix()
@@ -328,6 +331,8 @@ def load_dataset(name: str, root: Path | str) -> Dataset:
         )
     try:
         dataset = LAYOUTS[name].load(folder)
+        if (world := read_world(folder)) is not None:
+            dataset = replace(dataset, layout=f"{dataset.layout}, rendered", world=world["fingerprint"])
         _check_usable(dataset)
     except OSError as error:  # no permission, a link to nothing, a file in the place of a folder
         raise DataError(f"{name} in {folder}: {error}; mend it or take it out") from error

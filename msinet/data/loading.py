@@ -28,8 +28,8 @@ Pixels = np.ndarray
 Plan = Iterable[tuple[int, int, list[int]]]
 
 
-def decode(path: Path, height: int, width: int) -> Pixels:
-    """An image file as (height, width, 3) uint8 RGB, resized bilinearly.
+def decode(path: Path, height: int | None = None, width: int | None = None) -> Pixels:
+    """An image file as (height, width, 3) uint8 RGB, resized bilinearly; without a size, as large as it is.
 
     Raises:
         DataError: missing, truncated, or not an image.
@@ -37,14 +37,16 @@ def decode(path: Path, height: int, width: int) -> Pixels:
     try:
         with PIL.Image.open(path) as image:
             image.info.pop("transparency", None)  # no part of RGB, and Pillow would warn that it is lost
-            resized = image.convert("RGB").resize((width, height), PIL.Image.Resampling.BILINEAR)
+            rgb = image.convert("RGB")
+            if height is not None and width is not None:
+                rgb = rgb.resize((width, height), PIL.Image.Resampling.BILINEAR)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be decoded ({error}); fetch it again or take it out") from error
-    return np.asarray(resized)
+    return np.asarray(rgb)
 
 
 class PixelSource(Protocol):
-    """Images by position, each (height, width, 3) uint8."""
+    """Images by position, each (height, width, 3) uint8; of one size unless a random resized crop makes them so."""
 
     def __getitem__(self, index: int) -> Pixels: ...
     def __len__(self) -> int: ...
@@ -114,16 +116,9 @@ def open_pixels(
         DataError: images that cannot be decoded, by path.
     """
     images = dataset.train if role == "train" else dataset.test
-    folder = cache_folder()
-    file = folder / f"{dataset.name}-{dataset.fingerprint}-{role}-{height}x{width}.npy"
-    verified = folder / f"{dataset.name}-{dataset.fingerprint}-{role}.verified"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot keep decoded images in {folder}: {error.strerror}; "
-            "set MSINET_CACHE to a folder that you may write to"
-        ) from error
+    key = f"{dataset.name}-{dataset.fingerprint}-{role}"
+    folder = _made_cache_folder()
+    file = folder / f"{key}-{height}x{width}.npy"
     size = len(images) * height * width * 3
     intact = _intact(file, (len(images), height, width, 3))
     if cache is None:
@@ -133,12 +128,34 @@ def open_pixels(
             _write_cache(images, height, width, file, progress)
         cached: Pixels = np.load(file, mmap_mode="r")
         return cached
+    verify(dataset.name, key, images, progress=progress)
+    return DecodeOnDemand(images, height, width)
+
+
+def verify(name: str, key: str, images: Sequence[Image], *, progress: bool = True) -> None:
+    """Read every image once; those known under `key` to be readable are not read again.
+
+    Raises:
+        DataError: images of the set `name` that cannot be decoded, by path.
+    """
+    verified = _made_cache_folder() / f"{key}.verified"
     if not verified.exists():
         problems = undecodable(images, progress=progress)
         if problems:
-            raise _broken(dataset.name, problems)
+            raise _broken(name, problems)
         write_text(verified, f"{len(images)} images decode\n")
-    return DecodeOnDemand(images, height, width)
+
+
+def _made_cache_folder() -> Path:
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot keep decoded images in {folder}: {error.strerror}; "
+            "set MSINET_CACHE to a folder that you may write to"
+        ) from error
+    return folder
 
 
 def _broken(name: str, problems: Sequence[str]) -> DataError:
@@ -192,26 +209,30 @@ def _try_decode(path: Path, height: int, width: int, problems: list[str]) -> Pix
 class _TrainImages(TorchDataset[tuple[Tensor, int]]):
     """Augmented images; the chance of each comes from (seed, epoch, place in the epoch) alone."""
 
-    def __init__(self, pixels: PixelSource, labels: np.ndarray, augmentation: Augmentation, seed: int) -> None:
-        self.pixels, self.labels, self.augmentation, self.seed = pixels, labels, augmentation, seed
+    def __init__(
+        self, pixels: PixelSource, labels: np.ndarray, augmentation: Augmentation, seed: int,
+        size: tuple[int, int] | None,
+    ) -> None:  # fmt: skip
+        self.pixels, self.labels, self.augmentation, self.seed, self.size = pixels, labels, augmentation, seed, size
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
         epoch, place, index = key
         rng = np.random.default_rng((self.seed, epoch, place, 1))  # 1: apart from the sampler's seeds
-        return augment(self.pixels[index], rng, self.augmentation), int(self.labels[index])
+        return augment(self.pixels[index], rng, self.augmentation, self.size), int(self.labels[index])
 
 
 def train_batches(
     pixels: PixelSource, labels: np.ndarray, augmentation: Augmentation, plan: Plan, *, seed: int, workers: int = 0,
-    pin_memory: bool = False,
+    pin_memory: bool = False, size: tuple[int, int] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Batches in the order of `plan`: images (B, 3, H, W) float32 and labels (B,) int64.
 
-    What a batch holds depends on the plan and the seed, never on the number of workers.
+    What a batch holds depends on the plan and the seed, never on the number of workers. `size` is (H, W),
+    which only a random resized crop needs: other images come in it.
     """
     keys = ([(epoch, step * len(batch) + i, index) for i, index in enumerate(batch)] for epoch, step, batch in plan)
     loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-        _TrainImages(pixels, labels, augmentation, seed), batch_sampler=keys, num_workers=workers,
+        _TrainImages(pixels, labels, augmentation, seed, size), batch_sampler=keys, num_workers=workers,
         pin_memory=pin_memory, worker_init_fn=_quiet if workers else None,
     )  # fmt: skip
     yield from loader

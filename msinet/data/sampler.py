@@ -1,6 +1,6 @@
-"""P x K batches: P identities with K images each (SPEC A.8)."""
+"""P x K batches: P identities with K images each (SPEC A.8); for classifiers, plain shuffled ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -66,11 +66,42 @@ def epoch_batches(
         epoch: counted from 0.
         steps: batches in the epoch, over as many passes as that takes; None for exactly one pass.
     """
-    batches = pk_batches(labels, p, k, (seed, epoch, 0))
+    return _passes(lambda number: pk_batches(labels, p, k, (seed, epoch, number)), steps)
+
+
+def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, steps: int | None = None) -> list[list[int]]:
+    """The batches of one epoch of a classifier: all images in random order, a last incomplete batch left out.
+
+    Args:
+        count: images.
+        size: of a batch.
+        seed: of the run.
+        epoch: counted from 0.
+        steps: batches in the epoch, over as many passes as that takes; None for exactly one pass.
+
+    Raises:
+        DataError: fewer images than a batch takes.
+    """
+    if count < size:
+        raise DataError(
+            f"a batch needs {size} images, but the training set has {count}; "
+            "take fewer images per batch (identities times images of the recipe) or more data"
+        )
+
+    def batches(number: int) -> list[list[int]]:
+        order = np.random.default_rng((seed, epoch, number)).permutation(count)
+        return order[: count // size * size].reshape(-1, size).tolist()
+
+    return _passes(batches, steps)
+
+
+def _passes(batches_of: Callable[[int], list[list[int]]], steps: int | None) -> list[list[int]]:
+    """`steps` batches of as many passes as that takes; None for exactly one pass."""
+    batches = batches_of(0)
     if steps is None:
         return batches
-    passes = 1
+    number = 1
     while len(batches) < steps:
-        batches += pk_batches(labels, p, k, (seed, epoch, passes))
-        passes += 1
+        batches += batches_of(number)
+        number += 1
     return batches[:steps]

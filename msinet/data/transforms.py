@@ -1,5 +1,6 @@
-"""From decoded pixels to network input: the two training recipes and the test pipeline (SPEC A.8)."""
+"""From decoded pixels to network input: the training recipes and the test pipelines (SPEC A.7, A.8)."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,21 @@ class Augmentation:
     """probability of random erasing"""
 
 
+@dataclass(frozen=True)
+class ResizedCrop(Augmentation):
+    """Augmentation of classifiers: a random part of the image in its own size takes the place of pad and crop.
+
+    A class of its own because what `Augmentation` holds names the finished runs of re-identification.
+    """
+
+    pad: int = 0
+    """always 0"""
+    erase: float = 0.0
+    """probability of random erasing"""
+    crop: float = 0.08
+    """smallest share of the image's area in a random crop of aspect 3/4 to 4/3, which is then resized"""
+
+
 def normalize(pixels: np.ndarray) -> Tensor:
     """(..., H, W, 3) uint8 pixels as a (..., 3, H, W) float32 tensor with ImageNet's mean and variance."""
     tensor = _tensor(pixels).movedim(-1, -3)  # (..., 3, H, W)
@@ -38,12 +54,21 @@ def _tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(pixels, order="C"))
 
 
-def augment(pixels: np.ndarray, rng: np.random.Generator, recipe: Augmentation) -> Tensor:
-    """One training image: (H, W, 3) uint8 to (3, H, W) float32, all chance from `rng`."""
+def augment(
+    pixels: np.ndarray, rng: np.random.Generator, recipe: Augmentation, size: tuple[int, int] | None = None
+) -> Tensor:
+    """One training image: (H, W, 3) uint8 to (3, H, W) float32, all chance from `rng`.
+
+    With a random resized crop the result is of the given `size` (height, width), by default the image's own.
+    """
     height, width = pixels.shape[:2]
     if rng.random() < recipe.flip:
         pixels = pixels[:, ::-1]
-    if recipe.pad:
+    if isinstance(recipe, ResizedCrop):
+        box = crop_box(height, width, recipe.crop, rng)
+        tensor = tv.resized_crop(_tensor(pixels).movedim(-1, 0), *box, list(size or (height, width)), antialias=True)
+        pixels = tensor.movedim(0, -1).numpy()
+    elif recipe.pad:
         p = recipe.pad
         padded = np.zeros((height + 2 * p, width + 2 * p, 3), np.uint8)
         padded[p : p + height, p : p + width] = pixels
@@ -55,6 +80,36 @@ def augment(pixels: np.ndarray, rng: np.random.Generator, recipe: Augmentation) 
     if rng.random() < recipe.erase:
         _erase(tensor, rng)
     return tensor
+
+
+def crop_box(height: int, width: int, crop: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop, as torchvision's RandomResizedCrop draws it.
+
+    Its share of the area is uniform in [crop, 1], the logarithm of its aspect (width / height) in that of
+    [3/4, 4/3]. After ten tries that do not fit, the centre, as much as the aspects allow.
+    """
+    low, high = 3 / 4, 4 / 3
+    for _ in range(10):
+        area = rng.uniform(crop, 1) * height * width
+        aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
+        h, w = round((area / aspect) ** 0.5), round((area * aspect) ** 0.5)
+        if 0 < h <= height and 0 < w <= width:
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    h, w = min(height, round(width / low)), min(width, round(height * high))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def centre_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The test image of a classifier: (H, W, 3) uint8 to (height, width, 3) uint8.
+
+    Resized so that what is cut out covers 224/256 of the tighter side, then the centre.
+    """
+    scale = 256 / 224 * max(height / pixels.shape[0], width / pixels.shape[1])
+    size = [round(scale * side) for side in pixels.shape[:2]]
+    tensor = tv.resize(_tensor(pixels).movedim(-1, 0), size, antialias=True)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    centre: np.ndarray = tensor[:, top : top + height, left : left + width].movedim(0, -1).numpy()
+    return centre
 
 
 def _jitter(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from msinet.data.loading import PixelSource, train_batches
-from msinet.data.sampler import epoch_batches
 from msinet.errors import TrainingDiverged
 from msinet.losses import identity_loss, triplet_loss
 from msinet.models import Output
 from msinet.progress import bar
 from msinet.training.checkpoint import NAME, load_checkpoint, save_checkpoint
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Pretraining, Recipe
 
 Row = dict[str, float]
 #: Seconds between checkpoints: what an unexpected end can cost at most.
@@ -56,13 +55,18 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 or Adam; weight decay on every trained parameter."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(parameters, recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+        return torch.optim.Adam(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(parameters, recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, fused=True)
 
 
 def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-    """The total loss and its parts: identity and triplet loss, each summed over the heads (SPEC A.4)."""
+    """The total loss and its parts: identity and triplet loss, each summed over the heads (SPEC A.4).
+
+    Pre-training has the identity loss alone.
+    """
     identity = torch.stack([identity_loss(one, labels, recipe.label_smoothing) for one in output.logits]).sum()
+    if isinstance(recipe, Pretraining):
+        return {"loss": identity, "identity": identity}
     triplet = torch.stack([
         triplet_loss(one, labels, recipe.margin, normalize=recipe.normalize_triplet) for one in output.embeddings
     ]).sum()  # fmt: skip
@@ -111,9 +115,7 @@ def train(
     start = at.epoch, at.step
 
     def batches_of(epoch: int) -> list[list[int]]:
-        return epoch_batches(
-            labels, recipe.identities, recipe.images, seed=seed, epoch=epoch, steps=recipe.steps_per_epoch
-        )
+        return recipe.batches(labels, seed=seed, epoch=epoch)
 
     def plan() -> Iterator[tuple[int, int, list[int]]]:
         for epoch in range(start[0], recipe.epochs):
@@ -128,8 +130,9 @@ def train(
         save_checkpoint(folder, identity, model, optimizer, vars(at))
 
     batches = train_batches(
-        pixels, labels, recipe.augmentation, plan(), seed=seed, workers=workers, pin_memory=device.type == "cuda"
-    )
+        pixels, labels, recipe.augmentation, plan(), seed=seed, workers=workers, pin_memory=device.type == "cuda",
+        size=(recipe.height, recipe.width),
+    )  # fmt: skip
     # Passes differ by a batch or so: the length of the first is the estimate that the bar shows.
     per_epoch = len(batches_of(0))
     meter = bar(

@@ -3,11 +3,13 @@
 import ast
 from collections.abc import Iterable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from msinet.data.transforms import Augmentation
+from msinet.data.transforms import Augmentation, ResizedCrop
 from msinet.errors import UserError, unknown_name
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Pretraining, Recipe
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 #: The short profiles have an optimiser of their own: the paper's SGD at 0.065 needs tens of thousands of steps.
 PROFILES: dict[str, Recipe] = {
@@ -53,6 +55,35 @@ def recipe_for(profile: str, source: str, *, cross_domain: bool = False) -> Reci
     return recipe
 
 
+#: Of pre-training, by the same names. In 300 steps a twelfth of an image is too hard a view of it.
+PRETRAINING: dict[str, Pretraining] = {
+    "smoke": Pretraining(
+        height=32, width=32, identities=4, images=2, epochs=2, steps_per_epoch=3, optimizer="adam", lr=1e-3,
+        weight_decay=5e-4, warmup=1, epoch_decay=1.0, augmentation=ResizedCrop(crop=0.25),
+    ),
+    "mini": Pretraining(
+        height=64, width=64, identities=16, images=4, epochs=30, steps_per_epoch=10, optimizer="adam", lr=2e-3,
+        weight_decay=5e-4, warmup=3, milestones=(18, 26), epoch_decay=1.0, augmentation=ResizedCrop(crop=0.25),
+    ),
+    "full": Pretraining().with_epochs(60),
+    "paper": Pretraining(),
+}  # fmt: skip
+
+
+def pretrain_recipe(profile: str) -> Pretraining:
+    """How a profile pre-trains.
+
+    Args:
+        profile: smoke, mini, full or paper.
+
+    Raises:
+        UserError: unknown profile.
+    """
+    if profile not in PRETRAINING:
+        raise unknown_name("profile", profile, PRETRAINING)
+    return PRETRAINING[profile]
+
+
 def parse_settings(words: Iterable[str]) -> dict[str, Any]:
     """`["ratio=2", "fusion=mul"]` as a dictionary; values are Python literals, or else text.
 
@@ -71,7 +102,7 @@ def parse_settings(words: Iterable[str]) -> dict[str, Any]:
     return settings
 
 
-def override(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
+def override(recipe: AnyRecipe, settings: dict[str, Any]) -> AnyRecipe:
     """The recipe with some of its numbers replaced; those of its augmentation go by their own names.
 
     A new number of epochs stretches warm-up and milestones with it, unless they are given as well.
@@ -80,8 +111,8 @@ def override(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
         UserError: unknown name, or a value of another type.
     """
     settings = dict(settings)
-    own = {f.name for f in fields(Recipe)} - {"augmentation"}
-    augmentations = {f.name for f in fields(Augmentation)}
+    own = {f.name for f in fields(recipe)} - {"augmentation"}
+    augmentations = {f.name for f in fields(recipe.augmentation)}
     for name, value in settings.items():
         if name not in own | augmentations:
             raise unknown_name("setting of the recipe", name, own | augmentations)

@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-from msinet.data.transforms import Augmentation
+import numpy as np
+
+from msinet.data.sampler import epoch_batches, shuffled_batches
+from msinet.data.transforms import Augmentation, ResizedCrop
 from msinet.errors import UserError
 
 
@@ -78,6 +81,14 @@ class Recipe:
             milestones=tuple(max(1, round(m * share)) for m in self.milestones),
         )
 
+    def batches(self, labels: np.ndarray, *, seed: int, epoch: int) -> list[list[int]]:
+        """The batches of an epoch, as positions in `labels`; a pure function of its arguments.
+
+        Raises:
+            DataError: too few identities for a batch.
+        """
+        return epoch_batches(labels, self.identities, self.images, seed=seed, epoch=epoch, steps=self.steps_per_epoch)
+
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0 (SPEC A.7).
 
@@ -87,3 +98,65 @@ class Recipe:
         warm = 0.01 * (1 - share) + share
         decay = 0.1 ** sum(epoch >= m for m in self.milestones)
         return float(self.lr * warm * decay)
+
+
+@dataclass(frozen=True)
+class Pretraining(Recipe):
+    """Classification: the identity loss alone, on shuffled batches of identities * images images.
+
+    The defaults are the ImageNet recipe of CDNet, the nearest to MSINet's own, which is not published
+    (SPEC A.7). Of label smoothing that says nothing: it is 0.1, as everywhere here. A class of its own, because
+    what `Recipe` holds names the finished runs of re-identification.
+    """
+
+    height: int = 224
+    """image height in pixels"""
+    width: int = 224
+    """image width in pixels"""
+    identities: int = 32
+    """a batch has identities * images images, of any class"""
+    epochs: int = 240
+    """epochs of training"""
+    lr: float = 0.1
+    """learning rate after warm-up"""
+    weight_decay: float = 3e-5
+    """on every parameter, batch norms and biases included"""
+    warmup: int = 0
+    """epochs of linear warm-up from a hundredth of the learning rate"""
+    milestones: tuple[int, ...] = ()
+    """epochs at which the learning rate falls to a tenth"""
+    augmentation: ResizedCrop = field(default_factory=ResizedCrop)
+    """flip, random resized crop, jitter, erase"""
+    epoch_decay: float = 0.97
+    """factor of the learning rate from one epoch to the next"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (("epoch_decay", self.epoch_decay), ("crop", self.augmentation.crop)):
+            if not 0 < value <= 1:
+                raise UserError(f"recipe: {name} must lie in (0, 1], got {value}")
+        if self.augmentation.pad:
+            raise UserError(
+                f"recipe: pad must be 0 in pre-training, where a random resized crop takes its place, "
+                f"got {self.augmentation.pad}"
+            )
+
+    def with_epochs(self, epochs: int) -> Self:
+        """The same schedule stretched or shrunk to `epochs`: it ends at the same learning rate."""
+        changed = super().with_epochs(epochs)
+        if not (self.epochs and epochs):
+            return changed
+        return replace(changed, epoch_decay=self.epoch_decay ** (self.epochs / epochs))
+
+    def batches(self, labels: np.ndarray, *, seed: int, epoch: int) -> list[list[int]]:
+        """The batches of an epoch, as positions in `labels`; a pure function of its arguments.
+
+        Raises:
+            DataError: too few images for a batch.
+        """
+        size = self.identities * self.images
+        return shuffled_batches(len(labels), size, seed=seed, epoch=epoch, steps=self.steps_per_epoch)
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0: that of `Recipe` times epoch_decay^epoch."""
+        return super().learning_rate(epoch) * self.epoch_decay**epoch

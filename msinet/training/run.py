@@ -1,6 +1,5 @@
 """One complete run: a network trained on one data set, ranked on another or the same, with its files."""
 
-import csv
 import hashlib
 import json
 import time
@@ -16,7 +15,7 @@ from msinet.data.layouts import Dataset
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
-from msinet.io import atomic_path, write_json
+from msinet.io import write_csv, write_json
 from msinet.models import build_model, load_weights, save_weights
 from msinet.training.checkpoint import NAME as CHECKPOINT
 from msinet.training.evaluation import Evaluation, evaluate_model
@@ -97,7 +96,7 @@ def run(
     how = how or How()
     device = pick_device(how.device)
     folder.mkdir(parents=True, exist_ok=True)
-    log = _Log(folder / "log.txt")
+    log = Log(folder / "log.txt")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     mixed = derived_seed(source.name, model, seed)
@@ -192,22 +191,13 @@ def _per_query(evaluation: Evaluation, dataset: Dataset) -> Iterable[dict[str, A
             }
 
 
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows under the union of their keys, written atomically."""
-    rows = list(rows)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-class _Log:
+class Log:
     """Appends time-stamped lines to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __call__(self, message: str) -> None:
+        """Append one line."""
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {message}\n")

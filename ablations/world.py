@@ -1,0 +1,45 @@
+"""What the default needs before anything can run: the rendered world, and weights from its pretext set."""
+
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from ablations.catalogue import MAIN_DATASETS, PRETEXT, Catalogue, Request
+from msinet.data.folders import load_class_folders
+from msinet.data.world import SIZES, render
+from msinet.training.pretrain import pretrain
+from msinet.training.profiles import pretrain_recipe
+from msinet.training.run import How
+
+
+def prepare(catalogue: Catalogue, request: Request, how: How) -> None:
+    """Render what a request on the rendered world needs and pre-train its networks, unless they are there.
+
+    Raises:
+        UserError: an unknown name, a full disk and the like.
+    """
+    request.check()
+    if not request.rendered:
+        return
+    names = request.datasets or tuple(MAIN_DATASETS)
+    cells = catalogue.cells(request, names)
+    models = dict.fromkeys(c.experiment.model for c in cells if c.experiment.init == "pretrained")
+    pretexts = ("pretext",) if models and request.pretrained is None else ()
+    tqdm.write(f"images: the rendered world in {request.root}")
+    sets = dict.fromkeys(name.split("_")[0] for name in names)  # VehicleID's short lists are part of its set
+    render(request.root, SIZES[request.profile], names=(*sets, *pretexts), progress=how.progress)
+    if not pretexts:
+        return
+    data = load_class_folders(request.root / PRETEXT)
+    for model in models:
+        out = request.pretext_folder / f"{model}.safetensors"
+        if not out.exists():
+            # Validation along the way would cost more than it tells here.
+            record = pretrain(
+                out, model=model, options={}, data=data, recipe=pretrain_recipe(request.profile), seed=0,
+                how=replace(how, evaluate_every=0),
+            )  # fmt: skip
+            tqdm.write(
+                f"{model}: pre-trained on the rendered pretext set, {100 * float(record['top1'] or 0):.1f} % of "
+                f"{record['val_images']} images right (chance {100 * float(record['chance'] or 0):.1f} %) -> {out}"
+            )

@@ -1,0 +1,127 @@
+"""Images sorted into one folder per class, as ImageNet's usually are: what classifiers are pre-trained on."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from msinet.data.layouts import SUFFIXES, Image, some
+from msinet.data.loading import Pixels, decode, verify
+from msinet.data.transforms import centre_crop
+from msinet.data.world import WORLD
+from msinet.errors import DataError
+
+EXPECTED = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """A classification set as it lies on disk. Images are paths below the root: there may be more than a million."""
+
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    """names of the class folders, sorted; a label is a place in it"""
+    train: tuple[str, ...]
+    train_labels: np.ndarray
+    """(len(train),) int64"""
+    val: tuple[str, ...]
+    val_labels: np.ndarray
+    """(len(val),) int64"""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with any file name, class, split or file size, but not with the root."""
+        digest = hashlib.sha256()
+        for image in (*self.train, *self.val):
+            digest.update(f"{image} {(self.root / image).stat().st_size}\n".encode())
+        return digest.hexdigest()[:12]
+
+    def verify(self, *, progress: bool = True) -> None:
+        """Read every image once, unless that was done before.
+
+        Raises:
+            DataError: images that cannot be decoded, by path.
+        """
+        images = [Image(self.root / image, 0, 0) for image in (*self.train, *self.val)]
+        verify(self.name, f"{self.name}-{self.fingerprint}-folders", images, progress=progress)
+
+
+class FolderImages:
+    """Decodes an image each time it is asked for: in its own size, or the centre of it as (height, width, 3) uint8."""
+
+    def __init__(self, root: Path, images: Sequence[str], size: tuple[int, int] | None = None) -> None:
+        self.root, self.size = root, size
+        self.images = np.array(images)  # one block of memory, which worker processes share
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Pixels:
+        pixels = decode(self.root / str(self.images[index]))
+        return pixels if self.size is None else centre_crop(pixels, *self.size)
+
+
+def load_class_folders(root: Path | str, name: str = "") -> ClassFolders:
+    """The set under `root`: `train/<class>/*` and `val/<class>/*`, classes numbered by sorted name.
+
+    Args:
+        root: the folder that holds train/ and val/.
+        name: of the set, for records; by default `rendered` for a rendered set, else the folder's own.
+
+    Raises:
+        DataError: no such root, no train/ or val/, fewer than two classes, a class without training images,
+            a class in val/ that train/ lacks, or no images in val/.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{root} does not exist or is no folder; {EXPECTED}")
+    root = root.resolve()
+    try:
+        train, val = (_split(root, split) for split in ("train", "val"))
+    except OSError as error:  # no permission, a link to nothing
+        raise DataError(f"{root}: {error}; mend it or take it out") from error
+    classes = tuple(sorted(train))
+    if len(classes) < 2:
+        raise DataError(f"{root / 'train'} holds {len(classes)} class folder(s), and two are the least; {EXPECTED}")
+    if empty := [one for one in classes if not train[one]]:
+        raise DataError(f"{root / 'train'}: no .jpg, .jpeg or .png in {some(empty)}; fill the folders or take them out")
+    if strange := sorted(set(val) - set(classes)):
+        raise DataError(
+            f"{root / 'val'}: {some(strange)} not in {root / 'train'}; both must have the same class folders"
+        )
+    if not any(val.values()):
+        raise DataError(f"{root / 'val'}: no .jpg, .jpeg or .png in its class folders; {EXPECTED}")
+    number = {one: place for place, one in enumerate(classes)}
+
+    def labels(split: dict[str, list[str]]) -> np.ndarray:
+        return np.array([number[one] for one, images in split.items() for _ in images], dtype=np.int64)
+
+    return ClassFolders(
+        name or ("rendered" if (root / WORLD).is_file() else root.name), root, classes,
+        tuple(image for images in train.values() for image in images), labels(train),
+        tuple(image for images in val.values() for image in images), labels(val),
+    )  # fmt: skip
+
+
+def _split(root: Path, split: str) -> dict[str, list[str]]:
+    """The images of every class folder, both sorted by name, as paths below the root."""
+    folder = root / split
+    if not folder.is_dir():
+        raise DataError(f"{root} has no folder {split}/; {EXPECTED}")
+    names = sorted(os.listdir(folder))
+    classes = [name for name in names if not name.startswith(".") and (folder / name).is_dir()]
+    if not classes and any(map(_is_image, names)):  # ImageNet's validation images come so
+        raise DataError(f"{folder} holds images but no class folders; sort them into one folder per class; {EXPECTED}")
+    return {
+        one: [f"{split}/{one}/{image}" for image in sorted(os.listdir(folder / one)) if _is_image(image)]
+        for one in classes
+    }
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(tuple(SUFFIXES)) and not name.startswith(".")

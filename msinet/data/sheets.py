@@ -1,0 +1,172 @@
+"""Contact sheets: the images of a data set by identity, by camera and, where they are known, by factor."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import PIL.ImageOps
+
+from msinet.data.layouts import Dataset, Image
+from msinet.data.loading import decode
+from msinet.data.world import FACTORS
+from msinet.errors import UserError
+from msinet.io import atomic_path
+
+INK, PAPER, PALE = (30, 30, 30), (255, 255, 255), (110, 110, 110)
+#: Factors worth a row, with the unit that stands beside the value.
+SHOWN = {
+    "yaw": "°", "elevation": "°", "light": "", "occlusion": "", "zoom": "", "shift_x": "", "blur": " px", "noise": "",
+    "resolution": "",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a sheet."""
+
+    label: str
+    images: tuple[tuple[Path, str], ...]
+    """files and their captions"""
+
+
+def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, height: int = 128) -> list[Path]:
+    """Draw the sheets of a data set and return their paths.
+
+    Args:
+        dataset: any set; one that was rendered gets a sheet by factor as well.
+        out: folder for NAME-identities.png, NAME-cameras.png, NAME-factors.png.
+        rows: identities or cameras on a sheet.
+        columns: images beside each other.
+        height: of an image in pixels.
+
+    Raises:
+        DataError: an image that cannot be decoded.
+        UserError: `factors.csv` that does not fit the images.
+    """
+    if min(rows, columns) < 1 or height < 16:
+        raise UserError(f"rows and columns must be at least 1 and height at least 16, got {rows}, {columns}, {height}")
+    factors = read_factors(dataset)
+    # Distractors have no identity to show; VeRi's queries are in its gallery again, under the same name.
+    shown = {i.path.name: i for i in dataset.test if i.identity or dataset.layout.startswith("MSMT17")}
+    images = sorted(shown.values(), key=lambda i: i.path)
+    sheets = {
+        "identities": (by_identity(images, factors, dataset.root, rows, columns),
+                       "one identity per row, through different cameras"),
+        "cameras": (by_camera(images, rows, columns), "one camera per row, different identities"),
+    }  # fmt: skip
+    if factors:
+        sheets["factors"] = (by_factor(images, factors, dataset.root, columns), "one factor per row, from low to high")
+    width = height if dataset.layout.startswith(("VeRi", "VehicleID")) else height // 2
+    written = []
+    for kind, (lines, what) in sheets.items():
+        path = out / f"{dataset.name}-{kind}.png"
+        sheet = draw(lines, f"{dataset.name} ({dataset.layout}): {what}", height, width)
+        with atomic_path(path) as temporary:
+            sheet.save(temporary)
+        written.append(path)
+    return written
+
+
+def read_factors(dataset: Dataset) -> dict[str, dict[str, str]]:
+    """`factors.csv` of a rendered set by image path relative to the set; empty for photographs.
+
+    Raises:
+        UserError: it lacks an image of the set.
+    """
+    file = dataset.root / FACTORS
+    if not dataset.world or not file.is_file():
+        return {}
+    with file.open(newline="", encoding="utf-8") as stream:
+        factors = {row["path"]: row for row in csv.DictReader(stream)}
+    # A query of VeRi lies in the gallery under the same name, and is listed once.
+    by_name = {Path(path).name: row for path, row in factors.items()}
+    result = {}
+    for image in (*dataset.train, *dataset.test):
+        path = image.path.relative_to(dataset.root).as_posix()
+        row = factors.get(path) or by_name.get(image.path.name)
+        if row is None:
+            raise UserError(f"{file} says nothing about {path}; render the set again")
+        result[path] = row
+    return result
+
+
+def by_identity(
+    images: Sequence[Image], factors: dict[str, dict[str, str]], root: Path, rows: int, columns: int
+) -> list[Line]:
+    """Identities, families together where they are known, images of different cameras first."""
+    groups: dict[int, list[Image]] = {}
+    for image in images:
+        groups.setdefault(image.identity, []).append(image)
+
+    def family(identity: int) -> tuple[int, int]:
+        known = factors.get(groups[identity][0].path.relative_to(root).as_posix(), {})
+        return int(known.get("family") or 0), identity
+
+    lines = []
+    for identity in sorted(groups, key=family)[:rows]:
+        turn: dict[int, int] = {}
+        order = []
+        for image in groups[identity]:
+            turn[image.camera] = turn.get(image.camera, 0) + 1
+            order.append((turn[image.camera], image.camera, image))
+        order.sort(key=lambda entry: entry[:2])
+        label = f"identity {identity}" + (f"\nfamily {family(identity)[0]}" if factors else "")
+        lines.append(Line(label, tuple((i.path, f"camera {c}" if c else "") for _, c, i in order[:columns])))
+    return lines
+
+
+def by_camera(images: Sequence[Image], rows: int, columns: int) -> list[Line]:
+    """Cameras with evenly spaced images, as a rule of different identities."""
+    groups: dict[int, list[Image]] = {}
+    for image in images:
+        groups.setdefault(image.camera, []).append(image)
+    lines = []
+    for camera in sorted(groups)[:rows]:
+        chosen = _spaced(groups[camera], columns)
+        lines.append(Line(f"camera {camera}" if camera else "no camera\nnumbers",
+                          tuple((i.path, f"id {i.identity}") for i in chosen)))  # fmt: skip
+    return lines
+
+
+def by_factor(images: Sequence[Image], factors: dict[str, dict[str, str]], root: Path, columns: int) -> list[Line]:
+    """Images at even steps through each factor's range, the extremes included."""
+    lines = []
+    for factor, unit in SHOWN.items():
+        values = sorted((float(factors[i.path.relative_to(root).as_posix()][factor]), i.path) for i in images)
+        if values[0][0] == values[-1][0]:
+            continue
+        numbers = np.array([value for value, _ in values])
+        wanted = np.linspace(numbers[0], numbers[-1], columns)
+        chosen = [values[int(abs(numbers - w).argmin())] for w in wanted]
+        lines.append(Line(factor.replace("_", " "), tuple((path, f"{value:g}{unit}") for value, path in chosen)))
+    return lines
+
+
+def _spaced(items: Sequence[Image], number: int) -> list[Image]:
+    places = np.unique(np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int))
+    return [items[i] for i in places]
+
+
+def draw(lines: Sequence[Line], title: str, height: int, width: int) -> PIL.Image.Image:
+    """A sheet: labels on the left, images of one size, captions under them."""
+    left, top, gap, caption = 92, 34, 6, 17
+    large, small = (PIL.ImageFont.load_default(size) for size in (16, 12))
+    columns = max(len(line.images) for line in lines)
+    size = (left + columns * (width + gap) + gap, top + len(lines) * (height + caption + gap))
+    sheet = PIL.Image.new("RGB", (max(size[0], left + 8 * len(title)), size[1]), PAPER)
+    pen = PIL.ImageDraw.Draw(sheet)
+    pen.text((gap, 8), title, INK, large)
+    for row, line in enumerate(lines):
+        y = top + row * (height + caption + gap)
+        pen.multiline_text((gap, y + 4), line.label, INK, small)
+        for column, (path, text) in enumerate(line.images):
+            x = left + column * (width + gap)
+            picture = PIL.ImageOps.contain(PIL.Image.fromarray(decode(path)), (width, height))
+            sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
+            pen.text((x + width / 2, y + height + 1), text, PALE, small, anchor="ma")
+    return sheet

@@ -1,0 +1,171 @@
+"""Cameras and the places they look at: what differs between two sets of one kind."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFilter
+
+from msinet.data.world.person import COLOURS
+from msinet.data.world.solids import Colour
+
+#: Pixels of the picture behind a camera's images.
+PLACE_SIZE = (640, 300)
+#: Where its ground begins.
+HORIZON = 106
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the cameras of one set have in common."""
+
+    kind: str
+    """person or vehicle"""
+    cameras: int
+    palette: dict[str, float]
+    """how common each colour is among the set's identities"""
+    elevation: tuple[float, float]
+    """degrees above the horizon, lowest and highest"""
+    light: tuple[float, float]
+    """exposure of the darkest and of the brightest camera"""
+    cast: float
+    """standard deviation of the logarithm of each colour channel's gain"""
+    warmth: float
+    """of the set: above 0 towards yellow, below 0 towards blue"""
+    blur: tuple[float, float]
+    """pixels of an image 128 high"""
+    noise: tuple[float, float]
+    """standard deviation in display units"""
+    shift: float
+    """standard deviation of the framing error, as a share of the frame"""
+    occluded: float
+    """share of images with something in front"""
+    indoor: float
+    """share of cameras under a roof, with even light"""
+    spread: float
+    """degrees: standard deviation of the view around a camera's two usual directions"""
+    ends: bool = False
+    """see bodies from the front and the back only, as cameras over a road do"""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera of a set."""
+
+    number: int
+    directions: tuple[float, float]
+    """degrees at which bodies are usually seen; 0: from the front"""
+    spread: float
+    elevation: float
+    distance: float
+    """metres"""
+    light: float
+    sun: float
+    """azimuth of the sun relative to the camera, degrees"""
+    direct: float
+    """share of the light that comes from the sun"""
+    gains: Colour
+    """of red, green and blue"""
+    blur: float
+    noise: float
+    quality: int
+    """of the JPEG files"""
+    shift: float
+    zoom: float
+    """frame over body"""
+    resolution: float
+    """share of the pixels that the sensor had"""
+    occluded: float
+    indoor: bool
+    place: int
+    """seed of the picture behind"""
+
+
+@lru_cache(maxsize=128)
+def draw_camera(style_name: str, number: int, seed: int) -> Camera:
+    """Camera `number` (from 1) of a set; a pure function of its arguments."""
+    from msinet.data.world.sets import STYLES
+
+    style = STYLES[style_name]
+    rng = np.random.default_rng((seed, 71, list(STYLES).index(style_name), number))
+    main = float(rng.choice((0.0, 180.0))) + float(rng.normal(0, 8)) if style.ends else float(rng.uniform(0, 360))
+    indoor = bool(rng.random() < style.indoor)
+    gains = np.exp(rng.normal(0, style.cast, 3) + style.warmth * np.array((1, 0.1, -1.1)))
+    gains /= gains.mean()
+    return Camera(
+        number=number, directions=(main % 360, (main + 180) % 360), spread=style.spread,
+        elevation=float(rng.uniform(*style.elevation)),
+        distance=float(rng.uniform(5, 11) if style.kind == "person" else rng.uniform(9, 18)),
+        light=float(rng.uniform(*style.light)), sun=float(rng.uniform(-150, 150)),
+        direct=0.15 if indoor else float(rng.uniform(0.25, 0.65)),
+        gains=(float(gains[0]), float(gains[1]), float(gains[2])), blur=float(rng.uniform(*style.blur)),
+        noise=float(rng.uniform(*style.noise)), quality=int(rng.integers(70, 93)),
+        shift=style.shift * float(rng.uniform(0.6, 1.4)), zoom=float(rng.uniform(1.02, 1.2)),
+        resolution=float(rng.uniform(0.6, 1.0)), occluded=style.occluded * float(rng.uniform(0.4, 1.6)), indoor=indoor,
+        place=int(rng.integers(2**31)),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def place(kind: str, indoor: bool, seed: int) -> PIL.Image.Image:
+    """The picture behind a camera's images: walls or streets with clutter in the colours that people wear."""
+    rng = np.random.default_rng((seed, 5))
+    width, height = PLACE_SIZE
+    image = PIL.Image.new("RGB", PLACE_SIZE)
+    pen = PIL.ImageDraw.Draw(image)
+    names = list(COLOURS)
+
+    def some(low: float = 0.0, high: float = 1.0, grey: float = 0.5) -> tuple[int, int, int]:
+        colour = np.array(COLOURS[names[rng.integers(len(names))]])
+        mixed = colour * (1 - grey) + grey * rng.uniform(low, high)
+        return tuple(int(c) for c in (255 * mixed).clip(0, 255))  # type: ignore[return-value]
+
+    ground = some(0.3, 0.75, 0.85)
+    pen.rectangle((0, 0, width, height), fill=some(0.35, 0.85, 0.75))
+    # Facades with windows or shelves, side by side.
+    x = 0
+    while x < width:
+        w = int(rng.integers(50, 160))
+        top = 0 if indoor else int(rng.integers(0, 50))
+        pen.rectangle((x, top, x + w, HORIZON + 7), fill=some(0.25, 0.9, 0.6))
+        step_x, step_y = rng.integers(11, 33, 2)
+        pane = some(0.1, 0.9, 0.55)
+        if rng.random() < 0.75:
+            for px in range(x + 4, x + w - 6, int(step_x)):
+                for py in range(top + 4, HORIZON - 7, int(step_y)):
+                    pen.rectangle((px, py, px + step_x * 0.6, py + step_y * 0.62), fill=pane)
+        x += w
+    # The ground and its joints or markings.
+    pen.rectangle((0, HORIZON + 6, width, height), fill=ground)
+    line = tuple(int(c * rng.uniform(0.75, 1.2)) for c in ground)
+    vanish = int(rng.integers(0, width))
+    if rng.random() < 0.75:
+        for i in range(-30, 31):
+            pen.line((vanish, HORIZON - 42, vanish + i * int(rng.integers(36, 43)), height), fill=line)
+        y = float(HORIZON + 9)
+        while y < height:
+            pen.line((0, y, width, y), fill=line)
+            y *= 1.06
+    if kind == "vehicle":
+        for i in rng.integers(-8, 9, 3):
+            pen.line((vanish, HORIZON - 28, vanish + int(i) * 78, height), fill=(225, 225, 215), width=4)
+    # Clutter: doors, posters, parked things, plants.
+    for _ in range(int(rng.integers(14, 30))):
+        x, y = int(rng.integers(0, width)), int(rng.integers(HORIZON - 50, HORIZON + 50))
+        w, h = int(rng.integers(6, 43)), int(rng.integers(14, 64))
+        fill = some(0.2, 0.8, rng.uniform(0.0, 0.5))
+        if rng.random() < 0.25:
+            pen.ellipse((x, y - h, x + w * 1.3, y), fill=(int(30 + 40 * rng.random()), int(70 + 70 * rng.random()), 40))
+        else:
+            pen.rectangle((x, y - h, x + w, y), fill=fill)
+            if rng.random() < 0.4:
+                pen.rectangle((x + w // 4, y - h * 3 // 4, x + w * 3 // 4, y - h // 3), fill=some(0, 1, 0.2))
+    for _ in range(int(rng.integers(3, 8))):
+        x = int(rng.integers(0, width))
+        pen.rectangle((x, 0, x + int(rng.integers(2, 10)), int(rng.integers(HORIZON, HORIZON + 64))), fill=some())
+    image = image.filter(PIL.ImageFilter.GaussianBlur(0.9))
+    rough = PIL.Image.fromarray(rng.integers(0, 256, (height // 2, width // 2), dtype=np.uint8))
+    rough = rough.resize(PLACE_SIZE, PIL.Image.Resampling.BICUBIC).convert("RGB")
+    return PIL.Image.blend(image, rough, 0.10)
