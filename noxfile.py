@@ -39,6 +39,21 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Speed, as ratios within one run; `-- -k NAME` and the like go to pytest."""
+    install(session, "bench")
+    session.run("pytest", "bench/suites", "--benchmark-columns=min,median,rounds", *session.posargs)
+
+
+@nox.session
+def calibrate(session: nox.Session) -> None:
+    """How hard the rendered world is: per set, across sets and by factor; options as for reproduce_table2."""
+    install(session)
+    session.run("python", "-m", "ablations", "run", "calibration", *session.posargs, interrupt_timeout=PATIENCE)
+    session.run("python", "-m", "reports", "factors", "calibration", *session.posargs)
+
+
+@nox.session
 def reproduce_table2(session: nox.Session) -> None:
     """Table 2; `-- --data-root DIR --profile mini --seeds 2` and the like go to `ablations run`."""
     install(session)

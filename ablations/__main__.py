@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from ablations.calibration import CALIBRATION
 from ablations.catalogue import MAIN_DATASETS, Catalogue, Request
 from ablations.runner import execute, make_plan, write_status
 from ablations.store import Store
@@ -18,7 +20,9 @@ from msinet.environment import tune_allocator
 from msinet.errors import UserError, unknown_name
 from msinet.training.run import How
 
-CATALOGUES = {catalogue.name: catalogue for catalogue in (TABLE2,)}
+#: Between two looks at the growing table: rendering it starts a process, which short runs would feel.
+SHOW_SECONDS = 30.0
+CATALOGUES = {catalogue.name: catalogue for catalogue in (TABLE2, CALIBRATION)}
 
 
 def find_catalogue(name: str) -> Catalogue:
@@ -46,7 +50,8 @@ class List:
             return 0
         catalogue = find_catalogue(self.name)
         self.request.check()
-        datasets = tuple(MAIN_DATASETS) if self.request.rendered else self.request.available_datasets()
+        everything = self.request.datasets or tuple(MAIN_DATASETS)  # of the rendered world, before it is there
+        datasets = everything if self.request.rendered else self.request.available_datasets()
         for cell in catalogue.cells(self.request, datasets):
             print(f"{cell.group:<13}  {cell.row:<16}  {cell.column:<7}  {cell.experiment}")
         return 0
@@ -68,9 +73,15 @@ class Run:
         plan = make_plan(catalogue, self.request)
         for reason, number in Counter(plan.blocked.values()).items():
             print(f"not run: {number} experiment(s): {reason}")
-        tally = execute(
-            plan, Store(self.request.store), self.how, on_finish=lambda: show(self.name, self.request, brief=True)
-        )
+        shown_at = time.monotonic()
+
+        def on_finish() -> None:
+            nonlocal shown_at
+            if time.monotonic() - shown_at > SHOW_SECONDS:
+                show(self.name, self.request, brief=True)
+                shown_at = time.monotonic()
+
+        tally = execute(plan, Store(self.request.store), self.how, on_finish)
         shown = show(self.name, self.request)
         print(", ".join(f"{number} {what}" for what, number in tally.items()) or "nothing to run")
         return 1 if tally["failed"] or tally["running"] else shown

@@ -102,11 +102,11 @@ class Request:
         Raises:
             DataError: no such data root, or none of the known layouts under it.
         """
+        if self.rendered and not self.root.is_dir():
+            raise DataError("the world is not rendered yet; python -m ablations run makes it on first use")
         if self.datasets:
             return self.datasets
         if not self.root.is_dir():
-            if self.rendered:
-                raise DataError("the world is not rendered yet; python -m ablations run makes it on first use")
             raise DataError(f"data root {self.root} does not exist")
         found = tuple(name for name in available(self.root) if name in MAIN_DATASETS)
         if not found:
@@ -128,7 +128,7 @@ class Request:
         self, model: str, source: str, target: str, seed: int, init: Init = "scratch", **options: Any
     ) -> Experiment:
         """One experiment of this request's profile."""
-        recipe = recipe_for(self.profile, source, cross_domain=source != target)
+        recipe = recipe_for(self.profile, source, model, cross_domain=source != target)
         recipe = override(recipe, parse_settings(self.recipe))
         return Experiment(model, source, target, recipe, self.profile, seed, init, tuple(sorted(options.items())))
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ablations.catalogue import MAIN_DATASETS, Catalogue, Cell, Request
-from ablations.experiment import Init
+from ablations.experiment import Experiment, Init
 from msinet.models import split_name
 from msinet.training.recipe import Recipe
 
@@ -33,33 +33,40 @@ def column_label(source: str, target: str) -> str:
     return short[source] if source == target else f"{short[source]}>{short[target]}"
 
 
+def tasks(request: Request, datasets: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """Column, training set and test set of everything that the data at hand allow."""
+    short = not request.complete and not request.datasets
+    pairs = [(name, name) for name in datasets if not (short and name == "vehicleid")]
+    pairs += [(a, b) for a, b in CROSS_DOMAIN if a in datasets and b in datasets]
+    return [(column_label(source, target), source, target) for source, target in pairs]
+
+
+def untrained(request: Request, model: str, target: str) -> Experiment:
+    """A row that learns nothing: there is no seed, training set or schedule, only the target and its image size."""
+    plain = request.experiment(model, target, target, 0)
+    return replace(plain, recipe=Recipe(height=plain.recipe.height, width=plain.recipe.width, epochs=0))
+
+
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
-    """In-domain and cross-domain cells of both groups, cheap rows first, one per seed."""
-    tasks = [(name, name) for name in datasets]
-    if not request.complete and not request.datasets:
-        tasks.remove(("vehicleid", "vehicleid"))
-    tasks += [(a, b) for a, b in CROSS_DOMAIN if a in datasets and b in datasets]
+    """In-domain and cross-domain cells of both groups, row by row, one per seed."""
     suffix = SMOKE_WIDTH if request.profile == "smoke" else ""
     models = request.models or tuple(name + suffix for name in NETWORKS)
-    found: list[Cell] = []
-    for source, target in tasks:
-        # Nothing is learned: there is no seed, training set or schedule, only the target and its image size.
-        plain = request.experiment(BASELINE, target, target, 0)
-        size = Recipe(height=plain.recipe.height, width=plain.recipe.width, epochs=0)
-        plain = replace(plain, recipe=size)
-        found.append(Cell("no training", "colour histogram", column_label(source, target), plain))
+    found = [
+        Cell("no training", "colour histogram", column, untrained(request, BASELINE, target))
+        for column, _, target in tasks(request, datasets)
+    ]
     groups: list[tuple[str, Init]] = [("from scratch", "scratch")]
     if request.complete:
         pretext = request.rendered and request.pretrained is None
         groups.append((PRETEXT_GROUP if pretext else "pre-trained", "pretrained"))
     for group, init in groups:
         for seed in range(request.seeds):
-            for model in models:  # row by row
-                for source, target in tasks:
+            for model in models:
+                for column, source, target in tasks(request, datasets):
                     if source != target and split_name(model)[0] in IN_DOMAIN_ONLY:
                         continue
                     experiment = request.experiment(model, source, target, seed, init)
-                    found.append(Cell(group, row_label(model), column_label(source, target), experiment))
+                    found.append(Cell(group, row_label(model), column, experiment))
     return found
 
 

@@ -60,7 +60,7 @@ class Train:
         """Run it."""
         source = load_dataset(self.dataset, self.data_root)
         target = load_dataset(self.target, self.data_root) if self.target else source
-        recipe = recipe_for(self.profile, self.dataset, cross_domain=source.name != target.name)
+        recipe = recipe_for(self.profile, self.dataset, self.model, cross_domain=source.name != target.name)
         recipe = override(recipe, parse_settings(self.recipe))
         with exclusive(self.out / ".lock", f"a training in {self.out}"):
             if (self.out / RECORD).exists() and self.how.resume:
@@ -296,7 +296,7 @@ def load_network(command: Evaluate, dataset: Dataset) -> tuple[nn.Module, int, i
     options = parse_settings(command.options) or json.loads(known.get("options", "{}"))
     model = build_model(name, int(known.get("num_classes", 1)), **options)
     print(load_weights(model, command.weights, partial=command.partial))
-    default = recipe_for("paper", dataset.name)
+    default = recipe_for("paper", dataset.name, name)
     height = command.height or int(known.get("height", default.height))
     width = command.width or int(known.get("width", default.width))
     return model, height, width

@@ -1,4 +1,4 @@
-"""Command line: python -m reports table | curves NAME."""
+"""Command line: python -m reports table | curves | factors NAME."""
 
 import re
 import sys
@@ -13,6 +13,7 @@ from ablations.__main__ import find_catalogue
 from ablations.catalogue import Request
 from ablations.store import Store
 from msinet.errors import UserError
+from reports.factors import as_markdown, by_factor, write_factors
 from reports.figures import curve_data, draw_curves
 from reports.tables import as_text, brief, build_table, write_table
 
@@ -63,6 +64,26 @@ class Curves:
         return 0
 
 
+@dataclass(frozen=True)
+class Factors:
+    """Accuracy by occlusion, view change and light, for runs that were ranked on the rendered world."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """table, such as table2 or calibration"""
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    out: Path | None = None
+    """folder for the files; by default tables/ in the store"""
+
+    def __call__(self) -> int:
+        """Build, print and write it."""
+        data = by_factor(find_catalogue(self.name), self.request)
+        stem = (self.out or self.request.store / "tables") / f"{file_name(self.name, self.request)}-factors"
+        written = write_factors(data, stem)
+        print(as_markdown(data))
+        print("written: " + ", ".join(map(str, written)))
+        return 0
+
+
 def file_name(name: str, request: Request) -> str:
     """A name that tells the profile and its changes, so that one table does not overwrite another."""
     changes = (re.sub(r"[^\w.=]+", "-", change) for change in request.recipe)
@@ -73,7 +94,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for an error that the user can mend."""
     try:
         command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
-            {"table": Table, "curves": Curves},
+            {"table": Table, "curves": Curves, "factors": Factors},
             prog="python -m reports",
             description="Tables and figures from finished runs.",
             args=args,

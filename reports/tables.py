@@ -135,7 +135,7 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
     rows = _rows(cells, columns, record, f"T{catalogue.name.removeprefix('table')}")
     rendered = any("rendered" in str(row["target_layout"]) for row in used)
     title = catalogue.title + (" (rendered world, not the paper's data)" if rendered else "")
-    return Table(title, columns, rows, _notes(request, cells, used) + orderings(rows, columns))
+    return Table(title, columns, rows, _notes(request, cells, used, rows) + orderings(rows, columns))
 
 
 def _run_id(experiment: Experiment, row: "pd.Series[Any]") -> str:
@@ -196,7 +196,7 @@ def _paper_place(numbers: pd.DataFrame, method: str, init: str, column: str) -> 
     return {str(row["m1"]): float(row["v1"]), str(row["m2"]): float(row["v2"])}, str(row["origin"])
 
 
-def _notes(request: Request, cells: Sequence[Cell], used: Sequence["pd.Series[Any]"]) -> list[str]:
+def _notes(request: Request, cells: Sequence[Cell], used: Sequence["pd.Series[Any]"], rows: Sequence[Row]) -> list[str]:
     """What a reader must know to judge the numbers."""
     trained = [cell.experiment for cell in cells if cell.group != "no training"]
     sizes = dict.fromkeys(f"{e.recipe.height}x{e.recipe.width}" for e in trained)
@@ -217,10 +217,11 @@ def _notes(request: Request, cells: Sequence[Cell], used: Sequence["pd.Series[An
     machines = sorted({f"{r['cpu'] if r['device'] == 'cpu' else r['device']}, torch {r['torch']}" for r in used})
     if machines:
         notes.append(f"Measured on {'; '.join(machines)}.")
-    notes.append(
-        "The paper's numbers are for its own data, ImageNet weights and schedule; (c) marks those it cites from "
-        "others. Compare the order of the rows, not the numbers, unless the profile is paper."
-    )
+    if any(place.paper for row in rows for place in row.places.values()):
+        notes.append(
+            "The paper's numbers are for its own data, ImageNet weights and schedule; (c) marks those it cites from "
+            "others. Compare the order of the rows, not the numbers, unless the profile is paper."
+        )
     return notes
 
 
@@ -253,7 +254,9 @@ def orderings(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> li
                     else:
                         holds += (ours > 0) == (theirs > 0)
             here = " > ".join(name for name, _ in sorted(found, key=lambda f: -f[1].values[metric][0]))
-            paper = " > ".join(name for name, _ in sorted(found, key=lambda f: -f[1].paper[metric]))
+            # What is equal in the paper may stand in any order.
+            theirs_first = sorted(found, key=lambda f: (-f[1].paper[metric], -f[1].values[metric][0]))
+            paper = " > ".join(name for name, _ in theirs_first)
             seeds = min(place.seeds for _, place in found)
             spread = f", {undecided} within two standard errors" if seeds > 1 else "; one seed, so no spread is known"
             same = "the paper's order" if here == paper else f"in the paper {paper}"
@@ -280,9 +283,10 @@ def brief(table: Table) -> Table:
 def grid(table: Table) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Header and (group, cells) lines as text, the same for every format."""
     costs = paper_costs()
-    header = ["method", "params M", "paper", "GMACs"]
+    compared = any(place.paper for row in table.rows for place in row.places.values())
+    header = ["method", "params M", *(["paper"] if compared else []), "GMACs"]
     for column, metrics in table.columns.items():
-        header += [f"{column} {'/'.join(metrics)}", "paper"]
+        header += [f"{column} {'/'.join(metrics)}", *(["paper"] if compared else [])]
     lines = []
     for row in table.rows:
         cost = costs.get(_paper_name(row.label), {})
@@ -290,12 +294,12 @@ def grid(table: Table) -> tuple[list[str], list[tuple[str, list[str]]]]:
         line = [
             row.label,
             "-" if row.parameters is None else f"{row.parameters / 1e6:.2f}",
-            stated,
+            *([stated] if compared else []),
             "-" if row.macs is None else f"{row.macs / 1e9:.3f}",
         ]
         for column, metrics in table.columns.items():
             place = row.places[column]
-            line += [_measured(place, metrics), _stated(place, metrics)]
+            line += [_measured(place, metrics), *([_stated(place, metrics)] if compared else [])]
         lines.append((row.group, line))
     return header, lines
 
@@ -354,8 +358,9 @@ def as_latex(table: Table) -> str:
             text = text.replace(plain, escaped)
         return text
 
+    before = header.index("GMACs")  # columns about the network, apart from its name
     out = [
-        r"\begin{tabular}{l" + "r" * 3 + "c" * (len(header) - 4) + "}",
+        r"\begin{tabular}{l" + "r" * before + "c" * (len(header) - before - 1) + "}",
         r"\toprule",
         " & ".join(map(tex, header)) + r" \\",
     ]

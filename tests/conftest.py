@@ -7,6 +7,8 @@ import PIL.Image
 import pytest
 import torch
 
+from msinet.data.world import Size, render
+
 TRAIN_IDENTITIES = 8
 TEST_IDENTITIES = 5
 
@@ -133,4 +135,12 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_msmt17(root)
     make_veri776(root)
     make_vehicleid(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with the rendered sets, at their smallest. Shared by all tests: do not change it."""
+    root = tmp_path_factory.mktemp("world")
+    render(root, Size(identities=8, test_identities=6, images=5, height=32), processes=1, progress=False)
     return root

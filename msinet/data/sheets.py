@@ -1,6 +1,5 @@
 """Contact sheets: the images of a data set by identity, by camera and, where they are known, by factor."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ import PIL.ImageDraw
 import PIL.ImageFont
 import PIL.ImageOps
 
+from msinet.data.factors import read_factors
 from msinet.data.layouts import Dataset, Image
 from msinet.data.loading import decode
-from msinet.data.world import FACTORS
 from msinet.errors import UserError
 from msinet.io import atomic_path
 
@@ -70,29 +69,6 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
             sheet.save(temporary)
         written.append(path)
     return written
-
-
-def read_factors(dataset: Dataset) -> dict[str, dict[str, str]]:
-    """`factors.csv` of a rendered set by image path relative to the set; empty for photographs.
-
-    Raises:
-        UserError: it lacks an image of the set.
-    """
-    file = dataset.root / FACTORS
-    if not dataset.world or not file.is_file():
-        return {}
-    with file.open(newline="", encoding="utf-8") as stream:
-        factors = {row["path"]: row for row in csv.DictReader(stream)}
-    # A query of VeRi lies in the gallery under the same name, and is listed once.
-    by_name = {Path(path).name: row for path, row in factors.items()}
-    result = {}
-    for image in (*dataset.train, *dataset.test):
-        path = image.path.relative_to(dataset.root).as_posix()
-        row = factors.get(path) or by_name.get(image.path.name)
-        if row is None:
-            raise UserError(f"{file} says nothing about {path}; render the set again")
-        result[path] = row
-    return result
 
 
 def by_identity(

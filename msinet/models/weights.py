@@ -223,7 +223,17 @@ def save_weights(model: nn.Module, path: StrPath, metadata: Mapping[str, str]) -
     noted = {**metadata, "interactions": letters} if letters else dict(metadata)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(tensors, noted))
+        temporary.write_bytes(_in_order(safetensors.torch.save(tensors, noted)))
+
+
+def _in_order(file: bytes) -> bytes:
+    """The same safetensors file with its notes sorted: the library's order is random, and runs are named by bytes."""
+    start = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:start])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + file[start:]
 
 
 def read_metadata(path: StrPath) -> dict[str, str]:

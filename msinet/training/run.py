@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from msinet.data.factors import query_factors
 from msinet.data.layouts import Dataset
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
@@ -177,6 +178,7 @@ def _best_on_test(result: Result) -> Record:
 
 def _per_query(evaluation: Evaluation, dataset: Dataset) -> Iterable[dict[str, Any]]:
     for number, (draw, ranked) in enumerate(zip(dataset.draws, evaluation.draws, strict=True)):
+        factors = query_factors(dataset, draw)  # of rendered images
         for place, index in enumerate(draw.query):
             image = dataset.test[index]
             yield {
@@ -188,6 +190,7 @@ def _per_query(evaluation: Evaluation, dataset: Dataset) -> Iterable[dict[str, A
                 "first_rank": int(ranked.first_rank[place]),
                 "ap": float(ranked.ap[place]),
                 "inp": float(ranked.inp[place]),
+                **(factors[place] if factors else {}),
             }
 
 

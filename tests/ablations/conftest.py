@@ -1,11 +1,17 @@
 """Commands in processes of their own, which can be interrupted and killed, without importing torch for each."""
 
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+import ablations.__main__
+import reports.__main__
+from msinet.data.world import SIZES, Size
 
 #: Runs in a fork of a process that has imported everything. No table after each run, as that is one more
 #: process; the state is saved after every step, so that a kill finds it at any age.
@@ -21,6 +27,30 @@ sys.exit(commands.main(words))
 """
 
 Start = Callable[..., BaseProcess]
+#: Images of the rendered world in these tests.
+TINY = Size(identities=4, test_identities=3, images=4, height=16)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _tiny_worlds() -> Iterator[None]:
+    """A command without --data-root renders in a moment, whatever the profile."""
+    with pytest.MonkeyPatch.context() as patch:
+        for profile in SIZES:
+            patch.setitem(SIZES, profile, TINY)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _tables_in_process() -> Iterator[None]:
+    """`show` starts a process for each table; its imports take longer than the training does here."""
+
+    def run(command: list[str], *, check: bool) -> SimpleNamespace:
+        assert command[:3] == [sys.executable, "-m", "reports"]
+        return SimpleNamespace(returncode=reports.__main__.main(command[3:]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablations.__main__, "subprocess", SimpleNamespace(run=run))
+        yield
 
 
 @pytest.fixture

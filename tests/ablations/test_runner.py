@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,6 @@ from safetensors.torch import load_file
 
 import ablations.__main__
 import ablations.runner
-import reports.__main__
 from ablations.__main__ import main
 from ablations.catalogue import Request
 from ablations.experiment import Experiment
@@ -41,19 +40,6 @@ MODEL = "msinet_x0_25"
 SHORT = ("epochs=1", "steps_per_epoch=2")
 #: What a finished run consists of.
 FILES = {"experiment.json", "record.json", "history.csv", "queries.csv", "log.txt", "model.safetensors"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tables_in_process() -> Iterator[None]:
-    """`show` starts a process for each table; its imports take longer than the training does here."""
-
-    def run(command: list[str], *, check: bool) -> SimpleNamespace:
-        assert command[:3] == [sys.executable, "-m", "reports"]
-        return SimpleNamespace(returncode=reports.__main__.main(command[3:]))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablations.__main__, "subprocess", SimpleNamespace(run=run))
-        yield
 
 
 def words(

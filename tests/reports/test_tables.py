@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
+from ablations.calibration import CALIBRATION
 from ablations.catalogue import Request
 from ablations.experiment import Experiment
 from ablations.store import Store
-from ablations.table2 import TABLE2
+from ablations.table2 import PRETEXT_GROUP, TABLE2
 from msinet.data import load_dataset
 from msinet.errors import UserError
 from msinet.training.run import file_hash
@@ -31,6 +32,7 @@ from reports.tables import (
     as_text,
     brief,
     build_table,
+    grid,
     paper_costs,
     paper_numbers,
     write_table,
@@ -61,7 +63,10 @@ def publish(
 
 
 def request(store: Store, *models: str, **settings: Any) -> Request:
-    return Request(models=models or ("msinet",), store=store.root, **{"datasets": ("msmt17",), **settings})
+    """On the rendered world, of which nothing is there: what counts are the records."""
+    return Request(
+        models=models or ("msinet",), store=store.root, **{"datasets": ("msmt17",), "whole": True, **settings}
+    )
 
 
 def experiments(asked: Request, group: str = "from scratch", column: str = "MS") -> list[Experiment]:
@@ -188,7 +193,7 @@ def test_the_paper_stands_beside(store: Store) -> None:
     assert re.split(r"  +", line(table, "OSNet")) == [
         "OSNet", "-", "2.2", "-", NOT_RUN, "93.6 / 81.0 (c)", NOT_RUN, "71.0 / 43.3 (c)", NOT_RUN, "-",
     ]  # fmt: skip
-    assert "66.6 / 37.5 (c)" in line(table, "OSNet", "pre-trained")
+    assert "66.6 / 37.5 (c)" in line(table, "OSNet", PRETEXT_GROUP)
     # A network of another width has the paper's full one beside it.
     assert "~24" in line(table, "ResNet50 x0.25")
     assert "48.0 / 25.7" in line(table, "ResNet50 x0.25")
@@ -200,14 +205,14 @@ def test_what_is_not_run_is_shown_as_not_run(store: Store) -> None:
     table = build_table(TABLE2, asked)
     assert place(table, "from scratch", "MSINet").values
     for group, label, column in (
-        ("from scratch", "MSINet", "VR"), ("from scratch", "CDNet", "MS"), ("pre-trained", "MSINet", "MS"),
+        ("from scratch", "MSINet", "VR"), ("from scratch", "CDNet", "MS"), (PRETEXT_GROUP, "MSINet", "MS"),
         ("no training", "colour histogram", "MS"),
     ):  # fmt: skip
         assert not place(table, group, label, column).values
     # Rows of the paper that nothing here runs are shown, with the paper's numbers.
-    assert line(table, "MSINet-SAM", "pre-trained").count(NOT_RUN) == 2
+    assert line(table, "MSINet-SAM", PRETEXT_GROUP).count(NOT_RUN) == 2
     for number in ("80.7 / 59.5", "96.7 / 79.0", "2.4"):
-        assert number in line(table, "MSINet-SAM", "pre-trained")
+        assert number in line(table, "MSINet-SAM", PRETEXT_GROUP)
     assert "MSINet-SAM" not in {row.label for row in table.rows if row.group == "from scratch"}
     labels = [(row.group, row.label) for row in table.rows]
     assert len(set(labels)) == len(labels) == 1 + 4 + 5
@@ -254,6 +259,60 @@ def test_vehicleid_shows_ranks_1_and_5(store: Store) -> None:
     assert "VR R1/mAP" in as_text(table)
 
 
+def test_what_is_neither_planned_nor_in_the_paper_is_a_dash(store: Store) -> None:
+    # CDNet across data sets: no experiment asks for it, and the paper has no number.
+    table = build_table(TABLE2, request(store, "cdnet", "msinet", datasets=("msmt17", "market1501")))
+    shown = place(table, "from scratch", "CDNet", "MS>M")
+    assert (shown.planned, shown.paper, shown.values) == (0, {}, {})
+    assert re.split(r"  +", line(table, "CDNet"))[-2:] == ["-", "-"]
+    assert re.split(r"  +", line(table, "CDNet"))[4] == NOT_RUN  # but at home it is planned
+    assert re.split(r"  +", line(table, "MSINet"))[-2:] == [NOT_RUN, "-"]
+
+
+def test_rendered_data_are_called_so(store: Store) -> None:
+    asked = request(store)
+    publish(store, experiments(asked)[0], target_layout="MSMT17_V1")
+    assert "rendered" not in build_table(TABLE2, asked).title
+    other = request(store, recipe=("lr=0.5",))
+    publish(store, experiments(other)[0], target_layout="MSMT17_V1, rendered")
+    table = build_table(TABLE2, other)
+    assert table.title == f"{TABLE2.title} (rendered world, not the paper's data)"
+    assert any("msmt17 (MSMT17_V1, rendered, fingerprint v1)" in note for note in table.notes)
+    photographs = Request(data_root=Path("/photographs"))
+    groups = {cell.group for cell in TABLE2.cells(photographs, ("msmt17",))}
+    assert not any("rendered" in group for group in groups)
+
+
+def test_the_papers_orderings_are_noted(store: Store) -> None:
+    asked = request(store, "msinet", "osnet")
+    for experiment, metric in zip(experiments(asked), (0.6, 0.4), strict=True):
+        publish(store, experiment, mAP=metric)
+    # SPEC C.2: 52.5 and 43.3 from scratch.
+    assert (
+        "Order by mAP, from scratch, MS: MSINet > OSNet (the paper's order; 1 of 1 pairs as in the paper; "
+        "one seed, so no spread is known)."
+    ) in build_table(TABLE2, asked).notes
+
+
+def test_the_calibration_has_nothing_of_the_paper(store: Store) -> None:
+    asked = request(store, "msinet", "osnet")
+    cells = CALIBRATION.cells(asked, asked.datasets)
+    for number, experiment in enumerate(dict.fromkeys(cell.experiment for cell in cells)):
+        publish(store, experiment, R1=number / 10, mAP=number / 20, steps=0)
+    table = build_table(CALIBRATION, asked)
+    assert not any(shown.paper for row in table.rows for shown in row.places.values())
+    assert all(shown.values for row in table.rows for shown in row.places.values())
+    header, lines = grid(table)
+    assert header == ["method", "params M", "GMACs", "MS R1/mAP"]
+    assert all(len(cells) == 4 for _, cells in lines)
+    assert "10.0 / 5.0" in line(table, "MSINet, random weights", "no training")
+    assert not any("paper" in note for note in table.notes)
+    begin = next(one for one in as_latex(table).splitlines() if one.startswith(r"\begin{tabular}"))
+    assert begin == r"\begin{tabular}{lrrc}"
+    # The same runs stand beside the paper in Table 2.
+    assert "paper" in grid(build_table(TABLE2, asked))[0]
+
+
 # Which records count
 
 
@@ -294,13 +353,14 @@ def test_pretrained_results_are_those_of_the_weights_at_hand(store: Store, tmp_p
         (tmp_path / name).mkdir()
         if name != "empty":
             torch.save({"w": torch.tensor(number)}, tmp_path / name / "msinet.pth")
-    (experiment,) = experiments(request(store), "pre-trained")
+    (experiment,) = experiments(request(store), PRETEXT_GROUP)
     for metric, name, day in ((0.25, "old", 1), (0.75, "new", 2)):
         weights = file_hash(tmp_path / name / "msinet.pth")
         publish(store, experiment, R1=metric, weights=weights, finished=f"2024-01-0{day}T00:00:00+00:00")
 
     def shown(**settings: Any) -> dict[str, tuple[float, float]]:
-        return place(build_table(TABLE2, request(store, **settings)), "pre-trained", "MSINet").values
+        group = "pre-trained" if settings else PRETEXT_GROUP
+        return place(build_table(TABLE2, request(store, **settings)), group, "MSINet").values
 
     assert shown()["R1"][0] == 75  # the newest, if nothing is said
     assert shown(pretrained=tmp_path / "old")["R1"][0] == 25
@@ -313,12 +373,12 @@ def test_pretrained_results_are_those_of_the_weights_at_hand(store: Store, tmp_p
 
 
 def test_notes_say_what_a_reader_must_know(store: Store) -> None:
-    asked = request(store, datasets=("msmt17", "market1501", "veri776"), profile="paper", seeds=2)
+    asked = request(store, datasets=("msmt17", "market1501", "veri776"), profile="full", seeds=2)
     publish(store, experiments(asked)[0])
     text = as_text(build_table(TABLE2, asked))
     for part in (
-        "Profile paper: images 256x128 and 256x256, batches 16x4, sgd lr 0.065, 350 epochs.",
-        "Across data sets (A>B): 250 epochs, colour jitter instead of random erasing.",
+        "Profile full: images 256x128 and 256x256, batches 16x4, sgd lr 0.065, 120 epochs.",
+        "Across data sets (A>B): 86 epochs, colour jitter instead of random erasing.",
         "2 seed(s), mean ± sample standard deviation",
         "Last-epoch models", "msmt17 (Layout, fingerprint v1)", "Abacus 3000, torch 9.9", "(c) marks those it cites",
     ):  # fmt: skip
@@ -338,7 +398,7 @@ def filled(store: Store) -> Table:
     asked = request(store, "msinet", "colour_histogram", datasets=("msmt17", "market1501"), seeds=2)
     for number, experiment in enumerate(experiments(asked)[:3]):
         publish(store, experiment, R1=1 / 3 + number / 7, mAP=1 / 9)
-    publish(store, experiments(asked, "pre-trained", "MS>M")[0], R1=0.1, mAP=0.05, weights="w")
+    publish(store, experiments(asked, PRETEXT_GROUP, "MS>M")[0], R1=0.1, mAP=0.05, weights="w")
     return build_table(TABLE2, asked)
 
 
@@ -425,7 +485,7 @@ def test_all_formats_show_the_same_cells(filled: Table) -> None:
 def test_the_brief_table_has_the_rows_with_results_alone(filled: Table) -> None:
     short = brief(filled)
     assert [(row.group, row.label) for row in short.rows] == [
-        ("from scratch", "MSINet"), ("from scratch", "colour_histogram"), ("pre-trained", "MSINet"),
+        ("from scratch", "MSINet"), ("from scratch", "colour_histogram"), (PRETEXT_GROUP, "MSINet"),
     ]  # fmt: skip
     assert not short.notes
     assert short.columns == filled.columns

@@ -46,8 +46,8 @@ class Style:
     """share of cameras under a roof, with even light"""
     spread: float
     """degrees: standard deviation of the view around a camera's two usual directions"""
-    ends: bool = False
-    """see bodies from the front and the back only, as cameras over a road do"""
+    off_axis: float | None = None
+    """degrees: how far cameras look away from the axis of the road, which shows fronts and backs; None: from anywhere"""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ def draw_camera(style_name: str, number: int, seed: int) -> Camera:
 
     style = STYLES[style_name]
     rng = np.random.default_rng((seed, 71, list(STYLES).index(style_name), number))
-    main = float(rng.choice((0.0, 180.0))) + float(rng.normal(0, 8)) if style.ends else float(rng.uniform(0, 360))
+    main = float(rng.uniform(0, 360))
+    if style.off_axis is not None:
+        main = float(rng.choice((0.0, 180.0)) + rng.normal(0, style.off_axis))
     indoor = bool(rng.random() < style.indoor)
     gains = np.exp(rng.normal(0, style.cast, 3) + style.warmth * np.array((1, 0.1, -1.1)))
     gains /= gains.mean()

@@ -138,7 +138,7 @@ def draw_member(base: Person, rng: np.random.Generator, weights: dict[str, float
     """A member of a family: a few parts drawn anew, and a slightly different build."""
     person = replace(base, stature=round(base.stature * float(rng.uniform(0.97, 1.03)), 3),
                      girth=round(base.girth * float(rng.uniform(0.94, 1.06)), 3))  # fmt: skip
-    for part in rng.permutation(PARTS)[: rng.integers(3, 6)]:
+    for part in rng.permutation(PARTS)[: rng.integers(4, 7)]:
         person = vary(person, str(part), rng, weights)
     return person
 

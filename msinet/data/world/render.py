@@ -8,6 +8,7 @@ its name when it is whole; until then it grows in a folder beside, from which th
 import csv
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -51,7 +52,7 @@ class Size:
 
     def __post_init__(self) -> None:
         for name, least in {"identities": 4, "test_identities": 3, "images": 4, "height": 16}.items():
-            if getattr(self, name) < least:
+            if not least <= getattr(self, name) < math.inf:  # nan is refused too
                 raise UserError(f"world: {name} must be at least {least}, got {getattr(self, name)}")
 
 
@@ -111,14 +112,14 @@ class Group:
 
 
 def draw_identities(style: str, number: int, rng: np.random.Generator) -> tuple[list[Identity], list[int]]:
-    """Identities and their families: three to five who share most of what they are, and no two the same."""
+    """Identities and their families: two to four who share most of what they are, and no two the same."""
     kind, palette = STYLES[style].kind, STYLES[style].palette
     people: list[Identity] = []
     families: list[int] = []
     while len(people) < number:
         base = (person if kind == "person" else vehicle).draw_family(rng, palette)
         members: list[Identity] = []
-        for _ in range(rng.integers(3, 6)):
+        for _ in range(rng.integers(2, 5)):
             member: Identity
             if isinstance(base, person.Person):
                 member = person.draw_member(base, rng, palette)
@@ -147,6 +148,8 @@ def draw_group(style: str, code: int, identities: int, images: float, seed: int)
     counts = np.maximum(4, np.floor(wish / wish.sum() * total).astype(int))
     for i in rng.permutation(identities)[: max(0, total - counts.sum())]:
         counts[i] += 1
+    while counts.sum() > total:  # the least number of images was given out too often
+        counts[counts.argmax()] -= 1
     sightings = []
     for index, count in enumerate(counts):
         most = min(STYLES[style].cameras, 6, count // 2)
@@ -332,17 +335,25 @@ def render(
         The sets' folders.
 
     Raises:
-        UserError: an unknown name, a folder in the way that holds something else, or a disk that refuses.
+        UserError: an unknown name, a negative number, a folder in the way that holds something else, or a disk
+            that refuses.
         Busy: another process renders there.
     """
     for name in names:
         if name not in SETS:
             raise unknown_name("rendered set", name, SETS)
+    for what, number in (("seed", seed), ("processes", processes)):
+        if number < 0:
+            raise UserError(f"world: {what} must be at least 0, got {number}")
     todo = []
     folders = []
     for name in names or tuple(SETS):
         folder = root / SETS[name][0]
-        spec = {"set": name, "version": VERSION, "seed": seed, **asdict(size)}
+        wanted = asdict(size)
+        wanted["images_per_identity"] = float(
+            wanted.pop("images")
+        )  # `world.json` counts the set's images under that name
+        spec = {"set": name, "version": VERSION, "seed": seed, **wanted}
         folders.append(folder)
         if folder.exists():
             _same_or_refuse(folder, spec)
@@ -385,10 +396,10 @@ def _render_set(
     name: str, folder: Path, spec: dict[str, Any], size: Size, seed: int, pool: "_Pool", progress: bool
 ) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
-    if partial.exists() and not _goes_on(partial, spec):
-        shutil.rmtree(partial)
     parts = partial / "parts"
     try:
+        if partial.is_dir() and not _goes_on(partial, spec):
+            shutil.rmtree(partial)
         parts.mkdir(parents=True, exist_ok=True)
         write_json(partial / "spec.json", spec)
         shots, lists = SETS[name][1](size, seed)

@@ -85,7 +85,7 @@ def photograph(
     resolution = float(np.clip(camera.resolution * rng.uniform(0.8, 1.15), 0.35, 1.0))
     data = _sensor(pixels, np.array(camera.gains, F32) * F32(light), blur, noise, resolution, camera.quality, rng)
     return data, {
-        "yaw": round(yaw, 1), "elevation": round(elevation, 1), "distance": round(distance, 2),
+        "yaw": round(yaw, 1) % 360, "elevation": round(elevation, 1), "distance": round(distance, 2),
         "light": round(light, 3), "sun": round(camera.direct, 3),
         "red": round(camera.gains[0], 3), "green": round(camera.gains[1], 3), "blue": round(camera.gains[2], 3),
         "blur": round(blur, 2), "noise": round(noise, 4), "resolution": round(resolution, 2),

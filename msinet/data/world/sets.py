@@ -7,24 +7,37 @@ from msinet.data.world.vehicle import PAINTS
 
 _BRIGHT = dict.fromkeys(COLOURS, 1.0) | {"white": 2.0, "black": 1.5, "red": 1.6, "sky": 1.4, "yellow": 1.3}
 _MUTED = dict.fromkeys(COLOURS, 0.7) | {
-    "black": 3.0, "grey": 2.4, "navy": 2.2, "brown": 1.6, "maroon": 1.4, "olive": 1.3, "beige": 1.4,
+    "black": 2.2, "grey": 1.8, "navy": 1.8, "brown": 1.4, "maroon": 1.3, "olive": 1.2, "beige": 1.3,
 }  # fmt: skip
-_TOWN = dict.fromkeys(PAINTS, 1.0) | {"white": 2.2, "black": 1.8, "silver": 1.8, "grey": 1.4, "yellow": 1.2}
-_HIGHWAY = dict.fromkeys(PAINTS, 0.7) | {"white": 2.6, "black": 2.2, "silver": 2.2, "red": 1.2, "brown": 1.0}
+_TOWN = dict.fromkeys(PAINTS, 1.0) | {"white": 1.5, "black": 1.3, "silver": 1.3, "grey": 1.2}
+_HIGHWAY = dict.fromkeys(PAINTS, 0.8) | {"white": 1.8, "black": 1.6, "silver": 1.6, "red": 1.2, "brown": 1.2}
 _EVERY = dict.fromkeys(COLOURS, 1.0)
 
 #: Numbers are drawn from the position of a style in this table: append, do not reorder.
 STYLES: dict[str, Style] = {
-    "market1501": Style("person", 6, _BRIGHT, (4, 20), (0.8, 1.1), 0.035, 0.02, (0.3, 0.8), (0.008, 0.02),
-                        0.035, 0.30, 0.0, 40),
-    "msmt17": Style("person", 15, _MUTED, (8, 34), (0.5, 1.15), 0.055, -0.05, (0.4, 1.2), (0.012, 0.04),
-                    0.05, 0.40, 0.25, 45),
-    "veri776": Style("vehicle", 20, _TOWN, (12, 32), (0.7, 1.15), 0.035, 0.02, (0.3, 0.9), (0.008, 0.025),
-                     0.03, 0.30, 0.0, 40),
-    "vehicleid": Style("vehicle", 12, _HIGHWAY, (10, 26), (0.55, 1.2), 0.05, -0.04, (0.4, 1.0), (0.01, 0.035),
-                       0.03, 0.12, 0.0, 14, ends=True),
-    "pretext person": Style("person", 8, _EVERY, (5, 30), (0.55, 1.15), 0.05, 0.0, (0.3, 1.2), (0.008, 0.035),
-                            0.05, 0.30, 0.2, 50),
-    "pretext vehicle": Style("vehicle", 8, dict.fromkeys(PAINTS, 1.0), (8, 32), (0.55, 1.15), 0.05, 0.0, (0.3, 1.2),
-                             (0.008, 0.035), 0.04, 0.25, 0.0, 50),
+    "market1501": Style(
+        "person", cameras=6, palette=_BRIGHT, elevation=(4, 20), light=(0.8, 1.1), cast=0.035, warmth=0.02,
+        blur=(0.3, 0.8), noise=(0.008, 0.02), shift=0.03, occluded=0.22, indoor=0.0, spread=40,
+    ),
+    "msmt17": Style(
+        "person", cameras=15, palette=_MUTED, elevation=(8, 30), light=(0.65, 1.15), cast=0.04, warmth=-0.06,
+        blur=(0.4, 0.9), noise=(0.01, 0.025), shift=0.03, occluded=0.24, indoor=0.25, spread=40,
+    ),
+    "veri776": Style(
+        "vehicle", cameras=20, palette=_TOWN, elevation=(12, 32), light=(0.7, 1.15), cast=0.035, warmth=0.02,
+        blur=(0.3, 0.8), noise=(0.008, 0.02), shift=0.025, occluded=0.16, indoor=0.0, spread=30,
+        off_axis=30,
+    ),
+    "vehicleid": Style(
+        "vehicle", cameras=12, palette=_HIGHWAY, elevation=(10, 26), light=(0.55, 1.2), cast=0.05, warmth=-0.04,
+        blur=(0.4, 1.0), noise=(0.01, 0.03), shift=0.03, occluded=0.1, indoor=0.0, spread=14, off_axis=8,
+    ),
+    "pretext person": Style(
+        "person", cameras=8, palette=_EVERY, elevation=(5, 30), light=(0.55, 1.15), cast=0.05, warmth=0.0,
+        blur=(0.3, 1.2), noise=(0.008, 0.03), shift=0.05, occluded=0.25, indoor=0.2, spread=50,
+    ),
+    "pretext vehicle": Style(
+        "vehicle", cameras=8, palette=dict.fromkeys(PAINTS, 1.0), elevation=(8, 32), light=(0.55, 1.15), cast=0.05,
+        warmth=0.0, blur=(0.3, 1.2), noise=(0.008, 0.03), shift=0.04, occluded=0.22, indoor=0.0, spread=50,
+    ),
 }  # fmt: skip

@@ -111,7 +111,7 @@ def vary(v: Vehicle, part: str, rng: np.random.Generator, weights: dict[str, flo
         return values[0] if rng.random() < first else values[1 + int(rng.integers(len(values) - 1))]
 
     if part == "two-tone":
-        return replace(v, two_tone=one(TWO_TONES, 0.45), second=_paint(rng, weights, v.colour))
+        return replace(v, two_tone=one(TWO_TONES, 0.35), second=_paint(rng, weights, v.colour))
     if part == "rims":
         return replace(
             v, rims=str(rng.choice(RIMS)), rim_colour=str(rng.choice(("silver", "silver", "black", "white")))
@@ -122,7 +122,7 @@ def vary(v: Vehicle, part: str, rng: np.random.Generator, weights: dict[str, flo
         )
     if part == "stickers":
         return replace(
-            v, door_sticker=one(STICKERS, 0.35), rear_sticker=one(STICKERS, 0.5), bonnet_sticker=one(STICKERS, 0.6),
+            v, door_sticker=one(STICKERS, 0.25), rear_sticker=one(STICKERS, 0.35), bonnet_sticker=one(STICKERS, 0.45),
             sticker_colour=_paint(rng, weights, v.colour),
         )  # fmt: skip
     if part == "cargo":
@@ -139,7 +139,7 @@ def vary(v: Vehicle, part: str, rng: np.random.Generator, weights: dict[str, flo
 def draw_member(base: Vehicle, rng: np.random.Generator, weights: dict[str, float]) -> Vehicle:
     """A member of a family: the same type, a few parts drawn anew, a plate of its own."""
     v = replace(base, plate=int(rng.integers(2**16)))
-    for part in rng.permutation(PARTS)[: rng.integers(3, 5)]:
+    for part in rng.permutation(PARTS)[: rng.integers(4, 7)]:
         v = vary(v, str(part), rng, weights)
     return v
 
@@ -290,7 +290,7 @@ def _stickers(body: Body, v: Vehicle, s: Shape, low: int, cabin: int) -> None:
     tall = v.type in ("van",)
     for side in (1, -1):
         if v.door_sticker != "none":
-            solid, size = (cabin, 0.42) if tall else (low, 0.24)
+            solid, size = (cabin, 0.42) if tall else (low, 0.28)
             x = -0.25 * half if tall else -0.16 * half
             body.decals.append(Decal(solid, 1, side, (x, 0.02), (size * 1.3, size), v.door_sticker, colour))
     if v.rear_sticker != "none":

@@ -1,0 +1,51 @@
+"""Rendering: milliseconds for an image of each kind and size, beside what no renderer could do without.
+
+The baseline of each group is the least that any picture costs: noise for every pixel and a JPEG file.
+"""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from msinet.data.world.cameras import draw_camera
+from msinet.data.world.render import SETS, SIZES
+from msinet.data.world.scene import photograph
+
+HEIGHTS = sorted({SIZES[name].height for name in ("mini", "full")})
+
+
+@pytest.mark.parametrize("height", HEIGHTS)
+@pytest.mark.parametrize("name", ["market1501", "veri776"])
+class TestRendering:
+    """One group per set and height."""
+
+    def test_photograph(self, benchmark: BenchmarkFixture, name: str, height: int) -> None:
+        """Images of different identities and cameras, one process."""
+        benchmark.group = f"{name} at {height}"
+        shots = SETS[name][1](SIZES["smoke"], 0)[0]
+
+        def render() -> None:
+            for shot in shots[:40]:
+                camera = draw_camera(shot.style, shot.camera, 0)
+                photograph(shot.who, camera, np.random.default_rng(shot.key), height)
+
+        render()  # the places behind the cameras are drawn once
+        benchmark.extra_info["images"] = len(shots[:40])
+        benchmark.pedantic(render, rounds=5)
+
+    def test_least(self, benchmark: BenchmarkFixture, name: str, height: int) -> None:
+        """Noise and a JPEG file of the same number of pixels."""
+        benchmark.group = f"{name} at {height}"
+        width = height // 2 if name == "market1501" else height
+
+        def least() -> None:
+            for seed in range(40):
+                noise = np.random.default_rng(seed).standard_normal((height, width, 3), np.float32)
+                pixels = (np.clip(0.5 + 0.02 * noise, 0, 1) * 255).astype(np.uint8)
+                PIL.Image.fromarray(pixels).save(io.BytesIO(), "jpeg", quality=80)
+
+        benchmark.extra_info["images"] = 40
+        benchmark.pedantic(least, rounds=5)

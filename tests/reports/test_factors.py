@@ -1,0 +1,159 @@
+"""Accuracy by level, from queries that were written by hand."""
+
+import csv
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ablations.catalogue import Request
+from ablations.store import Store
+from ablations.table2 import TABLE2
+from msinet.errors import UserError
+from msinet.io import write_csv
+from reports.__main__ import main
+from reports.factors import LEVELS, as_markdown, by_factor
+
+#: Values on and beside the bounds of the levels.
+VALUES = {
+    "occlusion": (0.0, 1e-6, 0.1, 0.25, 0.2501, 0.6, 1.0),
+    "view_change": (0.0, 15.0, 15.01, 30.0, 45.0, 45.01, 180.0),
+    "light": (0.3, 0.8, 0.8001, 1.0, 1.05, 1.0501, 2.5),
+}
+#: Which of them belong together, and what the level is called.
+EXPECTED = {
+    ("occlusion", "none hidden"): VALUES["occlusion"][:1],
+    ("occlusion", "up to a quarter"): VALUES["occlusion"][1:4],
+    ("occlusion", "more than a quarter"): VALUES["occlusion"][4:],
+    ("view_change", "up to 15°"): VALUES["view_change"][:2],
+    ("view_change", "15 to 45°"): VALUES["view_change"][2:5],
+    ("view_change", "more than 45°"): VALUES["view_change"][5:],
+    ("light", "dark, up to 0.8"): VALUES["light"][:2],
+    ("light", "0.8 to 1.05"): VALUES["light"][2:5],
+    ("light", "bright, above 1.05"): VALUES["light"][5:],
+}
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Request:
+    return Request(store=tmp_path / "results", datasets=("market1501",), models=("msinet", "osnet"), seeds=2)
+
+
+def queries(key: str, *, factors: bool) -> list[dict[str, Any]]:
+    """Forty queries, the same for every run, with ranks of its own; every fifth has no match."""
+    rng, common = random.Random(key), random.Random(0)
+    rows = []
+    for number in range(40):
+        hard = {name: common.choice(values) for name, values in VALUES.items()}
+        lost = number % 5 == 4
+        row = {
+            "draw": number % 2, "query": f"{number}.jpg", "positives": 0 if lost else 2,
+            "first_rank": 0 if lost else rng.choice((1, 1, 2, 7)), "ap": 0.0 if lost else rng.random(), "inp": 0.5,
+        }  # fmt: skip
+        rows.append(row | (hard | ({"view_change": float("nan")} if lost else {}) if factors else {}))
+    return rows
+
+
+def fill(asked: Request, *, factors: bool = True) -> dict[tuple[str, str], list[Path]]:
+    """Finished runs of the scratch group and the colour histogram; their queries by group and row."""
+    store = Store(asked.store)
+    written: dict[tuple[str, str], list[Path]] = {}
+    for cell in TABLE2.cells(asked, asked.datasets):
+        e = cell.experiment
+        run_id = e.run_id({"market1501": "v1"}, None)
+        write_csv(store.partial_folder(run_id) / "queries.csv", queries(run_id, factors=factors))
+        store.publish(run_id, e, {
+            "R1": 0.4, "R5": 0.5, "mAP": 0.25, "steps": 3, "weights": None, "device": "cpu", "cpu": "Abacus",
+            "torch": "9", "finished": "2024-01-01", "parameters_without_classifier": 1, "macs": 1,
+            "source_fingerprint": "v1", "target_fingerprint": "v1", "target_layout": "Market-1501, rendered",
+        })  # fmt: skip
+        written.setdefault((cell.group, cell.row), []).append(store.run_folder(run_id) / "queries.csv")
+    return written
+
+
+def test_means_by_level_are_those_of_the_queries(asked: Request) -> None:
+    written = fill(asked)
+    assert {key: len(files) for key, files in written.items()} == {
+        ("no training", "colour histogram"): 1, ("from scratch", "MSINet"): 2, ("from scratch", "OSNet"): 2,
+    }  # fmt: skip
+    data = by_factor(TABLE2, asked).to_dict("records")
+    found = {(r["group"], r["method"], r["factor"], r["level"]): r for r in data}
+    assert len(found) == len(data) == 3 * len(EXPECTED)
+    for (group, method), files in written.items():
+        rows = []
+        for file in files:
+            with file.open(newline="") as stream:
+                rows += [row for row in csv.DictReader(stream) if row["positives"] != "0"]
+        for (factor, level), values in EXPECTED.items():
+            part = [row for row in rows if float(row[factor]) in values]
+            shown = found[group, method, factor, level]
+            assert shown["column"] == "M"
+            assert shown["queries"] * len(files) == len(part) > 0
+            assert shown["R1"] == pytest.approx(100 * sum(row["first_rank"] == "1" for row in part) / len(part))
+            assert shown["mAP"] == pytest.approx(100 * sum(float(row["ap"]) for row in part) / len(part))
+
+
+def test_every_query_with_a_match_is_at_one_level(asked: Request) -> None:
+    fill(asked)
+    data = by_factor(TABLE2, asked)
+    assert set(LEVELS) == set(VALUES)
+    for _, part in data.groupby(["group", "method", "factor"]):
+        assert part["queries"].sum() == 32  # of forty, every fifth has no match
+
+
+def test_the_levels_of_every_factor_have_the_same_mean(asked: Request) -> None:
+    # Weighted by their queries, the levels of each factor give the same mean over all queries.
+    fill(asked)
+    data = by_factor(TABLE2, asked)
+    for _, part in data.groupby(["group", "method"]):
+        means = [(level["mAP"] * level["queries"]).sum() / 32 for _, level in part.groupby("factor")]
+        assert means == pytest.approx([means[0]] * 3)
+
+
+def test_the_command_writes_what_it_prints(asked: Request, tmp_path: Path, capsys) -> None:
+    fill(asked)
+    assert main(["factors", "table2", *asked.as_args(), "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    stem = tmp_path / "out" / "table2-mini-factors"
+    text = stem.with_suffix(".md").read_text(encoding="utf-8")
+    assert text in out
+    assert all(str(stem.with_suffix(suffix)) in out for suffix in (".md", ".csv"))
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {7}  # factor, level, queries and three rows of the table
+    assert lines[0] == "| factor | level | queries | colour histogram | MSINet | OSNet |"  # as they were asked for
+    with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    for row in rows:
+        line = next(
+            one for one in lines if one.startswith(f"| {row['factor'].replace('_', ' ')} | {row['level']} |")
+        )  # fmt: skip
+        assert f"| {row['queries']} |" in line
+        cell = line.split(" | ")[[c.strip(" |") for c in lines[0].split(" | ")].index(row["method"])].strip(" |")
+        first, second = map(float, cell.split(" / "))
+        assert first == pytest.approx(float(row["R1"]), abs=0.051)
+        assert second == pytest.approx(float(row["mAP"]), abs=0.051)
+
+
+def test_a_network_of_two_groups_is_told_apart(asked: Request) -> None:
+    fill(asked)
+    data = by_factor(TABLE2, asked)
+    again = data[data["method"] == "MSINet"].assign(group="pre-trained")
+    header = as_markdown(pd.concat([data, again])).splitlines()[2]
+    assert "MSINet, from scratch" in header
+    assert "MSINet, pre-trained" in header
+    assert "OSNet |" in header  # of one group, its name says it all
+
+
+@pytest.mark.parametrize("runs", ["none", "on photographs"])
+def test_without_runs_on_rendered_images_it_is_one_clear_error(runs: str, asked: Request, capsys) -> None:
+    if runs == "on photographs":
+        fill(asked, factors=False)
+    with pytest.raises(UserError, match=r"no finished run of table2 in .* was ranked on rendered images"):
+        by_factor(TABLE2, asked)
+    assert main(["factors", "table2", *asked.as_args()]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: no finished run of table2 in ")
+    assert err.count("\n") == 1
+    assert not (asked.store / "tables").exists()
