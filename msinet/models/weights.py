@@ -4,6 +4,7 @@ A file is read without executing anything in it, its layout is recognised from i
 translated into ours, and everything is compared before the first weight of the network changes.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -230,7 +231,8 @@ def _in_order(file: bytes) -> bytes:
     """The same safetensors file with its notes sorted: the library's order is random, and runs are named by bytes."""
     start = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[8:start])
-    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    if notes := header.get("__metadata__"):
+        header["__metadata__"] = dict(sorted(notes.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors stay aligned
     return len(text).to_bytes(8, "little") + text + file[start:]

@@ -257,6 +257,22 @@ def test_families_are_alike_but_no_two_members_look_the_same(style: str) -> None
             assert max(heights) / min(heights) < 1.03 / 0.97 + 0.002
 
 
+def test_a_double_is_not_let_into_a_family(monkeypatch) -> None:
+    """Every member comes twice, the second time a little taller."""
+    real, last = person.draw_member, {}
+
+    def twice(base: person.Person, rng: np.random.Generator, weights: dict[str, float]) -> person.Person:
+        if base in last:
+            return replace(last.pop(base), stature=2.0)
+        last[base] = real(base, rng, weights)
+        return last[base]
+
+    monkeypatch.setattr(person, "draw_member", twice)
+    people, families = renderer.draw_identities("market1501", 20, np.random.default_rng(0))
+    assert set(np.bincount(families)[:-1].tolist()) <= {2, 3}  # of three to five
+    assert 2.0 not in {one.stature for one in people}
+
+
 # --- How many ------------------------------------------------------------------------------------
 
 

@@ -47,7 +47,7 @@ class Style:
     spread: float
     """degrees: standard deviation of the view around a camera's two usual directions"""
     off_axis: float | None = None
-    """degrees: how far cameras look away from the axis of the road, which shows fronts and backs; None: from anywhere"""
+    """degrees: how far cameras look away from a road, on which they see fronts and backs; None: from anywhere"""
 
 
 @dataclass(frozen=True)
