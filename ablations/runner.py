@@ -73,7 +73,7 @@ def make_plan(catalogue: Catalogue, request: Request) -> Plan:
         if experiment.init == "pretrained":
             weights = find_weights(request.weights_folder, experiment.model)
             if weights is None:
-                blocked[experiment] = missing_weights(request.weights_folder, experiment.model)
+                blocked[experiment] = missing_weights(request, experiment.model)
                 continue
         run_id = experiment.run_id(fingerprints, file_hash(weights) if weights else None)
         planned[experiment] = Planned(experiment, run_id, weights)
@@ -89,11 +89,13 @@ def find_weights(folder: Path | None, model: str) -> Path | None:
     return next((path for suffix in WEIGHTS if (path := folder / f"{model}{suffix}").is_file()), None)
 
 
-def missing_weights(folder: Path | None, model: str) -> str:
+def missing_weights(request: Request, model: str) -> str:
     """Why a pre-trained run cannot start."""
-    if folder is None:
-        return "needs pre-trained weights: --pretrained DIR"
-    return f"needs {folder / model}.pth or .safetensors"
+    if request.pretrained is not None:
+        return f"needs {request.pretrained / model}.pth or .safetensors"
+    if request.rendered:
+        return "waits for pre-training on the rendered pretext set, with which `ablations run` begins"
+    return "needs pre-trained weights: --pretrained DIR"
 
 
 def states(plan: Plan, store: Store) -> dict[Experiment, State | Literal["blocked"]]:

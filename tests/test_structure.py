@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 #: From low to high: a wing may import itself and those before it.
 WINGS = ("msinet", "bench", "ablations", "reports")
 #: Modules whose distribution has another name.
-DISTRIBUTIONS = {"PIL": "pillow"}
+DISTRIBUTIONS = {"PIL": "pillow", "pytest_benchmark": "pytest-benchmark"}
+#: Measured by pytest, never imported: what only these files import is installed with the group `bench`.
+SUITES = Path("bench", "suites")
 
 
 def sources(root: Path) -> Iterator[tuple[Path, ast.Module]]:
@@ -37,9 +39,13 @@ def imports(tree: ast.Module) -> Iterator[str]:
                 yield str(name.value)
 
 
-def third_party(root: Path) -> set[str]:
-    """Distributions that the wings import."""
-    modules = {name.split(".")[0] for _, tree in sources(root) for name in imports(tree)}
+def third_party(root: Path, *, suites: bool = False) -> set[str]:
+    """Distributions that the wings import, or that the suites of benchmarks do."""
+    modules = {
+        name.split(".")[0]
+        for path, tree in sources(root) if path.is_relative_to(SUITES) is suites
+        for name in imports(tree)
+    }  # fmt: skip
     return {DISTRIBUTIONS.get(m, m).lower() for m in modules - set(sys.stdlib_module_names) - set(WINGS)}
 
 
@@ -98,10 +104,11 @@ def second_lists(root: Path) -> list[str]:
     return found
 
 
-def declared(root: Path) -> set[str]:
-    """Distributions that pyproject.toml asks for at run time."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    return {re.split(r"[^\w-]", line)[0].lower() for line in project["dependencies"]}
+def declared(root: Path, group: str = "") -> set[str]:
+    """Distributions that pyproject.toml asks for at run time, or in one of its dependency groups."""
+    found = tomllib.loads((root / "pyproject.toml").read_text())
+    lines = found["dependency-groups"][group] if group else found["project"]["dependencies"]
+    return {re.split(r"[^\w-]", line)[0].lower() for line in lines}
 
 
 # The house
@@ -127,6 +134,13 @@ def test_pyproject_is_the_only_list_of_dependencies() -> None:
 
 def test_what_is_imported_is_what_is_declared() -> None:
     assert third_party(ROOT) == declared(ROOT)
+    assert third_party(ROOT, suites=True) - declared(ROOT) == declared(ROOT, "bench")
+
+
+def test_the_suites_are_imported_by_nobody() -> None:
+    # So nothing but measuring needs what they import.
+    assert any(path.is_relative_to(SUITES) for path, _ in sources(ROOT))
+    assert not [f"{path} imports {n}" for path, t in sources(ROOT) for n in imports(t) if n.startswith("bench.suites")]
 
 
 # The checkers themselves, on planted offences
@@ -185,5 +199,8 @@ def test_undeclared_and_unused_dependencies_are_told_apart(tmp_path: Path) -> No
     (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["torch>=2.11", "pillow", "tqdm[x]>=4"]\n')
     (tmp_path / "msinet").mkdir()
     (tmp_path / "msinet" / "a.py").write_text("import os, PIL.Image, torch\nimport scipy.stats\nfrom msinet import b")
+    (tmp_path / "bench" / "suites").mkdir(parents=True)
+    (tmp_path / "bench" / "suites" / "test_a.py").write_text("import pytest_benchmark, torch, msinet.data")
     assert third_party(tmp_path) - declared(tmp_path) == {"scipy"}
     assert declared(tmp_path) - third_party(tmp_path) == {"tqdm"}
+    assert third_party(tmp_path, suites=True) == {"pytest-benchmark", "torch"}

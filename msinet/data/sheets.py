@@ -119,7 +119,8 @@ def by_factor(images: Sequence[Image], factors: dict[str, dict[str, str]], root:
         numbers = np.array([value for value, _ in values])
         wanted = np.linspace(numbers[0], numbers[-1], columns)
         chosen = [values[int(abs(numbers - w).argmin())] for w in wanted]
-        lines.append(Line(factor.replace("_", " "), tuple((path, f"{value:g}{unit}") for value, path in chosen)))
+        label = "yaw\n0: from the\nfront" if factor == "yaw" else factor.replace("_", " ")
+        lines.append(Line(label, tuple((path, f"{value:g}{unit}") for value, path in chosen)))
     return lines
 
 

@@ -32,10 +32,25 @@ def test_everything_recognised_is_listed(data_root: Path, capsys: pytest.Capture
     assert status == 0
     headers = re.findall(r"^(\w+): (.*) in (.*)$", output, re.MULTILINE)
     assert [header[:2] for header in headers] == [
-        ("market1501", "Market-1501"), ("msmt17", "MSMT17_V1"), ("veri776", "VeRi-776"),
-        ("vehicleid", "VehicleID"), ("vehicleid_1600", "VehicleID"), ("vehicleid_800", "VehicleID"),
+        ("market1501", "Market-1501"), ("msmt17", "MSMT17_V1"), ("veri776", "VeRi-776"), ("vehicleid", "VehicleID"),
     ]  # fmt: skip
     assert Path(headers[2][2]) == (data_root / "VeRi").resolve()
+
+
+def test_the_shorter_lists_of_vehicleid_are_looked_at_on_request(
+    data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, output, _ = check(capsys, data_root, "--datasets", "vehicleid_800", "vehicleid_1600")
+    assert status == 0
+    assert re.findall(r"^(\w+): VehicleID in ", output, re.MULTILINE) == ["vehicleid_800", "vehicleid_1600"]
+
+
+def test_rendered_sets_are_called_so(world_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, output, _ = check(capsys, world_root)
+    assert status == 0
+    assert re.findall(r"^(\w+): .*, rendered in ", output, re.MULTILINE) == [
+        "market1501", "msmt17", "veri776", "vehicleid",
+    ]  # fmt: skip
 
 
 def test_counts_stand_beside_the_published_ones(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torchvision
 
-from msinet.cli import Check, Embed, Evaluate, Train, run_command
+from msinet.cli import Check, Embed, Evaluate, Pretrain, Render, Show, Train, run_command
 from msinet.models import MODELS, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS, evaluate
@@ -295,7 +295,9 @@ def help_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("words", "names"), [([], ["train", "evaluate", "embed", "data"]), (["data"], ["check"])], ids=["msinet", "data"]
+    ("words", "names"),
+    [([], ["train", "pretrain", "evaluate", "embed", "data"]), (["data"], ["render", "check", "show"])],
+    ids=["msinet", "data"],
 )
 def test_help_lists_the_commands(words: list[str], names: list[str], capsys) -> None:
     text = help_of(words, capsys)
@@ -306,9 +308,10 @@ def test_help_lists_the_commands(words: list[str], names: list[str], capsys) -> 
     ("words", "commands"),
     [
         (["train"], [Train, How]), (["evaluate"], [Evaluate, How]), (["embed"], [Embed, How]),
-        (["data", "check"], [Check]),
+        (["data", "check"], [Check]), (["pretrain"], [Pretrain, How]), (["data", "render"], [Render]),
+        (["data", "show"], [Show]),
     ],
-    ids=["train", "evaluate", "embed", "check"],
+    ids=["train", "evaluate", "embed", "check", "pretrain", "render", "show"],
 )  # fmt: skip
 def test_help_shows_every_option_with_its_default(words: list[str], commands: list[Any], capsys) -> None:
     text = help_of(words, capsys).split("-h, --help")[1]  # behind the line of usage

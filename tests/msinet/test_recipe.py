@@ -175,7 +175,17 @@ def test_vehicles_are_square_and_persons_twice_as_high_as_wide(profile: str) -> 
         recipe = recipe_for(profile, name)
         assert recipe.height == 2 * recipe.width
     for name in ("veri776", "vehicleid", "vehicleid_1600", "vehicleid_800"):
-        assert recipe_for(profile, name) == replace(recipe, width=recipe.height)
+        square = recipe_for(profile, name)
+        assert square == replace(recipe, height=square.height, width=square.height)
+        assert square.height == (48 if profile == "mini" else recipe.height)
+
+
+def test_mini_has_learning_rates_by_network_and_nothing_else_does() -> None:
+    rates = {name: recipe_for("mini", "market1501", name).lr for name in ("resnet50", "cdnet", "osnet", "msinet")}
+    assert rates == {"resnet50": 1e-3, "cdnet": 2e-3, "osnet": 4e-3, "msinet": 4e-3}
+    assert recipe_for("mini", "market1501", "resnet50_x0_25").lr == 1e-3  # of the family, whatever its width
+    for profile in ("smoke", "full", "paper"):
+        assert recipe_for(profile, "market1501", "resnet50") == recipe_for(profile, "market1501", "msinet")
 
 
 def test_across_domains_the_paper_trains_shorter_with_jitter_instead_of_erasing() -> None:
@@ -185,7 +195,13 @@ def test_across_domains_the_paper_trains_shorter_with_jitter_instead_of_erasing(
     assert recipe_for("paper", "veri776", cross_domain=True).width == 256
 
 
-@pytest.mark.parametrize("profile", ["smoke", "mini", "full"])
+def test_across_domains_mini_s_late_milestones_move_with_the_end() -> None:
+    across = recipe_for("mini", "msmt17", "msinet", cross_domain=True)
+    assert (across.epochs, across.milestones, across.warmup) == (14, (11, 13), 6)
+    assert across.augmentation == replace(recipe_for("mini", "msmt17").augmentation, jitter=True, erase=0.0)
+
+
+@pytest.mark.parametrize("profile", ["smoke", "full"])
 def test_across_domains_a_profile_keeps_its_milestones_and_250_of_350_epochs(profile: str) -> None:
     inside, across = recipe_for(profile, "msmt17"), recipe_for(profile, "msmt17", cross_domain=True)
     assert across.epochs == max(1, round(inside.epochs * 250 / 350)) < inside.epochs
