@@ -326,7 +326,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; a training goes on from its last checkpoint by the same command", file=sys.stderr)
+        print("\ninterrupted; the same command goes on from what is there", file=sys.stderr)
         return 130
 
 

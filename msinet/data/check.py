@@ -81,7 +81,7 @@ def _remarks(dataset: Dataset) -> list[str]:
         remarks.append(f"{single} training identities with a single image (it is repeated within a batch)")
     if len(dataset.draws) > 1:
         remarks.append(f"{len(dataset.draws)} seeded draws of one gallery image per identity, metrics are averaged")
-    if 0 in {image.identity for image in dataset.splits()["gallery"]} and dataset.layout == "Market-1501":
+    if 0 in {image.identity for image in dataset.splits()["gallery"]} and dataset.layout.startswith("Market-1501"):
         distractors = sum(image.identity == 0 for image in dataset.splits()["gallery"])
         remarks.append(f"{distractors} distractors of identity 0 kept in the gallery")
     return remarks

@@ -247,7 +247,7 @@ def test_an_interrupted_command_is_status_130_and_goes_on(trained, data_root, tm
         patch.setattr(loop, "losses", lambda *a: (os.kill(os.getpid(), signal.SIGINT), losses(*a))[1])
         assert train(data_root, tmp_path, *same) == 130
     message = capsys.readouterr().err
-    assert "interrupted; a training goes on from its last checkpoint by the same command" in message
+    assert "interrupted; the same command goes on from what is there" in message
     assert "Traceback" not in message
     assert (tmp_path / "checkpoint.pt").exists()
     assert train(data_root, tmp_path, *same) == 0
@@ -278,7 +278,7 @@ def test_the_command_of_the_shell_stops_at_ctrl_c(data_root: Path, tmp_path: Pat
         process.kill()
     assert process.returncode == 130
     assert printed == ""
-    assert message == "\ninterrupted; a training goes on from its last checkpoint by the same command\n"
+    assert message == "\ninterrupted; the same command goes on from what is there\n"
     assert (out / "checkpoint.pt").exists()
     assert sys.platform != "linux" or "'allocator': 'tuned'" in (out / "log.txt").read_text()
 

@@ -234,7 +234,8 @@ def test_families_are_alike_but_no_two_members_look_the_same(style: str) -> None
     group = renderer.draw_group(style, 0, 30, 5, 0)
     families = np.array(group.families)
     assert list(families) == sorted(families)
-    assert set(np.bincount(families)[:-1].tolist()) <= {2, 3, 4, 5}  # the last may be cut off
+    assert set(np.bincount(families)[:-1].tolist()) <= {1, 2, 3, 4}  # of two to four who differ
+    assert np.bincount(families).mean() > 2
     own = {"stature", "girth", "plate"}
     facts = [{k: v for k, v in dataclasses.asdict(one).items() if k not in own} for one in group.people]
     shared = np.array([[np.mean([a[k] == b[k] for k in a]) for b in facts] for a in facts])
@@ -249,7 +250,7 @@ def test_families_are_alike_but_no_two_members_look_the_same(style: str) -> None
         looks.append(np.stack([look(bare, azimuth, 20) for azimuth in (0, 90, 180, 270)]) if style in REID else None)
     if style in REID:
         pairs = [(i, j) for i in range(30) for j in range(i) if same[i, j]]
-        assert len(pairs) > 30
+        assert len(pairs) > 15
         assert all((np.abs(looks[i] - looks[j]).max(3) > 0.01).sum() > 5 for i, j in pairs)
     if style in PEOPLE:
         for family in set(group.families):
@@ -269,7 +270,7 @@ def test_a_double_is_not_let_into_a_family(monkeypatch) -> None:
 
     monkeypatch.setattr(person, "draw_member", twice)
     people, families = renderer.draw_identities("market1501", 20, np.random.default_rng(0))
-    assert set(np.bincount(families)[:-1].tolist()) <= {2, 3}  # of three to five
+    assert set(np.bincount(families).tolist()) == {1, 2}  # of two to four
     assert 2.0 not in {one.stature for one in people}
 
 
@@ -378,7 +379,8 @@ def test_occlusion_is_the_share_of_the_body_that_something_else_covers(kind: str
         assert factors["occlusion"] == pytest.approx(hidden.sum() / (alone != NOTHING).sum(), abs=6e-4)
         assert (factors["occluder"] == "none") == (not hidden.any())
         kinds[factors["occluder"]] += 1
-    assert set(kinds) - {"none"} == set(scene.OCCLUDERS[kind])
+    assert len(set(kinds) & set(scene.OCCLUDERS[kind])) >= 4
+    assert set(kinds) <= {"none", *scene.OCCLUDERS[kind]}
 
 
 def test_without_occluders_nothing_is_hidden() -> None:
@@ -440,8 +442,10 @@ def test_cameras_follow_from_set_number_and_seed(style: str) -> None:
     assert len({camera.place for camera in cameras}) == len(cameras)
     low, high = STYLES[style].elevation
     assert all(low <= camera.elevation <= high for camera in cameras)
-    if STYLES[style].ends:  # fronts and backs
-        assert all(min(abs((d + 90) % 180 - 90) for d in camera.directions) < 40 for camera in cameras)
+    if (off := STYLES[style].off_axis) is not None:  # fronts and backs
+        assert all(abs((camera.directions[0] + 90) % 180 - 90) < 4 * off for camera in cameras)
+    for camera in cameras:
+        assert (camera.directions[1] - camera.directions[0]) % 360 == pytest.approx(180)
 
 
 # --- Rendering -----------------------------------------------------------------------------------

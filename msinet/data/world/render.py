@@ -237,9 +237,12 @@ def plan_veri776(size: Size, seed: int) -> tuple[list[Shot], Lists]:
         lists[f"{split}_label.xml"] = _veri_xml(title, rows[split])
     lists["list_color.txt"] = _text([f"{i} {name}" for i, name in enumerate(vehicle.PAINTS, 1)])
     lists["list_type.txt"] = _text([f"{i} {name}" for i, name in enumerate(vehicle.SHAPES, 1)])
+    seen: dict[int, list[tuple[int, int]]] = {}  # 1-based positions in name_test and cameras, by identity
+    for position, (_, identity, camera, _) in enumerate(rows["test"], 1):
+        seen.setdefault(identity, []).append((position, camera))
     good, junk = [], []
-    for _, identity, camera, _ in rows["query"]:  # 1-based positions in name_test
-        same = [(i, e[2]) for i, e in enumerate(rows["test"], 1) if e[1] == identity]
+    for _, identity, camera, _ in rows["query"]:
+        same = seen[identity]
         good.append(" ".join(str(i) for i, c in same if c != camera))
         junk.append(" ".join(str(i) for i, c in same if c == camera))
     return shots, lists | {"gt_index.txt": _text(good), "jk_index.txt": _text(junk)}
@@ -350,9 +353,7 @@ def render(
     for name in names or tuple(SETS):
         folder = root / SETS[name][0]
         wanted = asdict(size)
-        wanted["images_per_identity"] = float(
-            wanted.pop("images")
-        )  # `world.json` counts the set's images under that name
+        wanted["images_per_identity"] = float(wanted.pop("images"))  # `world.json` counts images under that name
         spec = {"set": name, "version": VERSION, "seed": seed, **wanted}
         folders.append(folder)
         if folder.exists():
