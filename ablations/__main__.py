@@ -21,7 +21,7 @@ from msinet.errors import UserError, unknown_name
 from msinet.training.run import How
 
 #: Between two looks at the growing table: rendering it starts a process, which short runs would feel.
-SHOW_SECONDS = 30.0
+SHOW_SECONDS = 240.0
 CATALOGUES = {catalogue.name: catalogue for catalogue in (TABLE2, CALIBRATION)}
 
 
