@@ -11,9 +11,9 @@ TRAINED = ("resnet50", "osnet", "msinet")
 
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
-    """The rows that learn nothing, then the trained ones from scratch, VehicleID included."""
+    """The rows that learn nothing, then the trained ones from scratch, in Table 2's columns."""
     suffix = SMOKE_WIDTH if request.profile == "smoke" else ""
-    request = replace(request, whole=True, models=request.models or tuple(name + suffix for name in TRAINED))
+    request = replace(request, models=request.models or tuple(name + suffix for name in TRAINED))
     both = table2_cells(request, datasets)
     random = [
         Cell("no training", "MSINet, random weights", column, untrained(request, f"msinet{suffix}", target))

@@ -14,7 +14,9 @@ from ablations.table2 import TABLE2
 ALL = ("market1501", "msmt17", "veri776", "vehicleid")
 
 
-@pytest.mark.parametrize("settings", [{}, {"data_root": Path("/photographs")}, {"seeds": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"whole": True}, {"data_root": Path("/photographs")}, {"whole": True, "seeds": 2}]
+)
 def test_all_of_it(settings) -> None:
     cells = CALIBRATION.cells(Request(**settings), ALL)
     seeds = settings.get("seeds", 1)
@@ -25,6 +27,12 @@ def test_all_of_it(settings) -> None:
     }  # fmt: skip
     assert {cell.column for cell in cells} == {"M", "MS", "VR", "VID", "MS>M", "VR>VID"}
     assert {cell.column for cell in cells} <= CALIBRATION.columns.keys()
+
+
+def test_by_default_it_has_the_columns_of_table_2_and_so_no_training_of_its_own() -> None:
+    here, there = (catalogue.cells(Request(), ALL) for catalogue in (CALIBRATION, TABLE2))
+    assert {cell.column for cell in here} == {cell.column for cell in there} == {"M", "MS", "VR", "MS>M", "VR>VID"}
+    assert {c.experiment for c in here if c.group == "from scratch"} < {c.experiment for c in there}
 
 
 def test_random_weights_are_never_trained() -> None:
@@ -69,5 +77,5 @@ def test_list_prints_it(capsys) -> None:
     assert "calibration: Calibration: how hard the data are" in out
     assert main(["list", "calibration"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 * 5
-    assert sum("MSINet, random weights" in line for line in lines) == 6
+    assert len(lines) == 5 * 5
+    assert sum("MSINet, random weights" in line for line in lines) == 5
