@@ -201,10 +201,12 @@ def _notes(request: Request, cells: Sequence[Cell], used: Sequence["pd.Series[An
     trained = [cell.experiment for cell in cells if cell.group != "no training"]
     sizes = dict.fromkeys(f"{e.recipe.height}x{e.recipe.width}" for e in trained)
     recipe = trained[0].recipe
+    rates = " or ".join(f"{rate:g}" for rate in sorted({e.recipe.lr for e in trained}))
+    rates += " by network" if " or " in rates else ""
     notes = [
         f"Profile {request.profile}{' with ' + ' '.join(request.recipe) if request.recipe else ''}: "
         f"images {' and '.join(sizes)}, batches {recipe.identities}x{recipe.images}, "
-        f"{recipe.optimizer} lr {recipe.lr:g}, {_length(recipe)}."
+        f"{recipe.optimizer} lr {rates}, {_length(recipe)}."
     ]
     across = next((e.recipe for e in trained if e.cross_domain), None)
     if across is not None:
