@@ -31,7 +31,7 @@ Start = Callable[..., BaseProcess]
 TINY = Size(identities=4, test_identities=3, images=4, height=16)
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")  # a folder without __init__.py is no package to pytest
 def _tiny_worlds() -> Iterator[None]:
     """A command without --data-root renders in a moment, whatever the profile."""
     with pytest.MonkeyPatch.context() as patch:
@@ -40,7 +40,7 @@ def _tiny_worlds() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")  # a folder without __init__.py is no package to pytest
 def _tables_in_process() -> Iterator[None]:
     """`show` starts a process for each table; its imports take longer than the training does here."""
 
