@@ -1,4 +1,4 @@
-"""Command line: msinet train | pretrain | evaluate | embed | data render | data check | data show."""
+"""Command line: msinet train | search | pretrain | evaluate | embed | data render | data check | data show."""
 
 import json
 import sys
@@ -22,6 +22,7 @@ from msinet.io import atomic_path, exclusive, write_json
 from msinet.models import MODELS, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS
+from msinet.search import read_genotype, search, search_line, search_recipe
 from msinet.training import embed, evaluate_model
 from msinet.training.pretrain import pretrain
 from msinet.training.profiles import override, parse_settings, pretrain_recipe, recipe_for
@@ -42,6 +43,8 @@ class Train:
     """msinet, resnet50, osnet, cdnet, ...; NAME_x0_25 for a quarter of the width"""
     options: tuple[str, ...] = ()
     """of the model, as genotype=GGEGAGGNGAEA ratio=3 fusion=sum"""
+    genotype: Path | None = None
+    """genotype.json of `msinet search`; or give the letters themselves as option genotype=..."""
     dataset: str = "market1501"
     """training set: market1501, msmt17, veri776, vehicleid"""
     target: str = ""
@@ -62,15 +65,61 @@ class Train:
         target = load_dataset(self.target, self.data_root) if self.target else source
         recipe = recipe_for(self.profile, self.dataset, self.model, cross_domain=source.name != target.name)
         recipe = override(recipe, parse_settings(self.recipe))
+        options = parse_settings(self.options)
+        if self.genotype is not None:
+            if "genotype" in options:
+                raise UserError("give one of --genotype FILE and --options genotype=..., not both")
+            options["genotype"] = read_genotype(self.genotype)
         with exclusive(self.out / ".lock", f"a training in {self.out}"):
             if (self.out / RECORD).exists() and self.how.resume:
                 raise UserError(f"{self.out} holds a finished run; choose another --out, or --no-resume to start again")
             record = run(
-                self.out, model=self.model, options=parse_settings(self.options), source=source, target=target,
+                self.out, model=self.model, options=options, source=source, target=target,
                 recipe=recipe, seed=self.seed, weights=self.weights, how=self.how,
             )  # fmt: skip
         print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
         print(f"written: {self.out}/record.json, history.csv, queries.csv, model.safetensors, log.txt")
+        return 0
+
+
+@dataclass(frozen=True)
+class Search:
+    """Search an architecture by twins contrast (or a baseline); `train --genotype` trains what it finds."""
+
+    data_root: Path
+    """folder that holds the data sets in their native layouts"""
+    out: Path
+    """folder for the results; the same command goes on with an unfinished search in it"""
+    dataset: str = "msmt17"
+    """training set: market1501, msmt17, veri776, vehicleid"""
+    profile: str = "mini"
+    """smoke, mini, full or paper"""
+    recipe: tuple[str, ...] = ()
+    """changes to the profile's recipe, as overlap=0.6 epochs=20 memory_init=zeros order=alphas leak=True mid=in"""
+    options: tuple[str, ...] = ()
+    """of the supernet, as width=0.5 ratio=2 fusion=sum"""
+    seed: int = 0
+    """repetition; everything random follows from it"""
+    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+
+    def __call__(self) -> int:
+        """Search and say what was found."""
+        source = load_dataset(self.dataset, self.data_root)
+        recipe = override(search_recipe(self.profile, self.dataset), parse_settings(self.recipe))
+        with exclusive(self.out / ".lock", f"a search in {self.out}"):
+            if (self.out / RECORD).exists() and self.how.resume:
+                raise UserError(f"{self.out} holds a finished search; choose another --out, or --no-resume")
+            record = search(
+                self.out,
+                source=source,
+                recipe=recipe,
+                seed=self.seed,
+                options=parse_settings(self.options),
+                how=self.how,
+            )  # fmt: skip
+        print(search_line(record))
+        print(f"written: {self.out}/genotype.json, alphas.csv, history.csv, record.json, log.txt")
+        print(f"train it: msinet train --data-root {self.data_root} --genotype {self.out}/genotype.json --out DIR")
         return 0
 
 
@@ -320,7 +369,14 @@ def run_command(args: Sequence[str] | None = None) -> int:
         if words[:1] == ["data"]:
             commands = {"render": Render, "check": Check, "show": Show}
             return parse(commands, "msinet data", "Render, check and look at data sets.", words[1:])()
-        commands = {"train": Train, "pretrain": Pretrain, "evaluate": Evaluate, "embed": Embed, "data": Data}
+        commands = {
+            "train": Train,
+            "search": Search,
+            "pretrain": Pretrain,
+            "evaluate": Evaluate,
+            "embed": Embed,
+            "data": Data,
+        }
         return parse(commands, "msinet", "Light networks for object re-identification.", words)()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

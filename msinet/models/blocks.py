@@ -60,9 +60,12 @@ class ChannelGate(nn.Module):
         self.fc2 = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate: Tensor = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-        gate = self.fc2(self.relu(self.fc1(gate))).sigmoid()  # (B, C, 1, 1)
-        return x * gate
+        return x * self.weights(x.mean((2, 3), keepdim=True))
+
+    def weights(self, pooled: Tensor) -> Tensor:
+        """g of pooled maps (B, C, 1, 1), in (0, 1), of the same shape."""
+        gate: Tensor = self.fc2(self.relu(self.fc1(pooled))).sigmoid()
+        return gate
 
 
 def stem(out_channels: int) -> nn.Sequential:

@@ -25,10 +25,11 @@ class Output(NamedTuple):
 class ReIDNet(nn.Module):
     """A backbone and a head. In evaluation mode `net(images)` is (B, D), one feature row per image."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, channels: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.channels = channels  # of the final map
 
     def forward(self, images: Tensor) -> Tensor | Output:  # (B, 3, H, W)
         local_map, final_map = self.backbone(images)
@@ -157,6 +158,7 @@ def assemble(backbone: Backbone, neck: str, num_classes: int) -> ReIDNet:
     if neck not in NECKS:
         raise unknown_name("neck", neck, NECKS)
     assert isinstance(backbone, nn.Module)
-    network = ReIDNet(backbone, NECKS[neck](backbone.local_channels, backbone.channels, num_classes))
+    head = NECKS[neck](backbone.local_channels, backbone.channels, num_classes)
+    network = ReIDNet(backbone, head, backbone.channels)
     init_weights(network)
     return network

@@ -65,7 +65,9 @@ class CrossAttention(nn.Module):
         return self.gamma * (inverted.softmax(-1) @ value)  # (B, C, N)
 
 
-INTERACTIONS: dict[str, Callable[[int], nn.Module]] = {
+#: Makes an interaction for branches of so many channels.
+Make = Callable[[int], nn.Module]
+INTERACTIONS: dict[str, Make] = {
     "N": lambda channels: NoInteraction(),
     "E": lambda channels: Exchange(),
     "G": Gate,

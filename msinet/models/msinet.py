@@ -1,6 +1,7 @@
 """MSINet (Sec. 3.2, Table 1; SPEC A.1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from msinet.errors import UserError
 from msinet.models.blocks import ConvBN, Skeleton, light_convs, shortcut
 from msinet.models.heads import ReIDNet, assemble
-from msinet.models.interactions import INTERACTIONS
+from msinet.models.interactions import INTERACTIONS, Make
 from msinet.models.registry import register
 
 #: Table 1: the interactions found on MSMT17, two per cell, cell 1 first.
@@ -23,22 +24,24 @@ class MSICell(nn.Module):
     """Two branches of different receptive field that interact twice and are then fused.
 
     Args:
-        interactions: two letters of N, E, G, A: after the first and the second half.
+        interactions: what makes the modules after the first and after the second half.
         ratio: the scale ratio rho; branch b passes `ratio` light convolutions per half, branch a one.
         fusion: how the branches are joined after their 1x1 convolutions (Fig. 5c).
+        mid: channels of each branch; a quarter of the output's unless given.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, interactions: str, ratio: int = 3, fusion: Fusion = "sum"
-    ) -> None:
+        self, in_channels: int, out_channels: int, interactions: Sequence[Make], ratio: int = 3,
+        fusion: Fusion = "sum", mid: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        mid = out_channels // 4
+        mid = mid or out_channels // 4
         self.fusion = fusion
         self.entry_a, self.entry_b = ConvBN(in_channels, mid), ConvBN(in_channels, mid)
         self.half1_a, self.half1_b = light_convs(mid, 1), light_convs(mid, ratio)
-        self.interaction1 = INTERACTIONS[interactions[0]](mid)
+        self.interaction1 = interactions[0](mid)
         self.half2_a, self.half2_b = light_convs(mid, 1), light_convs(mid, ratio)
-        self.interaction2 = INTERACTIONS[interactions[1]](mid)
+        self.interaction2 = interactions[1](mid)
         self.fuse_a, self.fuse_b = ConvBN(mid, out_channels, linear=True), ConvBN(mid, out_channels, linear=True)
         self.shortcut = shortcut(in_channels, out_channels)
 
@@ -81,18 +84,38 @@ def msinet(
         fusion: sum, minus or mul (Fig. 5c).
         neck: fbl (as released), cdnet, or bn (global branch only).
     """
+    genotype = check_genotype(genotype)
+    makes = [INTERACTIONS[letter] for letter in genotype]
+    return assemble(Skeleton(width, stages(makes, ratio, fusion)), neck, num_classes)
+
+
+def stages(
+    interactions: Sequence[Make], ratio: int, fusion: Fusion, *, mid_of_input: bool = False
+) -> Callable[[int, int, int], nn.Sequential]:
+    """What builds the three stages of a `Skeleton` out of cells with these interactions, two per cell.
+
+    Args:
+        interactions: a multiple of six, cell 1 first.
+        ratio: rho.
+        fusion: sum, minus or mul.
+        mid_of_input: branches are a quarter as wide as the cell's input rather than its output, as in the
+            released search code.
+
+    Raises:
+        UserError: a ratio or fusion that does not exist.
+    """
     if ratio < 1:
         raise UserError(f"scale ratio rho must be at least 1, got {ratio}")
     if fusion not in FUSIONS:
         raise UserError(f"unknown fusion {fusion!r}. Known: {', '.join(FUSIONS)}")
-    genotype = check_genotype(genotype)
-    per_stage = len(genotype) // 3
+    per_stage = len(interactions) // 3
 
     def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
-        letters = genotype[number * per_stage : (number + 1) * per_stage]
+        makes = interactions[number * per_stage : (number + 1) * per_stage]
+        widths = [in_channels, *[out_channels] * (per_stage // 2)]
         return nn.Sequential(*(
-            MSICell(out_channels if i else in_channels, out_channels, letters[i : i + 2], ratio, fusion)
-            for i in range(0, per_stage, 2)
+            MSICell(a, b, makes[2 * i : 2 * i + 2], ratio, fusion, a // 4 if mid_of_input else None)
+            for i, (a, b) in enumerate(pairwise(widths))
         ))  # fmt: skip
 
-    return assemble(Skeleton(width, stage), neck, num_classes)
+    return stage

@@ -3,7 +3,7 @@
 import io
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,17 @@ from msinet.errors import WeightsError
 from msinet.io import atomic_path
 
 NAME = "checkpoint.pt"
+
+
+class Stateful(Protocol):
+    """What a checkpoint holds beside the model: an optimizer, or several in one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to put it back as it is now."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Put it back."""
 
 
 def rng_state() -> dict[str, Any]:
@@ -38,7 +49,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def save_checkpoint(
-    folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+    folder: Path, identity: str, model: nn.Module, optimizer: Stateful, progress: dict[str, Any]
 ) -> None:
     """Write `checkpoint.pt` atomically; the one before stays until the new one is complete.
 
@@ -62,9 +73,7 @@ def save_checkpoint(
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(
-    folder: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any] | None:
+def load_checkpoint(folder: Path, identity: str, model: nn.Module, optimizer: Stateful) -> dict[str, Any] | None:
     """Restore everything from the folder's checkpoint and return its progress; None without one.
 
     Raises:

@@ -36,6 +36,8 @@ class Progress:
     seconds: float = 0.0
     sums: Row = field(default_factory=dict)
     """running sums over the steps of the current epoch"""
+    counts: Row = field(default_factory=dict)
+    """how many steps gave each of them"""
     history: list[Row] = field(default_factory=list)
     """one row per finished epoch"""
 
@@ -112,81 +114,145 @@ def train(
     if resume and (found := load_checkpoint(folder, identity, model, optimizer)) is not None:
         at = Progress(**found)
 
-    start = at.epoch, at.step
-
     def batches_of(epoch: int) -> list[list[int]]:
         return recipe.batches(labels, seed=seed, epoch=epoch)
 
-    def plan() -> Iterator[tuple[int, int, list[int]]]:
-        for epoch in range(start[0], recipe.epochs):
-            for step, batch in enumerate(batches_of(epoch)):
-                if (epoch, step) >= start:
-                    yield epoch, step, batch
+    batches = train_batches(
+        pixels, labels, recipe.augmentation, plan_batches(at, recipe.epochs, batches_of), seed=seed, workers=workers,
+        pin_memory=device.type == "cuda", size=(recipe.height, recipe.width),
+    )  # fmt: skip
+    model.train()
 
-    def save() -> None:
+    def begin_epoch(epoch: int) -> Row:
+        learning_rate = recipe.learning_rate(epoch)
+        set_learning_rate(optimizer, learning_rate)
+        return {"steps": len(batches_of(epoch)), "lr": learning_rate}
+
+    def take_step(epoch: int, step: int) -> Row:
+        images, targets = next_batch(batches, device)
+        output: Output = model(images)
+        parts = losses(output, targets, recipe)
+        values = {name: value.item() for name, value in parts.items()}
+        check_loss(values["loss"], epoch, step, folder)
+        optimizer.zero_grad(set_to_none=True)
+        parts["loss"].backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        values["accuracy"] = (output.logits[0].argmax(1) == targets).float().mean().item()
+        return values
+
+    def end_epoch(epoch: int) -> Row:
+        if evaluate is not None and evaluate_every and (epoch + 1) % evaluate_every == 0:
+            return evaluate(model)
+        return {}
+
+    return drive(
+        at, recipe.epochs, begin_epoch, take_step, end_epoch, lambda: save_checkpoint(
+            folder, identity, model, optimizer, vars(at)
+        ), model, folder, on_step=on_step, title=title, progress=progress,
+    )  # fmt: skip
+
+
+def plan_batches(
+    at: Progress, epochs: int, batches_of: Callable[[int], list[list[int]]]
+) -> Iterator[tuple[int, int, list[int]]]:
+    """Every batch (epoch, step, positions) from where `at` stands now to the end."""
+    start = at.epoch, at.step
+    return (
+        (epoch, step, batch)
+        for epoch in range(start[0], epochs) for step, batch in enumerate(batches_of(epoch))
+        if (epoch, step) >= start
+    )  # fmt: skip
+
+
+def next_batch(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The next images (B, 3, H, W) and labels (B,), on the device."""
+    # The loader draws from torch's generator when it starts, and a resumed training starts another one.
+    with torch.random.fork_rng(devices=[]):
+        images, targets = next(batches)
+    images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+    return images, targets.to(device, non_blocking=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """The same for all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def drive(
+    at: Progress, epochs: int, begin_epoch: Callable[[int], Row], take_step: Callable[[int, int], Row],
+    end_epoch: Callable[[int], Row], save: Callable[[], None], model: nn.Module, folder: Path, *,
+    on_step: Callable[[float], None] | None, title: str, progress: bool,
+) -> Result:  # fmt: skip
+    """Epochs and steps from where `at` stands, with bar, history, checkpoints and interruption.
+
+    Args:
+        at: moves on with every step; part of the checkpoint that `save` writes.
+        epochs: of the whole training.
+        begin_epoch: prepares an epoch and tells "steps", their number, and with what else its row of the history
+            begins.
+        take_step: takes a step and tells values whose means enter the history; "loss" is shown.
+        end_epoch: tells what else the epoch's row of the history holds.
+        save: writes a checkpoint.
+        model: looked over before each checkpoint: one with a NaN must not replace a good one.
+        folder: of the checkpoint, for messages.
+        on_step: called after each step with the share of the training that is done.
+        title: of the bar.
+        progress: show it.
+
+    Raises:
+        TrainingDiverged: a weight became NaN or infinite.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived; the state was saved first.
+    """
+    epoch, step = at.epoch, at.step
+
+    def save_if_finite() -> None:
         # Running statistics too: in training the loss does not see them.
         if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
             raise _diverged("a weight became NaN or infinite by", epoch, step, folder)
-        save_checkpoint(folder, identity, model, optimizer, vars(at))
+        save()
 
-    batches = train_batches(
-        pixels, labels, recipe.augmentation, plan(), seed=seed, workers=workers, pin_memory=device.type == "cuda",
-        size=(recipe.height, recipe.width),
-    )  # fmt: skip
     # Passes differ by a batch or so: the length of the first is the estimate that the bar shows.
-    per_epoch = len(batches_of(0))
+    per_epoch = int(begin_epoch(at.epoch)["steps"]) if at.epoch < epochs else 0
     meter = bar(
-        desc=title, total=recipe.epochs * per_epoch, initial=at.epoch * per_epoch + at.step, unit="step",
+        desc=title, total=epochs * per_epoch, initial=at.epoch * per_epoch + at.step, unit="step",
         disable=not progress,
     )  # fmt: skip
-    model.train()
-    epoch, step = at.epoch, at.step
     saved = time.monotonic()
     with meter, _interruptible() as interrupted:
-        for epoch in range(at.epoch, recipe.epochs):
-            learning_rate = recipe.learning_rate(epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            steps = len(batches_of(epoch))
+        for epoch in range(at.epoch, epochs):
+            row = begin_epoch(epoch)
+            steps = int(row["steps"])
             for step in range(at.step, steps):
                 began = time.perf_counter()
-                # The loader draws from torch's generator when it starts, and a resumed training starts another one.
-                with torch.random.fork_rng(devices=[]):
-                    images, targets = next(batches)
-                images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-                targets = targets.to(device, non_blocking=True)
-                output: Output = model(images)
-                parts = losses(output, targets, recipe)
-                values = {name: value.item() for name, value in parts.items()}
-                if not math.isfinite(values["loss"]):
-                    raise _diverged(f"the loss became {values['loss']} in", epoch, step, folder)
-                optimizer.zero_grad(set_to_none=True)
-                parts["loss"].backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                values["accuracy"] = (output.logits[0].argmax(1) == targets).float().mean().item()
+                values = take_step(epoch, step)
                 for name, value in values.items():
                     at.sums[name] = at.sums.get(name, 0.0) + value
+                    at.counts[name] = at.counts.get(name, 0) + 1
                 at.step = step + 1
                 at.seconds += time.perf_counter() - began
-                meter.set_postfix_str(f"epoch {epoch + 1}/{recipe.epochs}, loss {values['loss']:.2f}", refresh=False)
+                meter.set_postfix_str(f"epoch {epoch + 1}/{epochs}, loss {values['loss']:.2f}", refresh=False)
                 meter.update()
                 if on_step is not None:
-                    on_step((epoch + at.step / steps) / recipe.epochs)
+                    on_step((epoch + at.step / steps) / epochs)
                 if interrupted() or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                    save()
+                    save_if_finite()
                     saved = time.monotonic()
                 if interrupted():
                     raise KeyboardInterrupt
-            row: Row = {"epoch": epoch + 1, "steps": steps, "lr": learning_rate}
-            row |= {name: total / steps for name, total in at.sums.items()}
-            if evaluate is not None and evaluate_every and (epoch + 1) % evaluate_every == 0:
-                row |= evaluate(model)
-            at.history.append(row)
-            at.epoch, at.step, at.sums = epoch + 1, 0, {}
-        save()
+            means = {name: total / at.counts[name] for name, total in at.sums.items()}
+            at.history.append({"epoch": epoch + 1} | row | means | end_epoch(epoch))
+            at.epoch, at.step, at.sums, at.counts = epoch + 1, 0, {}, {}
+        save_if_finite()
         if interrupted():  # during the last evaluation
             raise KeyboardInterrupt
     return Result(tuple(at.history), at.seconds, sum(int(row["steps"]) for row in at.history))
+
+
+def check_loss(loss: float, epoch: int, step: int, folder: Path) -> None:
+    """Raise `TrainingDiverged` unless the loss is finite; before the weights are touched."""
+    if not math.isfinite(loss):
+        raise _diverged(f"the loss became {loss} in", epoch, step, folder)
 
 
 def _diverged(what: str, epoch: int, step: int, folder: Path) -> TrainingDiverged:

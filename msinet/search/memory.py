@@ -1,0 +1,49 @@
+"""One unit vector per identity, against which features are classified (Eq. 2-3; SPEC A.5)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Memory(nn.Module):
+    """Class centres c_n, rows of unit length once they have been written.
+
+    Args:
+        classes: identities of the side.
+        channels: of a feature.
+        temperature: tau of Eq. 2.
+        momentum: beta of Eq. 3: the share of the old row that stays.
+    """
+
+    centres: Tensor
+
+    def __init__(self, classes: int, channels: int, temperature: float = 0.05, momentum: float = 0.2) -> None:
+        super().__init__()
+        self.register_buffer("centres", torch.zeros(classes, channels))  # (n, D)
+        self.temperature, self.momentum = temperature, momentum
+
+    def fill(self, features: Tensor, labels: Tensor) -> None:
+        """Every row becomes the normalised mean of its class's unit features: features (N, D), labels (N,)."""
+        sums = torch.zeros_like(self.centres).index_add_(0, labels, F.normalize(features))
+        self.centres.copy_(F.normalize(sums))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """f . c_n / tau of unit features: (B, D) to (B, n)."""
+        return F.normalize(features) @ self.centres.clone().T / self.temperature  # a clone: rows change before backward
+
+    @torch.no_grad()
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Eq. 3 sample by sample, in batch order: c <- normalise(beta c + (1 - beta) f).
+
+        Args:
+            features: (B, D).
+            labels: (B,).
+        """
+        features = F.normalize(features.detach())
+        # Samples of different classes do not meet, so the first of each class go together, then the second, ...
+        earlier = (labels[:, None] == labels).tril(-1).sum(1)  # (B,): how many of its class came before
+        for turn in range(int(earlier.max()) + 1):
+            now = earlier == turn
+            rows = labels[now]
+            mixed = self.momentum * self.centres[rows] + (1 - self.momentum) * features[now]
+            self.centres[rows] = F.normalize(mixed)

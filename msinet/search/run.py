@@ -1,0 +1,192 @@
+"""One complete search with its files: from a training set to a genotype."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msinet.data.layouts import Dataset
+from msinet.data.loading import PixelSource, open_pixels
+from msinet.environment import describe, pick_device
+from msinet.errors import UserError
+from msinet.io import write_csv, write_json
+from msinet.models import build_model
+from msinet.models.heads import ReIDNet
+from msinet.models.msinet import SEARCHED, check_genotype
+from msinet.models.supernet import OPERATIONS, alphas_of, genotype_of
+from msinet.search.memory import Memory
+from msinet.search.recipe import SearchRecipe
+from msinet.search.split import Side, split_identities
+from msinet.search.tpe import search_trials
+from msinet.search.twins import Twins, search_alphas
+from msinet.training.checkpoint import NAME as CHECKPOINT
+from msinet.training.loop import Result, Row
+from msinet.training.run import RECORD, How, Log, Record, derived_seed, stable_hash
+
+GENOTYPE = "genotype.json"
+
+
+def search(
+    folder: Path, *, source: Dataset, recipe: SearchRecipe, seed: int, options: Mapping[str, Any] | None = None,
+    how: How | None = None, on_step: Callable[[float], None] | None = None,
+) -> Record:  # fmt: skip
+    """Search an architecture on a training set; its test images are not looked at.
+
+    Files in `folder`: `record.json` (last), `genotype.json` with its provenance, `history.csv` per epoch, `alphas.csv`
+    with the architecture parameters, the weights they give and their entropy per epoch and interaction, `log.txt`;
+    `checkpoint.pt` meanwhile.
+
+    Args:
+        folder: of this search; an unfinished one in it is resumed.
+        source: training set.
+        recipe: mechanism, split, batches, schedules.
+        seed: repetition; initial weights, split, batches and augmentation follow from it.
+        options: of the supernet, such as width.
+        how: device, workers and the like.
+        on_step: called with the share of the search that is done.
+
+    Returns:
+        The flat record: genotype, how many of its interactions are the paper's (if it has as many), mean entropy of
+        the mixtures in [0, 1] (1: all operations weigh the same), share of interactions without operation, whether the
+        search collapsed to those alone, sizes of the sides, timings in seconds, environment.
+
+    Raises:
+        UserError: any input that cannot be used, before the search starts where it can be known then.
+    """
+    how, options = how or How(), dict(options or {})
+    device = pick_device(how.device)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = Log(folder / "log.txt")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    mixed = derived_seed(source.name, "supernet", seed)
+    torch.manual_seed(mixed)
+    training, validation = split_identities(
+        source.labels, recipe.overlap, side_ratio=recipe.side_ratio, seed=mixed, fifths=recipe.split == "fifths",
+        list_order=recipe.halves == "list",
+    )  # fmt: skip
+    for name, side in (("training", training), ("validation", validation)):
+        log(f"{name} side: {side.classes} identities, {len(side.positions)} images")
+    pixels = open_pixels(source, "train", recipe.height, recipe.width, cache=how.cache, progress=how.progress)
+    log(f"search {recipe.mechanism} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
+    identity = stable_hash(["search", options, source.fingerprint, asdict(recipe), seed])
+    (folder / RECORD).unlink(missing_ok=True)
+    arguments = (pixels, training, validation, recipe, folder)
+    title = f"search {recipe.mechanism} {source.name} seed {seed}"
+    if recipe.mechanism == "tpe":
+        cameras = np.array([image.camera for image in source.train])
+        trials = search_trials(
+            *arguments, identities=source.labels, cameras=cameras if source.remove_same_camera else None,
+            options=options, seed=mixed, identity=identity, device=device, how=how, on_step=on_step, title=title,
+        )  # fmt: skip
+        genotype, result, found = trials.genotype, trials.result, trials.record
+    else:
+        result, alphas = _search_supernet(
+            *arguments, classes=source.num_classes, options=options, seed=mixed, identity=identity, device=device,
+            how=how, on_step=on_step, title=title,
+        )  # fmt: skip
+        genotype, found = genotype_of(alphas), {"entropy": float(entropy(alphas).mean())}
+    skipped = genotype.count("N") / len(genotype)
+    record: Record = {
+        "genotype": genotype,
+        "agreement": sum(a == b for a, b in zip(genotype, SEARCHED, strict=True)) if len(genotype) == 12 else None,
+        **found,
+        "skip_ratio": skipped,
+        "collapsed": skipped == 1,
+        "training_identities": training.classes,
+        "training_images": len(training.positions),
+        "validation_identities": validation.classes,
+        "validation_images": len(validation.positions),
+        "source_fingerprint": source.fingerprint,
+        "target_fingerprint": source.fingerprint,
+        "source_layout": source.layout,
+        "target_layout": source.layout,
+        "weights": None,
+        "steps": result.steps,
+        "seconds_training": result.seconds,
+        **describe(device),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    log(search_line(record))
+    history, trajectory = _apart(result.history)
+    write_csv(folder / "history.csv", history)
+    if trajectory:
+        write_csv(folder / "alphas.csv", trajectory)
+    provenance = {"source": source.name, "seed": seed, "recipe": asdict(recipe), "options": options}
+    write_json(folder / GENOTYPE, {"genotype": genotype, **provenance, **record})
+    write_json(folder / RECORD, record)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return record
+
+
+def _search_supernet(
+    pixels: PixelSource, training: Side, validation: Side, recipe: SearchRecipe, folder: Path, *, classes: int,
+    options: dict[str, Any], seed: int, identity: str, device: torch.device, how: How,
+    on_step: Callable[[float], None] | None, title: str,
+) -> tuple[Result, Tensor]:  # fmt: skip
+    network = build_model("supernet", classes, mid=recipe.mid, **options)
+    assert isinstance(network, ReIDNet)
+    training_memory, validation_memory = (
+        Memory(side.classes, network.channels, recipe.temperature, recipe.momentum) for side in (training, validation)
+    )
+    twins = Twins(network, training_memory, validation_memory).to(device).to(memory_format=torch.channels_last)
+    result = search_alphas(
+        twins, pixels, training, validation, recipe, folder, seed=seed, identity=identity, device=device,
+        resume=how.resume, workers=how.workers, on_step=on_step, title=title, progress=how.progress,
+    )  # fmt: skip
+    return result, alphas_of(network)
+
+
+def _apart(history: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The history without its architecture parameters, and those by epoch and interaction."""
+    plain = [{name: value for name, value in row.items() if not name.startswith("alpha_of_")} for row in history]
+    trajectory = []
+    for row in history:
+        found = {name: value for name, value in row.items() if name.startswith("alpha_of_")}
+        alphas = torch.tensor(list(found.values())).view(-1, len(OPERATIONS))
+        for number, (alpha, weight, spread) in enumerate(
+            zip(alphas.tolist(), alphas.softmax(1).tolist(), entropy(alphas).tolist(), strict=True), 1
+        ):
+            trajectory.append({
+                "epoch": row["epoch"], "interaction": number,
+                **{f"alpha_{name}": value for name, value in zip(OPERATIONS, alpha, strict=True)},
+                **{f"weight_{name}": value for name, value in zip(OPERATIONS, weight, strict=True)},
+                "entropy": spread,
+            })  # fmt: skip
+    return plain, trajectory
+
+
+def search_line(record: Record) -> str:
+    """What a search found, on one line."""
+    words = [f"genotype {record['genotype']}"]
+    if record["agreement"] is not None:
+        words.append(f"{record['agreement']} of {len(SEARCHED)} interactions as in the paper")
+    if "entropy" in record:
+        words.append(f"mean entropy of the mixtures {record['entropy']:.2f} of 1")
+    if record["collapsed"]:
+        words.append("collapsed: every interaction is N (none)")
+    return ", ".join(words)
+
+
+def entropy(alphas: Tensor) -> Tensor:
+    """Of each mixture, in [0, 1]: (interactions, 4) to (interactions,); 1 where all operations weigh the same."""
+    logs = alphas.double().log_softmax(1)
+    return -(logs.exp() * logs).sum(1) / torch.log(torch.tensor(float(len(OPERATIONS)), dtype=torch.float64))
+
+
+def read_genotype(path: Path) -> str:
+    """The genotype in a file that `search` wrote.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds no genotype.
+    """
+    try:
+        return check_genotype(json.loads(path.read_text(encoding="utf-8"))["genotype"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} holds no genotype ({error}); msinet search writes such files") from error
