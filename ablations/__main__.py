@@ -12,7 +12,9 @@ import tyro
 
 from ablations.calibration import CALIBRATION
 from ablations.catalogue import MAIN_DATASETS, Catalogue, Request
+from ablations.discrepancies import DISCREPANCY_STUDY
 from ablations.runner import execute, make_plan, write_status
+from ablations.searches import FIGURE5A, FIGURE5B, TABLE1
 from ablations.store import Store
 from ablations.table2 import TABLE2
 from ablations.world import prepare
@@ -22,7 +24,9 @@ from msinet.training.run import How
 
 #: Between two looks at the growing table: rendering it starts a process, which short runs would feel.
 SHOW_SECONDS = 240.0
-CATALOGUES = {catalogue.name: catalogue for catalogue in (TABLE2, CALIBRATION)}
+CATALOGUES = {
+    catalogue.name: catalogue for catalogue in (TABLE1, TABLE2, FIGURE5A, FIGURE5B, CALIBRATION, DISCREPANCY_STUDY)
+}
 
 
 def find_catalogue(name: str) -> Catalogue:

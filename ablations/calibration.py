@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ablations.catalogue import Catalogue, Cell, Request
-from ablations.table2 import SMOKE_WIDTH, TABLE2, tasks, untrained
+from ablations.table2 import TABLE2, tasks, untrained
 from ablations.table2 import cells as table2_cells
 
 #: Trained networks of the calibration; a subset of Table 2's, whose runs it shares.
@@ -12,11 +12,10 @@ TRAINED = ("resnet50", "osnet", "msinet")
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """The rows that learn nothing, then the trained ones from scratch, in Table 2's columns."""
-    suffix = SMOKE_WIDTH if request.profile == "smoke" else ""
-    request = replace(request, models=request.models or tuple(name + suffix for name in TRAINED))
+    request = replace(request, models=request.models or tuple(map(request.named, TRAINED)))
     both = table2_cells(request, datasets)
     random = [
-        Cell("no training", "MSINet, random weights", column, untrained(request, f"msinet{suffix}", target))
+        Cell("no training", "MSINet, random weights", column, untrained(request, request.named("msinet"), target))
         for column, _, target in tasks(request, datasets)
     ]
     colour = [cell for cell in both if cell.group == "no training"]

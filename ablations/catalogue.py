@@ -7,14 +7,17 @@ from typing import Any
 
 from ablations.experiment import RESULTS_VERSION, Experiment, Init
 from msinet.data import LAYOUTS
-from msinet.data.layouts import available
+from msinet.data.layouts import HELD_OUT, available
 from msinet.data.loading import cache_folder
 from msinet.data.world import SETS, SIZES, VERSION, read_world
 from msinet.errors import DataError, UserError, unknown_name
 from msinet.models import split_name
+from msinet.search.recipe import SEARCHES, search_recipe
 from msinet.training.profiles import PROFILES, override, parse_settings, pretrain_recipe, recipe_for
 from msinet.training.run import stable_hash
 
+#: Of networks in the smoke profile.
+SMOKE_WIDTH = "_x0_25"
 #: Folder of the rendered set that stands in for ImageNet.
 PRETEXT = SETS["pretext"][0]
 
@@ -37,6 +40,8 @@ class Request:
     """repetitions of every experiment: seeds 0 to N-1"""
     recipe: tuple[str, ...] = ()
     """changes to the profile's recipe, as lr=0.01 epochs=80; such runs are results of their own"""
+    search_recipe: tuple[str, ...] = ()
+    """changes to the profile's search recipe, as epochs=40 alpha_lr=0.01, in every search"""
     pretrained: Path | None = None
     """folder with pre-trained weights named after the models: resnet50.pth, osnet.pth, msinet.safetensors"""
     store: Path = Path("results")
@@ -47,13 +52,14 @@ class Request:
         if self.profile not in PROFILES:
             raise unknown_name("profile", self.profile, PROFILES)
         for name in self.datasets:
-            if name not in LAYOUTS:
+            if name.removesuffix(HELD_OUT) not in LAYOUTS:
                 raise unknown_name("data set", name, LAYOUTS)
         for name in self.models:
             split_name(name)
         if self.seeds < 1:
             raise UserError(f"--seeds must be at least 1, got {self.seeds}")
         override(PROFILES[self.profile], parse_settings(self.recipe))
+        override(SEARCHES[self.profile], parse_settings(self.search_recipe))
         if self.data_root is None and self.profile not in SIZES:
             raise DataError(
                 f"profile {self.profile} trains on photographs: pass --data-root DIR, the folder that holds "
@@ -124,6 +130,15 @@ class Request:
                     words += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
         return words
 
+    def search(self, source: str, seed: int, **changes: Any) -> Experiment:
+        """A search of this request's profile on a training set, with changes to its recipe."""
+        recipe = override(search_recipe(self.profile, source), parse_settings(self.search_recipe) | changes)
+        return Experiment(self.named("supernet"), source, source, recipe, self.profile, seed)
+
+    def named(self, model: str) -> str:
+        """The model's name in this profile: in smoke networks are a quarter as wide, and are called so."""
+        return model + SMOKE_WIDTH if self.profile == "smoke" else model
+
     def experiment(
         self, model: str, source: str, target: str, seed: int, init: Init = "scratch", **options: Any
     ) -> Experiment:
@@ -163,3 +178,10 @@ class Catalogue:
     """column of the table and the two metrics it shows"""
     cells: Callable[[Request, tuple[str, ...]], list[Cell]] = field(repr=False)
     """all cells for a request and the data sets at hand"""
+    baseline: str = ""
+    """the row that the others are compared with, over the seeds"""
+
+
+def home(datasets: tuple[str, ...], preferred: str) -> str:
+    """The set on which the paper runs an ablation, or the first one at hand."""
+    return preferred if preferred in datasets or not datasets else datasets[0]

@@ -1,8 +1,9 @@
 """An experiment: everything that can change an outcome, and nothing else."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from msinet.search import SearchRecipe
 from msinet.training.recipe import Recipe
 from msinet.training.run import stable_hash
 
@@ -14,7 +15,7 @@ Init = Literal["scratch", "pretrained"]
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training and its evaluation."""
+    """One training and its evaluation; with a search recipe, one search."""
 
     model: str
     source: str
@@ -25,6 +26,17 @@ class Experiment:
     init: Init = "scratch"
     options: tuple[tuple[str, str | int | float | bool], ...] = field(default=())
     """of the model, sorted by name"""
+    genotype_from: "Experiment | None" = None
+    """the search whose result is trained; `known` puts the genotype among the options once it is there"""
+
+    @property
+    def is_search(self) -> bool:
+        """Whether an architecture is searched rather than a network trained."""
+        return isinstance(self.recipe, SearchRecipe)
+
+    def known(self, genotype: str) -> "Experiment":
+        """The same with the genotype that its search found. What found it is no part of what is trained."""
+        return replace(self, genotype_from=None, options=tuple(sorted((*self.options, ("genotype", genotype)))))
 
     @property
     def cross_domain(self) -> bool:
@@ -33,7 +45,7 @@ class Experiment:
 
     def as_dict(self) -> dict[str, Any]:
         """Nested dictionary for JSON."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "genotype_from"}
 
     @property
     def key(self) -> str:
@@ -54,5 +66,9 @@ class Experiment:
 
     def __str__(self) -> str:
         options = "".join(f" {name}={value}" for name, value in self.options)
+        if isinstance(self.recipe, SearchRecipe):
+            return f"search {self.recipe.label}{options} {self.source} seed {self.seed}"
+        if self.genotype_from is not None:
+            options += f" of {self.genotype_from}"
         where = self.source if not self.cross_domain else f"{self.source}->{self.target}"
         return f"{self.model}{options} {self.init} {where} seed {self.seed}"

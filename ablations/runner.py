@@ -21,6 +21,8 @@ from msinet.environment import pick_device
 from msinet.errors import Busy, UserError
 from msinet.models import build_model, load_weights
 from msinet.progress import bar
+from msinet.search import SearchRecipe, check_sides, read_genotype, search, search_line
+from msinet.search.run import GENOTYPE
 from msinet.training.run import How, Record, file_hash, run
 
 #: Suffixes under which pre-trained weights are looked for.
@@ -49,10 +51,17 @@ class Plan:
     """every experiment that can run"""
     blocked: dict[Experiment, str]
     """every experiment that cannot, and why"""
+    waiting: dict[Experiment, Planned]
+    """every training whose genotype is still to be found, and the search that finds it"""
 
     def runs(self) -> list[Planned]:
-        """The runs in order, each once, although several cells may want it."""
+        """The runs that are known, in order, each once, although several cells may want it."""
         return list({planned.run_id: planned for planned in self.planned.values()}.values())
+
+    def place(self, experiment: Experiment, weights: Path | None = None) -> Planned:
+        """The experiment with the name of its run."""
+        fingerprints = {name: self.datasets[name].fingerprint for name in (experiment.source, experiment.target)}
+        return Planned(experiment, experiment.run_id(fingerprints, file_hash(weights) if weights else None), weights)
 
 
 def make_plan(catalogue: Catalogue, request: Request) -> Plan:
@@ -64,20 +73,35 @@ def make_plan(catalogue: Catalogue, request: Request) -> Plan:
     request.check()
     names = request.available_datasets()
     datasets = {name: load_dataset(name, request.root) for name in names}
-    fingerprints = {name: dataset.fingerprint for name, dataset in datasets.items()}
-    cells = tuple(catalogue.cells(request, names))
-    planned: dict[Experiment, Planned] = {}
-    blocked: dict[Experiment, str] = {}
-    for experiment in dict.fromkeys(cell.experiment for cell in cells):
+    cells = []
+    plan = Plan(catalogue, request, (), datasets, {}, {}, {})
+    store = Store(request.store)
+    for cell in catalogue.cells(request, names):
+        experiment = cell.experiment
+        if (search := experiment.genotype_from) is not None:
+            if search not in plan.planned:
+                plan.planned[search] = plan.place(search)
+            if (genotype := found_genotype(store, plan.planned[search])) is None:
+                plan.waiting[experiment] = plan.planned[search]
+            else:
+                experiment = experiment.known(genotype)
+        cells.append(replace(cell, experiment=experiment))
+        if experiment in plan.planned or experiment in plan.blocked or experiment in plan.waiting:
+            continue
         weights = None
         if experiment.init == "pretrained":
             weights = find_weights(request.weights_folder, experiment.model)
             if weights is None:
-                blocked[experiment] = missing_weights(request, experiment.model)
+                plan.blocked[experiment] = missing_weights(request, experiment.model)
                 continue
-        run_id = experiment.run_id(fingerprints, file_hash(weights) if weights else None)
-        planned[experiment] = Planned(experiment, run_id, weights)
-    return Plan(catalogue, request, cells, datasets, planned, blocked)
+        plan.planned[experiment] = plan.place(experiment, weights)
+    return replace(plan, cells=tuple(cells))
+
+
+def found_genotype(store: Store, search: Planned) -> str | None:
+    """What a search found, if it is finished."""
+    path = store.run_folder(search.run_id) / GENOTYPE
+    return read_genotype(path) if path.exists() else None
 
 
 def find_weights(folder: Path | None, model: str) -> Path | None:
@@ -101,8 +125,10 @@ def missing_weights(request: Request, model: str) -> str:
 def states(plan: Plan, store: Store) -> dict[Experiment, State | Literal["blocked"]]:
     """What became of every experiment of the plan."""
     found: dict[Experiment, State | Literal["blocked"]] = {}
-    for experiment in dict.fromkeys(cell.experiment for cell in plan.cells):
-        if experiment in plan.blocked:
+    for experiment in dict.fromkeys((*plan.planned, *(cell.experiment for cell in plan.cells))):
+        if experiment in plan.waiting:
+            found[experiment] = "waiting"
+        elif experiment in plan.blocked:
             found[experiment] = "blocked"
         else:
             found[experiment] = store.state(plan.planned[experiment].run_id)
@@ -115,7 +141,10 @@ def cost(experiment: Experiment, num_classes: int, weights: Path | None) -> Reco
     Raises:
         WeightsError: the pre-trained weights do not fit, which is better known now than hours later.
     """
-    model = build_model(experiment.model, num_classes, **dict(experiment.options))
+    options = dict(experiment.options)
+    if isinstance(experiment.recipe, SearchRecipe):
+        options["mid"] = experiment.recipe.mid
+    model = build_model(experiment.model, num_classes, **options)
     if weights is not None:
         load_weights(model, weights)
     counted = count(model, experiment.recipe.height, experiment.recipe.width)
@@ -136,6 +165,10 @@ def check_images(todo: Sequence[Planned], plan: Plan, costs: dict[str, Record], 
     wanted = set()
     for planned in todo:
         e = planned.experiment
+        if isinstance(e.recipe, SearchRecipe):
+            check_sides(plan.datasets[e.source], e.recipe, e.seed)
+            wanted.add((e.source, "train", e.recipe.height, e.recipe.width))
+            continue
         if e.recipe.epochs and costs[planned.run_id]["parameters"]:
             pk_batches(plan.datasets[e.source].labels, e.recipe.identities, e.recipe.images, (0,))
             wanted.add((e.source, "train", e.recipe.height, e.recipe.width))
@@ -150,7 +183,8 @@ def costs_of(todo: Sequence[Planned], plan: Plan) -> dict[str, Record]:
     result = {}
     for planned in todo:
         e = planned.experiment
-        what = (e.model, e.options, e.recipe.height, e.recipe.width, e.source, planned.weights)
+        mid = e.recipe.mid if isinstance(e.recipe, SearchRecipe) else ""
+        what = (e.model, e.options, mid, e.recipe.height, e.recipe.width, e.source, planned.weights)
         if what not in counted:
             counted[what] = cost(e, plan.datasets[e.source].num_classes, planned.weights)
         result[planned.run_id] = counted[what]
@@ -184,6 +218,10 @@ def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] 
             tally["done"] += 1
         else:
             todo.append(planned)
+    # Trainings of what is still to be found stand right after their search, under a name of their own.
+    for experiment, first in plan.waiting.items():
+        stand_in = Planned(experiment, f"after-{first.run_id}-{experiment.key}", None)
+        todo.insert(todo.index(first) + 1 if first in todo else len(todo), stand_in)
     costs = costs_of(todo, plan)
     check_images(todo, plan, costs, how)
     # In a terminal the bar of the table stands below that of the run; a log gets the table's alone.
@@ -197,12 +235,21 @@ def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] 
     )  # fmt: skip
     with meter:
         for number, planned in enumerate(todo, 1):
+            heading = f"[{number}/{len(todo)}] {planned.experiment}"
+            if planned.experiment in plan.waiting:
+                genotype = found_genotype(store, plan.waiting[planned.experiment])
+                if genotype is None:
+                    tally["blocked"] += 1
+                    tqdm.write(f"{heading}: not run, its search is not finished")
+                    work.pop(planned.run_id)
+                    meter.total = sum(work.values())
+                    continue
+                planned = _named(planned, genotype, plan, costs, work)
             done_before = meter.n
 
             def on_step(share: float, run_id: str = planned.run_id, start: float = done_before) -> None:
                 meter.update(start + share * work[run_id] - meter.n)
 
-            heading = f"[{number}/{len(todo)}] {planned.experiment}"
             try:
                 with store.lock(planned.run_id):
                     if store.done(planned.run_id):  # finished elsewhere since the plan was made
@@ -224,6 +271,15 @@ def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] 
     return tally
 
 
+def _named(stand_in: Planned, genotype: str, plan: Plan, costs: dict[str, Record], work: dict[str, float]) -> Planned:
+    """The training that stood in for a genotype, now that it is found; costs and work pass to its run."""
+    planned = plan.place(stand_in.experiment.known(genotype))
+    classes = plan.datasets[planned.experiment.source].num_classes
+    costs[planned.run_id] = cost(planned.experiment, classes, None)
+    work[planned.run_id] = work.pop(stand_in.run_id)
+    return planned
+
+
 def _one(
     planned: Planned, plan: Plan, store: Store, how: How, costs: Record, on_step: Callable[[float], None]
 ) -> Record:
@@ -234,6 +290,11 @@ def _one(
     whole = folder / "record.json"
     if whole.exists():  # killed between the end of the run and its publication
         record: Record = json.loads(whole.read_text(encoding="utf-8"))
+    elif isinstance(experiment.recipe, SearchRecipe):
+        record = search(
+            folder, model=experiment.model, options=dict(experiment.options), source=plan.datasets[experiment.source],
+            recipe=experiment.recipe, seed=experiment.seed, how=how, on_step=on_step,
+        )  # fmt: skip
     else:
         record = run(
             folder, model=experiment.model, options=dict(experiment.options), source=plan.datasets[experiment.source],
@@ -248,12 +309,19 @@ def _work(planned: Planned, plan: Plan, costs: Record) -> float:
     """Multiply-adds of a run, in 10^9: three passes' worth for each training image, one for each test image."""
     recipe = planned.experiment.recipe
     batch = recipe.identities * recipe.images
-    per_epoch = recipe.steps_per_epoch or len(plan.datasets[planned.experiment.source].train) // batch
-    images = 3 * recipe.epochs * per_epoch * batch + len(plan.datasets[planned.experiment.target].test)
+    train, test = plan.datasets[planned.experiment.source].train, plan.datasets[planned.experiment.target].test
+    if isinstance(recipe, SearchRecipe):  # two passes each time, one of them without gradients of the weights
+        per_epoch = recipe.steps_per_epoch or len(train) * (1 + recipe.overlap) / 4 // batch
+        images = 5 * recipe.epochs * per_epoch * batch
+    else:
+        per_epoch = recipe.steps_per_epoch or len(train) // batch
+        images = 3 * recipe.epochs * per_epoch * batch + len(test)
     return images * max(1e-3, float(costs["macs"] or 0) / 1e9)
 
 
 def _summary(record: dict[str, Any]) -> str:
+    if "genotype" in record:
+        return f"{search_line(record)} in {record['seconds_training']:.0f} s"
     return f"R1 {100 * record['R1']:.1f}, mAP {100 * record['mAP']:.1f} in {record['seconds_training']:.0f} s"
 
 
@@ -268,6 +336,8 @@ def write_status(plan: Plan, store: Store) -> Iterable[str]:
     width = max(len(str(experiment)) for experiment in found)
     for experiment, state in found.items():
         note = plan.blocked.get(experiment, "")
+        if experiment in plan.waiting:
+            note = "for its search"
         if state == "failed":
             note = store.error(plan.planned[experiment].run_id)
         run_id = plan.planned[experiment].run_id if experiment in plan.planned else "-" * 12

@@ -17,8 +17,6 @@ CROSS_DOMAIN = (("msmt17", "market1501"), ("veri776", "vehicleid"))
 IN_DOMAIN_ONLY = ("cdnet",)
 #: What stands in for ImageNet is said wherever it is shown.
 PRETEXT_GROUP = "pre-trained on the rendered pretext set"
-#: In the smoke profile the networks are a quarter as wide, and are called so.
-SMOKE_WIDTH = "_x0_25"
 
 
 def row_label(model: str) -> str:
@@ -49,8 +47,7 @@ def untrained(request: Request, model: str, target: str) -> Experiment:
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """In-domain and cross-domain cells of both groups, row by row, one per seed."""
-    suffix = SMOKE_WIDTH if request.profile == "smoke" else ""
-    models = request.models or tuple(name + suffix for name in NETWORKS)
+    models = request.models or tuple(map(request.named, NETWORKS))
     found = [
         Cell("no training", "colour histogram", column, untrained(request, BASELINE, target))
         for column, _, target in tasks(request, datasets)

@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from ablations.catalogue import MAIN_DATASETS, PRETEXT, Catalogue, Request
 from msinet.data.folders import load_class_folders
+from msinet.data.layouts import HELD_OUT
 from msinet.data.world import SIZES, render
 from msinet.training.pretrain import pretrain
 from msinet.training.profiles import pretrain_recipe
@@ -26,7 +27,9 @@ def prepare(catalogue: Catalogue, request: Request, how: How) -> None:
     models = dict.fromkeys(c.experiment.model for c in cells if c.experiment.init == "pretrained")
     pretexts = ("pretext",) if models and request.pretrained is None else ()
     tqdm.write(f"images: the rendered world in {request.root}")
-    sets = dict.fromkeys(name.split("_")[0] for name in names)  # VehicleID's short lists are part of its set
+    used = [name for cell in cells for name in (cell.experiment.source, cell.experiment.target)]
+    # VehicleID's short lists are part of its set, held-out identities part of theirs.
+    sets = dict.fromkeys(name.removesuffix(HELD_OUT).split("_")[0] for name in used)
     render(request.root, SIZES[request.profile], names=(*sets, *pretexts), progress=how.progress)
     if not pretexts:
         return

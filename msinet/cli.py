@@ -95,9 +95,11 @@ class Search:
     profile: str = "mini"
     """smoke, mini, full or paper"""
     recipe: tuple[str, ...] = ()
-    """changes to the profile's recipe, as overlap=0.6 epochs=20 memory_init=zeros order=alphas leak=True mid=in"""
+    """changes to the profile's search recipe, as overlap=0.6 epochs=20 memory_init=zeros leak=True"""
+    model: str = "supernet"
+    """supernet, or supernet_x0_25 for a quarter of the width"""
     options: tuple[str, ...] = ()
-    """of the supernet, as width=0.5 ratio=2 fusion=sum"""
+    """of the supernet, as ratio=2 fusion=minus"""
     seed: int = 0
     """repetition; everything random follows from it"""
     how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
@@ -114,6 +116,7 @@ class Search:
                 source=source,
                 recipe=recipe,
                 seed=self.seed,
+                model=self.model,
                 options=parse_settings(self.options),
                 how=self.how,
             )  # fmt: skip

@@ -19,8 +19,10 @@ from ablations.table2 import PRETEXT_GROUP
 from msinet.data import load_dataset
 from msinet.errors import UserError
 from msinet.io import write_text
+from msinet.models.msinet import SEARCHED
 from msinet.training.recipe import Recipe
 from msinet.training.run import file_hash
+from reports.statistics import LEVEL, holm, paired
 
 NOT_RUN = "not run"
 #: How the paper's numbers call the groups of Table 2.
@@ -102,7 +104,6 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
         fingerprints = {}
         if not datasets:
             raise UserError(f"{request.store} holds no finished runs; run something or pass --data-root")
-    cells = catalogue.cells(request, datasets)
     used: list[pd.Series[Any]] = []
     versions: defaultdict[str, set[str]] = defaultdict(set)  # fingerprints by data set
 
@@ -131,11 +132,22 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
         used.append(newest)
         return newest
 
+    cells: list[Cell] = []
+    searches: dict[tuple[str, int], pd.Series[Any]] = {}  # by row and seed
+    for cell in catalogue.cells(request, datasets):
+        search = cell.experiment.genotype_from
+        if search is not None and (found := record(search)) is not None:
+            searches[cell.row, search.seed] = found
+            cell = replace(cell, experiment=cell.experiment.known(str(found["genotype"])))
+        cells.append(cell)
     columns = {c: catalogue.columns[c] for c in catalogue.columns if any(cell.column == c for cell in cells)}
     rows = _rows(cells, columns, record, f"T{catalogue.name.removeprefix('table')}")
     rendered = any("rendered" in str(row["target_layout"]) for row in used)
     title = catalogue.title + (" (rendered world, not the paper's data)" if rendered else "")
-    return Table(title, columns, rows, _notes(request, cells, used, rows) + orderings(rows, columns))
+    notes = _notes(request, cells, used, rows) + orderings(rows, columns) + genotypes(searches)
+    if catalogue.baseline:
+        notes += comparisons(rows, columns, catalogue.baseline, frame)
+    return Table(title, columns, rows, notes)
 
 
 def _run_id(experiment: Experiment, row: "pd.Series[Any]") -> str:
@@ -266,6 +278,63 @@ def orderings(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> li
                 f"Order by {metric}, {group}, {column}: {here} "
                 f"({same}; {holds} of {total} pairs as in the paper{spread})."
             )
+    return lines
+
+
+def genotypes(searches: Mapping[tuple[str, int], "pd.Series[Any]"]) -> list[str]:
+    """What each search found, beside the architecture of the paper's Table 1: two letters per cell, IM-1 and IM-2."""
+    if not searches:
+        return []
+    lines = [
+        "Genotypes, IM-1 and IM-2 of each cell (N none, E exchange, G channel gate, A cross attention); of twelve "
+        "interactions three agree with the paper's by chance.",
+        f"The paper, Table 1: {_by_cell(SEARCHED)}.",
+    ]
+    for (row, seed), found in searches.items():
+        agree = f"{found['agreement']:.0f} of 12 as in the paper"
+        entropy = "" if pd.isna(found.get("entropy")) else f", entropy of the mixtures {found['entropy']:.3f} of 1"
+        collapsed = ", collapsed to no interaction at all" if found["collapsed"] else ""
+        lines.append(
+            f"{row}, seed {seed}: {_by_cell(str(found['genotype']))}, {agree}{entropy}, "
+            f"{100 * found['skip_ratio']:.0f} % none{collapsed}, {found['seconds_training']:.0f} s."
+        )
+    return lines
+
+
+def _by_cell(genotype: str) -> str:
+    return " ".join(genotype[i : i + 2] for i in range(0, len(genotype), 2))
+
+
+def comparisons(
+    rows: Sequence[Row], columns: Mapping[str, tuple[str, str]], baseline: str, frame: pd.DataFrame
+) -> list[str]:
+    """Every row's difference to the baseline row, paired by seed: mean, 95 % confidence interval, paired t-test.
+
+    p values are Holm's over the rows of a column. Runs of one row and seed (random genotypes) count as their mean. With
+    a single seed there is no spread, and the line says so.
+    """
+    lines = []
+    for column, metrics in columns.items():
+        metric = "mAP" if "mAP" in metrics else metrics[0]
+        values: dict[str, pd.Series[float]] = {}
+        for row in rows:
+            if ids := list(row.places[column].run_ids):
+                values[row.label] = 100 * frame.loc[ids].groupby("seed")[metric].mean()
+        if baseline not in values:
+            continue
+        found = [(label, paired(theirs - values[baseline])) for label, theirs in values.items() if label != baseline]
+        adjusted = holm([difference.p for _, difference in found])
+        for (label, d), p in zip(found, adjusted, strict=True):
+            if d.count < 2:
+                spread = "; one seed, so no spread is known"
+            else:
+                verdict = "differs" if p < LEVEL else "within the noise"
+                spread = f" [{d.low:+.1f}, {d.high:+.1f}], p {p:.3f} over {d.count} seeds: {verdict}"
+            lines.append(f"{column} {metric}, {label} minus {baseline}: {d.mean:+.1f}{spread}.")
+    if any("seeds:" in line for line in lines):
+        lines.append(
+            "Brackets: 95 % confidence interval; p: paired t-test by seed, adjusted after Holm within a column."
+        )
     return lines
 
 

@@ -305,11 +305,41 @@ def available(root: Path) -> dict[str, Path]:
     return {name: folder for name, folder in found.items() if folder is not None}
 
 
+#: `market1501-heldout`: some training identities of market1501 are ranked, the others train.
+HELD_OUT = "-heldout"
+#: One training identity in so many is held out.
+HELD_OUT_EVERY = 4
+
+
+def hold_out(dataset: Dataset) -> Dataset:
+    """A data set within the training set, for choices that must not look at test images.
+
+    Every fourth training identity, in ascending order, is ranked, the others train. Each held-out image is query
+    and gallery, its own identity and camera left out; of a set without cameras the first image of each identity
+    is gallery.
+
+    Raises:
+        DataError: too few identities or cameras for that.
+    """
+    identities = sorted({image.identity for image in dataset.train})
+    held = set(identities[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
+    train = tuple(image for image in dataset.train if image.identity not in held)
+    test = tuple(image for image in dataset.train if image.identity in held)
+    query = gallery = np.arange(len(test))
+    if not dataset.remove_same_camera:
+        _, gallery = np.unique([image.identity for image in test], return_index=True)
+        query = np.setdiff1d(query, gallery)
+    result = replace(dataset, name=dataset.name + HELD_OUT, train=train, test=test, draws=(Draw(query, gallery),))
+    _check_usable(result)
+    return result
+
+
 def load_dataset(name: str, root: Path | str) -> Dataset:
     """The named data set under a data root.
 
     Args:
-        name: market1501, msmt17, veri776, vehicleid (test list 2400), vehicleid_1600 or vehicleid_800.
+        name: market1501, msmt17, veri776, vehicleid (test list 2400), vehicleid_1600 or vehicleid_800; NAME-heldout
+            for its training identities alone, some of which are then ranked (`hold_out`).
         root: the folder that holds the set's own folder, or that folder itself.
 
     Raises:
@@ -317,6 +347,8 @@ def load_dataset(name: str, root: Path | str) -> Dataset:
         DataError: no such root, layout not recognised, names or lists that do not parse, an empty
             split, a zero-byte image, or no query with a match in the gallery.
     """
+    if name.endswith(HELD_OUT):
+        return hold_out(load_dataset(name.removesuffix(HELD_OUT), root))
     if name not in LAYOUTS:
         raise unknown_name("data set", name, LAYOUTS)
     root = Path(root).expanduser()

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from msinet.data.transforms import Augmentation
 from msinet.errors import UserError, unknown_name
-from msinet.training.profiles import VEHICLE_SIDE, VEHICLES
+from msinet.training.profiles import fit_size
 from msinet.training.recipe import Recipe
 
 
@@ -79,6 +79,21 @@ class SearchRecipe(Recipe):
         if self.trials < 1:
             raise UserError(f"recipe: trials must be at least 1, got {self.trials}")
 
+    @property
+    def label(self) -> str:
+        """Mechanism, overlap and what differs from the paper's search, in a few words."""
+        if self.mechanism == "tpe":
+            return f"TPE, {self.trials} trials"
+        words = [f"{self.mechanism.upper()} r={self.overlap:g}"]
+        for name in ("side_ratio", "temperature", "momentum", "split", "halves", "memory_init", "order", "leak", "mid"):
+            default = SearchRecipe.__dataclass_fields__[name].default
+            if getattr(self, name) != default:
+                value = getattr(self, name)
+                words.append(
+                    name if value is True else f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+                )
+        return " ".join(words)
+
     def with_epochs(self, epochs: int) -> Self:
         """The same schedule stretched or shrunk to `epochs`, the architecture's milestones too."""
         changed = super().with_epochs(epochs)
@@ -100,7 +115,7 @@ SEARCHES: dict[str, SearchRecipe] = {
     ),
     "mini": SearchRecipe(
         height=64, width=32, epochs=12, steps_per_epoch=10, optimizer="adam", lr=4e-3,
-        warmup=5, milestones=(10, 11), augmentation=Augmentation(pad=2, erase=0.0), alpha_lr=0.02,
+        warmup=5, milestones=(10, 11), augmentation=Augmentation(pad=2, erase=0.0), alpha_lr=0.05,
         alpha_milestones=(10, 11),
     ),
     "full": SearchRecipe().with_epochs(120),
@@ -116,8 +131,4 @@ def search_recipe(profile: str, source: str) -> SearchRecipe:
     """
     if profile not in SEARCHES:
         raise unknown_name("profile", profile, SEARCHES)
-    recipe = SEARCHES[profile]
-    if source in VEHICLES:
-        side = VEHICLE_SIDE.get(profile, recipe.height)
-        recipe = replace(recipe, height=side, width=side)
-    return recipe
+    return fit_size(SEARCHES[profile], profile, source)

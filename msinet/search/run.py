@@ -16,7 +16,7 @@ from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
 from msinet.io import write_csv, write_json
-from msinet.models import build_model
+from msinet.models import build_model, split_name
 from msinet.models.heads import ReIDNet
 from msinet.models.msinet import SEARCHED, check_genotype
 from msinet.models.supernet import OPERATIONS, alphas_of, genotype_of
@@ -24,7 +24,7 @@ from msinet.search.memory import Memory
 from msinet.search.recipe import SearchRecipe
 from msinet.search.split import Side, split_identities
 from msinet.search.tpe import search_trials
-from msinet.search.twins import Twins, search_alphas
+from msinet.search.twins import Twins, search_alphas, side_batches
 from msinet.training.checkpoint import NAME as CHECKPOINT
 from msinet.training.loop import Result, Row
 from msinet.training.run import RECORD, How, Log, Record, derived_seed, stable_hash
@@ -33,8 +33,8 @@ GENOTYPE = "genotype.json"
 
 
 def search(
-    folder: Path, *, source: Dataset, recipe: SearchRecipe, seed: int, options: Mapping[str, Any] | None = None,
-    how: How | None = None, on_step: Callable[[float], None] | None = None,
+    folder: Path, *, source: Dataset, recipe: SearchRecipe, seed: int, model: str = "supernet",
+    options: Mapping[str, Any] | None = None, how: How | None = None, on_step: Callable[[float], None] | None = None,
 ) -> Record:  # fmt: skip
     """Search an architecture on a training set; its test images are not looked at.
 
@@ -47,7 +47,8 @@ def search(
         source: training set.
         recipe: mechanism, split, batches, schedules.
         seed: repetition; initial weights, split, batches and augmentation follow from it.
-        options: of the supernet, such as width.
+        model: supernet, or a width of it: supernet_x0_25.
+        options: of the supernet: ratio, fusion.
         how: device, workers and the like.
         on_step: called with the share of the search that is done.
 
@@ -60,24 +61,23 @@ def search(
         UserError: any input that cannot be used, before the search starts where it can be known then.
     """
     how, options = how or How(), dict(options or {})
+    if split_name(model)[0] != "supernet":
+        raise UserError(f"only a supernet can be searched, such as supernet or supernet_x0_25, not {model}")
     device = pick_device(how.device)
     folder.mkdir(parents=True, exist_ok=True)
     log = Log(folder / "log.txt")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    mixed = derived_seed(source.name, "supernet", seed)
+    mixed = _mixed(source, seed)
     torch.manual_seed(mixed)
-    training, validation = split_identities(
-        source.labels, recipe.overlap, side_ratio=recipe.side_ratio, seed=mixed, fifths=recipe.split == "fifths",
-        list_order=recipe.halves == "list",
-    )  # fmt: skip
+    training, validation = _sides(source, recipe, mixed)
     for name, side in (("training", training), ("validation", validation)):
         log(f"{name} side: {side.classes} identities, {len(side.positions)} images")
     pixels = open_pixels(source, "train", recipe.height, recipe.width, cache=how.cache, progress=how.progress)
     log(f"search {recipe.mechanism} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
-    identity = stable_hash(["search", options, source.fingerprint, asdict(recipe), seed])
+    identity = stable_hash(["search", model, options, source.fingerprint, asdict(recipe), seed])
     (folder / RECORD).unlink(missing_ok=True)
-    arguments = (pixels, training, validation, recipe, folder)
+    arguments = (model, pixels, training, validation, recipe, folder)
     title = f"search {recipe.mechanism} {source.name} seed {seed}"
     if recipe.mechanism == "tpe":
         cameras = np.array([image.camera for image in source.train])
@@ -118,19 +118,36 @@ def search(
     write_csv(folder / "history.csv", history)
     if trajectory:
         write_csv(folder / "alphas.csv", trajectory)
-    provenance = {"source": source.name, "seed": seed, "recipe": asdict(recipe), "options": options}
+    provenance = {"model": model, "source": source.name, "seed": seed, "recipe": asdict(recipe), "options": options}
     write_json(folder / GENOTYPE, {"genotype": genotype, **provenance, **record})
     write_json(folder / RECORD, record)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return record
 
 
+def _sides(source: Dataset, recipe: SearchRecipe, mixed: int) -> tuple[Side, Side]:
+    return split_identities(
+        source.labels, recipe.overlap, side_ratio=recipe.side_ratio, seed=mixed, fifths=recipe.split == "fifths",
+        list_order=recipe.halves == "list",
+    )  # fmt: skip
+
+
+def check_sides(source: Dataset, recipe: SearchRecipe, seed: int) -> None:
+    """Raise a `DataError` if a side of the search is empty or too small for a batch."""
+    for name, side in zip(("training", "validation"), _sides(source, recipe, _mixed(source, seed)), strict=True):
+        side_batches(recipe, side, name, seed, 0, 1)
+
+
+def _mixed(source: Dataset, seed: int) -> int:
+    return derived_seed(source.name, "supernet", seed)
+
+
 def _search_supernet(
-    pixels: PixelSource, training: Side, validation: Side, recipe: SearchRecipe, folder: Path, *, classes: int,
-    options: dict[str, Any], seed: int, identity: str, device: torch.device, how: How,
+    model: str, pixels: PixelSource, training: Side, validation: Side, recipe: SearchRecipe, folder: Path, *,
+    classes: int, options: dict[str, Any], seed: int, identity: str, device: torch.device, how: How,
     on_step: Callable[[float], None] | None, title: str,
 ) -> tuple[Result, Tensor]:  # fmt: skip
-    network = build_model("supernet", classes, mid=recipe.mid, **options)
+    network = build_model(model, classes, mid=recipe.mid, **options)
     assert isinstance(network, ReIDNet)
     training_memory, validation_memory = (
         Memory(side.classes, network.channels, recipe.temperature, recipe.momentum) for side in (training, validation)

@@ -57,7 +57,7 @@ def trial_recipe(recipe: SearchRecipe, steps: int) -> Recipe:
 
 
 def search_trials(
-    pixels: PixelSource, training: Side, validation: Side, recipe: SearchRecipe, folder: Path, *,
+    model: str, pixels: PixelSource, training: Side, validation: Side, recipe: SearchRecipe, folder: Path, *,
     identities: np.ndarray, cameras: np.ndarray | None, options: dict[str, Any], seed: int, identity: str,
     device: torch.device, how: How, on_step: Callable[[float], None] | None = None, title: str = "search",
 ) -> Trials:  # fmt: skip
@@ -66,6 +66,7 @@ def search_trials(
     Finished trials are in `trials.json`, from which an interrupted search goes on to the same end.
 
     Args:
+        model: name of the supernet whose discrete networks are tried.
         pixels: training images of the data set.
         training: the side that trains.
         validation: the side that is ranked: every image against all others, those of its identity and camera left out.
@@ -73,7 +74,7 @@ def search_trials(
         folder: for trials and checkpoint.
         identities: (len(pixels),) of the images.
         cameras: (len(pixels),), or None where the set has none; then only the image itself is left out.
-        options: of the network, such as width.
+        options: of the network: ratio, fusion.
         seed: of sampler, initial weights, batches and augmentation.
         identity: names this search.
         device: where to train.
@@ -104,7 +105,7 @@ def search_trials(
             row = finished[number]
         else:
             torch.manual_seed(seed + number)
-            network = build_model("msinet", training.classes, genotype=genotype, **options)
+            network = build_model(model.replace("supernet", "msinet"), training.classes, genotype=genotype, **options)
             network = network.to(device).to(memory_format=torch.channels_last)
 
             def on_part(share: float, number: int = number) -> None:

@@ -132,11 +132,11 @@ def search_alphas(
     network.train()
 
     def training_batches(epoch: int) -> list[list[int]]:
-        return _batches(recipe, training, "training", seed, epoch, recipe.steps_per_epoch)
+        return side_batches(recipe, training, "training", seed, epoch, recipe.steps_per_epoch)
 
     def validation_batches(epoch: int) -> list[list[int]]:
         # As many as of training, over as many passes as that takes; epochs of its own, so that chance differs.
-        return _batches(recipe, validation, "validation", seed + 1, epoch, len(training_batches(epoch)))
+        return side_batches(recipe, validation, "validation", seed + 1, epoch, len(training_batches(epoch)))
 
     def stream(
         side: Side, batches_of: Callable[[int], list[list[int]]], own_seed: int, first: int = 0
@@ -216,7 +216,14 @@ def search_alphas(
     )  # fmt: skip
 
 
-def _batches(recipe: SearchRecipe, side: Side, name: str, seed: int, epoch: int, steps: int | None) -> list[list[int]]:
+def side_batches(
+    recipe: SearchRecipe, side: Side, name: str, seed: int, epoch: int, steps: int | None
+) -> list[list[int]]:
+    """The batches of an epoch of one side, as positions in it.
+
+    Raises:
+        DataError: too few identities for a batch; the message names the side.
+    """
     try:
         return epoch_batches(side.labels, recipe.identities, recipe.images, seed=seed, epoch=epoch, steps=steps)
     except DataError as error:

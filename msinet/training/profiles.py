@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from msinet.data.layouts import HELD_OUT
 from msinet.data.transforms import Augmentation, ResizedCrop
 from msinet.errors import UserError, unknown_name
 from msinet.models import split_name
@@ -33,6 +34,14 @@ PROFILES: dict[str, Recipe] = {
 VEHICLES = ("veri776", "vehicleid", "vehicleid_1600", "vehicleid_800")
 
 
+def fit_size(recipe: AnyRecipe, profile: str, source: str) -> AnyRecipe:
+    """The recipe with the image size of a data set: vehicles are square, and smaller in mini."""
+    if source.removesuffix(HELD_OUT) not in VEHICLES:
+        return recipe
+    side = VEHICLE_SIDE.get(profile, recipe.height)
+    return replace(recipe, height=side, width=side)
+
+
 #: Height and width of vehicles where they are not the height of persons: about as many pixels as a person has.
 VEHICLE_SIDE = {"mini": 48}
 #: Learning rates of the mini profile where they are not that of `PROFILES`: Adam is not equally patient with all.
@@ -57,9 +66,7 @@ def recipe_for(profile: str, source: str, model: str = "", *, cross_domain: bool
     recipe = PROFILES[profile]
     if profile == "mini":
         recipe = replace(recipe, lr=MINI_LR.get(split_name(model)[0] if model else "", recipe.lr))
-    if source in VEHICLES:
-        side = VEHICLE_SIDE.get(profile, recipe.height)
-        recipe = replace(recipe, height=side, width=side)
+    recipe = fit_size(recipe, profile, source)
     if cross_domain:
         epochs = max(1, round(recipe.epochs * 250 / 350))
         # Milestones stay where they are, but mini's late ones would be beyond the end.
