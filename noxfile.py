@@ -53,8 +53,38 @@ def calibrate(session: nox.Session) -> None:
     session.run("python", "-m", "reports", "factors", "calibration", *session.posargs)
 
 
+def reproduce(session: nox.Session, name: str) -> None:
+    """Run a catalogue of `ablations`."""
+    install(session)
+    session.run("python", "-m", "ablations", "run", name, *session.posargs, interrupt_timeout=PATIENCE)
+
+
+@nox.session
+def reproduce_table1(session: nox.Session) -> None:
+    """Table 1: search an architecture and train it beside the paper's; options as for reproduce_table2."""
+    reproduce(session, "table1")
+
+
 @nox.session
 def reproduce_table2(session: nox.Session) -> None:
     """Table 2; `-- --data-root DIR --profile mini --seeds 2` and the like go to `ablations run`."""
+    reproduce(session, "table2")
+
+
+@nox.session
+def reproduce_figure5a(session: nox.Session) -> None:
+    """Figure 5a: search mechanism and overlap; options as for reproduce_table2."""
+    reproduce(session, "figure5a")
+
+
+@nox.session
+def reproduce_figure5b(session: nox.Session) -> None:
+    """Figure 5b: single operations, random and searched architectures; options as for reproduce_table2."""
+    reproduce(session, "figure5b")
+
+
+@nox.session
+def sweep_overlap(session: nox.Session) -> None:
+    """Choose the search's overlap by an Optuna study; `-- --trials 12 --vary overlap temperature` and the like."""
     install(session)
-    session.run("python", "-m", "ablations", "run", "table2", *session.posargs, interrupt_timeout=PATIENCE)
+    session.run("python", "-m", "ablations", "sweep", *session.posargs, interrupt_timeout=PATIENCE)

@@ -10,11 +10,13 @@ from typing import Annotated
 import tyro
 
 from ablations.__main__ import find_catalogue
-from ablations.catalogue import Request
+from ablations.catalogue import Catalogue, Request
 from ablations.store import Store
+from ablations.sweep import SWEEP, summary_path
 from msinet.errors import UserError
+from reports import tables
 from reports.factors import as_markdown, by_factor, write_factors
-from reports.figures import curve_data, draw_curves
+from reports.figures import curve_data, draw_curves, draw_rows, draw_sweep, row_data
 from reports.tables import as_text, brief, build_table, write_table
 
 
@@ -32,15 +34,31 @@ class Table:
 
     def __call__(self) -> int:
         """Build, print and write it."""
-        table = build_table(find_catalogue(self.name), self.request)
+        catalogue = find_catalogue(self.name)
+        table = build_table(catalogue, self.request)
         stem = (self.out or self.request.store / "tables") / file_name(self.name, self.request)
         written = write_table(table, stem)
         if self.brief:
             print(as_text(brief(table)))
             return 0
         print(as_text(table))
+        if catalogue.baseline:
+            written += draw_ablation(catalogue, self.request, table, self.out)
         print("written: " + ", ".join(map(str, written)))
         return 0
+
+
+def draw_ablation(catalogue: Catalogue, request: Request, table: tables.Table, out: Path | None) -> list[Path]:
+    """The figure of an ablation's rows, and of its sweep if it has one; nothing while nothing has run."""
+    folder = out or request.store / "figures"
+    name = file_name(catalogue.name, request)
+    written = []
+    data = row_data(table, Store(request.store).frame())
+    if len(data):
+        written += draw_rows(data, table.title.split(" (")[0], catalogue.baseline, folder / name)
+    if catalogue is SWEEP and summary_path(request).exists():
+        written += draw_sweep(summary_path(request), folder / f"{name}-trials")
+    return written
 
 
 @dataclass(frozen=True)

@@ -63,11 +63,8 @@ class Optimizers:
 
     def __init__(self, twins: Twins, recipe: SearchRecipe) -> None:
         self.twins, self.leak = twins, recipe.leak
-        for alpha in twins.alphas:
-            alpha.requires_grad_(False)  # so that the weights' optimizer leaves them out
+        _learn(twins.weights, twins.alphas)  # so that the weights' optimizer leaves the architecture out
         self.weights = build_optimizer(twins.network, recipe)
-        for alpha in twins.alphas:
-            alpha.requires_grad_(True)
         self.alphas = torch.optim.Adam(
             twins.alphas, recipe.alpha_lr, betas=(0.5, 0.999), weight_decay=recipe.alpha_weight_decay
         )

@@ -28,13 +28,14 @@ from msinet.data.loading import PixelSource, train_batches
 from msinet.data.transforms import Augmentation, normalize
 from msinet.errors import DataError, TrainingDiverged, UserError, WeightsError
 from msinet.models import build_model
-from msinet.models.supernet import alphas_of, interactions_of
+from msinet.models.supernet import interactions_of
 from msinet.models.weights import read_metadata
 from msinet.search import (
     Memory,
     SearchRecipe,
     Side,
     block_sizes,
+    check_sides,
     read_genotype,
     search,
     search_line,
@@ -111,7 +112,9 @@ def cases(draw: st.DrawFn, overlaps: st.SearchStrategy[float] | None = None) -> 
     """Shuffled labels of identities with one image and more."""
     sizes = draw(st.lists(st.integers(1, 6), min_size=1, max_size=15))
     labels = np.repeat(np.arange(len(sizes)), sizes)
-    overlap = draw(overlaps or st.sampled_from([0.0, 0.2, 0.4, 1.0]) | st.floats(0, 1))
+    if overlaps is None:
+        overlaps = st.sampled_from([0.0, 0.2, 0.4, 1.0]) | st.floats(0, 1)
+    overlap = draw(overlaps)
     order = np.random.default_rng(draw(st.integers(0, 99))).permutation(len(labels))
     return Case(labels[order], overlap, draw(st.sampled_from([0.5, 1.0, 2.0])), draw(st.integers(0, 99)),
                 draw(st.booleans()))  # fmt: skip
@@ -344,7 +347,16 @@ def test_the_defaults_are_the_paper_s() -> None:
 
 @pytest.mark.parametrize(
     ("epoch", "expected"),
-    [(0, 0.00025), (1, 0.002725), (9, 0.022525), (10, 0.025), (149, 0.025), (150, 2.5e-3), (225, 2.5e-4), (349, 2.5e-5)],
+    [
+        (0, 0.00025),
+        (1, 0.002725),
+        (9, 0.022525),
+        (10, 0.025),
+        (149, 0.025),
+        (150, 2.5e-3),
+        (225, 2.5e-4),
+        (349, 2.5e-5),
+    ],
 )
 def test_the_weights_follow_the_schedule(epoch: int, expected: float) -> None:
     assert SearchRecipe().learning_rate(epoch) == pytest.approx(expected)
@@ -406,9 +418,19 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], messa
 
 
 def test_settings_at_the_edge_are_accepted() -> None:
-    for settings in ({"overlap": 0.0}, {"overlap": 1.0, "mechanism": "ce"}, {"momentum": 0.0}, {"trials": 1},
+    for changes in ({"overlap": 0.0}, {"overlap": 1.0, "mechanism": "ce"}, {"momentum": 0.0}, {"trials": 1},
                      {"alpha_weight_decay": 0.0}):  # fmt: skip
-        assert asdict(SearchRecipe(**settings)) == asdict(SearchRecipe()) | settings
+        assert asdict(SearchRecipe(**changes)) == asdict(SearchRecipe()) | changes
+
+
+def test_a_label_tells_what_is_not_as_in_the_paper() -> None:
+    assert SearchRecipe().label == "TCM r=0.4"
+    assert SearchRecipe(epochs=3, lr=1.0, overlap=0.25).label == "TCM r=0.25"
+    assert SearchRecipe(mechanism="ce", overlap=1.0).label == "CE r=1"
+    assert SearchRecipe(mechanism="tpe", trials=5, leak=True).label == "TPE, 5 trials"
+    words = SearchRecipe(leak=True, order="alphas", momentum=0.5).label.split()
+    assert words[:2] == ["TCM", "r=0.4"]
+    assert set(words[2:]) == {"leak", "order=alphas", "momentum=0.5"}
 
 
 def test_vehicles_are_searched_in_squares() -> None:
@@ -421,7 +443,7 @@ def test_vehicles_are_searched_in_squares() -> None:
         ("mini", "msmt17"): (64, 32), ("mini", "veri776"): (48, 48), ("mini", "vehicleid_800"): (48, 48),
         ("paper", "msmt17"): (256, 128), ("paper", "veri776"): (256, 256), ("paper", "vehicleid_800"): (256, 256),
     }  # fmt: skip
-    with pytest.raises(UserError, match="unknown profile 'papper'. Did you mean 'paper'"):
+    with pytest.raises(UserError, match=r"unknown profile 'papper'\. Did you mean 'paper'"):
         search_recipe("papper", "msmt17")
 
 
@@ -439,6 +461,13 @@ class Exact(nn.Module):
         return self.network(images.double())
 
 
+class ExactMemory(Memory):
+    """In float64, though it is filled with features in float32."""
+
+    def fill(self, features: Tensor, labels: Tensor) -> None:
+        super().fill(features.to(self.centres.dtype), labels)
+
+
 class Setting(NamedTuple):
     """All that a search of the mechanism starts from."""
 
@@ -452,7 +481,7 @@ def start(dataset: Dataset, recipe: SearchRecipe, seed: int = 0) -> Setting:
     training, validation = split_identities(dataset.labels, recipe.overlap, seed=seed)
     torch.manual_seed(seed)
     network = Exact(build_model(SUPERNET, dataset.num_classes, interactions=6))
-    memories = (Memory(side.classes, 128, recipe.temperature, recipe.momentum) for side in (training, validation))
+    memories = (ExactMemory(side.classes, 128, recipe.temperature, recipe.momentum) for side in (training, validation))
     both = Twins(network, *memories).to(torch.float64).to(memory_format=torch.channels_last)
     return Setting(both, open_pixels(dataset, "train", 32, 16, progress=False), training, validation)
 
@@ -468,19 +497,19 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
     """The state after the same search, as the paper and the released code describe it (SPEC A.5, A.7, A.10)."""
     network = setting.twins.network
     alphas = [parameter for name, parameter in network.named_parameters() if name.endswith("alpha")]
-    weights = [p for name, p in network.named_parameters() if not name.endswith("alpha") and name != "head.bn.bias"]
-    weights = [p for p in weights if p.requires_grad]
+    weights = [p for name, p in network.named_parameters() if p.requires_grad and not name.endswith("alpha")]
     sgd = torch.optim.SGD(weights, 1.0, momentum=0.9, weight_decay=recipe.weight_decay, foreach=False)
     adam = torch.optim.Adam(alphas, 1.0, betas=(0.5, 0.999), weight_decay=1e-3, foreach=False)
     memories: list[Tensor] = []
     for side in (setting.training, setting.validation):
         images = normalize(np.stack([setting.pixels[int(i)] for i in side.positions]))
         with torch.no_grad():
-            features = copy.deepcopy(network).train()(images).embeddings[0]
+            features = copy.deepcopy(network).train()(images).embeddings[0].float().double()
         rows = torch.zeros(side.classes, 128, dtype=torch.float64)
         for feature, label in zip(features, side.labels, strict=True):
             rows[label] += feature / feature.norm() / int((side.labels == label).sum())
-        memories.append(rows / rows.norm(dim=1, keepdim=True) if recipe.memory_init == "centroids" else 0 * rows)
+        filled = recipe.memory_init == "centroids" and recipe.mechanism == "tcm"
+        memories.append(rows / rows.norm(dim=1, keepdim=True) if filled else 0 * rows)
     network.train()
     leaked: list[Tensor | None] = [None] * len(weights)
 
@@ -577,10 +606,620 @@ def test_a_search_is_the_algorithm_written_out_plainly(market: Dataset, tmp_path
     expected = plainly(start(market, recipe), recipe)
     found = setting.twins.state_dict()
     assert set(found) == set(expected)
-    unlearned = {"head.classifier.weight", "head.bn.weight", "head.bn.bias"}
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
-        idle = recipe.mechanism == "ce" and "memory" in name
-        idle = idle or name == "network.network.head.bn.bias"  # the frozen one
-        idle = idle or (recipe.mechanism == "tcm" and name.removeprefix("network.network.") in unlearned)
-        assert torch.equal(value, before[name]) == idle, name
+    still = {n.removeprefix("network.network.") for n, value in found.items() if torch.equal(value, before[n])}
+    still = {name for name in still if ".gate." not in name}  # narrow ones can be dead
+    idle = {
+        "tcm": {"head.bn.bias", "head.bn.weight", "head.classifier.weight"},  # a classifier that nothing trains
+        "ce": {"head.bn.bias", "training_memory.centres", "validation_memory.centres"},
+    }
+    assert still == idle[recipe.mechanism]
+
+
+# --- Sides that keep to themselves ---------------------------------------------------------------
+
+
+def moved(setting: Setting, before: dict[str, Tensor], kind: str) -> float:
+    """The largest change of a trained parameter: of the architecture, or of the weights."""
+    return max(
+        (parameter.detach() - before[f"network.{name}"]).abs().max().item()
+        for name, parameter in setting.twins.network.named_parameters()
+        if name.endswith("alpha") == (kind == "alphas")
+    )
+
+
+@pytest.mark.parametrize(("still", "moving"), [("weights", "alphas"), ("alphas", "weights")])
+@pytest.mark.parametrize("order", ["weights", "alphas"])
+def test_a_step_leaves_the_other_side_alone(market, tmp_path: Path, still: str, moving: str, order: str) -> None:
+    recipe = replace(LEARNING, order=order, epochs=1, **{"lr" if still == "weights" else "alpha_lr": 1e-30})
+    setting = start(market, recipe)
+    before = {name: value.clone() for name, value in setting.twins.state_dict().items()}
+    alternate(setting, recipe, tmp_path)
+    assert moved(setting, before, still) < 1e-20
+    assert moved(setting, before, moving) > 1e-2
+
+
+@pytest.mark.parametrize("order", ["weights", "alphas"])
+@pytest.mark.parametrize("leak", [False, True])
+def test_gradients_of_weights_wait_only_where_they_leak(market, tmp_path: Path, order: str, leak: bool) -> None:
+    recipe = replace(LEARNING, order=order, leak=leak, epochs=1)
+    setting = start(market, recipe)
+    left: list[bool] = []
+
+    def note(_share: float) -> None:
+        left.append(any(p.grad is not None and bool(p.grad.any()) for p in setting.twins.weights))
+        assert not any(alpha.grad is not None and bool(alpha.grad.any()) for alpha in setting.twins.alphas)
+
+    alternate(setting, recipe, tmp_path, on_step=note)
+    # With the architecture first, the step of the weights in the same iteration has used them up.
+    assert left == [leak and order == "weights"] * 3
+
+
+@pytest.mark.parametrize(("order", "expected"), [("weights", 6), ("alphas", 4)])
+def test_with_the_architecture_first_each_epoch_leaves_out_one_of_its_steps(
+    market: Dataset, tmp_path: Path, order: str, expected: int
+) -> None:
+    recipe = replace(LEARNING, order=order)
+    alternate(start(market, recipe), recipe, tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["optimizer"]
+    assert {int(one["step"]) for one in state["alphas"]["state"].values()} == {expected}
+    assert len(state["alphas"]["state"]) == 6
+
+
+def test_filling_the_memories_leaves_the_network_as_it_is(market: Dataset) -> None:
+    setting = start(market, SMOKE)
+    setting.twins.network.eval()
+    before = {name: value.clone() for name, value in setting.twins.network.state_dict().items()}
+    twins.fill_memory(
+        setting.twins.network, setting.twins.training_memory, setting.pixels, setting.training, CPU, batch_size=3
+    )
+    assert not setting.twins.network.training
+    for name, value in setting.twins.network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    rows = setting.twins.training_memory.centres.norm(dim=1)
+    torch.testing.assert_close(rows, torch.ones_like(rows))
+
+
+@pytest.mark.parametrize("memory_init", ["centroids", "zeros"])
+def test_what_memories_hold_at_first_shows_in_the_first_loss(market, tmp_path: Path, memory_init: str) -> None:
+    recipe = replace(SMOKE, memory_init=memory_init, epochs=1, steps_per_epoch=1)
+    setting = start(market, recipe)
+    (row,) = alternate(setting, recipe, tmp_path).history
+    uniform = row["loss"] == pytest.approx(math.log(5)) and row["val_loss"] == pytest.approx(math.log(6))
+    assert uniform == (memory_init == "zeros")
+
+
+# --- Complete searches ---------------------------------------------------------------------------
+
+
+def go(
+    folder: Path, dataset: Dataset, *, way: Mapping[str, Any] | None = None, recipe: SearchRecipe = SMOKE,
+    seed: int = 0, model: str = SUPERNET, options: Mapping[str, Any] | None = None,
+    at: Mapping[int, Callable[[], object]] | None = None, **how: Any,
+) -> Record:  # fmt: skip
+    """One search in `folder`; `at` says what happens after an iteration, counted from 1."""
+
+    def on_step(share: float) -> None:
+        (at or {}).get(round(share * STEPS), lambda: None)()
+
+    return search(
+        folder, source=dataset, recipe=replace(recipe, **(way or {})), seed=seed, model=model, options=options,
+        how=How(**{"device": "cpu", "progress": False, **how}), on_step=on_step,
+    )  # fmt: skip
+
+
+def stop() -> None:
+    raise Stopped
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """All that a search determines; nothing of its timings."""
+    record = json.loads((folder / "record.json").read_text())
+    own = {name: value for name, value in record.items() if name not in ("seconds_training", "finished", "code")}
+    return {**own, **{name: (folder / name).read_bytes() for name in ("history.csv", "alphas.csv")}}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def done(market: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of uninterrupted searches, by way. Shared: do not change them."""
+    folder = tmp_path_factory.mktemp("whole")
+    for number, way in enumerate(WAYS.values()):
+        go(folder / str(number), market, way=way)
+    return {name: folder / str(number) for number, name in enumerate(WAYS)}
+
+
+@pytest.fixture(scope="module")
+def whole(done: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """What they come to."""
+    return {name: outcome(folder) for name, folder in done.items()}
+
+
+@pytest.mark.parametrize("name", ["default", "alphas first, leak"])
+def test_a_repeated_search_is_the_same_to_the_last_bit(market, whole, tmp_path: Path, name: str) -> None:
+    torch.rand(7)  # what the process drew before must not matter
+    go(tmp_path, market, way=WAYS[name])
+    assert outcome(tmp_path) == whole[name]
+
+
+def test_another_seed_is_another_search(market, whole, tmp_path: Path) -> None:
+    go(tmp_path, market, seed=1)
+    found = outcome(tmp_path)
+    for name in ("alphas.csv", "history.csv"):
+        assert found[name] != whole["default"][name]
+
+
+def test_every_way_ends_elsewhere(whole: dict[str, dict[str, Any]]) -> None:
+    for name in ("alphas.csv", "history.csv"):
+        assert len({found[name] for found in whole.values()}) == len(WAYS)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 warns of forked workers
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("default", {"workers": 2}), ("alphas first, leak", {"workers": 1}), ("default", {"cache": False})],
+)
+def test_how_a_search_is_carried_out_changes_nothing(market, whole, tmp_path: Path, name: str, how) -> None:
+    go(tmp_path, market, way=WAYS[name], **how)
+    assert outcome(tmp_path) == whole[name]
+
+
+def test_test_images_are_not_looked_at(own_copy, own_cache: Path, whole, tmp_path: Path) -> None:
+    dataset = load_dataset("market1501", own_copy("market1501"))
+    for image in dataset.test:
+        image.path.write_bytes(b"x" * image.path.stat().st_size)
+    go(tmp_path / "search", dataset)
+    assert outcome(tmp_path / "search") == whole["default"]
+
+
+# --- Its files -----------------------------------------------------------------------------------
+
+
+def test_a_search_writes_its_files(done: dict[str, Path]) -> None:
+    for folder in done.values():
+        found = {path.name for path in folder.iterdir()}
+        assert found == {"record.json", "genotype.json", "history.csv", "alphas.csv", "log.txt"}
+
+
+def test_the_record_says_what_was_found(market: Dataset, done: dict[str, Path]) -> None:
+    for name, folder in done.items():
+        record = json.loads((folder / "record.json").read_text())
+        last = [row for row in table(folder / "alphas.csv") if row["epoch"] == "2"]
+        letters = [max("NGAE", key=lambda letter, row=row: float(row[f"alpha_{letter}"])) for row in last]
+        assert record["genotype"] == "".join(letters)
+        assert record["agreement"] == sum(letters[i] == PAPER[i] for i in range(12))
+        assert record["skip_ratio"] == letters.count("N") / 12
+        assert record["collapsed"] is False
+        assert record["entropy"] == pytest.approx(np.mean([float(row["entropy"]) for row in last]))
+        assert record["steps"] == STEPS
+        # 8 identities of 1, 2, 3, 5, ... images: 2 train, 3 are shared, 3 validate; or all are shared.
+        sides = (8, 1 + 1 + 1 + 5 * 2, 7, 1 + 2 + 5 * 3) if name == "ce" else (5, 1 + 2 + 1 + 2 + 2, 6, 2 + 3 + 3 + 15)
+        names = ("training_identities", "training_images", "validation_identities", "validation_images")
+        assert tuple(record[one] for one in names) == sides
+        assert record["source_fingerprint"] == record["target_fingerprint"] == market.fingerprint
+        assert record["seconds_training"] > 0
+        assert {"code", "torch", "cpu", "device", "threads", "finished"} <= set(record)
+        log = (folder / "log.txt").read_text()
+        assert search_line(record) in log
+        assert f"training side: {sides[0]} identities, {sides[1]} images" in log
+
+
+def test_the_genotype_s_file_tells_where_it_comes_from(market: Dataset, done: dict[str, Path], tmp_path: Path) -> None:
+    found = json.loads((done["zeros"] / "genotype.json").read_text())
+    record = json.loads((done["zeros"] / "record.json").read_text())
+    assert found | record == found
+    assert (found["source"], found["seed"], found["model"], found["options"]) == ("market1501", 0, SUPERNET, {})
+    recipe = found["recipe"]
+    assert recipe == json.loads(json.dumps(asdict(replace(SMOKE, memory_init="zeros"))))
+    assert read_genotype(done["zeros"] / "genotype.json") == record["genotype"]
+
+
+def test_the_trajectory_has_a_row_per_epoch_and_interaction(done: dict[str, Path]) -> None:
+    for folder in done.values():
+        rows = table(folder / "alphas.csv")
+        assert [(row["epoch"], row["interaction"]) for row in rows] == [
+            (str(epoch), str(number)) for epoch in (1, 2) for number in range(1, 13)
+        ]
+        for row in rows:
+            alphas = [float(row[f"alpha_{letter}"]) for letter in "NGAE"]
+            weights = [float(row[f"weight_{letter}"]) for letter in "NGAE"]
+            expected = [math.exp(alpha) / sum(map(math.exp, alphas)) for alpha in alphas]
+            assert weights == pytest.approx(expected, abs=1e-6)
+            assert sum(weights) == pytest.approx(1)
+            spread = -sum(weight * math.log(weight) for weight in expected) / math.log(4)
+            assert float(row["entropy"]) == pytest.approx(spread, abs=1e-6)
+            assert 0 <= float(row["entropy"]) <= 1
+
+
+def test_the_history_has_a_row_per_epoch(done: dict[str, Path]) -> None:
+    for name, folder in done.items():
+        rows = table(folder / "history.csv")
+        columns = ["epoch", "steps", "lr", "alpha_lr", "loss", "accuracy", "val_loss", "val_accuracy"]
+        assert sorted(rows[0]) == sorted(columns), name
+        assert [(row["epoch"], row["steps"]) for row in rows] == [("1", "3"), ("2", "3")]
+        assert [float(row["lr"]) for row in rows] == pytest.approx([1e-5, 1e-3])
+        assert [float(row["alpha_lr"]) for row in rows] == pytest.approx([0.1, 0.1])
+        assert all(0 <= float(row[column]) <= 1 for row in rows for column in ("accuracy", "val_accuracy"))
+
+
+def test_entropy_tells_equal_from_decided_mixtures() -> None:
+    alphas = torch.tensor([[2.0] * 4, [1e4, 0, 0, 0], [0.0, 0.0, -1e4, -1e4]])
+    assert entropy(alphas).tolist() == pytest.approx([1.0, 0.0, 0.5])
+
+
+def test_fewer_interactions_have_no_agreement_with_the_paper(market: Dataset, tmp_path: Path) -> None:
+    record = go(tmp_path, market, options={"interactions": 6, "ratio": 1})
+    assert len(str(record["genotype"])) == 6
+    assert record["agreement"] is None
+    assert "as in the paper" not in search_line(record)
+    assert len(table(tmp_path / "alphas.csv")) == 12
+    assert json.loads((tmp_path / "genotype.json").read_text())["options"] == {"interactions": 6, "ratio": 1}
+
+
+def test_no_epochs_read_out_the_initial_alphas(market: Dataset, tmp_path: Path) -> None:
+    record = go(tmp_path, market, way={"epochs": 0})
+    assert record["steps"] == 0
+    assert record["entropy"] == pytest.approx(1.0, abs=1e-5)
+    assert read_genotype(tmp_path / "genotype.json") == record["genotype"]
+
+
+@pytest.mark.parametrize("dataset", ["msmt17", "veri776", "vehicleid"])
+def test_every_layout_can_be_searched(data_root: Path, tmp_path: Path, dataset: str) -> None:
+    record = go(tmp_path, load_dataset(dataset, data_root), recipe=search_recipe("smoke", dataset))
+    assert record["steps"] == STEPS
+    assert record["training_identities"] == 5
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The supernets that searches build, newest last, for tests that change one."""
+    built: list[nn.Module] = []
+    monkeypatch.setattr(
+        "msinet.search.run.build_model", lambda *a, **k: (built.append(build_model(*a, **k)), built[-1])[1]
+    )
+    return built
+
+
+def test_a_search_that_ends_in_no_interactions_says_so(market, networks, tmp_path: Path) -> None:
+    def collapse() -> None:
+        for interaction in interactions_of(networks[-1]):
+            interaction.alpha.data.copy_(torch.tensor([9.0, -9.0, -9.0, -9.0]))
+
+    record = go(tmp_path, market, at={5: collapse})
+    assert record["genotype"] == "N" * 12
+    assert record["collapsed"] is True
+    assert record["skip_ratio"] == 1
+    assert record["entropy"] < 0.01
+    assert record["agreement"] == PAPER.count("N")
+    assert "collapsed: every interaction is N (none)" in search_line(record)
+    assert "collapsed: every interaction is N (none)" in (tmp_path / "log.txt").read_text()
+
+
+def test_one_line_tells_what_was_found() -> None:
+    found = {"genotype": "NNGNNN", "agreement": None, "collapsed": False}
+    assert search_line(found) == "genotype NNGNNN"
+    found = {"genotype": PAPER, "agreement": 12, "entropy": 0.756, "collapsed": False}
+    assert search_line(found) == (
+        f"genotype {PAPER}, 12 of 12 interactions as in the paper, mean entropy of the mixtures 0.76 of 1"
+    )
+    found = {"genotype": "NNNNNN", "agreement": None, "entropy": 0.0, "collapsed": True}
+    assert search_line(found).endswith("0.00 of 1, collapsed: every interaction is N (none)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None, "", "{", "[]", '"GGEGAG"', "7", '{"genotyp": "GGEGAG"}', '{"genotype": 7}', '{"genotype": null}',
+        '{"genotype": ["G", "G", "E", "G", "A", "G"]}', '{"genotype": "GGEGAX"}', '{"genotype": "GGEGA"}',
+        '{"genotype": ""}', b"\xff\xfe\x00",
+    ],
+)  # fmt: skip
+def test_what_holds_no_genotype_is_refused(tmp_path: Path, text: str | bytes | None) -> None:
+    path = tmp_path / "genotype.json"
+    if text is not None:
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(UserError, match=r"(?s)holds no genotype \(.*msinet search writes such files|is not valid"):
+        read_genotype(path)
+
+
+def test_a_genotype_s_file_may_be_written_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"genotype": "gg eg ag GG NG AE"}')
+    assert read_genotype(tmp_path / "mine.json") == "GGEGAGGGNGAE"
+
+
+# --- Stopping and going on -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_search_that_is_interrupted_at_every_step_leaves_no_trace(market, whole, tmp_path: Path, name: str) -> None:
+    done: list[int] = []
+    for step in range(1, STEPS + 1):
+        at = {n: lambda n=n: done.append(n) for n in range(1, step)}
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path, market, way=WAYS[name], at={**at, step: interrupt})
+        assert (tmp_path / "checkpoint.pt").exists()
+        assert not (tmp_path / "record.json").exists()
+    go(tmp_path, market, way=WAYS[name])
+    assert not done  # nothing was done twice
+    assert outcome(tmp_path) == whole[name]
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [*(("default", step) for step in range(1, STEPS + 1)), ("alphas first, leak", 2), ("alphas first, leak", 5),
+     ("weights first, leak", 3)],
+)  # fmt: skip
+def test_a_sudden_end_leaves_no_trace(market, whole, tmp_path: Path, monkeypatch, name: str, step: int) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step
+    with pytest.raises(Stopped):
+        go(tmp_path, market, way=WAYS[name], at={step: stop})
+    assert (tmp_path / "checkpoint.pt").exists() == (step > 1)
+    go(tmp_path, market, way=WAYS[name])
+    assert outcome(tmp_path) == whole[name]
+
+
+def test_weights_and_memories_go_on_too(market: Dataset, tmp_path: Path) -> None:
+    recipe = replace(LEARNING, leak=True)
+    straight, resumed = start(market, recipe), start(market, recipe)
+    alternate(straight, recipe, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        alternate(resumed, recipe, tmp_path / "resumed", on_step=lambda share: interrupt() if share > 0.6 else None)
+    resumed = start(market, recipe, seed=0)
+    resumed.twins.load_state_dict({name: 0 * value for name, value in resumed.twins.state_dict().items()})
+    alternate(resumed, recipe, tmp_path / "resumed")
+    expected = straight.twins.state_dict()
+    for name, value in resumed.twins.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_no_resume_starts_again(market, whole, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, market, at={4: interrupt})
+    steps: list[int] = []
+    go(tmp_path, market, resume=False, at={n: lambda n=n: steps.append(n) for n in range(1, 7)})
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert outcome(tmp_path) == whole["default"]
+
+
+def test_a_search_that_is_being_replaced_no_longer_looks_finished(market, tmp_path: Path) -> None:
+    go(tmp_path, market, way={"epochs": 0})
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, market, resume=False, at={2: interrupt})
+    assert not (tmp_path / "record.json").exists()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(market: Dataset, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Of a search that was interrupted after the first iteration."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        go(folder, market, at={1: interrupt})
+    return (folder / "checkpoint.pt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1}, {"model": "supernet_x0_50"}, {"options": {"fusion": "minus"}}, {"way": {"overlap": 0.6}},
+        {"way": {"leak": True}}, {"way": {"alpha_milestones": (1,)}}, {"way": {"order": "alphas"}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_checkpoint_of_another_search_is_refused(market, checkpoint, tmp_path: Path, other: dict[str, Any]) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(checkpoint)
+    with pytest.raises(WeightsError, match=r"checkpoint\.pt belongs to another training; .*--no-resume"):
+        go(tmp_path, market, **other)
+    assert path.read_bytes() == checkpoint
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_a_damaged_checkpoint_is_named_with_the_remedy(market, checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(checkpoint[: len(checkpoint) // 2])
+    with pytest.raises(WeightsError, match=r"checkpoint\.pt cannot be read \(.+\); delete it to start again"):
+        go(tmp_path, market)
+
+
+@pytest.mark.parametrize("name", ["head.bn.running_var", "backbone.stage1.0.interaction1.alpha"])
+def test_a_spoilt_state_is_never_saved(market, whole, networks, tmp_path: Path, monkeypatch, name: str) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(TrainingDiverged, match=r"a weight became NaN or infinite by epoch 2, step 1; the last good"):
+        go(tmp_path, market, at={4: lambda: networks[-1].state_dict()[name].fill_(math.nan)})
+    go(tmp_path, market)  # from the third step
+    assert outcome(tmp_path) == whole["default"]
+
+
+@pytest.mark.parametrize("way", [{"lr": 1e30, "warmup": 0}, {"lr": 1e30, "warmup": 0, "order": "alphas"}], ids=str)
+def test_a_huge_learning_rate_diverges_in_words(market: Dataset, tmp_path: Path, way: dict[str, Any]) -> None:
+    with pytest.raises(TrainingDiverged, match=r"the loss became \w+ in epoch 1, step [12]; there was no checkpoint"):
+        go(tmp_path, market, way=way)
+
+
+# --- What cannot be searched ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ({"identities": 6}, "the training side of the search is too small: a batch needs 6 identities, .* has 5"),
+        ({"identities": 5, "overlap": 0.0, "side_ratio": 0.4},
+         "the validation side of the search is too small: a batch needs 5 identities, .* has 2"),
+        ({"overlap": 0.0, "side_ratio": 1e3}, "the training side of the search is empty"),
+        ({"order": "alphas", "steps_per_epoch": 1}, r"an epoch of 1 iteration\(s\) leaves no step of the architecture"),
+    ],
+    ids=["training", "validation", "empty", "one iteration"],
+)  # fmt: skip
+def test_too_little_data_is_told_with_the_side(market, tmp_path: Path, way: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        go(tmp_path, market, way=way)
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_the_sides_can_be_checked_without_a_search(market: Dataset) -> None:
+    check_sides(market, SMOKE, 0)
+    with pytest.raises(DataError, match="the training side of the search is too small: a batch needs 6 identities"):
+        check_sides(market, replace(SMOKE, identities=6), 0)
+    with pytest.raises(DataError, match="the validation side of the search is too small: a batch needs 5 identities"):
+        check_sides(market, replace(SMOKE, identities=5, overlap=0.0, side_ratio=0.4), 0)
+    with pytest.raises(DataError, match="the training side of the search is empty"):
+        check_sides(market, replace(SMOKE, overlap=0.0, side_ratio=1e3), 0)
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="centroids are taken before the sides are checked")
+def test_a_side_of_one_image_is_told_too(market: Dataset, tmp_path: Path) -> None:
+    # The first identity, alone in training, has a single image.
+    with pytest.raises(DataError, match="the training side of the search is too small"):
+        go(tmp_path, market, way={"overlap": 0.0, "side_ratio": 7.0})
+
+
+TOO_LATE = pytest.mark.xfail(strict=True, reason="the record goes before the network is built")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "msinet_x0_25"}, "only a supernet can be searched, .* not msinet_x0_25"),
+        ({"model": "supernett"}, "unknown model 'supernett'. Did you mean 'supernet'"),
+        ({"device": "tpu"}, "device 'tpu' cannot be used"),
+        ({"way": {"overlap": 0.0, "side_ratio": 1e3}}, "the training side of the search is empty"),
+        pytest.param({"way": {"identities": 6}}, "the training side of the search is too small", marks=TOO_LATE),
+        pytest.param({"options": {"fusoin": "sum"}}, "unknown option of supernet 'fusoin'", marks=TOO_LATE),
+        pytest.param({"options": {"genotype": PAPER}}, "unknown option of supernet 'genotype'", marks=TOO_LATE),
+        pytest.param({"options": {"interactions": 7}}, "multiple of six interactions, not 7", marks=TOO_LATE),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_searched_is_refused_and_replaces_nothing(market, tmp_path: Path, changes, message) -> None:
+    (tmp_path / "record.json").write_text("of an earlier search")
+    with pytest.raises(UserError, match=message):
+        go(tmp_path, market, resume=False, **changes)
+    assert (tmp_path / "record.json").read_text() == "of an earlier search"
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="build_model gets mid twice")
+def test_a_setting_of_the_recipe_is_no_option_of_the_network(market: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mid"):
+        go(tmp_path, market, options={"mid": "in"})
+
+
+# --- The commands --------------------------------------------------------------------------------
+
+QUIET = ("--device", "cpu", "--no-progress", "--profile", "smoke", "--dataset", "market1501")
+
+
+def command(name: str, data_root: Path, out: Path, *more: object) -> int:
+    """`msinet search` or `msinet train` at its smallest; a later option counts, not an earlier one."""
+    model = {"search": SUPERNET, "train": "msinet_x0_25"}[name]
+    return run_command(
+        [str(w) for w in (name, "--data-root", data_root, "--out", out, "--model", model, *QUIET, *more)]
+    )
+
+
+def test_what_the_command_finds_can_be_trained(data_root: Path, whole, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "search"
+    assert command("search", data_root, out) == 0
+    assert outcome(out) == whole["default"]
+    genotype = whole["default"]["genotype"]
+    printed = capsys.readouterr().out
+    assert f"genotype {genotype}, {whole['default']['agreement']} of 12 interactions as in the paper" in printed
+    assert f"msinet train --data-root {data_root} --genotype {out}/genotype.json" in printed
+    assert command("train", data_root, tmp_path / "run", "--genotype", out / "genotype.json") == 0
+    noted = read_metadata(tmp_path / "run" / "model.safetensors")
+    assert json.loads(noted["options"]) == {"genotype": genotype}
+    # The letters themselves train the same network.
+    assert command("train", data_root, tmp_path / "typed", "--options", f"genotype={genotype}") == 0
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("run", "typed")]
+    assert weights[0] == weights[1]
+
+
+def test_settings_and_options_of_the_command_arrive(data_root: Path, tmp_path: Path) -> None:
+    words = ("--recipe", "mechanism=ce", "overlap=1", "order=alphas", "leak=True", "mid=in", "epochs=1",
+             "alpha_lr=0.05", "--options", "interactions=6", "fusion=minus", "--seed", 3)  # fmt: skip
+    assert command("search", data_root, tmp_path, *words) == 0
+    found = json.loads((tmp_path / "genotype.json").read_text())
+    recipe = found["recipe"]
+    names = ("mechanism", "overlap", "order", "leak", "mid", "epochs", "alpha_lr", "alpha_milestones")
+    assert [recipe[name] for name in names] == ["ce", 1.0, "alphas", True, "in", 1, 0.05, [1]]
+    assert found["options"] == {"interactions": 6, "fusion": "minus"}
+    assert (found["seed"], len(found["genotype"])) == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--recipe", "overlap=1.5"], ["recipe: overlap must lie in [0, 1], got 1.5"]),
+        (["--recipe", "overlpa=0.5"], ["unknown setting of the recipe 'overlpa'", "Did you mean 'overlap'?"]),
+        (["--recipe", "leak=1"], ["recipe: leak is a bool such as False, not 1"]),
+        (["--recipe", "mechanism=ce"], ["mechanism ce needs overlap 1"]),
+        (["--recipe", "identities=6"], ["the training side of the search is too small"]),
+        (["--recipe", "lr=1e30", "warmup=0"], ["the loss became", "in epoch 1", "--no-resume"]),
+        (["--options", "ration=2"], ["unknown option of supernet 'ration'", "Did you mean 'ratio'?"]),
+        (["--model", "msinet"], ["only a supernet can be searched"]),
+        (["--profile", "papr"], ["unknown profile 'papr'", "full, mini, paper, smoke"]),
+        (["--dataset", "market"], ["unknown data set 'market'"]),
+        (["--data-root", "nowhere"], ["data root nowhere does not exist"]),
+    ],
+    ids=lambda value: " ".join(value) if str(value[0]).startswith("--") else "",
+)
+def test_a_search_that_cannot_be_is_one_line_and_status_2(data_root, tmp_path: Path, capsys, words, expected) -> None:
+    assert command("search", data_root, tmp_path / "out", *words) == 2
+    printed, message = capsys.readouterr()
+    assert printed == ""
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    for part in expected:
+        assert part in message
+    assert not (tmp_path / "out" / "record.json").exists()
+
+
+def test_a_finished_search_is_not_searched_over(data_root: Path, tmp_path: Path, capsys) -> None:
+    assert command("search", data_root, tmp_path, "--recipe", "epochs=0") == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert command("search", data_root, tmp_path) == 2
+    assert "holds a finished search; choose another --out, or --no-resume" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert command("search", data_root, tmp_path, "--recipe", "epochs=0", "--no-resume") == 0
+
+
+def test_a_genotype_is_given_once(data_root: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "genotype.json"
+    path.write_text(json.dumps({"genotype": PAPER}))
+    words = ("--genotype", path, "--options", "ratio=2", f"genotype={PAPER}")
+    assert command("train", data_root, tmp_path / "run", *words) == 2
+    assert "give one of --genotype FILE and --options genotype=..., not both" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_a_network_without_genotype_takes_none(data_root: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "genotype.json"
+    path.write_text(json.dumps({"genotype": PAPER}))
+    assert command("train", data_root, tmp_path / "run", "--genotype", path, "--model", "osnet_x0_25") == 2
+    assert "unknown option of osnet 'genotype'" in capsys.readouterr().err
+
+
+def test_a_missing_genotype_s_file_is_told(data_root: Path, tmp_path: Path, capsys) -> None:
+    assert command("train", data_root, tmp_path / "run", "--genotype", tmp_path / "nowhere.json") == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {tmp_path / 'nowhere.json'} holds no genotype")
+    assert message.count("\n") == 1
+
+
+def test_an_interrupted_command_is_status_130_and_goes_on(data_root, whole, tmp_path, capsys, monkeypatch) -> None:
+    rows = twins.alphas_of
+    with monkeypatch.context() as patch:
+        patch.setattr(twins, "alphas_of", lambda *a: (interrupt(), rows(*a))[1])  # after the first epoch
+        assert command("search", data_root, tmp_path) == 130
+    assert "interrupted; the same command goes on from what is there" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint.pt").exists()
+    assert command("search", data_root, tmp_path) == 0
+    assert outcome(tmp_path) == whole["default"]

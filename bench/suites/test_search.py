@@ -1,0 +1,108 @@
+"""A search iteration against the plain form: four separate operations, every gradient in both steps."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor, nn
+
+from msinet.data.loading import train_batches
+from msinet.models import build_model
+from msinet.models.interactions import INTERACTIONS, Pair
+from msinet.models.supernet import OPERATIONS, MixedInteraction, interactions_of
+from msinet.search import Memory, Side, search_recipe, split_identities
+from msinet.search.twins import Subset, Twins, search_alphas
+from msinet.training.loop import build_optimizer
+from msinet.training.recipe import Recipe
+
+IDENTITIES, IMAGES, ITERATIONS = 100, 16, 3
+
+
+class PlainInteraction(nn.Module):
+    """The definition, word for word: a weighted sum of what four separate operations return."""
+
+    def __init__(self, mixed: MixedInteraction) -> None:
+        super().__init__()
+        self.alpha = mixed.alpha
+        self.operations = nn.ModuleList(INTERACTIONS[letter](mixed.gate.fc2.out_channels) for letter in OPERATIONS)
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Pair:
+        """Mix the four results."""
+        weights = self.alpha.softmax(0)
+        results = [operation(x1, x2) for operation in self.operations]
+        first, second = (
+            torch.stack([w * result[i] for w, result in zip(weights, results, strict=True)]).sum(0) for i in (0, 1)
+        )
+        return first, second
+
+
+def plain_supernet(classes: int) -> nn.Module:
+    """The supernet with plain interactions, in the layout that torch starts with."""
+    network = build_model("supernet", classes)
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, MixedInteraction):
+                setattr(module, name, PlainInteraction(child))
+    return network
+
+
+def plain_search(pixels: np.ndarray, labels: np.ndarray, recipe: Recipe) -> Callable[[], None]:
+    """As the released code goes about it: two whole backward passes, memories updated sample by sample."""
+    training, validation = split_identities(labels, 0.4)
+    network = plain_supernet(training.classes).train()
+    alphas = [m.alpha for m in network.modules() if isinstance(m, PlainInteraction)]
+    own = {id(alpha) for alpha in alphas}
+    for parameter in network.parameters():
+        parameter.requires_grad_(id(parameter) not in own)
+    optimizers = build_optimizer(network, recipe), torch.optim.Adam(alphas, 0.002)
+    for alpha in alphas:
+        alpha.requires_grad_(True)
+    memories = [F.normalize(torch.randn(side.classes, 512)) for side in (training, validation)]
+
+    def stream(side: Side) -> Iterator[tuple[Tensor, Tensor]]:
+        plan = ((0, i, recipe.batches(side.labels, seed=0, epoch=i)[0]) for i in range(ITERATIONS))
+        return train_batches(Subset(pixels, side.positions), side.labels, recipe.augmentation, plan, seed=0)
+
+    def run() -> None:
+        streams = stream(training), stream(validation)
+        for _ in range(ITERATIONS):
+            for stream, memory, optimizer in zip(streams, memories, optimizers, strict=True):
+                images, targets = next(stream)
+                features = F.normalize(network(images.contiguous()).embeddings[0])
+                network.zero_grad()
+                F.cross_entropy(features @ memory.clone().T / 0.05, targets).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                for feature, target in zip(features.detach(), targets, strict=True):
+                    memory[target] = F.normalize(0.2 * memory[target] + 0.8 * feature, dim=0)
+
+    return run
+
+
+@pytest.mark.parametrize("form", ["plain", "ours"])
+def test_three_iterations_of_a_search_at_batch_64(benchmark: BenchmarkFixture, form: str, tmp_path: Path) -> None:
+    """Compare the two rows: the ratio is what sharing work is worth."""
+    recipe = search_recipe("mini", "msmt17")
+    recipe = type(recipe)(**{**vars(recipe), "epochs": 1, "steps_per_epoch": ITERATIONS, "memory_init": "zeros"})
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (IDENTITIES * IMAGES, recipe.height, recipe.width, 3), np.uint8)
+    labels = np.repeat(np.arange(IDENTITIES), IMAGES)
+    torch.manual_seed(0)
+    if form == "plain":
+        benchmark.pedantic(plain_search(pixels, labels, recipe), rounds=4, warmup_rounds=1)
+        return
+    sides = split_identities(labels, 0.4)
+    twins = Twins(build_model("supernet", sides[0].classes), *(Memory(side.classes, 512) for side in sides))  # type: ignore[arg-type]
+    twins = twins.to(memory_format=torch.channels_last)
+    assert len(interactions_of(twins)) == 12
+
+    def run() -> None:
+        search_alphas(
+            twins, pixels, *sides, recipe, tmp_path, seed=0, identity="bench", device=torch.device("cpu"), resume=False,
+            progress=False,
+        )  # fmt: skip
+
+    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
