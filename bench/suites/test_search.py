@@ -63,12 +63,12 @@ def plain_search(pixels: np.ndarray, labels: np.ndarray, recipe: Recipe) -> Call
         alpha.requires_grad_(True)
     memories = [F.normalize(torch.randn(side.classes, 512)) for side in (training, validation)]
 
-    def stream(side: Side) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(side: Side) -> Iterator[tuple[Tensor, Tensor]]:
         plan = ((0, i, recipe.batches(side.labels, seed=0, epoch=i)[0]) for i in range(ITERATIONS))
         return train_batches(Subset(pixels, side.positions), side.labels, recipe.augmentation, plan, seed=0)
 
     def run() -> None:
-        streams = stream(training), stream(validation)
+        streams = batches(training), batches(validation)
         for _ in range(ITERATIONS):
             for stream, memory, optimizer in zip(streams, memories, optimizers, strict=True):
                 images, targets = next(stream)
