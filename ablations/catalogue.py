@@ -1,7 +1,7 @@
 """What a table or figure consists of, before anything runs."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class Request:
         world = read_world(self.root / PRETEXT)
         if world is None:
             raise DataError(f"no pretext set in {self.root}; msinet data render {self.root} makes it")
-        key = stable_hash([RESULTS_VERSION, asdict(pretrain_recipe(self.profile)), world["fingerprint"]])
+        key = stable_hash([RESULTS_VERSION, pretrain_recipe(self.profile).named(), world["fingerprint"]])
         return self.store / "pretrained" / f"{self.profile}-{key}"
 
     @property

@@ -45,7 +45,9 @@ class Experiment:
 
     def as_dict(self) -> dict[str, Any]:
         """Nested dictionary for JSON."""
-        return {name: value for name, value in asdict(self).items() if name != "genotype_from"}
+        return {name: value for name, value in asdict(self).items() if name != "genotype_from"} | {
+            "recipe": self.recipe.named()
+        }
 
     @property
     def key(self) -> str:

@@ -133,7 +133,7 @@ def _run_trial(
         trial.set_user_attr("run_ids", [search.run_id, training.run_id])
         trial.report(record["mAP"], step=round(rung / RUNGS[0]))
         if rung < 1 and trial.should_prune():
-            study.tell(trial, record["mAP"], state=TrialState.PRUNED)
+            study.tell(trial, state=TrialState.PRUNED)  # its value is the last one reported
             return
     study.tell(trial, record["mAP"])
 

@@ -63,7 +63,7 @@ COUNTED = {
 #: moves data (views, slices, concatenation) fvcore skips by itself, but for view_as.
 NOT_COUNTED = (
     "aten::batch_norm", "aten::layer_norm", "aten::instance_norm", "aten::group_norm",
-    "aten::add", "aten::add_", "aten::sub", "aten::rsub", "aten::mul", "aten::mul_", "aten::div",
+    "aten::add", "aten::add_", "aten::neg", "aten::sub", "aten::rsub", "aten::mul", "aten::mul_", "aten::div",
     "aten::div_", "aten::sqrt", "aten::reciprocal", "aten::round", "aten::mean", "aten::sum", "aten::amax",
     "aten::max_pool2d", "aten::avg_pool2d", "aten::adaptive_avg_pool2d", "aten::adaptive_max_pool2d",
     "aten::softmax", "aten::sigmoid", "aten::gelu", "aten::silu", "aten::silu_",

@@ -1,8 +1,13 @@
-"""The losses of training (Sec. 3.2, Eq. 5-6; SPEC A.4)."""
+"""The losses of training (Sec. 3.2-3.3, Eq. 5-9; SPEC A.4, A.6)."""
+
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from msinet.errors import UserError, unknown_name
+from msinet.models.sam import correlations
 
 
 def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
@@ -40,3 +45,76 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float = 0.3, *, nor
     hardest_positive = distance.masked_fill(~same, 0.0).amax(1)  # (B,)
     hardest_negative = distance.masked_fill(same, torch.inf).amin(1)  # (B,)
     return F.relu(hardest_positive - hardest_negative + margin).mean()
+
+
+Variant = Literal["none", "self-pos", "self-neg", "unified", "separated", "pam-self"]
+
+
+def alignment_loss(
+    feature_map: Tensor, labels: Tensor, variant: Variant = "pam-self", *, activation: Tensor | None = None,
+    partner_grid: bool = False, self_pairs: bool = True, per_pair: bool = True,
+) -> Tensor:  # fmt: skip
+    """Spatial alignment (Eq. 7-9; the variants of Table 5): an anchor agrees with its partners at the same positions.
+
+    With u(i, j) the correlation of anchor i with j as a unit vector over positions, the dissimilarity of a set of n
+    partners is the mean of 1 - u(i, p) . u(i, q) over its pairs, which is 1 - |sum of u|^2 / n^2: no pair is ever
+    formed. Averaged over the anchors:
+
+    - self-pos: dissimilarity of the images of the anchor's identity; self-neg: of all others; unified: of all images;
+    - separated: self-pos + self-neg;
+    - pam-self: self-neg, and for the positives the mean of 1 - cos(activation of i, u(i, p)).
+
+    An anchor without partners of a kind has no such term; identities may have different numbers of images.
+
+    Args:
+        feature_map: (B, C, H, W), not normalised.
+        labels: (B,).
+        variant: see above.
+        activation: (B, H*W) of the position activation module, for pam-self.
+        partner_grid: compare on the grid of the partner rather than of the anchor, as the released code does.
+        self_pairs: count the pair of a partner with itself, and the anchor among its positives, as the released code
+            does.
+        per_pair: negatives are averaged over their pairs; otherwise their sum is divided by their number (Eq. 8).
+
+    Returns:
+        A scalar, at least 0 up to rounding.
+
+    Raises:
+        UserError: unknown variant, or pam-self without activation.
+    """
+    if variant == "none":
+        return feature_map.new_zeros(())
+    if variant not in get_args(Variant):
+        raise unknown_name("variant of spatial alignment", variant, get_args(Variant))
+    values = correlations(feature_map)  # (B, B, N)
+    units = F.normalize(values.transpose(0, 1) if partner_grid else values, dim=2)
+    same = labels[:, None] == labels
+    every = torch.ones_like(same)
+
+    def dissimilarity(partners: Tensor, *, mean: bool = True) -> Tensor:
+        chosen = partners.to(units.dtype)  # (B, B)
+        count = chosen.sum(1)  # (B,)
+        agreement = torch.einsum("ij,ijn->in", chosen, units).square().sum(1)  # (B,): over all ordered pairs
+        pairs = count * count
+        if not self_pairs:
+            agreement = agreement - (chosen * units.square().sum(2)).sum(1)
+            pairs = pairs - count
+        missing = pairs - agreement  # sum of 1 - cos
+        return (missing / (pairs if mean else count).clamp(min=1)).mean()
+
+    if variant == "unified":
+        return dissimilarity(every)
+    if variant == "self-pos":
+        return dissimilarity(same)
+    negative = dissimilarity(~same, mean=per_pair)
+    if variant == "self-neg":
+        return negative
+    if variant == "separated":
+        return dissimilarity(same) + negative
+    if activation is None:
+        raise UserError("alignment pam-self needs a network with a position activation module: option pam=True")
+    itself = torch.eye(len(same), dtype=torch.bool, device=same.device)
+    partners = (same if self_pairs else same & ~itself).to(units.dtype)
+    cosines = torch.einsum("in,ijn->ij", F.normalize(activation.float()), units)  # (B, B)
+    count = partners.sum(1)
+    return ((partners * (1 - cosines)).sum(1) / count.clamp(min=1)).mean() + negative

@@ -44,6 +44,6 @@ def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 @register("cdnet")
-def cdnet(num_classes: int, *, width: float = 1.0, neck: str = "cdnet") -> ReIDNet:
+def cdnet(num_classes: int, *, width: float = 1.0, neck: str = "cdnet", pam: bool = False) -> ReIDNet:
     """CDNet with its original neck, or with MSINet's (fbl)."""
-    return assemble(Skeleton(width, stage), neck, num_classes)
+    return assemble(Skeleton(width, stage), neck, num_classes, pam=pam)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from msinet.errors import unknown_name
 from msinet.models.blocks import init_weights
+from msinet.models.sam import PositionActivation
 
 
 class Output(NamedTuple):
@@ -20,20 +21,24 @@ class Output(NamedTuple):
     logits: tuple[Tensor, ...]  # (B, identities): for the identity loss (Eq. 5)
     embeddings: tuple[Tensor, ...]  # (B, D): for the triplet loss (Eq. 6)
     feature_map: Tensor  # (B, C, H, W): the final map, which spatial alignment looks at
+    activation: Tensor | None = None  # (B, H*W): of each position, by PAM if the network has one
 
 
 class ReIDNet(nn.Module):
     """A backbone and a head. In evaluation mode `net(images)` is (B, D), one feature row per image."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, channels: int) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, channels: int, *, pam: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.channels = channels  # of the final map
+        self.pam = PositionActivation(channels) if pam else None  # for spatial alignment, in training alone
 
     def forward(self, images: Tensor) -> Tensor | Output:  # (B, 3, H, W)
         local_map, final_map = self.backbone(images)
         result: Tensor | Output = self.head(local_map, final_map)
+        if self.pam is not None and isinstance(result, Output):
+            result = result._replace(activation=self.pam(final_map))
         return result
 
 
@@ -149,8 +154,8 @@ class Backbone(Protocol):
     channels: int
 
 
-def assemble(backbone: Backbone, neck: str, num_classes: int) -> ReIDNet:
-    """The backbone with the neck of that name on it, freshly initialised.
+def assemble(backbone: Backbone, neck: str, num_classes: int, *, pam: bool = False) -> ReIDNet:
+    """The backbone with the neck of that name on it, freshly initialised; on request with a position activation module.
 
     Raises:
         UserError: unknown neck.
@@ -159,6 +164,6 @@ def assemble(backbone: Backbone, neck: str, num_classes: int) -> ReIDNet:
         raise unknown_name("neck", neck, NECKS)
     assert isinstance(backbone, nn.Module)
     head = NECKS[neck](backbone.local_channels, backbone.channels, num_classes)
-    network = ReIDNet(backbone, head, backbone.channels)
+    network = ReIDNet(backbone, head, backbone.channels, pam=pam)
     init_weights(network)
     return network

@@ -72,7 +72,7 @@ def check_genotype(genotype: str) -> str:
 @register("msinet")
 def msinet(
     num_classes: int, *, width: float = 1.0, genotype: str = SEARCHED, ratio: int = 3,
-    fusion: Fusion = "sum", neck: str = "fbl",
+    fusion: Fusion = "sum", neck: str = "fbl", pam: bool = False,
 ) -> ReIDNet:  # fmt: skip
     """MSINet for any genotype, scale ratio and fusion.
 
@@ -83,10 +83,11 @@ def msinet(
         ratio: rho, the light convolutions of branch b for each one of branch a (Fig. 5d).
         fusion: sum, minus or mul (Fig. 5c).
         neck: fbl (as released), cdnet, or bn (global branch only).
+        pam: with a position activation module, for alignment pam-self (MSINet-SAM).
     """
     genotype = check_genotype(genotype)
     makes = [INTERACTIONS[letter] for letter in genotype]
-    return assemble(Skeleton(width, stages(makes, ratio, fusion)), neck, num_classes)
+    return assemble(Skeleton(width, stages(makes, ratio, fusion)), neck, num_classes, pam=pam)
 
 
 def stages(

@@ -32,6 +32,6 @@ def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 @register("osnet")
-def osnet(num_classes: int, *, width: float = 1.0, neck: str = "fc") -> ReIDNet:
+def osnet(num_classes: int, *, width: float = 1.0, neck: str = "fc", pam: bool = False) -> ReIDNet:
     """OSNet with its own head (fc, 512-d) or, for a controlled comparison, MSINet's neck (fbl)."""
-    return assemble(Skeleton(width, stage, conv5=True), neck, num_classes)
+    return assemble(Skeleton(width, stage, conv5=True), neck, num_classes, pam=pam)

@@ -44,26 +44,28 @@ class ResNetBackbone(nn.Module):
         return local_map, self.layer4(local_map)  # (B, 2048, H/16, W/16)
 
 
-def _resnet(block: Block, depths: tuple[int, int, int, int], num_classes: int, width: float, neck: str) -> ReIDNet:
-    network = assemble(ResNetBackbone(block, depths, width), neck, num_classes)
+def _resnet(
+    block: Block, depths: tuple[int, int, int, int], num_classes: int, width: float, neck: str, *, pam: bool
+) -> ReIDNet:
+    network = assemble(ResNetBackbone(block, depths, width), neck, num_classes, pam=pam)
     if neck == "bn":
         nn.init.normal_(network.get_submodule("head.classifier").get_parameter("weight"), std=0.001)
     return network
 
 
 @register("resnet18")
-def resnet18(num_classes: int, *, width: float = 1.0, neck: str = "bn") -> ReIDNet:
+def resnet18(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: bool = False) -> ReIDNet:
     """ResNet-18 with the strong baseline's changes."""
-    return _resnet(BasicBlock, (2, 2, 2, 2), num_classes, width, neck)
+    return _resnet(BasicBlock, (2, 2, 2, 2), num_classes, width, neck, pam=pam)
 
 
 @register("resnet50")
-def resnet50(num_classes: int, *, width: float = 1.0, neck: str = "bn") -> ReIDNet:
+def resnet50(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: bool = False) -> ReIDNet:
     """ResNet-50 with the strong baseline's changes: Table 2's first row."""
-    return _resnet(Bottleneck, (3, 4, 6, 3), num_classes, width, neck)
+    return _resnet(Bottleneck, (3, 4, 6, 3), num_classes, width, neck, pam=pam)
 
 
 @register("resnet101")
-def resnet101(num_classes: int, *, width: float = 1.0, neck: str = "bn") -> ReIDNet:
+def resnet101(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: bool = False) -> ReIDNet:
     """ResNet-101 with the strong baseline's changes."""
-    return _resnet(Bottleneck, (3, 4, 23, 3), num_classes, width, neck)
+    return _resnet(Bottleneck, (3, 4, 23, 3), num_classes, width, neck, pam=pam)

@@ -25,7 +25,8 @@ class PositionActivation(nn.Module):
 
     def forward(self, feature_map: Tensor) -> Tensor:
         query, key = self.query(feature_map).flatten(2), self.key(feature_map).flatten(2)  # (B, C/8, N) each
-        return (query.transpose(1, 2) @ key).amax(2)  # (B, N, N) -> (B, N)
+        energy: Tensor = query.transpose(1, 2) @ key  # (B, N, N)
+        return energy.amax(2)
 
 
 class _Correlations(torch.autograd.Function):

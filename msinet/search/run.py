@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from msinet.data.layouts import Dataset
 from msinet.data.loading import PixelSource, open_pixels
@@ -63,6 +63,10 @@ def search(
     how, options = how or How(), dict(options or {})
     if split_name(model)[0] != "supernet":
         raise UserError(f"only a supernet can be searched, such as supernet or supernet_x0_25, not {model}")
+    for name, place in (("mid", "a setting of the recipe"), ("genotype", "what the search finds")):
+        if name in options:
+            raise UserError(f"{name} is {place}, no option of the network that is searched")
+    check_sides(source, recipe, seed)
     device = pick_device(how.device)
     folder.mkdir(parents=True, exist_ok=True)
     log = Log(folder / "log.txt")
@@ -70,26 +74,30 @@ def search(
     torch.backends.cudnn.benchmark = False
     mixed = _mixed(source, seed)
     torch.manual_seed(mixed)
+    if recipe.mechanism == "tpe":
+        discrete = model.replace("supernet", "msinet")
+        build_model(discrete, source.num_classes, **options)  # refuses options that do not exist
+    else:
+        network = build_model(model, source.num_classes, mid=recipe.mid, **options)
     training, validation = _sides(source, recipe, mixed)
     for name, side in (("training", training), ("validation", validation)):
         log(f"{name} side: {side.classes} identities, {len(side.positions)} images")
     pixels = open_pixels(source, "train", recipe.height, recipe.width, cache=how.cache, progress=how.progress)
     log(f"search {recipe.mechanism} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
-    identity = stable_hash(["search", model, options, source.fingerprint, asdict(recipe), seed])
+    identity = stable_hash(["search", model, options, source.fingerprint, recipe.named(), seed])
     (folder / RECORD).unlink(missing_ok=True)
-    arguments = (model, pixels, training, validation, recipe, folder)
+    arguments = (pixels, training, validation, recipe, folder)
     title = f"search {recipe.mechanism} {source.name} seed {seed}"
     if recipe.mechanism == "tpe":
         cameras = np.array([image.camera for image in source.train])
         trials = search_trials(
-            *arguments, identities=source.labels, cameras=cameras if source.remove_same_camera else None,
+            discrete, *arguments, identities=source.labels, cameras=cameras if source.remove_same_camera else None,
             options=options, seed=mixed, identity=identity, device=device, how=how, on_step=on_step, title=title,
         )  # fmt: skip
         genotype, result, found = trials.genotype, trials.result, trials.record
     else:
         result, alphas = _search_supernet(
-            *arguments, classes=source.num_classes, options=options, seed=mixed, identity=identity, device=device,
-            how=how, on_step=on_step, title=title,
+            network, *arguments, seed=mixed, identity=identity, device=device, how=how, on_step=on_step, title=title,
         )  # fmt: skip
         genotype, found = genotype_of(alphas), {"entropy": float(entropy(alphas).mean())}
     skipped = genotype.count("N") / len(genotype)
@@ -133,9 +141,11 @@ def _sides(source: Dataset, recipe: SearchRecipe, mixed: int) -> tuple[Side, Sid
 
 
 def check_sides(source: Dataset, recipe: SearchRecipe, seed: int) -> None:
-    """Raise a `DataError` if a side of the search is empty or too small for a batch."""
-    for name, side in zip(("training", "validation"), _sides(source, recipe, _mixed(source, seed)), strict=True):
-        side_batches(recipe, side, name, seed, 0, 1)
+    """Raise a `DataError` if a side is empty, or too small for the batches that are drawn from it."""
+    training, validation = _sides(source, recipe, _mixed(source, seed))
+    side_batches(recipe, training, "training", seed, 0, 1)
+    if recipe.mechanism != "tpe":  # which only ranks the validation side
+        side_batches(recipe, validation, "validation", seed, 0, 1)
 
 
 def _mixed(source: Dataset, seed: int) -> int:
@@ -143,11 +153,9 @@ def _mixed(source: Dataset, seed: int) -> int:
 
 
 def _search_supernet(
-    model: str, pixels: PixelSource, training: Side, validation: Side, recipe: SearchRecipe, folder: Path, *,
-    classes: int, options: dict[str, Any], seed: int, identity: str, device: torch.device, how: How,
-    on_step: Callable[[float], None] | None, title: str,
+    network: nn.Module, pixels: PixelSource, training: Side, validation: Side, recipe: SearchRecipe, folder: Path, *,
+    seed: int, identity: str, device: torch.device, how: How, on_step: Callable[[float], None] | None, title: str,
 ) -> tuple[Result, Tensor]:  # fmt: skip
-    network = build_model(model, classes, mid=recipe.mid, **options)
     assert isinstance(network, ReIDNet)
     training_memory, validation_memory = (
         Memory(side.classes, network.channels, recipe.temperature, recipe.momentum) for side in (training, validation)
@@ -205,5 +213,5 @@ def read_genotype(path: Path) -> str:
     """
     try:
         return check_genotype(json.loads(path.read_text(encoding="utf-8"))["genotype"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} holds no genotype ({error}); msinet search writes such files") from error

@@ -12,7 +12,6 @@ import optuna
 import torch
 
 from msinet.data.loading import PixelSource
-from msinet.data.sampler import epoch_batches
 from msinet.errors import WeightsError
 from msinet.io import write_json
 from msinet.models import build_model
@@ -21,7 +20,7 @@ from msinet.models.supernet import OPERATIONS
 from msinet.retrieval import evaluate
 from msinet.search.recipe import SearchRecipe
 from msinet.search.split import Side
-from msinet.search.twins import Subset
+from msinet.search.twins import Subset, side_batches
 from msinet.training.evaluation import embed
 from msinet.training.loop import Result, Row, train
 from msinet.training.recipe import Recipe
@@ -66,7 +65,7 @@ def search_trials(
     Finished trials are in `trials.json`, from which an interrupted search goes on to the same end.
 
     Args:
-        model: name of the supernet whose discrete networks are tried.
+        model: whose genotype is tried: msinet, or a width of it.
         pixels: training images of the data set.
         training: the side that trains.
         validation: the side that is ranked: every image against all others, those of its identity and camera left out.
@@ -87,9 +86,7 @@ def search_trials(
         WeightsError: trials of another search in `folder`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    steps = len(epoch_batches(
-        training.labels, recipe.identities, recipe.images, seed=seed, epoch=0, steps=recipe.steps_per_epoch
-    ))  # fmt: skip
+    steps = len(side_batches(recipe, training, "training", seed, 0, recipe.steps_per_epoch))
     plan = trial_recipe(recipe, steps)
     finished: list[dict[str, Any]] = _finished(folder / TRIALS, identity) if how.resume else []
     sampler = optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=max(2, recipe.trials // 3))
@@ -105,14 +102,14 @@ def search_trials(
             row = finished[number]
         else:
             torch.manual_seed(seed + number)
-            network = build_model(model.replace("supernet", "msinet"), training.classes, genotype=genotype, **options)
+            network = build_model(model, training.classes, genotype=genotype, **options)
             network = network.to(device).to(memory_format=torch.channels_last)
 
             def on_part(share: float, number: int = number) -> None:
                 if on_step is not None:
                     on_step((number + share) / recipe.trials)
 
-            part = folder / "trial"
+            part = folder / f"trial{number}"
             result = train(
                 network, Subset(pixels, training.positions), training.labels, plan, part, seed=seed + number,
                 identity=stable_hash([identity, number, genotype]), device=device, resume=how.resume,
@@ -128,7 +125,7 @@ def search_trials(
             row = {"genotype": genotype, "mAP": ranked.mAP, "steps": result.steps, "seconds": result.seconds}
             finished.append(row)
             write_json(folder / TRIALS, {"identity": identity, "trials": finished})
-            shutil.rmtree(part)
+        shutil.rmtree(folder / f"trial{number}", ignore_errors=True)  # also what an earlier end left of it
         study.tell(trial, row["mAP"])
         best = max(best, row, key=lambda one: float(one.get("mAP", -1.0)))
     history: tuple[Row, ...] = tuple(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from msinet.data.loading import PixelSource, train_batches
 from msinet.errors import TrainingDiverged
-from msinet.losses import identity_loss, triplet_loss
+from msinet.losses import alignment_loss, identity_loss, triplet_loss
 from msinet.models import Output
 from msinet.progress import bar
 from msinet.training.checkpoint import NAME, load_checkpoint, save_checkpoint
@@ -62,9 +62,12 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-    """The total loss and its parts: identity and triplet loss, each summed over the heads (SPEC A.4).
+    """The total loss and its parts: identity and triplet loss, each summed over the heads, and spatial alignment.
 
-    Pre-training has the identity loss alone.
+    SPEC A.4, A.6. Pre-training has the identity loss alone.
+
+    Raises:
+        UserError: alignment pam-self and a network without the module that it needs.
     """
     identity = torch.stack([identity_loss(one, labels, recipe.label_smoothing) for one in output.logits]).sum()
     if isinstance(recipe, Pretraining):
@@ -72,7 +75,15 @@ def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     triplet = torch.stack([
         triplet_loss(one, labels, recipe.margin, normalize=recipe.normalize_triplet) for one in output.embeddings
     ]).sum()  # fmt: skip
-    return {"loss": identity + triplet, "identity": identity, "triplet": triplet}
+    if recipe.alignment == "none":
+        return {"loss": identity + triplet, "identity": identity, "triplet": triplet}
+    alignment = alignment_loss(
+        output.feature_map, labels, recipe.alignment, activation=output.activation,
+        partner_grid=recipe.alignment_grid == "partner", self_pairs=recipe.alignment_self_pairs,
+        per_pair=recipe.alignment_per_pair,
+    )  # fmt: skip
+    total = identity + triplet + recipe.alignment_weight * alignment
+    return {"loss": total, "identity": identity, "triplet": triplet, "alignment": alignment}
 
 
 def train(

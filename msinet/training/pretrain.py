@@ -103,7 +103,7 @@ def _pretrain(
     out.unlink(missing_ok=True)
     result = train(
         network, FolderImages(data.root, data.train), data.train_labels, recipe, partial, seed=mixed,
-        identity=stable_hash(["pretrain", model, options, data.fingerprint, asdict(recipe), seed]), device=device,
+        identity=stable_hash(["pretrain", model, options, data.fingerprint, recipe.named(), seed]), device=device,
         resume=how.resume, workers=how.workers, evaluate=evaluate, evaluate_every=how.evaluate_every,
         on_step=on_step, title=f"{model} {data.name} seed {seed}", progress=how.progress,
     )  # fmt: skip

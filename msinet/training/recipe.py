@@ -1,14 +1,15 @@
 """How a network is trained: every number that can change the outcome (SPEC A.4, A.7, A.8)."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
 from msinet.data.sampler import epoch_batches, shuffled_batches
 from msinet.data.transforms import Augmentation, ResizedCrop
-from msinet.errors import UserError
+from msinet.errors import UserError, unknown_name
+from msinet.losses import Variant
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,24 @@ class Recipe:
     """compare unit vectors in the triplet loss, as the released code does"""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """flip, pad and crop, jitter, erase"""
+    alignment: Variant = "none"
+    """spatial alignment: none, self-pos, self-neg, unified, separated or pam-self (which needs a network with pam)"""
+    alignment_weight: float = 2.0
+    """lambda_sa"""
+    alignment_grid: Literal["anchor", "partner"] = "anchor"
+    """whose positions are compared; partner is what the released code does"""
+    alignment_self_pairs: bool = True
+    """whether an image is its own partner, as in the released code"""
+    alignment_per_pair: bool = True
+    """negatives: mean over pairs, as in the released code; False: their sum over the number of negatives (Eq. 8)"""
 
     def __post_init__(self) -> None:
+        if self.alignment not in get_args(Variant):
+            raise unknown_name("variant of spatial alignment", self.alignment, get_args(Variant))
+        if self.alignment_grid not in ("anchor", "partner"):
+            raise unknown_name("alignment_grid", self.alignment_grid, ("anchor", "partner"))
+        if not (self.alignment_weight >= 0 and math.isfinite(self.alignment_weight)):
+            raise UserError(f"recipe: alignment_weight must be at least 0, got {self.alignment_weight}")
         # 16 pixels are one place of the final map; one identity in a batch would have no negatives.
         least = {"height": 16, "width": 16, "identities": 2, "images": 1, "epochs": 0, "warmup": 0}
         for name, bound in least.items():
@@ -68,6 +85,16 @@ class Recipe:
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise UserError(f"recipe: {name} must lie in [0, 1], got {value}")
+
+    def named(self) -> dict[str, Any]:
+        """What names runs: every setting, nested, but for those that came later and are at their default.
+
+        So a run keeps its name when the code learns something that it does not use.
+        """
+        settings = asdict(self)
+        if self.alignment == "none":
+            settings = {name: value for name, value in settings.items() if not name.startswith("alignment")}
+        return settings
 
     def with_epochs(self, epochs: int) -> Self:
         """The same schedule stretched or shrunk to `epochs`: warm-up and milestones keep their share."""

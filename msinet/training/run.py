@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,8 @@ def run(
     mixed = derived_seed(source.name, model, seed)
     torch.manual_seed(mixed)
     network = build_model(model, source.num_classes, **options)
+    if recipe.alignment == "pam-self" and getattr(network, "pam", None) is None:
+        raise UserError(f"alignment pam-self needs a network with a position activation module: {model} with pam=True")
     if weights is not None:
         log(str(load_weights(network, weights)))
     trains = recipe.epochs > 0 and any(p.requires_grad for p in network.parameters())
@@ -119,7 +121,7 @@ def run(
         return evaluate_model(network, target, test_pixels, device, progress=how.progress)
 
     identity = stable_hash([
-        model, dict(options), source.fingerprint, asdict(recipe), seed, file_hash(weights) if weights else None
+        model, dict(options), source.fingerprint, recipe.named(), seed, file_hash(weights) if weights else None
     ])  # fmt: skip
     log(f"{model} {dict(options)} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
     # A run that this one replaces stands until here, where the inputs are known to be good.
