@@ -72,6 +72,12 @@ def reproduce_table2(session: nox.Session) -> None:
 
 
 @nox.session
+def reproduce_table5(session: nox.Session) -> None:
+    """Table 5: variants of spatial alignment; options as for reproduce_table2."""
+    reproduce(session, "table5")
+
+
+@nox.session
 def reproduce_figure5a(session: nox.Session) -> None:
     """Figure 5a: search mechanism and overlap; options as for reproduce_table2."""
     reproduce(session, "figure5a")
@@ -81,6 +87,24 @@ def reproduce_figure5a(session: nox.Session) -> None:
 def reproduce_figure5b(session: nox.Session) -> None:
     """Figure 5b: single operations, random and searched architectures; options as for reproduce_table2."""
     reproduce(session, "figure5b")
+
+
+@nox.session
+def reproduce_figure5c(session: nox.Session) -> None:
+    """Figure 5c: fusion of the branches; options as for reproduce_table2."""
+    reproduce(session, "figure5c")
+
+
+@nox.session
+def reproduce_figure5d(session: nox.Session) -> None:
+    """Figure 5d: scale ratio; options as for reproduce_table2."""
+    reproduce(session, "figure5d")
+
+
+@nox.session
+def reproduce_figure5e(session: nox.Session) -> None:
+    """Figure 5e: weight of spatial alignment; options as for reproduce_table2."""
+    reproduce(session, "figure5e")
 
 
 @nox.session

@@ -10,8 +10,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ablations.alignment import ALIGNMENT_READINGS, FIGURE5E, TABLE5
 from ablations.calibration import CALIBRATION
 from ablations.catalogue import MAIN_DATASETS, Catalogue, Request
+from ablations.cells import FIGURE5C, FIGURE5D
 from ablations.discrepancies import DISCREPANCY_STUDY
 from ablations.runner import execute, make_plan, write_status
 from ablations.searches import FIGURE5A, FIGURE5B, TABLE1
@@ -27,7 +29,20 @@ from msinet.training.run import How
 SHOW_SECONDS = 240.0
 CATALOGUES = {
     catalogue.name: catalogue
-    for catalogue in (TABLE1, TABLE2, FIGURE5A, FIGURE5B, CALIBRATION, DISCREPANCY_STUDY, SWEEP)
+    for catalogue in (
+        TABLE1,
+        TABLE2,
+        TABLE5,
+        FIGURE5A,
+        FIGURE5B,
+        FIGURE5C,
+        FIGURE5D,
+        FIGURE5E,
+        CALIBRATION,
+        DISCREPANCY_STUDY,
+        ALIGNMENT_READINGS,
+        SWEEP,
+    )
 }
 
 

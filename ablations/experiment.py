@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from msinet.losses import Variant
 from msinet.search import SearchRecipe
 from msinet.training.recipe import Recipe
 from msinet.training.run import stable_hash
@@ -43,6 +44,19 @@ class Experiment:
         """Whether it is tested on a set other than the one it was trained on."""
         return self.source != self.target
 
+    def aligned(self, variant: Variant, **changes: Any) -> "Experiment":
+        """The same with spatial alignment; the network gets the module that pam-self needs.
+
+        Args:
+            variant: of the alignment; none is the experiment itself.
+            changes: to the recipe's other settings of the alignment.
+        """
+        if variant == "none":
+            return self
+        options = (("pam", True),) if variant == "pam-self" else ()
+        recipe = replace(self.recipe, alignment=variant, **changes)
+        return replace(self, recipe=recipe, options=tuple(sorted((*self.options, *options))))
+
     def as_dict(self) -> dict[str, Any]:
         """Nested dictionary for JSON."""
         return {name: value for name, value in asdict(self).items() if name != "genotype_from"} | {
@@ -70,6 +84,8 @@ class Experiment:
         options = "".join(f" {name}={value}" for name, value in self.options)
         if isinstance(self.recipe, SearchRecipe):
             return f"search {self.recipe.label}{options} {self.source} seed {self.seed}"
+        if self.recipe.alignment != "none":
+            options += f" {self.recipe.alignment} x{self.recipe.alignment_weight:g}"
         if self.genotype_from is not None:
             options += f" of {self.genotype_from}"
         where = self.source if not self.cross_domain else f"{self.source}->{self.target}"

@@ -45,6 +45,15 @@ def untrained(request: Request, model: str, target: str) -> Experiment:
     return replace(plain, recipe=Recipe(height=plain.recipe.height, width=plain.recipe.width, epochs=0))
 
 
+def groups(request: Request) -> list[tuple[str, Init]]:
+    """Groups of rows by initial weights: from scratch, and pre-trained where that is wanted."""
+    found: list[tuple[str, Init]] = [("from scratch", "scratch")]
+    if request.complete:
+        pretext = request.rendered and request.pretrained is None
+        found.append((PRETEXT_GROUP if pretext else "pre-trained", "pretrained"))
+    return found
+
+
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """In-domain and cross-domain cells of both groups, row by row, one per seed."""
     models = request.models or tuple(map(request.named, NETWORKS))
@@ -52,11 +61,7 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
         Cell("no training", "colour histogram", column, untrained(request, BASELINE, target))
         for column, _, target in tasks(request, datasets)
     ]
-    groups: list[tuple[str, Init]] = [("from scratch", "scratch")]
-    if request.complete:
-        pretext = request.rendered and request.pretrained is None
-        groups.append((PRETEXT_GROUP if pretext else "pre-trained", "pretrained"))
-    for group, init in groups:
+    for group, init in groups(request):
         for seed in range(request.seeds):
             for model in models:
                 for column, source, target in tasks(request, datasets):
@@ -64,6 +69,12 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
                         continue
                     experiment = request.experiment(model, source, target, seed, init)
                     found.append(Cell(group, row_label(model), column, experiment))
+            if init == "pretrained" and not request.models:
+                # The paper has it in this group alone.
+                model = request.named("msinet")
+                for column, source, target in tasks(request, datasets):
+                    experiment = request.experiment(model, source, target, seed, init).aligned("pam-self")
+                    found.append(Cell(group, row_label(model).replace("MSINet", "MSINet-SAM"), column, experiment))
     return found
 
 

@@ -314,23 +314,25 @@ def comparisons(
     a single seed there is no spread, and the line says so.
     """
     lines = []
-    for column, metrics in columns.items():
-        metric = "mAP" if "mAP" in metrics else metrics[0]
-        values: dict[str, pd.Series[float]] = {}
-        for row in rows:
-            if ids := list(row.places[column].run_ids):
-                values[row.label] = 100 * frame.loc[ids].groupby("seed")[metric].mean()
-        if baseline not in values:
-            continue
-        found = [(label, paired(theirs - values[baseline])) for label, theirs in values.items() if label != baseline]
-        adjusted = holm([difference.p for _, difference in found])
-        for (label, d), p in zip(found, adjusted, strict=True):
-            if d.count < 2:
-                spread = "; one seed, so no spread is known"
-            else:
-                verdict = "differs" if p < LEVEL else "within the noise"
-                spread = f" [{d.low:+.1f}, {d.high:+.1f}], p {p:.3f} over {d.count} seeds: {verdict}"
-            lines.append(f"{column} {metric}, {label} minus {baseline}: {d.mean:+.1f}{spread}.")
+    for group in dict.fromkeys(row.group for row in rows):
+        for column, metrics in columns.items():
+            metric = "mAP" if "mAP" in metrics else metrics[0]
+            values: dict[str, pd.Series[float]] = {}
+            for row in rows:
+                if row.group == group and (ids := list(row.places[column].run_ids)):
+                    values[row.label] = 100 * frame.loc[ids].groupby("seed")[metric].mean()
+            if baseline not in values:
+                continue
+            others = [label for label in values if label != baseline]
+            found = [paired(values[label] - values[baseline]) for label in others]
+            adjusted = holm([difference.p for difference in found])
+            for label, d, p in zip(others, found, adjusted, strict=True):
+                if d.count < 2:
+                    spread = "; one seed, so no spread is known"
+                else:
+                    verdict = "differs" if p < LEVEL else "within the noise"
+                    spread = f" [{d.low:+.1f}, {d.high:+.1f}], p {p:.3f} over {d.count} seeds: {verdict}"
+                lines.append(f"{group}, {column} {metric}, {label} minus {baseline}: {d.mean:+.1f}{spread}.")
     if any("seeds:" in line for line in lines):
         lines.append(
             "Brackets: 95 % confidence interval; p: paired t-test by seed, adjusted after Holm within a column."
