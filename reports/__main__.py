@@ -54,8 +54,9 @@ def draw_ablation(catalogue: Catalogue, request: Request, table: tables.Table, o
     name = file_name(catalogue.name, request)
     written = []
     data = row_data(table, Store(request.store).frame())
+    title = f"{table.title.replace(' (', chr(10) + '(')}, profile {request.profile}, {request.seeds} seed(s)"
     if len(data):
-        written += draw_rows(data, table.title.split(" (")[0], catalogue.baseline, folder / name)
+        written += draw_rows(data, title, catalogue.baseline, folder / name)
     if catalogue is SWEEP and summary_path(request).exists():
         written += draw_sweep(summary_path(request), folder / f"{name}-trials")
     return written

@@ -134,7 +134,7 @@ def draw_rows(data: pd.DataFrame, title: str, baseline: str, stem: Path) -> list
             axis.plot(means.reindex(rows), range(len(rows)), "|", ms=14, mew=2, color=COLOURS[1])
             if baseline in means:
                 axis.axvline(means[baseline], color="0.6", lw=1, ls="--", zorder=0)
-            axis.set(xlabel="mAP on the test set, %", ylabel="")
+            axis.set(xlabel="mAP, % (dot: a run, bar: their mean, dashed: baseline)", ylabel="")
             axis.set_title(column, loc="left")
             axis.grid(axis="y", color="0.92")
         figure.suptitle(title, x=0.01, ha="left")

@@ -15,8 +15,10 @@ PRINTS = {"msmt17": "aaa", "market1501": "bbb", "veri776": "ccc", "vehicleid": "
 #: For settings that take only some values.
 OTHERS = {
     "optimizer": "adam", "init": "pretrained", "steps_per_epoch": 7, "options": (("ratio", 2),),
-    "source": "veri776", "target": "vehicleid",
+    "source": "veri776", "target": "vehicleid", "alignment": "unified", "alignment_grid": "partner",
 }  # fmt: skip
+#: With spatial alignment, whose settings name a run only where there is some.
+ALIGNED = replace(EXPERIMENT, recipe=Recipe(alignment="separated"))
 
 
 def other(name: str, value: Any) -> Any:
@@ -33,19 +35,20 @@ def other(name: str, value: Any) -> Any:
 
 
 def changed(level: str, name: str) -> Experiment:
-    """The experiment with one setting replaced."""
-    recipe = EXPERIMENT.recipe
+    """The experiment with one setting replaced; of its alignment, in one that has it."""
+    base = ALIGNED if name.startswith("alignment") else EXPERIMENT
+    recipe = base.recipe
     if level == "experiment":
         return replace(EXPERIMENT, **{name: other(name, getattr(EXPERIMENT, name))})
     if level == "recipe":
-        return replace(EXPERIMENT, recipe=replace(recipe, **{name: other(name, getattr(recipe, name))}))
+        return replace(base, recipe=replace(recipe, **{name: other(name, getattr(recipe, name))}))
     augmentation = replace(recipe.augmentation, **{name: other(name, getattr(recipe.augmentation, name))})
     return replace(EXPERIMENT, recipe=replace(recipe, augmentation=augmentation))
 
 
 #: Every setting there is, so that a new one is tested without being listed.
 SETTINGS = [
-    *(("experiment", f.name) for f in fields(Experiment) if f.name not in ("profile", "recipe")),
+    *(("experiment", f.name) for f in fields(Experiment) if f.name not in ("profile", "recipe", "genotype_from")),
     *(("recipe", f.name) for f in fields(Recipe) if f.name != "augmentation"),
     *(("augmentation", f.name) for f in fields(Augmentation)),
 ]
@@ -54,8 +57,21 @@ SETTINGS = [
 @pytest.mark.parametrize(("level", "name"), SETTINGS)
 def test_every_setting_makes_another_run(level: str, name: str) -> None:
     experiment = changed(level, name)
-    assert experiment.key != EXPERIMENT.key
-    assert experiment.run_id(PRINTS, None) != EXPERIMENT.run_id(PRINTS, None)
+    base = ALIGNED if name.startswith("alignment") else EXPERIMENT
+    assert experiment.key != base.key
+    assert experiment.run_id(PRINTS, None) != base.run_id(PRINTS, None)
+
+
+def test_settings_of_an_alignment_that_is_none_name_no_run() -> None:
+    # They came later than the first results, which keep their names.
+    assert replace(EXPERIMENT, recipe=Recipe(alignment_weight=1.0, alignment_grid="partner")).key == EXPERIMENT.key
+
+
+def test_what_found_a_genotype_is_no_part_of_its_training() -> None:
+    search = replace(EXPERIMENT, model="supernet", options=())
+    pending = replace(EXPERIMENT, genotype_from=search)
+    assert pending.known("N" * 12) == replace(EXPERIMENT, options=(("genotype", "N" * 12), ("ratio", 3)))
+    assert pending != EXPERIMENT
 
 
 def test_no_two_of_these_changes_share_a_run() -> None:
