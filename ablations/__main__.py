@@ -1,5 +1,10 @@
 """Command line: python -m ablations list | run | sweep | status | show."""
 
+from msinet.environment import tune_allocator
+
+if __name__ == "__main__":
+    tune_allocator()
+
 import subprocess
 import sys
 import time
@@ -21,7 +26,6 @@ from ablations.store import Store
 from ablations.sweep import SWEEP, sweep
 from ablations.table2 import TABLE2
 from ablations.world import prepare
-from msinet.environment import tune_allocator
 from msinet.errors import UserError, unknown_name
 from msinet.training.run import How
 
@@ -194,5 +198,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    tune_allocator()
     sys.exit(main())

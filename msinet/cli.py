@@ -16,7 +16,7 @@ from msinet.data.check import check, recognised
 from msinet.data.folders import load_class_folders
 from msinet.data.sheets import show
 from msinet.data.world import SIZES, Size, read_world, render
-from msinet.environment import describe, pick_device, tune_allocator
+from msinet.environment import describe, pick_device
 from msinet.errors import UserError, WeightsError, unknown_name
 from msinet.io import atomic_path, exclusive, write_json
 from msinet.models import MODELS, build_model, load_weights
@@ -387,13 +387,3 @@ def run_command(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from what is there", file=sys.stderr)
         return 130
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    tune_allocator()
-    sys.exit(run_command())
-
-
-if __name__ == "__main__":
-    main()

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from msinet import __version__
 from msinet.errors import UserError
+
+if TYPE_CHECKING:  # what restarts the process for its allocator should not wait for torch
+    import torch
 
 #: glibc hands blocks above 32 MB back to the system at once, and the page faults of getting them again
 #: cost more than the arithmetic of a light network. These settings keep freed memory in the process.
@@ -58,8 +60,10 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe(device: torch.device) -> dict[str, str | int]:
+def describe(device: "torch.device") -> dict[str, str | int]:
     """One flat description of where something ran, for its record."""
+    import torch
+
     return {
         "code": code_version(),
         "python": platform.python_version(),
@@ -74,12 +78,14 @@ def describe(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str) -> "torch.device":
     """The device of that name; `auto` is the first GPU, else the CPU.
 
     Raises:
         UserError: the name is not a device, or this machine has no such device.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -262,7 +262,7 @@ def test_the_command_of_the_shell_stops_at_ctrl_c(data_root: Path, tmp_path: Pat
              "--recipe", "epochs=5000"]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "msinet.cli", *map(str, words)],
+        [sys.executable, "-W", "error", "-m", "msinet", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     try:
