@@ -13,7 +13,7 @@ from msinet.data.transforms import normalize
 from msinet.errors import UserError
 from msinet.models import MODELS, Output, build_model, split_name
 from msinet.models.heads import NECKS, pool_halves
-from msinet.models.interactions import CrossAttention, Exchange, Gate, NoInteraction
+from msinet.models.interactions import INTERACTIONS, CrossAttention, Exchange, Gate, NoInteraction
 from msinet.models.msinet import SEARCHED, MSICell
 from msinet.models.registry import register
 
@@ -281,7 +281,7 @@ def test_attention_survives_energies_beyond_half_precision() -> None:
 
 def twin_cell(fusion: str) -> MSICell:
     """A cell whose two branches have the same weights."""
-    cell = MSICell(16, 64, "GA", ratio=1, fusion=fusion).eval()
+    cell = MSICell(16, 64, [INTERACTIONS[letter] for letter in "GA"], ratio=1, fusion=fusion).eval()
     assert isinstance(cell.interaction2, CrossAttention)
     nn.init.constant_(cell.interaction2.gamma, 0.7)
     for part in ("entry", "half1", "half2", "fuse"):
@@ -303,10 +303,11 @@ def test_twin_branches_give_twin_maps_and_cancel_in_a_difference() -> None:
 
 def test_fusions_join_the_branches_as_named() -> None:
     x = torch.randn(2, 16, 8, 8)
-    state = MSICell(16, 64, "GE").state_dict()
+    makes = [INTERACTIONS[letter] for letter in "GE"]
+    state = MSICell(16, 64, makes).state_dict()
     joins = {"sum": torch.add, "minus": torch.sub, "mul": torch.mul}
     for fusion, join in joins.items():
-        cell = MSICell(16, 64, "GE", fusion=fusion).eval()
+        cell = MSICell(16, 64, makes, fusion=fusion).eval()
         cell.load_state_dict(state)
         maps: list[Tensor] = []
         for part in (cell.fuse_a, cell.fuse_b):
