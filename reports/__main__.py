@@ -56,7 +56,7 @@ def draw_ablation(catalogue: Catalogue, request: Request, table: tables.Table, o
     data = row_data(table, Store(request.store).frame())
     title = f"{table.title.replace(' (', chr(10) + '(')}, profile {request.profile}, {request.seeds} seed(s)"
     if len(data):
-        written += draw_rows(data, title, catalogue.baseline, folder / name)
+        written += draw_rows(data, title, catalogue.baseline, folder / f"{name}-rows")
     if catalogue is SWEEP and summary_path(request).exists():
         written += draw_sweep(summary_path(request), folder / f"{name}-trials")
     return written

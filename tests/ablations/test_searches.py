@@ -144,11 +144,11 @@ def test_the_difference_is_that_of_the_records(store: Path, capsys: pytest.Captu
 
 def test_its_figure_shows_every_run(store: Path) -> None:
     main(["show", "table1", "--profile", "smoke", "--seeds", "2", "--store", str(store)])
-    data = pd.read_csv(store / "figures" / "table1-smoke.csv")
+    data = pd.read_csv(store / "figures" / "table1-smoke-rows.csv")
     assert len(data) == 4
     frame = Store(store).frame()
     assert data.set_index("run_id")["mAP"].to_dict() == pytest.approx((100 * frame["mAP"].dropna()).to_dict(), rel=1e-3)
-    assert (store / "figures" / "table1-smoke.png").read_bytes().startswith(b"\x89PNG")
+    assert (store / "figures" / "table1-smoke-rows.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_runs_twice(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,7 +253,7 @@ def test_the_best_genotype_meets_the_test_set_at_the_end(swept: Path, capsys: py
     shown = capsys.readouterr().out
     assert "best of the sweep, overlap" in shown
     assert "not run" not in shown
-    for name in ("sweep_overlap-smoke", "sweep_overlap-smoke-trials"):
+    for name in ("sweep_overlap-smoke-rows", "sweep_overlap-smoke-trials"):
         assert (swept / "figures" / f"{name}.png").stat().st_size > 5000
 
 
