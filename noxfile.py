@@ -53,58 +53,32 @@ def calibrate(session: nox.Session) -> None:
     session.run("python", "-m", "reports", "factors", "calibration", *session.posargs)
 
 
-def reproduce(session: nox.Session, name: str) -> None:
-    """Run a catalogue of `ablations`."""
-    install(session)
-    session.run("python", "-m", "ablations", "run", name, *session.posargs, interrupt_timeout=PATIENCE)
+#: Catalogues of `ablations` that have a session of their own.
+REPRODUCED = {
+    "table1": "search an architecture and train it beside the paper's",
+    "table2": "four networks; `-- --data-root DIR --profile mini --seeds 2` and the like go to `ablations run`",
+    "table5": "variants of spatial alignment",
+    "figure5a": "search mechanism and overlap",
+    "figure5b": "single operations, random and searched architectures",
+    "figure5c": "fusion of the branches",
+    "figure5d": "scale ratio",
+    "figure5e": "weight of spatial alignment",
+}
 
 
-@nox.session
-def reproduce_table1(session: nox.Session) -> None:
-    """Table 1: search an architecture and train it beside the paper's; options as for reproduce_table2."""
-    reproduce(session, "table1")
+def reproduce(name: str, what: str) -> None:
+    """Register the session that runs a catalogue."""
+
+    def run(session: nox.Session) -> None:
+        install(session)
+        session.run("python", "-m", "ablations", "run", name, *session.posargs, interrupt_timeout=PATIENCE)
+
+    run.__doc__ = f"{name.capitalize()}: {what}."
+    nox.session(run, name=f"reproduce_{name}")
 
 
-@nox.session
-def reproduce_table2(session: nox.Session) -> None:
-    """Table 2; `-- --data-root DIR --profile mini --seeds 2` and the like go to `ablations run`."""
-    reproduce(session, "table2")
-
-
-@nox.session
-def reproduce_table5(session: nox.Session) -> None:
-    """Table 5: variants of spatial alignment; options as for reproduce_table2."""
-    reproduce(session, "table5")
-
-
-@nox.session
-def reproduce_figure5a(session: nox.Session) -> None:
-    """Figure 5a: search mechanism and overlap; options as for reproduce_table2."""
-    reproduce(session, "figure5a")
-
-
-@nox.session
-def reproduce_figure5b(session: nox.Session) -> None:
-    """Figure 5b: single operations, random and searched architectures; options as for reproduce_table2."""
-    reproduce(session, "figure5b")
-
-
-@nox.session
-def reproduce_figure5c(session: nox.Session) -> None:
-    """Figure 5c: fusion of the branches; options as for reproduce_table2."""
-    reproduce(session, "figure5c")
-
-
-@nox.session
-def reproduce_figure5d(session: nox.Session) -> None:
-    """Figure 5d: scale ratio; options as for reproduce_table2."""
-    reproduce(session, "figure5d")
-
-
-@nox.session
-def reproduce_figure5e(session: nox.Session) -> None:
-    """Figure 5e: weight of spatial alignment; options as for reproduce_table2."""
-    reproduce(session, "figure5e")
+for name, what in REPRODUCED.items():
+    reproduce(name, what)
 
 
 @nox.session

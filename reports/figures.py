@@ -112,21 +112,23 @@ def row_data(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
 def draw_rows(data: pd.DataFrame, title: str, baseline: str, stem: Path) -> list[Path]:
     """mAP of every row of an ablation, a dot per run and a bar at their mean, with the baseline row's mean as a line.
 
+    There is a panel for each group and column.
+
     Args:
         data: of `row_data`, not empty.
         title: of the figure.
         baseline: the row that the others are compared with.
         stem: path without suffix for the .png, .svg and .csv.
     """
-    columns = list(dict.fromkeys(data["column"]))
     rows = list(dict.fromkeys(data["row"]))
+    panels = list(data.groupby(["group", "column"], sort=False))  # runs of different initial weights share no mean
+    several = data["group"].nunique() > 1
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, len(columns), figsize=(2.6 + 3.2 * len(columns), 1.2 + 0.3 * len(rows)), squeeze=False, sharey=True,
+            1, len(panels), figsize=(2.6 + 3.2 * len(panels), 1.6 + 0.3 * len(rows)), squeeze=False, sharey=True,
             layout="constrained",
         )  # fmt: skip
-        for axis, column in zip(axes[0], columns, strict=True):
-            part = data[data["column"] == column]
+        for axis, ((group, column), part) in zip(axes[0], panels, strict=True):
             means = part.groupby("row", sort=False)["mAP"].mean()
             sns.stripplot(
                 part, x="mAP", y="row", order=rows, color=COLOURS[0], size=5, jitter=False, alpha=0.6, ax=axis
@@ -134,9 +136,10 @@ def draw_rows(data: pd.DataFrame, title: str, baseline: str, stem: Path) -> list
             axis.plot(means.reindex(rows), range(len(rows)), "|", ms=14, mew=2, color=COLOURS[1])
             if baseline in means:
                 axis.axvline(means[baseline], color="0.6", lw=1, ls="--", zorder=0)
-            axis.set(xlabel="mAP, % (dot: a run, bar: their mean, dashed: baseline)", ylabel="")
-            axis.set_title(column, loc="left")
+            axis.set(xlabel="mAP, %", ylabel="", ylim=(len(rows) - 0.4, -0.6))
+            axis.set_title(f"{column}, {group}" if several else column, loc="left", fontsize=8 if several else None)
             axis.grid(axis="y", color="0.92")
+        figure.supxlabel("dot: a run; bar: the mean of a row; dashed: the baseline", fontsize=7, color="0.35")
         figure.suptitle(title, x=0.01, ha="left")
         return _write(figure, data, stem)
 
@@ -160,13 +163,12 @@ def draw_sweep(outcome: Path, stem: Path) -> list[Path]:
     panels = len(summary["vary"]) + bool(importances)
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(1, panels, figsize=(1 + 3.2 * panels, 3), squeeze=False, layout="constrained")
-        best = trials[trials["state"] == "complete"].sort_values("mAP").iloc[-1]
         for axis, name in zip(axes[0], summary["vary"], strict=False):
             for state, colour in (("complete", COLOURS[0]), ("pruned", COLOURS[4])):
                 part = trials[trials["state"] == state]
                 if len(part):
                     sns.scatterplot(part, x=name, y="mAP", color=colour, s=36, label=state, ax=axis)
-            axis.plot(best[name], best["mAP"], "*", ms=14, color=COLOURS[1], label="best")
+            axis.plot(summary["best"][name], 100 * summary["best_mAP"], "*", ms=14, color=COLOURS[1], label="best")
             axis.set(xlabel=name.replace("_", " "), ylabel="mAP on held-out identities, %")
             axis.legend(frameon=False)
         if importances:

@@ -215,14 +215,16 @@ def _notes(request: Request, cells: Sequence[Cell], used: Sequence["pd.Series[An
     recipe = trained[0].recipe
     rates = " or ".join(f"{rate:g}" for rate in sorted({e.recipe.lr for e in trained}))
     rates += " by network" if " or " in rates else ""
+    erased = "" if recipe.augmentation.erase else ", no random erasing"
     notes = [
         f"Profile {request.profile}{' with ' + ' '.join(request.recipe) if request.recipe else ''}: "
         f"images {' and '.join(sizes)}, batches {recipe.identities}x{recipe.images}, "
-        f"{recipe.optimizer} lr {rates}, {_length(recipe)}."
+        f"{recipe.optimizer} lr {rates}, {_length(recipe)}{erased}."
     ]
     across = next((e.recipe for e in trained if e.cross_domain), None)
     if across is not None:
-        notes.append(f"Across data sets (A>B): {_length(across)}, colour jitter instead of random erasing.")
+        jitter = "colour jitter" + ("" if erased else " instead of random erasing")
+        notes.append(f"Across data sets (A>B): {_length(across)}, {jitter}.")
     spread = "mean ± sample standard deviation" if request.seeds > 1 else "so nothing is said about the spread"
     notes.append(f"{request.seeds} seed(s), {spread}. Last-epoch models, no selection on the test set.")
     data = sorted({f"{r['target']} ({r['target_layout']}, fingerprint {r['target_fingerprint']})" for r in used})

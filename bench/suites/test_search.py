@@ -1,6 +1,7 @@
 """A search iteration against the plain form: four separate operations, every gradient in both steps."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def plain_search(pixels: np.ndarray, labels: np.ndarray, recipe: Recipe) -> Call
 def test_three_iterations_of_a_search_at_batch_64(benchmark: BenchmarkFixture, form: str, tmp_path: Path) -> None:
     """Compare the rows: plain to ours is what sharing work is worth; the floor is the network without interactions."""
     recipe = search_recipe("mini", "msmt17")
-    recipe = type(recipe)(**{**vars(recipe), "epochs": 1, "steps_per_epoch": ITERATIONS, "memory_init": "zeros"})
+    recipe = replace(recipe, epochs=1, steps_per_epoch=ITERATIONS, memory_init="zeros")
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (IDENTITIES * IMAGES, recipe.height, recipe.width, 3), np.uint8)
     labels = np.repeat(np.arange(IDENTITIES), IMAGES)

@@ -27,12 +27,12 @@ class Output(NamedTuple):
 class ReIDNet(nn.Module):
     """A backbone and a head. In evaluation mode `net(images)` is (B, D), one feature row per image."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, channels: int, *, pam: bool = False) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, channels: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.channels = channels  # of the final map
-        self.pam = PositionActivation(channels) if pam else None  # for spatial alignment, in training alone
+        self.pam: PositionActivation | None = None  # for spatial alignment, in training alone
 
     def forward(self, images: Tensor) -> Tensor | Output:  # (B, 3, H, W)
         local_map, final_map = self.backbone(images)
@@ -164,6 +164,10 @@ def assemble(backbone: Backbone, neck: str, num_classes: int, *, pam: bool = Fal
         raise unknown_name("neck", neck, NECKS)
     assert isinstance(backbone, nn.Module)
     head = NECKS[neck](backbone.local_channels, backbone.channels, num_classes)
-    network = ReIDNet(backbone, head, backbone.channels, pam=pam)
+    network = ReIDNet(backbone, head, backbone.channels)
     init_weights(network)
+    if pam:
+        with torch.random.fork_rng(devices=[]):  # everything else starts as it would without
+            network.pam = PositionActivation(backbone.channels)
+            init_weights(network.pam)
     return network

@@ -172,6 +172,17 @@ def test_any_network_with_a_map_can_be_aligned(name: str) -> None:
     assert network.eval()(torch.randn(2, 3, 32, 16)).ndim == 2
 
 
+@pytest.mark.parametrize("name", ["msinet_x0_25", "resnet18_x0_25"])
+def test_the_rest_of_a_network_starts_as_it_would_without(name: str) -> None:
+    states = []
+    for pam in (False, True):
+        torch.manual_seed(0)
+        states.append(build_model(name, 3, pam=pam).state_dict())
+    added = {f"pam.{part}.{kind}" for part in ("query", "key") for kind in ("weight", "bias")}
+    assert states[1].keys() - states[0].keys() == added
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
 def test_a_recipe_without_alignment_keeps_its_name() -> None:
     assert not [name for name in Recipe().named() if name.startswith("alignment")]
     assert Recipe(alignment="unified").named()["alignment_weight"] == 2.0

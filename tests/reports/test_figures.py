@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+from matplotlib.figure import Figure
 
 from ablations.catalogue import Request
 from ablations.store import Store
@@ -13,7 +15,7 @@ from ablations.table2 import TABLE2
 from msinet.errors import UserError
 from msinet.training.run import write_csv
 from reports.__main__ import main
-from reports.figures import curve_data, draw_curves
+from reports.figures import curve_data, draw_curves, draw_rows
 
 
 @pytest.fixture
@@ -72,3 +74,20 @@ def test_runs_without_evaluations_have_no_curve(asked: Request) -> None:
     fill(asked, evaluated=False)
     with pytest.raises(UserError, match="--evaluate-every"):
         curve_data(Store(asked.store), TABLE2, asked)
+
+
+def test_a_row_of_two_groups_has_a_mean_in_each(tmp_path: Path) -> None:
+    # Averaged together, runs from scratch and pre-trained ones would show a level that neither has.
+    data = pd.DataFrame([
+        {"group": group, "row": row, "column": "VR", "seed": 0, "run_id": f"{group}{row}", "R1": level, "mAP": level}
+        for group, level in (("from scratch", 20.0), ("pre-trained", 60.0)) for row in ("none", "pam")
+    ])  # fmt: skip
+    drawn: list[Figure] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plt, "close", drawn.append)
+        draw_rows(data, "title", "none", tmp_path / "figure")
+    (figure,) = drawn
+    bars = [line.get_xdata().tolist() for axis in figure.axes for line in axis.lines if line.get_marker() == "|"]
+    assert bars == [[20.0, 20.0], [60.0, 60.0]]
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["VR, from scratch", "VR, pre-trained"]
+    plt.close(figure)
