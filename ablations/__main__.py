@@ -25,6 +25,7 @@ from ablations.searches import FIGURE5A, FIGURE5B, TABLE1
 from ablations.store import Store
 from ablations.sweep import SWEEP, sweep
 from ablations.table2 import TABLE2
+from ablations.table6 import TABLE6
 from ablations.world import prepare
 from msinet.errors import UserError, unknown_name
 from msinet.training.run import How
@@ -37,6 +38,7 @@ CATALOGUES = {
         TABLE1,
         TABLE2,
         TABLE5,
+        TABLE6,
         FIGURE5A,
         FIGURE5B,
         FIGURE5C,

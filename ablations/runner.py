@@ -144,10 +144,11 @@ def cost(experiment: Experiment, num_classes: int, weights: Path | None) -> Reco
     options = dict(experiment.options)
     if isinstance(experiment.recipe, SearchRecipe):
         options["mid"] = experiment.recipe.mid
-    model = build_model(experiment.model, num_classes, **options)
+    recipe = experiment.recipe
+    model = build_model(experiment.model, num_classes, image=(recipe.height, recipe.width), **options)
     if weights is not None:
         load_weights(model, weights)
-    counted = count(model, experiment.recipe.height, experiment.recipe.width)
+    counted = count(model, recipe.height, recipe.width)
     return {
         "parameters": counted.parameters,
         "parameters_without_classifier": counted.parameters_without_classifier,

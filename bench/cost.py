@@ -67,7 +67,7 @@ NOT_COUNTED = (
     "aten::div_", "aten::sqrt", "aten::reciprocal", "aten::round", "aten::mean", "aten::sum", "aten::amax",
     "aten::max_pool2d", "aten::avg_pool2d", "aten::adaptive_avg_pool2d", "aten::adaptive_max_pool2d",
     "aten::softmax", "aten::sigmoid", "aten::gelu", "aten::silu", "aten::silu_",
-    "aten::scatter_add_", "aten::view_as",
+    "aten::scatter_add_", "aten::view_as", "aten::unflatten",
 )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def count(model: nn.Module, height: int, width: int) -> Cost:
         CountError: fvcore and torch count different MACs; both are exact, so no tolerance is given.
     """
     image = example(model, height, width)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), attention_in_steps():
         by_operator, uncounted = traced_macs(model, image)
         executed = executed_macs(model, image)
         at_inference = parameters_in_use(model, image)
@@ -142,6 +142,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def attention_in_steps() -> Iterator[None]:
+    """torch's attention layers as the products that they consist of; the counters see nothing in the fused one."""
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
 
 
 def traced_macs(model: nn.Module, image: Tensor) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -246,7 +257,10 @@ def command(
         split_name(name)  # a wrong name fails now, not after the networks before it
     if min(height, width) < SMALLEST:
         raise UserError(f"images of {height}x{width} are too small; the networks need {SMALLEST}x{SMALLEST}")
-    costs = {name: count(build_model(name, num_classes), height, width) for name in dict.fromkeys([*names, REFERENCE])}
+    costs = {
+        name: count(build_model(name, num_classes, image=(height, width)), height, width)
+        for name in dict.fromkeys([*names, REFERENCE])
+    }
     table = frame(costs)
     table = table[table["model"].isin(names)]
     print(f"one image of {height}x{width}, {num_classes} identities; one MAC is one multiply-add")

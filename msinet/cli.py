@@ -346,11 +346,11 @@ def load_network(command: Evaluate, dataset: Dataset) -> tuple[nn.Module, int, i
             f"{command.weights} does not say which network it holds; pass --model, one of {', '.join(sorted(MODELS))}"
         )
     options = parse_settings(command.options) or json.loads(known.get("options", "{}"))
-    model = build_model(name, int(known.get("num_classes", 1)), **options)
-    print(load_weights(model, command.weights, partial=command.partial))
     default = recipe_for("paper", dataset.name, name)
     height = command.height or int(known.get("height", default.height))
     width = command.width or int(known.get("width", default.width))
+    model = build_model(name, int(known.get("num_classes", 1)), image=(height, width), **options)
+    print(load_weights(model, command.weights, partial=command.partial))
     return model, height, width
 
 

@@ -23,7 +23,9 @@ def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Ten
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
-def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float = 0.3, *, normalize: bool = True) -> Tensor:
+def triplet_loss(
+    embeddings: Tensor, labels: Tensor, margin: float | None = 0.3, *, normalize: bool = True
+) -> Tensor:  # fmt: skip
     """Batch-hard triplet loss (Eq. 6): the farthest positive against the nearest negative of each anchor.
 
     The anchor counts among its own positives, which is harmless: its distance is the smallest. An
@@ -32,7 +34,8 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float = 0.3, *, nor
     Args:
         embeddings: (B, D).
         labels: (B,).
-        margin: by how much a negative must be farther than a positive.
+        margin: by how much a negative must be farther than a positive; None: the soft margin of the transformers,
+            log(1 + exp(positive - negative)) (SPEC B.4).
         normalize: compare unit vectors, so that distances lie in [0, 2] (the released code does).
     """
     embeddings = embeddings.float()
@@ -44,7 +47,8 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float = 0.3, *, nor
     same = labels[:, None] == labels
     hardest_positive = distance.masked_fill(~same, 0.0).amax(1)  # (B,)
     hardest_negative = distance.masked_fill(same, torch.inf).amin(1)  # (B,)
-    return F.relu(hardest_positive - hardest_negative + margin).mean()
+    difference = hardest_positive - hardest_negative
+    return (F.softplus(difference) if margin is None else F.relu(difference + margin)).mean()
 
 
 Variant = Literal["none", "self-pos", "self-neg", "unified", "separated", "pam-self"]

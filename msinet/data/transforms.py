@@ -43,6 +43,15 @@ class ResizedCrop(Augmentation):
     """smallest share of the image's area in a random crop of aspect 3/4 to 4/3, which is then resized"""
 
 
+@dataclass(frozen=True)
+class NoiseErasing(Augmentation):
+    """Augmentation of transformers: an erased box is filled with noise, pixel by pixel.
+
+    Normal with mean and deviation 0.5 of [0, 1], which is what transformers are normalised with. A class of its own
+    because what `Augmentation` holds names the finished runs of other networks.
+    """
+
+
 def normalize(pixels: np.ndarray) -> Tensor:
     """(..., H, W, 3) uint8 pixels as a (..., 3, H, W) float32 tensor with ImageNet's mean and variance."""
     tensor = _tensor(pixels).movedim(-1, -3)  # (..., 3, H, W)
@@ -78,7 +87,7 @@ def augment(
         pixels = _jitter(pixels, rng)
     tensor = normalize(pixels)
     if rng.random() < recipe.erase:
-        _erase(tensor, rng)
+        _erase(tensor, rng, noise=isinstance(recipe, NoiseErasing))
     return tensor
 
 
@@ -126,7 +135,7 @@ def _jitter(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return tensor.movedim(0, -1).numpy()
 
 
-def _erase(tensor: Tensor, rng: np.random.Generator) -> None:
+def _erase(tensor: Tensor, rng: np.random.Generator, *, noise: bool) -> None:
     """Random erasing in place: 2-40 % of the area, aspect 0.3-3.33, at most 100 tries for a box that fits."""
     _, height, width = tensor.shape
     for _ in range(100):
@@ -135,5 +144,8 @@ def _erase(tensor: Tensor, rng: np.random.Generator) -> None:
         h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
         if h < height and w < width:
             top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-            tensor[:, top : top + h, left : left + w] = ERASE_FILL
+            fill = ERASE_FILL
+            if noise:
+                fill = (0.5 + 0.5 * torch.from_numpy(rng.standard_normal((3, h, w), np.float32)) - MEAN) / STD
+            tensor[:, top : top + h, left : left + w] = fill
             return

@@ -142,8 +142,23 @@ class FCHead(nn.Module):
         return Output((self.classifier(v),), (v,), final_map)
 
 
+class TokenNeck(nn.Module):
+    """A transformer's neck: the class token, which stands as its local map, before the batch norm at test."""
+
+    def __init__(self, local_channels: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.bn = frozen_bias_bn(local_channels)
+        self.classifier = nn.Linear(local_channels, num_classes, bias=False)
+
+    def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
+        v = pool(local_map)  # (B, C); the token as it is
+        if not self.training:
+            return v
+        return Output((self.classifier(self.bn(v)),), (v,), final_map)
+
+
 NECKS: dict[str, Callable[[int, int, int], nn.Module]] = {
-    "fbl": FBLNeck, "cdnet": CDNetNeck, "bn": BNNeck, "fc": FCHead,
+    "fbl": FBLNeck, "cdnet": CDNetNeck, "bn": BNNeck, "fc": FCHead, "token": TokenNeck,
 }  # fmt: skip
 
 

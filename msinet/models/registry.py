@@ -38,12 +38,15 @@ def split_name(name: str) -> tuple[str, float]:
     return family, width
 
 
-def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
+def build_model(
+    name: str, num_classes: int, *, image: tuple[int, int] = (256, 128), **options: Any
+) -> nn.Module:  # fmt: skip
     """A network by name, with fresh weights from torch's global random state.
 
     Args:
         name: one of the registered names, optionally with a width: `msinet`, `osnet_x0_25`.
         num_classes: identities the classifiers tell apart in training, at least 1.
+        image: (height, width) of the images; only transformers are built for one size.
         options: what the family's builder takes, for example `genotype="GGEGAGGNGAEA"`.
 
     Raises:
@@ -51,10 +54,12 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """
     family, width = split_name(name)
     builder = MODELS[family]
-    allowed = set(inspect.signature(builder).parameters) - {"num_classes", "width"}
+    allowed = set(inspect.signature(builder).parameters) - {"num_classes", "width", "image"}
     for option in options:
         if option not in allowed:
             raise unknown_name(f"option of {family}", option, allowed)
     if num_classes < 1:
         raise UserError(f"{name} needs at least one training identity, got {num_classes}")
+    if "image" in inspect.signature(builder).parameters:
+        options["image"] = image
     return builder(num_classes, width=width, **options)

@@ -5,6 +5,7 @@ translated into ours, and everything is compared before the first weight of the 
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,13 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msinet.errors import WeightsError
 from msinet.io import StrPath, atomic_path
 from msinet.models.interactions import CrossAttention, Exchange, Gate, NoInteraction
+from msinet.models.transformer import VisionTransformer
 
 State = dict[str, Tensor]
 
@@ -95,12 +98,38 @@ OSNET = (
 
 RESNET = ((r"^(conv1|bn1|layer\d)\.", r"backbone.\1."),)
 
+TIMM = (
+    (r"^cls_token$", "backbone.class_token"),
+    (r"^pos_embed$", "backbone.pos_embedding"),
+    (r"^patch_embed\.proj\.", "backbone.conv_proj."),
+    (r"^norm\.", "backbone.ln."),
+    (r"^blocks\.", "backbone.layers."),
+    (r"\.norm([12])\.", r".ln_\1."),
+    (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
+    (r"\.attn\.proj\.", ".self_attention.out_proj."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.3."),
+)
+
+TORCHVISION_VIT = (
+    (r"^(class_token$|conv_proj\.)", r"backbone.\1"),
+    (r"^encoder\.layers\.encoder_layer_", "backbone.layers."),
+    (r"^encoder\.(pos_embedding$|ln\.)", r"backbone.\1"),
+    (r"\.mlp\.linear_1\.", ".mlp.0."),
+    (r"\.mlp\.linear_2\.", ".mlp.3."),
+)
+
 LAYOUTS = (
     Layout("our own", r"backbone\."),
     # The position activation module of SAM shapes training only.
     Layout("released MSINet", r"cells\.0\.conv1a\.", MSINET, extra=r"align_module\."),
     Layout("torchreid OSNet", r"conv2\.0\.conv2a\.", OSNET),
     # Its fc tells ImageNet classes apart, straight from the pooled map: no neck of ours has that place.
+    # Both have heads for ImageNet's classes; the second token of distilled ones (DeiT) goes with its head.
+    Layout("timm ViT", r"blocks\.0\.attn\.", TIMM, extra=r"(head|head_dist|pre_logits)\.|dist_token$", lacks=r"head\."),
+    Layout(
+        "torchvision ViT", r"encoder\.layers\.encoder_layer_0\.", TORCHVISION_VIT, extra=r"heads\.", lacks=r"head\."
+    ),
     Layout("torchvision ResNet", r"layer1\.0\.conv1\.", RESNET, extra=r"fc\.", lacks=r"head\."),
 )
 UNRECOGNISED = Layout("unrecognised", "")
@@ -111,7 +140,10 @@ FAMILIES = {
     "OSNet": r"backbone\.stage1\.0\.streams\.",
     "CDNet": r"backbone\.stage1\.0\.0\.branch1\.",
     "ResNet": r"backbone\.layer1\.",
+    "vision transformer": r"backbone\.layers\.0\.",
 }
+
+POSITIONS = "backbone.pos_embedding"
 
 #: Rows of identities or classes: of no use on another data set.
 CLASSIFIER = re.compile(r"(.*\.)?(local_)?classifier\.(weight|bias)")
@@ -168,7 +200,8 @@ class LoadReport:
 def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> LoadReport:
     """Load a weights file into `model`, all or nothing.
 
-    The layout (ours, released MSINet, torchreid OSNet, torchvision ResNet) is recognised from the keys;
+    The layout (ours, released MSINet, torchreid OSNet, timm or torchvision ViT, torchvision ResNet) is recognised
+    from the keys; a transformer's position embedding is resized to the network's image size;
     a wrapping `state_dict` or `model` entry and the prefix `module.` are taken off. Classifiers of another
     number of classes, the alignment module of SAM and torchvision's missing neck are no errors: the report
     names them.
@@ -187,6 +220,8 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
     layout = next((one for one in LAYOUTS if any(re.match(one.marker, key) for key in raw)), UNRECOGNISED)
     state = {_translate(key, layout.rules): tensor for key, tensor in raw.items()}
     own: State = model.state_dict()
+    if {POSITIONS} <= state.keys() & own.keys():
+        state[POSITIONS] = _fit_positions(path, state[POSITIONS], 2 if "dist_token" in raw else 1, model, metadata)
 
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     report = LoadReport(
@@ -373,6 +408,32 @@ def _differing(letters: Mapping[str, str], state: State, metadata: Mapping[str, 
         if letter not in of_file:
             differing.append(f"{name.removeprefix('backbone.')} is {of_file} in the file and {letter} here")
     return [f"{len(differing)} interactions differ ({_some(differing)})"] if differing else []
+
+
+def _fit_positions(
+    path: Path, embedding: Tensor, tokens: int, model: nn.Module, metadata: Mapping[str, str]
+) -> Tensor:  # fmt: skip
+    """A position embedding (1, tokens + N, D) on the network's grid, bilinearly resized: (1, 1 + N', D).
+
+    The first `tokens` rows are of the class token and, in distilled weights, of a second one, which is left out.
+    """
+    backbone = model.get_submodule("backbone")
+    assert isinstance(backbone, VisionTransformer)
+    grid = backbone.grid
+    count, channels = embedding.shape[1] - tokens, embedding.shape[2]
+    was = math.isqrt(count), math.isqrt(count)
+    if "height" in metadata:  # noted by us; what others publish is for square images
+        was = int(metadata["height"]) // backbone.patch, int(metadata["width"]) // backbone.patch
+    if count == grid[0] * grid[1] and (was == grid or was[0] * was[1] != count):
+        return torch.cat([embedding[:, :1], embedding[:, tokens:]], 1)
+    if was[0] * was[1] != count:
+        raise WeightsError(
+            f"{path}: {count} position embeddings are of no square image, so they cannot be resized to "
+            f"{grid[0]}x{grid[1]} patches; train from weights of square images, or at their image size"
+        )
+    places = embedding[:, tokens:].reshape(1, *was, channels).movedim(3, 1)  # (1, D, h, w)
+    resized = F.interpolate(places.float(), size=grid, mode="bilinear", align_corners=False)  # (1, D, h', w')
+    return torch.cat([embedding[:, :1], resized.to(embedding.dtype).flatten(2).transpose(1, 2)], 1)
 
 
 def _size(tensor: Tensor) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from msinet.losses import alignment_loss, identity_loss, triplet_loss
 from msinet.models import Output
 from msinet.progress import bar
 from msinet.training.checkpoint import NAME, load_checkpoint, save_checkpoint
-from msinet.training.recipe import Pretraining, Recipe
+from msinet.training.recipe import Pretraining, Recipe, TransformerRecipe
 
 Row = dict[str, float]
 #: Seconds between checkpoints: what an unexpected end can cost at most.
@@ -54,8 +55,13 @@ class Result:
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 or Adam; weight decay on every trained parameter."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """SGD with momentum 0.9 or Adam; weight decay on every trained parameter, biases faster where the recipe says."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters: Any = list(trained.values())
+    if isinstance(recipe, TransformerRecipe):
+        biases = [p for name, p in trained.items() if name.endswith("bias")]
+        others = [p for name, p in trained.items() if not name.endswith("bias")]
+        parameters = [{"params": others, "times": 1.0}, {"params": biases, "times": recipe.bias_lr}]
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(parameters, recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, fused=True)
@@ -72,8 +78,9 @@ def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     identity = torch.stack([identity_loss(one, labels, recipe.label_smoothing) for one in output.logits]).sum()
     if isinstance(recipe, Pretraining):
         return {"loss": identity, "identity": identity}
+    margin = None if isinstance(recipe, TransformerRecipe) and recipe.soft_margin else recipe.margin
     triplet = torch.stack([
-        triplet_loss(one, labels, recipe.margin, normalize=recipe.normalize_triplet) for one in output.embeddings
+        triplet_loss(one, labels, margin, normalize=recipe.normalize_triplet) for one in output.embeddings
     ]).sum()  # fmt: skip
     if recipe.alignment == "none":
         return {"loss": identity + triplet, "identity": identity, "triplet": triplet}
@@ -185,9 +192,9 @@ def next_batch(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """The same for all parameters."""
+    """For all parameters, times what their group says."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("times", 1.0)
 
 
 def drive(

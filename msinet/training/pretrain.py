@@ -77,7 +77,7 @@ def _pretrain(
     torch.backends.cudnn.benchmark = False
     mixed = derived_seed(data.fingerprint, model, seed)  # not by name: the folder may be called anything
     torch.manual_seed(mixed)
-    network = build_model(model, len(data.classes), **options)
+    network = build_model(model, len(data.classes), image=(recipe.height, recipe.width), **options)
     if not any(p.requires_grad for p in network.parameters()):
         raise UserError(f"{model} learns nothing, so there is nothing to pre-train; evaluate it as it is")
     recipe.batches(data.train_labels, seed=mixed, epoch=0)  # refuses too small a set before anything is read

@@ -6,10 +6,10 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from msinet.data.layouts import HELD_OUT
-from msinet.data.transforms import Augmentation, ResizedCrop
+from msinet.data.transforms import Augmentation, NoiseErasing, ResizedCrop
 from msinet.errors import UserError, unknown_name
 from msinet.models import split_name
-from msinet.training.recipe import Pretraining, Recipe
+from msinet.training.recipe import Pretraining, Recipe, TransformerRecipe
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
@@ -30,6 +30,8 @@ PROFILES: dict[str, Recipe] = {
     "paper": Recipe(),
 }  # fmt: skip
 
+#: Networks with the recipe of `TRANSFORMERS`.
+TRANSFORMER_FAMILIES = ("vit_base", "deit_base", "deit_small")
 #: Data sets of vehicles are square; those of persons twice as high as wide.
 VEHICLES = ("veri776", "vehicleid", "vehicleid_1600", "vehicleid_800")
 
@@ -49,6 +51,30 @@ VEHICLE_SIDE = {"mini": 48}
 MINI_LR = {"resnet50": 1e-3, "cdnet": 2e-3}
 
 
+#: Transformers have a recipe of their own. In mini they get the optimiser of the others, and no erasing either.
+TRANSFORMERS: dict[str, TransformerRecipe] = {
+    "smoke": TransformerRecipe(
+        height=32, width=16, identities=4, images=2, epochs=2, steps_per_epoch=3, optimizer="adam", lr=1e-3,
+        warmup=1, augmentation=NoiseErasing(pad=1),
+    ),
+    "mini": TransformerRecipe(
+        height=64, width=32, epochs=16, steps_per_epoch=10, optimizer="adam", lr=5e-4, warmup=4,
+        augmentation=NoiseErasing(pad=2, erase=0.0),
+    ),
+    "full": TransformerRecipe().with_epochs(60),
+    "paper": TransformerRecipe(),
+}  # fmt: skip
+
+
+def transformer_recipe(profile: str, source: str, family: str) -> TransformerRecipe:
+    """How a profile trains a transformer: DeiT erases more often and has learning rates of its own (SPEC B.4)."""
+    recipe = TRANSFORMERS[profile]
+    if family == "vit_base" or profile not in ("full", "paper"):
+        return recipe
+    fast = family == "deit_base" and source.removesuffix(HELD_OUT) in VEHICLES
+    return replace(recipe, lr=0.01 if fast else 0.005, augmentation=replace(recipe.augmentation, erase=0.8))
+
+
 def recipe_for(profile: str, source: str, model: str = "", *, cross_domain: bool = False) -> Recipe:
     """How a profile trains a network on a data set.
 
@@ -64,8 +90,11 @@ def recipe_for(profile: str, source: str, model: str = "", *, cross_domain: bool
     if profile not in PROFILES:
         raise unknown_name("profile", profile, PROFILES)
     recipe = PROFILES[profile]
-    if profile == "mini":
-        recipe = replace(recipe, lr=MINI_LR.get(split_name(model)[0] if model else "", recipe.lr))
+    family = split_name(model)[0] if model else ""
+    if family in TRANSFORMER_FAMILIES:
+        recipe = transformer_recipe(profile, source, family)
+    elif profile == "mini":
+        recipe = replace(recipe, lr=MINI_LR.get(family, recipe.lr))
     recipe = fit_size(recipe, profile, source)
     if cross_domain:
         epochs = max(1, round(recipe.epochs * 250 / 350))

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 from msinet.data.sampler import epoch_batches, shuffled_batches
-from msinet.data.transforms import Augmentation, ResizedCrop
+from msinet.data.transforms import Augmentation, NoiseErasing, ResizedCrop
 from msinet.errors import UserError, unknown_name
 from msinet.losses import Variant
 
@@ -125,6 +125,51 @@ class Recipe:
         warm = 0.01 * (1 - share) + share
         decay = 0.1 ** sum(epoch >= m for m in self.milestones)
         return float(self.lr * warm * decay)
+
+
+@dataclass(frozen=True)
+class TransformerRecipe(Recipe):
+    """How transformers are trained: TransReID's baseline (SPEC B.4), whose defaults are those of ViT-B.
+
+    Cosine in place of milestones. What TransReID does besides and is left out here: half precision, and bicubic
+    resizing of training images (bilinear, as at test).
+    """
+
+    epochs: int = 120
+    """epochs of training"""
+    lr: float = 0.008
+    """learning rate after warm-up"""
+    weight_decay: float = 1e-4
+    """on every parameter, batch norms and biases included"""
+    warmup: int = 5
+    """epochs of linear warm-up from a hundredth of the learning rate"""
+    milestones: tuple[int, ...] = ()
+    """epochs at which the learning rate falls to a tenth, besides the cosine"""
+    label_smoothing: float = 0.0
+    """epsilon of the identity loss"""
+    normalize_triplet: bool = False
+    """compare unit vectors in the triplet loss"""
+    augmentation: NoiseErasing = field(default_factory=NoiseErasing)
+    """flip, pad and crop, jitter, erase"""
+    soft_margin: bool = True
+    """log(1 + exp(positive - negative)) in place of the margin"""
+    bias_lr: float = 2.0
+    """learning rate of biases, as a multiple"""
+    last_lr: float = 0.002
+    """what the cosine comes down to, as a share of the learning rate"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (("bias_lr", self.bias_lr), ("last_lr", self.last_lr)):
+            if not (value >= 0 and math.isfinite(value)):
+                raise UserError(f"recipe: {name} must be at least 0, got {value}")
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0: after the warm-up a cosine over all epochs."""
+        if epoch < self.warmup:
+            return super().learning_rate(epoch)
+        cosine = 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+        return super().learning_rate(epoch) * (self.last_lr + (1 - self.last_lr) * cosine)
 
 
 @dataclass(frozen=True)

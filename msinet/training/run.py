@@ -102,7 +102,7 @@ def run(
     torch.backends.cudnn.benchmark = False
     mixed = derived_seed(source.name, model, seed)
     torch.manual_seed(mixed)
-    network = build_model(model, source.num_classes, **options)
+    network = build_model(model, source.num_classes, image=(recipe.height, recipe.width), **options)
     if recipe.alignment == "pam-self" and getattr(network, "pam", None) is None:
         raise UserError(f"alignment pam-self needs a network with a position activation module: {model} with pam=True")
     if weights is not None:

@@ -1,0 +1,127 @@
+"""Plain vision transformers as ReID baselines: ViT-B, DeiT-B, DeiT-S (TransReID's baseline; SPEC B.4)."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import EncoderBlock
+from torchvision.ops import StochasticDepth
+
+from msinet.errors import UserError
+from msinet.models.blocks import scaled
+from msinet.models.heads import ReIDNet, assemble
+from msinet.models.registry import register
+
+#: Channels of an attention head, at every width.
+HEAD = 64
+#: Share of images for which the last block is skipped; it rises linearly from 0 at the first.
+DROP_PATH = 0.1
+#: Images of fewer rows get small patches: 64x32 would be eight places, where 256x128 is 128.
+SMALL = 128
+
+
+def patch_side(height: int) -> int:
+    """Side of a patch for images of that height, in pixels."""
+    return 16 if height >= SMALL else 8
+
+
+class Block(EncoderBlock):  # type: ignore[misc]  # torchvision ships without types
+    """torchvision's encoder block with stochastic depth on both of its branches."""
+
+    def __init__(self, channels: int, drop: float) -> None:
+        super().__init__(max(1, channels // HEAD), channels, 4 * channels, dropout=0.0, attention_dropout=0.0)
+        self.drop_path = StochasticDepth(drop, "row")
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, 1 + N, D), both
+        normed = self.ln_1(x)
+        x = x + self.drop_path(self.self_attention(normed, normed, normed, need_weights=False)[0])
+        result: Tensor = x + self.drop_path(self.mlp(self.ln_2(x)))
+        return result
+
+
+class VisionTransformer(nn.Module):
+    """Patches and a class token through `depth` blocks; names as in torchvision's vit_b_16.
+
+    `forward` returns the class token as a map of one place, (B, D, 1, 1), and the patch tokens as a map,
+    (B, D, H/patch, W/patch), both after the last layer norm.
+
+    Args:
+        image: (height, width) of the images, which the position embedding fixes.
+        patch: side of a patch in pixels; 0: 16, or 8 for images of fewer than `SMALL` rows.
+        channels: D of a token.
+        depth: number of blocks.
+
+    Raises:
+        UserError: the images are no whole number of patches.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, image: tuple[int, int], patch: int, channels: int, depth: int) -> None:
+        super().__init__()
+        patch = patch or patch_side(image[0])
+        if patch < 1 or image[0] % patch or image[1] % patch:
+            raise UserError(f"images of {image[0]}x{image[1]} are no whole number of patches of {patch}x{patch}")
+        self.image, self.patch = image, patch
+        self.grid = image[0] // patch, image[1] // patch
+        self.local_channels = self.channels = channels
+        self.conv_proj = nn.Conv2d(3, channels, patch, patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, channels))
+        self.pos_embedding = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], channels))
+        self.layers = nn.ModuleList(Block(channels, DROP_PATH * i / max(1, depth - 1)) for i in range(depth))
+        self.ln = nn.LayerNorm(channels, eps=1e-6)
+        # Images come normalised with ImageNet's statistics; these networks expect mean and deviation 0.5.
+        mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+        self.register_buffer("scale", (std / 0.5).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", ((mean - 0.5) / 0.5).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # (B, 3, H, W)
+        if images.shape[2:] != self.image:
+            raise UserError(f"this transformer was built for images of {self.image[0]}x{self.image[1]}, "
+                            f"not {images.shape[2]}x{images.shape[3]}")  # fmt: skip
+        patches = self.conv_proj(images * self.scale + self.shift)  # (B, D, h, w)
+        tokens = patches.flatten(2).transpose(1, 2)  # (B, N, D)
+        x = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1) + self.pos_embedding  # (B, 1 + N, D)
+        for layer in self.layers:
+            x = layer(x)
+        x = self.ln(x)
+        return x[:, 0, :, None, None], x[:, 1:].transpose(1, 2).reshape(patches.shape)
+
+
+def _transformer(
+    num_classes: int, channels: int, width: float, image: tuple[int, int], patch: int, depth: int, *, pam: bool
+) -> ReIDNet:
+    network = assemble(VisionTransformer(image, patch, scaled(channels, width), depth), "token", num_classes, pam=pam)
+    for name, parameter in network.backbone.named_parameters():
+        if parameter.ndim > 1:  # not the scales of layer norms
+            nn.init.trunc_normal_(parameter, std=0.02)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    nn.init.normal_(network.get_submodule("head.classifier").get_parameter("weight"), std=0.001)
+    return network
+
+
+@register("vit_base")
+def vit_base(
+    num_classes: int, *, width: float = 1.0, image: tuple[int, int] = (256, 128), patch: int = 0, depth: int = 12,
+    pam: bool = False,
+) -> ReIDNet:  # fmt: skip
+    """ViT-B/16, usually from weights trained on ImageNet-21k and -1k."""
+    return _transformer(num_classes, 768, width, image, patch, depth, pam=pam)
+
+
+@register("deit_base")
+def deit_base(
+    num_classes: int, *, width: float = 1.0, image: tuple[int, int] = (256, 128), patch: int = 0, depth: int = 12,
+    pam: bool = False,
+) -> ReIDNet:  # fmt: skip
+    """DeiT-B/16: ViT-B's network, from distilled weights and with a recipe of its own."""
+    return _transformer(num_classes, 768, width, image, patch, depth, pam=pam)
+
+
+@register("deit_small")
+def deit_small(
+    num_classes: int, *, width: float = 1.0, image: tuple[int, int] = (256, 128), patch: int = 0, depth: int = 12,
+    pam: bool = False,
+) -> ReIDNet:  # fmt: skip
+    """DeiT-S/16: half of ViT-B's width, six heads."""
+    return _transformer(num_classes, 384, width, image, patch, depth, pam=pam)
