@@ -58,6 +58,8 @@ REPRODUCED = {
     "table1": "search an architecture and train it beside the paper's",
     "table2": "four networks; `-- --data-root DIR --profile mini --seeds 2` and the like go to `ablations run`",
     "table5": "variants of spatial alignment",
+    "table6": "transformers beside MSINet",
+    "figure5": "all five parts, one after the other",
     "figure5a": "search mechanism and overlap",
     "figure5b": "single operations, random and searched architectures",
     "figure5c": "fusion of the branches",
@@ -71,7 +73,8 @@ def reproduce(name: str, what: str) -> None:
 
     def run(session: nox.Session) -> None:
         install(session)
-        session.run("python", "-m", "ablations", "run", name, *session.posargs, interrupt_timeout=PATIENCE)
+        for part in [f"figure5{letter}" for letter in "abcde"] if name == "figure5" else [name]:
+            session.run("python", "-m", "ablations", "run", part, *session.posargs, interrupt_timeout=PATIENCE)
 
     run.__doc__ = f"{name.capitalize()}: {what}."
     nox.session(run, name=f"reproduce_{name}")
@@ -85,4 +88,11 @@ for name, what in REPRODUCED.items():
 def sweep_overlap(session: nox.Session) -> None:
     """Choose the search's overlap by an Optuna study; `-- --trials 12 --vary overlap temperature` and the like."""
     install(session)
-    session.run("python", "-m", "ablations", "sweep", *session.posargs, interrupt_timeout=PATIENCE)
+    session.run("python", "-m", "ablations", "sweep", "overlap", *session.posargs, interrupt_timeout=PATIENCE)
+
+
+@nox.session
+def sweep_alignment(session: nox.Session) -> None:
+    """Choose the weight of spatial alignment by an Optuna study; `-- --trials 12` and the like."""
+    install(session)
+    session.run("python", "-m", "ablations", "sweep", "alignment", *session.posargs, interrupt_timeout=PATIENCE)

@@ -23,7 +23,7 @@ from ablations.discrepancies import DISCREPANCY_STUDY
 from ablations.runner import execute, make_plan, write_status
 from ablations.searches import FIGURE5A, FIGURE5B, TABLE1
 from ablations.store import Store
-from ablations.sweep import SWEEP, sweep
+from ablations.sweep import ALIGNMENT_SWEEP, STUDIES, SWEEP, sweep
 from ablations.table2 import TABLE2
 from ablations.table6 import TABLE6
 from ablations.world import prepare
@@ -48,6 +48,7 @@ CATALOGUES = {
         DISCREPANCY_STUDY,
         ALIGNMENT_READINGS,
         SWEEP,
+        ALIGNMENT_SWEEP,
     )
 }
 
@@ -116,15 +117,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Choose the overlap of the search on held-out identities with Optuna, then train what it found; resumable."""
+    """Choose a setting on held-out identities with Optuna, then train what it found; resumable."""
 
+    study: Annotated[Literal["overlap", "alignment"], tyro.conf.Positional] = "overlap"
+    """overlap of the search, or weight of spatial alignment"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: Request(seeds=2))
     trials: int = 8
-    """finished trials to reach; the first is the default, overlap 0.4"""
-    vary: tuple[str, ...] = ("overlap",)
-    """overlap, side_ratio, temperature, momentum"""
+    """finished trials to reach; the first is the default: overlap 0.4, weight 2"""
+    vary: tuple[str, ...] = ()
+    """of the search: overlap, side_ratio, temperature, momentum; empty: overlap, or the weight"""
     grid: tuple[float, ...] = ()
-    """overlaps to try, each once, in place of the sampler's choice"""
+    """values to try, each once, in place of the sampler's choice"""
     pruning: Literal["none", "asha"] = "none"
     """asha: run trials at a quarter, half and all of their length, and let only the better half go on"""
     storage: str = ""
@@ -133,13 +136,14 @@ class Sweep:
 
     def __call__(self) -> int:
         """Run it. Status as of run."""
-        prepare(SWEEP, self.request, self.how)
+        catalogue = find_catalogue(f"sweep_{self.study}")
+        prepare(catalogue, self.request, self.how)
         outcome = sweep(
-            self.request, self.how, vary=self.vary, trials=self.trials, grid=self.grid, pruning=self.pruning,
-            storage=self.storage,
+            self.request, self.how, STUDIES[self.study], vary=self.vary, trials=self.trials, grid=self.grid,
+            pruning=self.pruning, storage=self.storage,
         )  # fmt: skip
         print(f"written: {outcome}, {outcome.with_suffix('.csv').name}")
-        return Run(SWEEP.name, self.request, self.how)()
+        return Run(catalogue.name, self.request, self.how)()
 
 
 @dataclass(frozen=True)

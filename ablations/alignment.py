@@ -3,6 +3,7 @@
 from typing import Any
 
 from ablations.catalogue import Catalogue, Cell, Request
+from ablations.experiment import Experiment, Init
 from ablations.table2 import TABLE2, groups, tasks
 from msinet.losses import Variant
 
@@ -39,19 +40,25 @@ def table5(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     ]  # fmt: skip
 
 
-def figure5e(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
-    """How much alignment weighs, across sets where two are at hand."""
+def across(request: Request, datasets: tuple[str, ...]) -> tuple[str, str, str]:
+    """Column, training set and test set of Figure 5e: across data sets where two are at hand."""
     every = vehicle_tasks(request, datasets)
-    across = [task for task in every if task[1] != task[2]] or every[:1]
-    cells = []
-    for group, init in groups(request):
-        for seed in range(request.seeds):
-            for weight in WEIGHTS:
-                for column, source, target in across:
-                    plain = request.experiment(request.named("msinet"), source, target, seed, init)
-                    experiment = plain.aligned("pam-self" if weight else "none", alignment_weight=weight)
-                    cells.append(Cell(group, f"weight {weight:g}", column, experiment))
-    return cells
+    return next((task for task in every if task[1] != task[2]), every[0])
+
+
+def weighted(request: Request, source: str, target: str, seed: int, init: Init, weight: float) -> Experiment:
+    """MSINet with alignment of that weight; without any it is the network of the other tables."""
+    plain = request.experiment(request.named("msinet"), source, target, seed, init)
+    return plain.aligned("pam-self" if weight else "none", alignment_weight=weight)
+
+
+def figure5e(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
+    """How much alignment weighs."""
+    column, source, target = across(request, datasets)
+    return [
+        Cell(group, f"weight {weight:g}", column, weighted(request, source, target, seed, init, weight))
+        for group, init in groups(request) for seed in range(request.seeds) for weight in WEIGHTS
+    ]  # fmt: skip
 
 
 def readings(request: Request, datasets: tuple[str, ...]) -> list[Cell]:

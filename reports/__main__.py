@@ -12,7 +12,7 @@ import tyro
 from ablations.__main__ import find_catalogue
 from ablations.catalogue import Catalogue, Request
 from ablations.store import Store
-from ablations.sweep import SWEEP, summary_path
+from ablations.sweep import summary_path
 from msinet.errors import UserError
 from reports import tables
 from reports.factors import as_markdown, by_factor, write_factors
@@ -57,8 +57,9 @@ def draw_ablation(catalogue: Catalogue, request: Request, table: tables.Table, o
     title = f"{table.title.replace(' (', chr(10) + '(')}, profile {request.profile}, {request.seeds} seed(s)"
     if len(data):
         written += draw_rows(data, title, catalogue.baseline, folder / f"{name}-rows")
-    if catalogue is SWEEP and summary_path(request).exists():
-        written += draw_sweep(summary_path(request), folder / f"{name}-trials")
+    outcome = summary_path(request, catalogue.name.removeprefix("sweep_"))
+    if catalogue.name.startswith("sweep_") and outcome.exists():
+        written += draw_sweep(outcome, folder / f"{name}-trials")
     return written
 
 

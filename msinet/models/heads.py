@@ -147,8 +147,8 @@ class TokenNeck(nn.Module):
 
     def __init__(self, local_channels: int, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.bn = frozen_bias_bn(local_channels)
-        self.classifier = nn.Linear(local_channels, num_classes, bias=False)
+        self.bn = frozen_bias_bn(channels)
+        self.classifier = nn.Linear(channels, num_classes, bias=False)
 
     def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
         v = pool(local_map)  # (B, C); the token as it is
@@ -157,8 +157,9 @@ class TokenNeck(nn.Module):
         return Output((self.classifier(self.bn(v)),), (v,), final_map)
 
 
-NECKS: dict[str, Callable[[int, int, int], nn.Module]] = {
-    "fbl": FBLNeck, "cdnet": CDNetNeck, "bn": BNNeck, "fc": FCHead, "token": TokenNeck,
+Neck = Callable[[int, int, int], nn.Module]
+NECKS: dict[str, Neck] = {
+    "fbl": FBLNeck, "cdnet": CDNetNeck, "bn": BNNeck, "fc": FCHead,
 }  # fmt: skip
 
 
@@ -169,16 +170,18 @@ class Backbone(Protocol):
     channels: int
 
 
-def assemble(backbone: Backbone, neck: str, num_classes: int, *, pam: bool = False) -> ReIDNet:
-    """The backbone with the neck of that name on it, freshly initialised; on request with a position activation module.
+def assemble(backbone: Backbone, neck: str | Neck, num_classes: int, *, pam: bool = False) -> ReIDNet:
+    """The backbone with a neck (or the one of that name) on it, freshly initialised; on request with a PAM.
 
     Raises:
         UserError: unknown neck.
     """
-    if neck not in NECKS:
-        raise unknown_name("neck", neck, NECKS)
+    if isinstance(neck, str):
+        if neck not in NECKS:
+            raise unknown_name("neck", neck, NECKS)
+        neck = NECKS[neck]
     assert isinstance(backbone, nn.Module)
-    head = NECKS[neck](backbone.local_channels, backbone.channels, num_classes)
+    head = neck(backbone.local_channels, backbone.channels, num_classes)
     network = ReIDNet(backbone, head, backbone.channels)
     init_weights(network)
     if pam:

@@ -7,7 +7,7 @@ from torchvision.ops import StochasticDepth
 
 from msinet.errors import UserError
 from msinet.models.blocks import scaled
-from msinet.models.heads import ReIDNet, assemble
+from msinet.models.heads import ReIDNet, TokenNeck, assemble
 from msinet.models.registry import register
 
 #: Channels of an attention head, at every width.
@@ -90,7 +90,7 @@ class VisionTransformer(nn.Module):
 def _transformer(
     num_classes: int, channels: int, width: float, image: tuple[int, int], patch: int, depth: int, *, pam: bool
 ) -> ReIDNet:
-    network = assemble(VisionTransformer(image, patch, scaled(channels, width), depth), "token", num_classes, pam=pam)
+    network = assemble(VisionTransformer(image, patch, scaled(channels, width), depth), TokenNeck, num_classes, pam=pam)
     for name, parameter in network.backbone.named_parameters():
         if parameter.ndim > 1:  # not the scales of layer norms
             nn.init.trunc_normal_(parameter, std=0.02)

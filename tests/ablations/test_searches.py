@@ -17,7 +17,7 @@ from ablations.experiment import Experiment
 from ablations.runner import make_plan
 from ablations.searches import RANDOM, RATIOS, random_genotypes
 from ablations.store import Store
-from ablations.sweep import summary_path, sweep
+from ablations.sweep import OVERLAP, summary_path, sweep
 from msinet.data import load_dataset
 from msinet.data.world import SIZES, Size
 from msinet.errors import UserError
@@ -275,22 +275,22 @@ def test_a_sweep_that_was_cut_off_ends_as_one_that_was_not(
     original = module.execute
     monkeypatch.setattr(module, "execute", execute_once)
     with pytest.raises(KeyboardInterrupt):
-        sweep(request, QUIET, trials=3)
+        sweep(request, QUIET, OVERLAP, trials=3)
     monkeypatch.undo()
-    sweep(request, QUIET, trials=3)
+    sweep(request, QUIET, OVERLAP, trials=3)
     assert trials_of(tmp_path) == trials_of(swept)
 
 
 def test_a_grid_is_run_once_and_only_once(store: Path, tmp_path: Path) -> None:
     request = Request(profile="smoke", store=tmp_path)
     for _ in range(2):
-        sweep(request, QUIET, grid=(1.0, 0.5, 1.0))
+        sweep(request, QUIET, OVERLAP, grid=(1.0, 0.5, 1.0))
     assert sorted(float(row["overlap"]) for row in trials_of(tmp_path)) == [0.5, 1.0]
 
 
 def test_pruned_trials_are_marked_and_never_the_best(store: Path, tmp_path: Path) -> None:
     request = Request(profile="smoke", store=tmp_path)
-    outcome = json.loads(sweep(request, QUIET, trials=5, pruning="asha").read_text())
+    outcome = json.loads(sweep(request, QUIET, OVERLAP, trials=5, pruning="asha").read_text())
     trials = trials_of(tmp_path)
     assert outcome["states"].get("complete", 0) >= 1
     assert sum(outcome["states"].values()) == 5
@@ -300,20 +300,42 @@ def test_pruned_trials_are_marked_and_never_the_best(store: Path, tmp_path: Path
 
 def test_several_settings_have_importances(store: Path, tmp_path: Path) -> None:
     request = Request(profile="smoke", store=tmp_path)
-    outcome = json.loads(sweep(request, QUIET, vary=("overlap", "momentum"), trials=4).read_text())
+    outcome = json.loads(sweep(request, QUIET, OVERLAP, vary=("overlap", "momentum"), trials=4).read_text())
     assert set(outcome["importances"]) <= {"overlap", "momentum"}
     assert set(outcome["best"]) == {"overlap", "momentum"}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"vary": ("overlpa",)}, "Did you mean 'overlap'"), ({"vary": ()}, "something to vary"),
+    [({"vary": ("overlpa",)}, "Did you mean 'overlap'"),
      ({"trials": 0}, "at least one"), ({"grid": (0.2, 1.2)}, "values in"),
-     ({"grid": (0.2,), "vary": ("momentum",)}, "overlap alone")],
+     ({"grid": (0.2,), "vary": ("overlap", "momentum")}, "over one setting")],
 )  # fmt: skip
 def test_a_sweep_that_makes_no_sense_is_refused(changes: dict[str, object], message: str, store: Path) -> None:
     with pytest.raises(UserError, match=message):
-        sweep(Request(profile="smoke", store=store), QUIET, **changes)  # type: ignore[arg-type]
+        sweep(Request(profile="smoke", store=store), QUIET, OVERLAP, **changes)  # type: ignore[arg-type]
+
+
+def test_the_alignment_sweep_ranks_held_out_identities_of_the_other_set(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", "alignment", "--profile", "smoke", "--store", str(tmp_path), "--seeds", "1", "--no-progress"]
+    assert main([*words, "--grid", "0", "2", "3.5"]) == 0
+    shown = capsys.readouterr().out
+    assert "not run" not in shown
+    path = summary_path(Request(profile="smoke", store=tmp_path), "alignment")
+    outcome = json.loads(path.read_text())
+    assert outcome["set"] == "veri776 to vehicleid-heldout"
+    assert f"best of the sweep, {outcome['best']['alignment_weight']:.3g}" in shown
+    frame = Store(tmp_path).frame()
+    with path.with_suffix(".csv").open() as stream:
+        trials = list(csv.DictReader(stream))
+    assert sorted(float(row["alignment_weight"]) for row in trials) == [0.0, 2.0, 3.5]
+    for row in trials:
+        run = frame.loc[row["run_ids"]]
+        assert (run["source"], run["target"]) == ("veri776", "vehicleid-heldout")
+        assert run["recipe.alignment"] == "pam-self" or float(row["alignment_weight"]) == 0
+    assert (tmp_path / "figures" / "sweep_alignment-smoke-trials.png").stat().st_size > 5000
 
 
 def test_the_study_can_be_read_by_optuna_itself(swept: Path) -> None:
