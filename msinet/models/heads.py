@@ -68,6 +68,8 @@ def pool_halves(feature_map: Tensor) -> Tensor:
 class FBLNeck(nn.Module):
     """MSINet's neck: a global and a local (two-stripe) branch; only the pooled features are kept at test."""
 
+    training_only = ("fc", "bn", "local_fc", "local_bn")
+
     def __init__(self, local_channels: int, channels: int, num_classes: int) -> None:
         super().__init__()
         stripe = channels // 4
@@ -91,6 +93,8 @@ class FBLNeck(nn.Module):
 
 class CDNetNeck(nn.Module):
     """CDNet's original neck: dropout on the pooled features, then linear, batch norm and ReLU."""
+
+    training_only = ("fc", "local_fc")
 
     def __init__(self, local_channels: int, channels: int, num_classes: int, dropout: float = 0.2) -> None:
         super().__init__()
@@ -144,6 +148,8 @@ class FCHead(nn.Module):
 
 class TokenNeck(nn.Module):
     """A transformer's neck: the class token, which stands as its local map, before the batch norm at test."""
+
+    training_only = ("bn",)
 
     def __init__(self, local_channels: int, channels: int, num_classes: int) -> None:
         super().__init__()

@@ -1,0 +1,151 @@
+"""A network as it would be shipped: what only training needs is gone, and what can be computed at once is merged.
+
+Batch norms become part of the convolutions before them. In a cell of MSINet the two entry convolutions are one over
+twice the channels, and the linear convolutions that are summed (two of the branches, one of the shortcut where there is
+one) are one over all their channels; in OSNet and CDNet, the block's last and the shortcut's are. Features stay what
+they were, up to rounding.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from msinet.models.blocks import ConvBN
+from msinet.models.cdnet import CBlock
+from msinet.models.heads import ReIDNet
+from msinet.models.msinet import FUSIONS, MSICell
+from msinet.models.osnet import OSBlock
+
+
+def deploy(model: nn.Module) -> nn.Module:
+    """A copy for inference alone: (B, 3, H, W) to the (B, D) features of `model.eval()`, within rounding.
+
+    The copy is in evaluation mode, wants no gradients and is laid out channels-last; give it images in that layout.
+    Classifiers, training-only layers and the position activation module are dropped.
+
+    Args:
+        model: any registered network; it stays as it is.
+    """
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    if isinstance(network, ReIDNet):
+        network.pam = None
+    drop_unused(network)
+    fold(network)
+    merge(network)
+    return network.to(memory_format=torch.channels_last)
+
+
+def drop_unused(network: nn.Module) -> None:
+    """Replace what no feature depends on by nothing: classifiers, and embeddings that only training looks at."""
+    for name in ("classifier", "local_classifier"):
+        for module in network.modules():
+            if hasattr(module, name):
+                setattr(module, name, None)
+    head = getattr(network, "head", None)
+    for name in getattr(head, "training_only", ()):
+        setattr(head, name, None)
+
+
+def fold(module: nn.Module) -> None:
+    """Take every batch norm into the convolution or linear layer that is registered right before it."""
+    children = list(module.named_children())
+    for (name, layer), (following, norm) in zip(children, children[1:], strict=False):
+        if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(layer, norm))
+            setattr(module, following, nn.Identity())
+        elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+            setattr(module, name, fuse_linear_bn_eval(layer, norm))
+            setattr(module, following, nn.Identity())
+    for _, child in children:
+        fold(child)
+
+
+def merge(module: nn.Module) -> None:
+    """Put merged cells and blocks in the place of those that have one."""
+    for name, child in module.named_children():
+        if isinstance(child, MSICell):
+            setattr(module, name, MergedCell(child))
+        elif isinstance(child, OSBlock | CBlock):
+            setattr(module, name, MergedBlock(child))
+        else:
+            merge(child)
+
+
+class Joined(nn.Module):
+    """Convolutions of 1x1 whose results are summed, as one over their concatenated inputs."""
+
+    def __init__(self, convolutions: list[nn.Conv2d], signs: list[float]) -> None:
+        super().__init__()
+        weight = torch.cat([sign * one.weight for one, sign in zip(convolutions, signs, strict=True)], 1)
+        biases = [sign * one.bias for one, sign in zip(convolutions, signs, strict=True) if one.bias is not None]
+        self.convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
+        self.convolution.weight = nn.Parameter(weight, requires_grad=False)
+        self.convolution.bias = nn.Parameter(torch.stack(biases).sum(0), requires_grad=False)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        result: Tensor = self.convolution(torch.cat(maps, 1))
+        return result
+
+
+def _convolution(block: nn.Module) -> nn.Conv2d:
+    """The convolution of a folded `ConvBN`."""
+    assert isinstance(block, ConvBN)
+    return block.conv
+
+
+class MergedCell(nn.Module):
+    """A folded cell of MSINet."""
+
+    def __init__(self, cell: MSICell) -> None:
+        super().__init__()
+        first, second = _convolution(cell.entry_a), _convolution(cell.entry_b)
+        assert first.bias is not None
+        assert second.bias is not None
+        self.entry = nn.Conv2d(first.in_channels, 2 * first.out_channels, 1)
+        self.entry.weight = nn.Parameter(torch.cat([first.weight, second.weight]), requires_grad=False)
+        self.entry.bias = nn.Parameter(torch.cat([first.bias, second.bias]), requires_grad=False)
+        self.half1_a, self.half1_b, self.interaction1 = cell.half1_a, cell.half1_b, cell.interaction1
+        self.half2_a, self.half2_b, self.interaction2 = cell.half2_a, cell.half2_b, cell.interaction2
+        self.fusion = cell.fusion
+        last = [_convolution(cell.fuse_a), _convolution(cell.fuse_b)]
+        signs = [1.0, -1.0 if cell.fusion == "minus" else 1.0]
+        self.shortcut: nn.Module | None = None
+        if self.fusion == "mul":  # a product of sums is no sum
+            self.fuse_a, self.fuse_b, self.shortcut = cell.fuse_a, cell.fuse_b, cell.shortcut
+            return
+        self.widens = isinstance(cell.shortcut, ConvBN)
+        if self.widens:
+            last.append(_convolution(cell.shortcut))
+            signs.append(1.0)
+        self.fuse = Joined(last, signs)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, in, H, W) -> (B, out, H, W)
+        a, b = torch.relu_(self.entry(x)).chunk(2, 1)  # (B, out/4, H, W) each
+        a, b = self.interaction1(self.half1_a(a), self.half1_b(b))
+        a, b = self.interaction2(self.half2_a(a), self.half2_b(b))
+        if self.shortcut is not None:
+            return torch.relu_(FUSIONS[self.fusion](self.fuse_a(a), self.fuse_b(b)) + self.shortcut(x))
+        return torch.relu_(self.fuse(a, b, x) if self.widens else self.fuse(a, b).add_(x))
+
+
+class MergedBlock(nn.Module):
+    """A folded block of OSNet or CDNet: reduced, gated streams, summed."""
+
+    def __init__(self, block: OSBlock | CBlock) -> None:
+        super().__init__()
+        self.reduce, self.gate = block.reduce, block.gate
+        self.streams = block.streams if isinstance(block, OSBlock) else nn.ModuleList([block.branch1, block.branch2])
+        last = [_convolution(block.expand)]
+        self.widens = isinstance(block.shortcut, ConvBN)
+        if self.widens:
+            last.append(_convolution(block.shortcut))
+        self.expand = Joined(last, [1.0] * len(last))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, in, H, W) -> (B, out, H, W)
+        reduced = self.reduce(x)  # (B, out/4, H, W)
+        gated = self.gate(self.streams[0](reduced))
+        for stream in self.streams[1:]:
+            gated = gated.add_(self.gate(stream(reduced)))
+        return torch.relu_(self.expand(gated, x) if self.widens else self.expand(gated).add_(x))
