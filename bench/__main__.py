@@ -1,15 +1,22 @@
 """Command line: python -m bench COMMAND."""
 
+from msinet.environment import tune_allocator
+
+if __name__ == "__main__":
+    tune_allocator()
+
 import sys
 from collections.abc import Callable, Sequence
 
 import tyro
 
-from bench import cost
+from bench import cost, latency
 from msinet.errors import UserError
 
-#: One row per command; the function's arguments and docstring are its command line.
-COMMANDS: dict[str, Callable[..., None]] = {"cost": cost.command}
+#: One row per command; the fields and docstring of its class are its command line.
+COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
+    "cost": cost.Table, "latency": latency.Latency, "throughput": latency.Throughput, "memory": latency.Memory,
+}  # fmt: skip
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -19,9 +26,10 @@ def main(args: Sequence[str] | None = None) -> int:
         args: what follows `python -m bench`; from the process when left out.
     """
     try:
-        tyro.extras.subcommand_cli_from_dict(
+        command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="python -m bench", description="Measure what networks cost.", args=args
         )
+        command()
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

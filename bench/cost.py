@@ -19,17 +19,16 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.networks import REFERENCE, Spec, specs
 from msinet.errors import UserError
 from msinet.io import atomic_path
-from msinet.models import MODELS, build_model, split_name
+from msinet.models import MODELS
 
 with warnings.catch_warnings():
     # fvcore scripts a focal loss when it is imported, and torch warns of that.
     warnings.filterwarnings("ignore", r"`torch\.jit\.script`", FutureWarning)
-    from fvcore.nn import FlopCountAnalysis, jit_handles
+    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, jit_handles
 
-#: The network whose MACs the others are compared with (Table 6).
-REFERENCE = "resnet50"
 #: The column of that comparison: MACs as a fraction of the reference's.
 RELATIVE = f"macs_to_{REFERENCE}"
 #: Total stride of the networks: a smaller image has no pixel left in the final map.
@@ -84,6 +83,7 @@ class Cost:
         parameters_without_classifier: those outside modules whose name ends in "classifier".
         parameters_at_inference: those that the feature depends on.
         macs: multiply-adds of convolutions, linear layers and matrix products, biases left out.
+        activations: numbers that convolutions, linear layers and matrix products put out.
         macs_by_operator: the same by torch operator: conv, linear, matmul, scaled_dot_product_attention.
         uncounted: operators that are neither counted nor left out on purpose; should be empty.
     """
@@ -92,6 +92,7 @@ class Cost:
     parameters_without_classifier: int
     parameters_at_inference: int
     macs: int
+    activations: int
     macs_by_operator: dict[str, int]
     uncounted: tuple[str, ...]
 
@@ -108,6 +109,7 @@ def count(model: nn.Module, height: int, width: int) -> Cost:
     with evaluating(model), torch.no_grad(), attention_in_steps():
         by_operator, uncounted = traced_macs(model, image)
         executed = executed_macs(model, image)
+        activations = traced_activations(model, image)
         at_inference = parameters_in_use(model, image)
     macs = sum(by_operator.values())
     if macs != executed:
@@ -121,6 +123,7 @@ def count(model: nn.Module, height: int, width: int) -> Cost:
         parameters_without_classifier=parameters_without_classifier(model),
         parameters_at_inference=at_inference,
         macs=macs,
+        activations=activations,
         macs_by_operator=by_operator,
         uncounted=uncounted,
     )
@@ -163,6 +166,13 @@ def traced_macs(model: nn.Module, image: Tensor) -> tuple[dict[str, int], tuple[
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)  # the caller gets the list
     by_operator = {name: int(macs) for name, macs in sorted(analysis.by_operator().items())}
     return by_operator, tuple(sorted(analysis.unsupported_ops()))
+
+
+def traced_activations(model: nn.Module, image: Tensor) -> int:
+    """Numbers that the counted operators put out in `model(image)`, as fvcore counts them."""
+    analysis = ActivationCountAnalysis(model, image)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    return int(analysis.total())
 
 
 def executed_macs(model: nn.Module, image: Tensor) -> int:
@@ -213,6 +223,7 @@ def frame(costs: dict[str, Cost]) -> pd.DataFrame:
             "parameters_without_classifier": cost.parameters_without_classifier,
             "parameters_at_inference": cost.parameters_at_inference,
             "macs": cost.macs,
+            "activations": cost.activations,
             **{f"macs_{operator}": cost.macs_by_operator.get(operator, 0) for operator in operators},
             RELATIVE: cost.macs / costs[REFERENCE].macs,
             "uncounted": " ".join(cost.uncounted),
@@ -229,6 +240,7 @@ def render(table: pd.DataFrame) -> str:
         "no classifier": table["parameters_without_classifier"],
         "inference": table["parameters_at_inference"],
         "GMAC": table["macs"] / 1e9,
+        "M activations": table["activations"] / 1e6,
         **{str(c).removeprefix("macs_"): table[c] / 1e9 for c in operators},
         f"of {REFERENCE}": table[RELATIVE].map("{:.1%}".format),
     }
@@ -236,38 +248,43 @@ def render(table: pd.DataFrame) -> str:
     return shown.to_string(float_format="{:.3f}".format)
 
 
-def command(
-    models: tuple[str, ...] = (), height: int = 256, width: int = 128, num_classes: int = 751,
-    csv: Path | None = None,
-) -> None:  # fmt: skip
-    """Parameters three ways and multiply-adds of networks.
+@dataclass(frozen=True)
+class Table:
+    """Parameters three ways, multiply-adds and activations of networks."""
 
-    Args:
-        models: Names such as msinet or osnet_x0_25; every registered network when left out.
-        height: Image height in pixels.
-        width: Image width in pixels.
-        num_classes: Training identities, which set the size of the classifiers.
-        csv: File to write the table to, with exact counts.
+    models: tuple[str, ...] = ()
+    """names, with options in quotes: "msinet genotype=GGGGGGGGGGGG"; empty: every registered network"""
+    height: int = 256
+    """image height in pixels"""
+    width: int = 128
+    """image width in pixels"""
+    num_classes: int = 751
+    """training identities, which set the size of the classifiers"""
+    csv: Path | None = None
+    """file to write the table to, with exact counts"""
 
-    Raises:
-        UserError: unknown model, an image that is too small, or a file that cannot be written.
-    """
-    names = list(dict.fromkeys(models)) or sorted(MODELS)
-    for name in names:
-        split_name(name)  # a wrong name fails now, not after the networks before it
-    if min(height, width) < SMALLEST:
-        raise UserError(f"images of {height}x{width} are too small; the networks need {SMALLEST}x{SMALLEST}")
-    costs = {
-        name: count(build_model(name, num_classes, image=(height, width)), height, width)
-        for name in dict.fromkeys([*names, REFERENCE])
-    }
-    table = frame(costs)
-    table = table[table["model"].isin(names)]
-    print(f"one image of {height}x{width}, {num_classes} identities; one MAC is one multiply-add")
-    print(render(table))
-    for name in names:
-        if costs[name].uncounted:
-            print(f"not counted in {name}: {', '.join(costs[name].uncounted)}")
-    if csv:
-        with atomic_path(csv) as temporary:
-            table.to_csv(temporary, index=False)
+    def __call__(self) -> None:
+        """Count and print.
+
+        Raises:
+            UserError: unknown model, an image that is too small, or a file that cannot be written.
+        """
+        chosen = specs(self.models, tuple(sorted(MODELS)))  # a wrong name fails now, not after the networks before it
+        names = [spec.text for spec in chosen]
+        height, width = self.height, self.width
+        if min(height, width) < SMALLEST:
+            raise UserError(f"images of {height}x{width} are too small; the networks need {SMALLEST}x{SMALLEST}")
+        costs = {
+            name: count(Spec(name).build(self.num_classes, (height, width)), height, width)
+            for name in dict.fromkeys([*names, REFERENCE])
+        }
+        table = frame(costs)
+        table = table[table["model"].isin(names)]
+        print(f"one image of {height}x{width}, {self.num_classes} identities; one MAC is one multiply-add")
+        print(render(table))
+        for name in names:
+            if costs[name].uncounted:
+                print(f"not counted in {name}: {', '.join(costs[name].uncounted)}")
+        if self.csv:
+            with atomic_path(self.csv) as temporary:
+                table.to_csv(temporary, index=False)

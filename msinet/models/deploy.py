@@ -7,6 +7,7 @@ they were, up to rounding.
 """
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def drop_unused(network: nn.Module) -> None:
 def fold(module: nn.Module) -> None:
     """Take every batch norm into the convolution or linear layer that is registered right before it."""
     children = list(module.named_children())
-    for (name, layer), (following, norm) in zip(children, children[1:], strict=False):
+    for (name, layer), (following, norm) in pairwise(children):
         if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             setattr(module, name, fuse_conv_bn_eval(layer, norm))
             setattr(module, following, nn.Identity())
