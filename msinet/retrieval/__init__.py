@@ -1,6 +1,7 @@
 """Retrieval: queries against a gallery, ranked without sorting it, and the metrics of the ranking."""
 
 from msinet.retrieval.metrics import METRICS, Metric, Retrieval, mean_over_draws
-from msinet.retrieval.ranking import evaluate, top_k
+from msinet.retrieval.ranking import evaluate, evaluate_distances, top_k
+from msinet.retrieval.reranking import rerank
 
-__all__ = ["METRICS", "Metric", "Retrieval", "evaluate", "mean_over_draws", "top_k"]
+__all__ = ["METRICS", "Metric", "Retrieval", "evaluate", "evaluate_distances", "mean_over_draws", "rerank", "top_k"]

@@ -62,14 +62,54 @@ def evaluate(
         UserError: arguments that do not fit together: shapes, types, lengths, only one camera array.
         DataError: NaN or infinite features, or no query with a match.
     """
+    query, gallery = as_features(query, gallery)
+    split = _splitter(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))
+    return _score(
+        lambda score: _for_each_query(score, query, gallery, chunk_bytes), split, len(query), len(gallery), max_rank
+    )
+
+
+def evaluate_distances(
+    distances: NDArray[np.floating[Any]], *, query_ids: Labels, gallery_ids: Labels,
+    query_cameras: Labels | None = None, gallery_cameras: Labels | None = None, max_rank: int = 50,
+) -> Retrieval:  # fmt: skip
+    """As `evaluate`, for distances (Q, G) that are no features' own, such as those of re-ranking.
+
+    Raises:
+        UserError: as `evaluate`.
+        DataError: NaN distances, or no query with a match.
+    """
+    if distances.ndim != 2 or 0 in distances.shape:
+        raise UserError(f"distances have shape {distances.shape}; expected (queries, gallery), none 0")
+    if np.isnan(distances).any():
+        raise DataError("some distances are NaN; check the features behind them")
+    queries, items = distances.shape
+    split = _splitter(query_ids, gallery_ids, query_cameras, gallery_cameras, queries, items)
+
+    def each(score: Callable[[int, Row], None]) -> None:
+        def one(i: int) -> None:
+            row = np.full(_whole_tiles(items), -np.inf, distances.dtype)
+            np.negative(distances[i], out=row[:items])
+            score(i, row)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for _ in pool.map(one, range(queries)):
+                pass  # raises what a thread raised
+
+    return _score(each, split, queries, items, max_rank)
+
+
+def _score(
+    each: Callable[[Callable[[int, Row], None]], None], split: Callable[[int], tuple[Indices, Indices]],
+    queries: int, items: int, max_rank: int,
+) -> Retrieval:  # fmt: skip
+    """The metrics of every query, whose rows of similarities `each` hands out."""
     if max_rank < 1:
         raise UserError(f"max_rank is the length of the CMC curve and must be at least 1, got {max_rank}")
-    query, gallery = _features(query, gallery)
-    split = _splitter(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))
-    ap = np.full(len(query), np.nan)
-    inp = np.full(len(query), np.nan)
-    first_rank = np.zeros(len(query), np.int64)
-    positives = np.zeros(len(query), np.int64)
+    ap = np.full(queries, np.nan)
+    inp = np.full(queries, np.nan)
+    first_rank = np.zeros(queries, np.int64)
+    positives = np.zeros(queries, np.int64)
 
     def score(i: int, row: Row) -> None:
         matches, removed = split(i)
@@ -82,13 +122,13 @@ def evaluate(
         first_rank[i] = ranks[0]
         positives[i] = len(ranks)
 
-    _for_each_query(score, query, gallery, chunk_bytes)
+    each(score)
     valid = positives > 0
     if not valid.any():
-        own = sum(len(split(i)[1]) > 0 for i in range(len(query)))
+        own = sum(len(split(i)[1]) > 0 for i in range(queries))
         raise DataError(
-            f"no query has a match: {len(query) - own} of {len(query)} have an identity that none of the"
-            f" {len(gallery)} gallery items has, {own} share theirs with items of their own camera only;"
+            f"no query has a match: {queries - own} of {queries} have an identity that none of the"
+            f" {items} gallery items has, {own} share theirs with items of their own camera only;"
             " check the ids and cameras of query and gallery"
         )
     hits = np.bincount(np.minimum(first_rank[valid], max_rank + 1), minlength=max_rank + 2)
@@ -122,7 +162,7 @@ def top_k(
     """
     if k < 1:
         raise UserError(f"a ranked list needs k of at least 1, got {k}")
-    query, gallery = _features(query, gallery)
+    query, gallery = as_features(query, gallery)
     if query_ids is None or gallery_ids is None:
         if not query_ids is gallery_ids is query_cameras is gallery_cameras:
             raise UserError("query_ids and gallery_ids belong together: pass both, or no ids and no cameras")
@@ -240,7 +280,7 @@ def _splitter(
     return split
 
 
-def _features(query: Features, gallery: Features) -> tuple[Tensor, Tensor]:
+def as_features(query: Features, gallery: Features) -> tuple[Tensor, Tensor]:
     """Both as tensors (Q, D) and (G, D) of one floating type, float64 only if both are."""
     pair = []
     for name, features in (("query", query), ("gallery", gallery)):
@@ -285,6 +325,15 @@ def _lengths(name: str, features: Tensor) -> NDArray[np.float64]:
             f" {broken[0]}; check the weights and the images behind them"
         )
     return np.where(lengths == 0, 1.0, lengths)
+
+
+def unit_rows(name: str, features: Tensor) -> Tensor:
+    """The rows of a tensor (N, D) at length 1; rows of zeros stay.
+
+    Raises:
+        DataError: NaN or infinite features, by `name` and row.
+    """
+    return features / torch.from_numpy(_lengths(name, features)[:, None]).to(features)
 
 
 def _whole_tiles(columns: int) -> int:

@@ -1,0 +1,146 @@
+"""k-reciprocal re-ranking (Zhong et al., CVPR 2017), exact, with sparse matrices where published code has dense ones.
+
+With N images in all, the published form holds several N x N matrices. What is not zero in them is a few hundred
+numbers a row; only distances of queries to the gallery are ever dense, because they are the result.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from msinet.errors import UserError
+from msinet.retrieval.ranking import Features, as_features, unit_rows
+
+Indices = NDArray[np.int64]
+Distances = NDArray[np.float32]
+
+CHUNK_BYTES = 64 << 20  # similarities held at once while neighbours are searched
+
+
+def rerank(query: Features, gallery: Features, *, k1: int = 20, k2: int = 6, weight: float = 0.3) -> Distances:
+    """Distances (Q, G) that mix the features' with how far two images share their neighbours.
+
+    With d the squared Euclidean distance of unit rows, divided by the largest in its row, over all N = Q + G images:
+
+    1. R(i): those of the k1 + 1 nearest of i that have i among their k1 + 1 nearest; R'(i) the same with half of k1.
+    2. R*(i): R(i) and every R'(c), c in R(i), of which more than two thirds lie in R(i).
+    3. V(i, j) = exp(-d(i, j)) on R*(i), divided by its sum; then the mean of V over the k2 nearest of i.
+    4. Jaccard distance of i and j: 1 - sum min(V(i), V(j)) / (2 - sum min(V(i), V(j))).
+
+    The result is (1 - weight) * Jaccard + weight * d.
+
+    Args:
+        query: (Q, D) features of any length.
+        gallery: (G, D) features.
+        k1: neighbours that are looked at, fewer than Q + G.
+        k2: neighbours whose V is averaged, at most k1; 1: none but its own.
+        weight: lambda, of the features' distance, in [0, 1].
+
+    Raises:
+        UserError: arguments out of range or that do not fit together.
+        DataError: NaN or infinite features.
+    """
+    query, gallery = as_features(query, gallery)
+    features = torch.cat([unit_rows("query", query), unit_rows("gallery", gallery)]).float()  # (N, D)
+    count = len(features)
+    if not 1 <= k2 <= k1 < count:
+        raise UserError(f"re-ranking needs 1 <= k2 <= k1 < images, got k2 = {k2}, k1 = {k1}, {count} images")
+    if not 0 <= weight <= 1:
+        raise UserError(f"the weight of the original distance must lie in [0, 1], got {weight}")
+    nearest, largest = _neighbours(features, k1 + 1)  # (N, k1 + 1), (N,)
+    mixed = _expanded(features, _reciprocal_sets(nearest, k1), largest)
+    if k2 > 1:
+        mixed = (_rows(nearest[:, :k2]) @ mixed) / np.float32(k2)
+    result = _jaccard(mixed, len(query))  # (Q, G)
+    result *= np.float32(1 - weight)
+    if weight:
+        for start in range(0, len(query), rows_at_once(len(gallery))):
+            stop = min(start + rows_at_once(len(gallery)), len(query))
+            d = _normed((features[start:stop] @ features[len(query) :].T).cpu(), largest[start:stop, None])
+            result[start:stop] += np.float32(weight) * d.numpy()
+    return result
+
+
+def rows_at_once(columns: int) -> int:
+    """Rows of float32 similarities that fit in `CHUNK_BYTES`."""
+    return max(1, CHUNK_BYTES // (4 * columns))
+
+
+def _normed(similarities: Tensor, largest: Tensor) -> Tensor:
+    """Squared distances of unit rows by their similarity, over the largest of the row."""
+    return (2 - 2 * similarities).clamp_(min=0) / largest
+
+
+def _neighbours(features: Tensor, k: int) -> tuple[Indices, Tensor]:
+    """The k nearest of every image, (N, k), itself first unless others equal it; and its largest distance (N,)."""
+    nearest = np.empty((len(features), k), np.int64)
+    largest = torch.empty(len(features))
+    step = rows_at_once(len(features))
+    for start in range(0, len(features), step):
+        similarities = features[start : start + step] @ features.T  # (step, N)
+        nearest[start : start + step] = similarities.topk(k).indices.cpu().numpy()
+        largest[start : start + step] = (2 - 2 * similarities.amin(1)).cpu()
+    return nearest, largest.clamp_(min=1e-12)
+
+
+def _rows(indices: Indices) -> sparse.csr_array:
+    """A matrix (N, N) with ones in the columns `indices` (N, k) of each row."""
+    count, k = indices.shape
+    ones = np.ones(indices.size, np.float32)
+    return sparse.csr_array((ones, indices.ravel(), np.arange(count + 1) * k), shape=(count, count))
+
+
+def _reciprocal_sets(nearest: Indices, k1: int) -> sparse.csr_array:
+    """R* as a matrix (N, N) that is not zero where j belongs to R*(i)."""
+    forward = _rows(nearest)
+    mutual = forward.multiply(forward.T).tocsr()  # R
+    half = _rows(nearest[:, : int(np.around(k1 / 2)) + 1])
+    narrow = half.multiply(half.T).tocsr()  # R'
+    shared = (mutual @ narrow.T).multiply(mutual).tocsr()  # |R(i) and R'(c)| for c in R(i)
+    sizes = np.diff(narrow.indptr)
+    shared.data = (shared.data > 2 / 3 * sizes[shared.indices]).astype(np.float32)
+    shared.eliminate_zeros()
+    sets: sparse.csr_array = (mutual + shared @ narrow).tocsr()
+    return sets
+
+
+def _expanded(features: Tensor, sets: sparse.csr_array, largest: Tensor) -> sparse.csr_array:
+    """V: exp(-d) on the sets, each row divided by its sum."""
+    rows = np.repeat(np.arange(len(features)), np.diff(sets.indptr))
+    values = torch.empty(len(rows))
+    step = max(1, CHUNK_BYTES // (8 * features.shape[1]))
+    for start in range(0, len(rows), step):
+        i, j = (torch.from_numpy(part[start : start + step].astype(np.int64)) for part in (rows, sets.indices))
+        similarities = torch.linalg.vecdot(features[i], features[j]).cpu()
+        values[start : start + step] = (-_normed(similarities, largest[i])).exp()
+    weights = values.numpy()
+    sums = np.bincount(rows, weights, len(features)).astype(np.float32)
+    return sparse.csr_array((weights / sums[rows], sets.indices, sets.indptr), shape=sets.shape)
+
+
+def _jaccard(mixed: sparse.csr_array, queries: int) -> Distances:
+    """Jaccard distances (Q, G) between the rows of queries and those of the gallery."""
+    gallery = mixed[queries:].tocsc()  # by column: which images of the gallery have it
+    items = gallery.shape[0]
+    result = np.empty((queries, items), np.float32)
+
+    def one(i: int) -> None:
+        span = slice(mixed.indptr[i], mixed.indptr[i + 1])
+        columns, own = mixed.indices[span], mixed.data[span]
+        starts, stops = gallery.indptr[columns], gallery.indptr[columns + 1]
+        counts = stops - starts
+        # Positions of all entries of these columns, one column after the other.
+        ends = counts.cumsum()
+        places = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)
+        common = np.minimum(np.repeat(own, counts), gallery.data[places])
+        least = np.bincount(gallery.indices[places], common, items)
+        result[i] = 1 - least / (2 - least)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(one, range(queries)):
+            pass  # raises what a thread raised
+    return result
