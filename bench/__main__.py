@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
-from bench import cost, latency
+from bench import cost, latency, retrieval
 from msinet.errors import UserError
 
 #: One row per command; the fields and docstring of its class are its command line.
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "cost": cost.Table, "latency": latency.Latency, "throughput": latency.Throughput, "memory": latency.Memory,
+    "retrieval": retrieval.Ranking,
 }  # fmt: skip
 
 

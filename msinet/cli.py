@@ -1,4 +1,4 @@
-"""Command line: msinet train | search | pretrain | evaluate | embed | data render | data check | data show."""
+"""Command line: msinet train | search | pretrain | evaluate | embed | export | data render | data check | data show."""
 
 import json
 import sys
@@ -11,13 +11,14 @@ import numpy as np
 import tyro
 from torch import nn
 
-from msinet.data import Dataset, load_dataset, open_pixels
+from msinet.data import load_dataset, open_pixels
 from msinet.data.check import check, recognised
 from msinet.data.folders import load_class_folders
 from msinet.data.sheets import show
 from msinet.data.world import SIZES, Size, read_world, render
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError, WeightsError, unknown_name
+from msinet.export import export_onnx, need_onnx
 from msinet.io import atomic_path, exclusive, write_json
 from msinet.models import MODELS, build_model, load_weights
 from msinet.models.weights import read_metadata
@@ -187,6 +188,8 @@ class Evaluate:
     """image width; 0: as the weights were trained, else 128 (256 for vehicles)"""
     partial: bool = False
     """use the weights that fit even if others are missing"""
+    rerank: bool = False
+    """k-reciprocal re-ranking (k1 20, k2 6, lambda 0.3); the paper's numbers are without"""
     out: Path | None = None
     """JSON file for the metrics"""
     how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
@@ -194,18 +197,20 @@ class Evaluate:
     def __call__(self) -> int:
         """Evaluate and print."""
         dataset = load_dataset(self.dataset, self.data_root)
-        model, height, width = load_network(self, dataset)
+        model, height, width = load_network(self, dataset.name)
         device = pick_device(self.how.device)
         pixels = open_pixels(dataset, "test", height, width, cache=self.how.cache, progress=self.how.progress)
-        result = evaluate_model(model.to(device), dataset, pixels, device, progress=self.how.progress)
-        print(metrics_line(dataset.name, result.metrics))
+        result = evaluate_model(
+            model.to(device), dataset, pixels, device, progress=self.how.progress, reranked=self.rerank
+        )
+        print(metrics_line(dataset.name + (", re-ranked" if self.rerank else ""), result.metrics))
         if len(result.draws) > 1:
             print(f"  standard deviation over {len(result.draws)} draws: " + metrics_line("", result.std))
         if self.out is not None:
             write_json(self.out, {
                 **result.metrics, **{f"{name}_std_draws": value for name, value in result.std.items()},
                 "dataset": dataset.name, "fingerprint": dataset.fingerprint, "weights": str(self.weights),
-                "height": height, "width": width, **describe(device),
+                "height": height, "width": width, "reranked": self.rerank, **describe(device),
             })  # fmt: skip
             print(f"written: {self.out}")
         return 0
@@ -223,7 +228,7 @@ class Embed(Evaluate):
         if self.out is None:
             raise UserError("embed needs --out FILE")
         dataset = load_dataset(self.dataset, self.data_root)
-        model, height, width = load_network(self, dataset)
+        model, height, width = load_network(self, dataset.name)
         device = pick_device(self.how.device)
         pixels = open_pixels(dataset, "test", height, width, cache=self.how.cache, progress=self.how.progress)
         features = embed(model.to(device), pixels, device, progress=self.how.progress)
@@ -236,6 +241,34 @@ class Embed(Evaluate):
                 query=dataset.draws[0].query, gallery=dataset.draws[0].gallery,
             )  # fmt: skip
         print(f"{features.shape[0]} features of {features.shape[1]} numbers, written: {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a network for other runtimes: an ONNX file of its deployed form, compared with torch before it appears."""
+
+    weights: Path
+    """of `msinet train`, or a released file"""
+    out: Path
+    """ONNX file: input images (B, 3, H, W) normalised with ImageNet's statistics, output features (B, D)"""
+    model: str = ""
+    """needed for weights that do not say what they are"""
+    options: tuple[str, ...] = ()
+    """of the model, as genotype=GGEGAGGNGAEA"""
+    height: int = 0
+    """image height; 0: as the weights were trained, else 256"""
+    width: int = 0
+    """image width; 0: as the weights were trained, else 128"""
+    partial: bool = False
+    """use the weights that fit even if others are missing"""
+
+    def __call__(self) -> int:
+        """Export and compare."""
+        need_onnx()
+        model, height, width = load_network(self, "market1501")
+        difference = export_onnx(model, self.out, (height, width))
+        print(f"features equal torch's to {difference:.1e} of the largest; written: {self.out}")
         return 0
 
 
@@ -337,7 +370,7 @@ class Data:
         return run_command(["data", "--help"])
 
 
-def load_network(command: Evaluate, dataset: Dataset) -> tuple[nn.Module, int, int]:
+def load_network(command: Evaluate | Export, dataset: str) -> tuple[nn.Module, int, int]:
     """The network that a weights file holds, loaded, and the image size it wants."""
     known = read_metadata(command.weights)
     name = command.model or known.get("model", "")
@@ -346,7 +379,7 @@ def load_network(command: Evaluate, dataset: Dataset) -> tuple[nn.Module, int, i
             f"{command.weights} does not say which network it holds; pass --model, one of {', '.join(sorted(MODELS))}"
         )
     options = parse_settings(command.options) or json.loads(known.get("options", "{}"))
-    default = recipe_for("paper", dataset.name, name)
+    default = recipe_for("paper", dataset, name)
     height = command.height or int(known.get("height", default.height))
     width = command.width or int(known.get("width", default.width))
     model = build_model(name, int(known.get("num_classes", 1)), image=(height, width), **options)
@@ -378,6 +411,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
             "pretrain": Pretrain,
             "evaluate": Evaluate,
             "embed": Embed,
+            "export": Export,
             "data": Data,
         }
         return parse(commands, "msinet", "Light networks for object re-identification.", words)()

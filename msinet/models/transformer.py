@@ -80,7 +80,9 @@ class VisionTransformer(nn.Module):
                             f"not {images.shape[2]}x{images.shape[3]}")  # fmt: skip
         patches = self.conv_proj(images * self.scale + self.shift)  # (B, D, h, w)
         tokens = patches.flatten(2).transpose(1, 2)  # (B, N, D)
-        x = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1) + self.pos_embedding  # (B, 1 + N, D)
+        x = (
+            torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], 1) + self.pos_embedding
+        )  # (B, 1 + N, D)
         for layer in self.layers:
             x = layer(x)
         x = self.ln(x)

@@ -6,7 +6,7 @@ queries x gallery exists at a time, and the gallery is neither sorted nor copied
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,10 +21,12 @@ from msinet.retrieval.metrics import Retrieval
 Features = Tensor | NDArray[Any]
 Labels = ArrayLike | Tensor
 Indices = NDArray[np.int64]
+Mapped = np.memmap[Any, Any]
 Row = NDArray[Any]  # float similarities of one query, padded with -inf to whole tiles
 
 CHUNK_BYTES = 16 << 20  # similarities held at once: large enough for the matmul, small enough for the cache
 WORDS = 255  # 64-bit words of booleans that can be added up before one of the 8 bytes overflows
+SLAB_BYTES = 64 << 20  # of a gallery on disk
 TILE = 2 * 8 * WORDS  # columns come in multiples of this; below it NumPy's broadcast comparison is slow
 BLOCK = 4 * TILE  # columns compared at once with
 GROUP = 64  # so many thresholds: one MiB of booleans, which stays in the cache
@@ -50,7 +52,8 @@ def evaluate(
     Args:
         query: (Q, D) features of any length, on the device that multiplies. Both float64: ranked in float64,
             else in float32. A row of zeros has similarity 0 to everything.
-        gallery: (G, D) features on the same device.
+        gallery: (G, D) features on the same device. A NumPy memory map stays on disk: a slab of `SLAB_BYTES` of it is
+            in memory at a time, and it is read once for every block of similarities, which `chunk_bytes` sizes.
         query_ids: (Q,) integers.
         gallery_ids: (G,) integers.
         query_cameras: (Q,) integers, given together with `gallery_cameras` or not at all.
@@ -62,7 +65,7 @@ def evaluate(
         UserError: arguments that do not fit together: shapes, types, lengths, only one camera array.
         DataError: NaN or infinite features, or no query with a match.
     """
-    query, gallery = as_features(query, gallery)
+    query, gallery = _ranked(query, gallery)
     split = _splitter(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))
     return _score(
         lambda score: _for_each_query(score, query, gallery, chunk_bytes), split, len(query), len(gallery), max_rank
@@ -162,7 +165,7 @@ def top_k(
     """
     if k < 1:
         raise UserError(f"a ranked list needs k of at least 1, got {k}")
-    query, gallery = as_features(query, gallery)
+    query, gallery = _ranked(query, gallery)
     if query_ids is None or gallery_ids is None:
         if not query_ids is gallery_ids is query_cameras is gallery_cameras:
             raise UserError("query_ids and gallery_ids belong together: pass both, or no ids and no cameras")
@@ -214,16 +217,19 @@ def _count(compare: np.ufunc, values: Row, thresholds: Row) -> Indices:
 
 
 @torch.no_grad()
-def _for_each_query(work: Callable[[int, Row], None], query: Tensor, gallery: Tensor, chunk_bytes: int) -> None:
+def _for_each_query(
+    work: Callable[[int, Row], None], query: Tensor, gallery: Tensor | Mapped, chunk_bytes: int
+) -> None:
     """Call `work(i, similarities)` for every query i, from several threads; the row is work's to change."""
     columns = len(gallery)
-    query_lengths, lengths = _lengths("query", query), _lengths("gallery", gallery)
+    query_lengths = _lengths("query", query)
+    lengths = np.concatenate([_lengths("gallery", slab, start) for start, slab in _slabs(gallery)])
     # Dividing similarities rather than the gallery saves a copy of it; unit rows need no division at all.
-    divide = bool(np.abs(lengths - 1).max() > 4 * torch.finfo(gallery.dtype).eps)
-    lengths = lengths.astype(np.float64 if gallery.dtype == torch.float64 else np.float32)
+    divide = bool(np.abs(lengths - 1).max() > 4 * torch.finfo(query.dtype).eps)
+    lengths = lengths.astype(np.float64 if query.dtype == torch.float64 else np.float32)
     width = _whole_tiles(columns)
-    rows = max(1, min(len(query), chunk_bytes // (width * gallery.element_size())))
-    similarities = torch.full((rows, width), -torch.inf, dtype=gallery.dtype)
+    rows = max(1, min(len(query), chunk_bytes // (width * query.element_size())))
+    similarities = torch.full((rows, width), -torch.inf, dtype=query.dtype)
 
     def part(start: int, chosen: NDArray[np.intp]) -> None:
         for k in chosen:
@@ -237,14 +243,33 @@ def _for_each_query(work: Callable[[int, Row], None], query: Tensor, gallery: Te
         for start in range(0, len(query), rows):
             chunk = query[start : start + rows]
             unit = chunk / torch.from_numpy(query_lengths[start : start + rows, None]).to(chunk)
-            block = similarities[: len(chunk), :columns]
-            if gallery.device.type == "cpu":
-                torch.mm(unit, gallery.T, out=block)
-            else:
-                block.copy_(unit @ gallery.T)
+            for first, slab in _slabs(gallery):
+                block = similarities[: len(chunk), first : first + len(slab)]
+                if slab.device.type == "cpu":
+                    torch.mm(unit, slab.to(unit.dtype).T, out=block)
+                else:
+                    block.copy_(unit @ slab.T)
             parts = np.array_split(np.arange(len(chunk)), threads)
             for _ in pool.map(part, [start] * threads, parts):
                 pass  # raises what a thread raised
+
+
+def _ranked(query: Features, gallery: Features) -> tuple[Tensor, Tensor | Mapped]:
+    """As `as_features`, but a gallery that is a memory map stays one."""
+    if not isinstance(gallery, np.memmap) or gallery.ndim != 2:
+        return as_features(query, gallery)
+    return as_features(query, gallery[:1])[0], gallery
+
+
+def _slabs(gallery: Tensor | Mapped) -> Iterator[tuple[int, Tensor]]:
+    """The gallery in pieces with their first rows: a tensor whole, a memory map slab by slab, read when it is used."""
+    if isinstance(gallery, Tensor):
+        yield 0, gallery
+        return
+    dtype = np.float64 if gallery.dtype == np.float64 else np.float32
+    step = max(1, SLAB_BYTES // (gallery.shape[1] * np.dtype(dtype).itemsize))
+    for start in range(0, len(gallery), step):
+        yield start, torch.from_numpy(np.array(gallery[start : start + step], dtype))  # a copy: maps are read-only
 
 
 def _splitter(
@@ -281,8 +306,8 @@ def _splitter(
 
 
 def as_features(query: Features, gallery: Features) -> tuple[Tensor, Tensor]:
-    """Both as tensors (Q, D) and (G, D) of one floating type, float64 only if both are."""
-    pair = []
+    """Both as tensors (Q, D) and (G, D) of one floating type, float64 only if both are; memory maps are read."""
+    pair: list[Tensor] = []
     for name, features in (("query", query), ("gallery", gallery)):
         if isinstance(features, np.ndarray):
             # torch refuses reversed arrays and warns about read-only ones, such as memory maps: copied
@@ -312,8 +337,11 @@ def _labels(name: str, labels: Labels, expected: int) -> Indices:
     return array.astype(np.int64)
 
 
-def _lengths(name: str, features: Tensor) -> NDArray[np.float64]:
-    """Euclidean length of every row (N,), with 1 for rows of zeros so that dividing by it leaves them."""
+def _lengths(name: str, features: Tensor, first: int = 0) -> NDArray[np.float64]:
+    """Euclidean length of every row (N,), with 1 for rows of zeros so that dividing by it leaves them.
+
+    Errors count rows from `first`.
+    """
     lengths = torch.linalg.vector_norm(features, dim=1).double()
     extreme = ~((lengths > 1e-15) & (lengths < 1e15))  # the squares may have left the range of float32
     lengths[extreme] = torch.linalg.vector_norm(features[extreme].double(), dim=1)
@@ -322,7 +350,7 @@ def _lengths(name: str, features: Tensor) -> NDArray[np.float64]:
     if len(broken):
         raise DataError(
             f"{len(broken)} of {len(lengths)} {name} features hold NaN or infinite values, the first in row"
-            f" {broken[0]}; check the weights and the images behind them"
+            f" {first + broken[0]}; check the weights and the images behind them"
         )
     return np.where(lengths == 0, 1.0, lengths)
 

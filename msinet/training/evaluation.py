@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from msinet.data.layouts import Dataset
 from msinet.data.loading import PixelSource, test_batches
 from msinet.progress import bar
-from msinet.retrieval import Retrieval, evaluate, mean_over_draws
+from msinet.retrieval import Retrieval, evaluate, evaluate_distances, mean_over_draws, rerank
 
 
 @dataclass(frozen=True)
@@ -43,26 +43,30 @@ def embed(
     return torch.cat(features)
 
 
-def rank(features: Tensor | np.ndarray, dataset: Dataset) -> Evaluation:
-    """Rank the test features (N, D) of a data set by its protocol, once per draw."""
+def rank(features: Tensor | np.ndarray, dataset: Dataset, *, reranked: bool = False) -> Evaluation:
+    """Rank the test features (N, D) of a data set by its protocol, once per draw; on request with re-ranking."""
     identities = np.array([image.identity for image in dataset.test])
     cameras = np.array([image.camera for image in dataset.test])
     draws = []
     for draw in dataset.draws:
         query, gallery = torch.from_numpy(draw.query), torch.from_numpy(draw.gallery)
         features = torch.as_tensor(features)
-        draws.append(evaluate(
-            features[query], features[gallery],
-            query_ids=identities[draw.query], gallery_ids=identities[draw.gallery],
-            query_cameras=cameras[draw.query] if dataset.remove_same_camera else None,
-            gallery_cameras=cameras[draw.gallery] if dataset.remove_same_camera else None,
-        ))  # fmt: skip
+        labels = {
+            "query_ids": identities[draw.query], "gallery_ids": identities[draw.gallery],
+            "query_cameras": cameras[draw.query] if dataset.remove_same_camera else None,
+            "gallery_cameras": cameras[draw.gallery] if dataset.remove_same_camera else None,
+        }  # fmt: skip
+        if reranked:
+            draws.append(evaluate_distances(rerank(features[query], features[gallery]), **labels))
+        else:
+            draws.append(evaluate(features[query], features[gallery], **labels))
     means, stds = mean_over_draws(draws)
     return Evaluation(means, stds, tuple(draws))
 
 
 def evaluate_model(
-    model: nn.Module, dataset: Dataset, pixels: PixelSource, device: torch.device, *, progress: bool = False
-) -> Evaluation:
+    model: nn.Module, dataset: Dataset, pixels: PixelSource, device: torch.device, *, progress: bool = False,
+    reranked: bool = False,
+) -> Evaluation:  # fmt: skip
     """Embed every test image of a data set and rank it by the set's protocol."""
-    return rank(embed(model, pixels, device, progress=progress), dataset)
+    return rank(embed(model, pixels, device, progress=progress), dataset, reranked=reranked)

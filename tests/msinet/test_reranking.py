@@ -97,10 +97,10 @@ def test_without_the_rest_the_features_distance_remains() -> None:
 
 def test_neighbours_shared_bring_an_identity_together() -> None:
     rng = np.random.default_rng(7)
-    centres = rng.standard_normal((30, 12))
+    centres = rng.standard_normal((30, 64))
     ids = np.arange(30), np.arange(240) % 30
     query, gallery = (
-        (centres[one] + 1.2 * rng.standard_normal((len(one), 12))).astype(np.float32) for one in ids
+        (centres[one] + 1.5 * rng.standard_normal((len(one), 64))).astype(np.float32) for one in ids
     )  # fmt: skip
     plain = evaluate(query, gallery, query_ids=ids[0], gallery_ids=ids[1])
     shared = evaluate_distances(rerank(query, gallery, k1=8, k2=3), query_ids=ids[0], gallery_ids=ids[1])

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msinet.errors import DataError, UserError
-from msinet.retrieval import METRICS, Retrieval, evaluate, mean_over_draws, top_k
+from msinet.retrieval import METRICS, Retrieval, evaluate, mean_over_draws, ranking, top_k
 
 PER_QUERY = ("valid", "ap", "inp", "first_rank", "positives")
 Case = dict[str, Any]  # the arguments of evaluate
@@ -399,3 +400,33 @@ def test_extra_memory_at_the_size_of_market1501() -> None:
         [sys.executable, "-c", MEMORY], env=environment, capture_output=True, text=True, check=True
     ).stdout
     assert 8 < float(output) < 64  # a block of similarities is 16 MiB, a copy of the gallery 31 MiB
+
+
+# --- Galleries on disk ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_gallery_on_disk_is_ranked_as_one_in_memory(
+    tmp_path: Path, dtype: type[np.floating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    query, gallery = rng.standard_normal((7, 16)).astype(np.float32), rng.standard_normal((301, 16)).astype(dtype)
+    np.save(tmp_path / "gallery.npy", gallery)
+    mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    labels = {"query_ids": np.arange(7) % 5, "gallery_ids": np.arange(301) % 5}
+    plain = evaluate(query, gallery.astype(np.float32), **labels)
+    near = top_k(query, gallery.astype(np.float32), 9)
+    monkeypatch.setattr(ranking, "SLAB_BYTES", 16 * 8 * 40)
+    found = evaluate(query, mapped, **labels)
+    np.testing.assert_array_equal(found.first_rank, plain.first_rank)
+    np.testing.assert_allclose(found.ap, plain.ap)
+    np.testing.assert_array_equal(top_k(query, mapped, 9)[0], near[0])
+
+
+def test_a_broken_row_on_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = np.ones((50, 4), np.float32)
+    gallery[33, 2] = np.inf
+    np.save(tmp_path / "gallery.npy", gallery)
+    monkeypatch.setattr(ranking, "SLAB_BYTES", 160)
+    with pytest.raises(DataError, match="the first in row 33"):
+        top_k(np.ones((2, 4), np.float32), np.load(tmp_path / "gallery.npy", mmap_mode="r"), 3)

@@ -1,0 +1,163 @@
+"""How long ranking takes beside the matrix product that no ranking can do without, and how much memory."""
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench.latency import race, surroundings, write
+from bench.memory import peak_extra
+from msinet.errors import UserError, unknown_name
+from msinet.retrieval import evaluate, evaluate_distances, rerank, top_k
+
+#: Queries, gallery items, identities and cameras of the paper's test sets.
+SIZES = {"market1501": (3368, 15_913, 750, 6), "msmt17": (11_659, 82_161, 3060, 15)}
+#: Features of an identity lie around its centre: with so much noise about 84 % of the queries find a match first.
+NOISE = 1.6
+#: Memory for blocks of similarities when the gallery is on disk: each block reads the whole gallery once.
+STREAM_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Features:
+    """Made-up features of a test set, with labels as `evaluate` takes them."""
+
+    query: torch.Tensor
+    gallery: torch.Tensor
+    labels: dict[str, np.ndarray]
+
+
+def made_up(queries: int, items: int, identities: int, cameras: int, dim: int, seed: int = 0) -> Features:
+    """Unit rows around a random centre for each identity."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((identities, dim), np.float32)
+
+    def some(count: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        ids = rng.integers(0, identities, count)
+        rows = centres[ids]
+        rows += np.float32(NOISE) * rng.standard_normal((count, dim), np.float32)
+        return torch.nn.functional.normalize(torch.from_numpy(rows)), ids, rng.integers(0, cameras, count)
+
+    (query, query_ids, query_cameras), (gallery, gallery_ids, gallery_cameras) = some(queries), some(items)
+    return Features(query, gallery, {
+        "query_ids": query_ids, "gallery_ids": gallery_ids,
+        "query_cameras": query_cameras, "gallery_cameras": gallery_cameras,
+    })  # fmt: skip
+
+
+def ranking(features: Features) -> dict[str, Callable[[], object]]:
+    """The ranking, and the bare product of all features."""
+    out = torch.empty(len(features.query), len(features.gallery))
+    return {
+        "product": lambda: torch.mm(features.query, features.gallery.T, out=out),
+        "ranking": lambda: evaluate(features.query, features.gallery, **features.labels),  # type: ignore[arg-type]
+    }
+
+
+def _fresh(size: tuple[int, int, int, int], dim: int, work: str) -> tuple[int | None, float]:
+    """Bytes that a piece of work takes at its peak, and its seconds, in a fresh process."""
+    features = made_up(*size, dim)
+    torch.mm(features.query[:64], features.gallery[:64].T)  # libraries are loaded
+    seconds = 0.0
+
+    def run() -> None:
+        nonlocal seconds
+        began = time.perf_counter()
+        if work == "ranking":
+            evaluate(features.query, features.gallery, **features.labels)  # type: ignore[arg-type]
+        else:
+            evaluate_distances(rerank(features.query, features.gallery), **features.labels)  # type: ignore[arg-type]
+        seconds = time.perf_counter() - began
+
+    return peak_extra(run), seconds
+
+
+def fresh(size: tuple[int, int, int, int], dim: int, work: str) -> tuple[int | None, float]:
+    """`_fresh` in a process of its own, where no memory of earlier work is handed out again."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_fresh, (size, dim, work))
+
+
+def stream(items: int, queries: int, dim: int, folder: Path) -> tuple[float, int | None]:
+    """Seconds and bytes at the peak for the ten nearest of each query in a gallery on disk, written first."""
+    rng = np.random.default_rng(0)
+    path = folder / "gallery.npy"
+    mapped = np.lib.format.open_memmap(path, "w+", np.float32, (items, dim))
+    for start in range(0, items, 100_000):
+        rows = rng.standard_normal((min(100_000, items - start), dim), np.float32)
+        mapped[start : start + len(rows)] = rows
+    mapped.flush()
+    del mapped
+    gallery = np.load(path, mmap_mode="r")
+    query = rng.standard_normal((queries, dim), np.float32)
+    seconds = 0.0
+
+    def run() -> None:
+        nonlocal seconds
+        began = time.perf_counter()
+        top_k(query, gallery, 10, chunk_bytes=STREAM_BYTES)
+        seconds = time.perf_counter() - began
+
+    extra = peak_extra(run)
+    return seconds, extra
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """CMC and mAP against the bare matrix product, re-ranking, and a gallery that stays on disk."""
+
+    sizes: tuple[str, ...] = ("market1501", "msmt17")
+    """market1501, msmt17: as many queries and gallery images as those test sets"""
+    dim: int = 512
+    """of the features"""
+    rerank: bool = True
+    """k-reciprocal re-ranking at Market-1501's size as well"""
+    disk: int = 0
+    """images of a gallery that is written to disk and streamed from there; 0: none"""
+    disk_queries: int = 100
+    """queries against it"""
+    rounds: int = 7
+    """calls of each, in turn"""
+    out: Path = Path("results/bench/retrieval.csv")
+    """file for the table"""
+
+    def __call__(self) -> None:
+        """Measure, print and write."""
+        for name in self.sizes:
+            if name not in SIZES:
+                raise unknown_name("test set", name, SIZES)
+        if min(self.dim, self.rounds, self.disk_queries) < 1 or self.disk < 0:
+            raise UserError("dim, rounds and disk_queries must be at least 1, disk at least 0")
+        rows: list[dict[str, object]] = []
+        for name in self.sizes:
+            times = race(
+                ranking(made_up(*SIZES[name], self.dim)), rounds=self.rounds, seconds=60.0, finish=lambda: None
+            )
+            extra, _ = fresh(SIZES[name], self.dim, "ranking")
+            product, ours = times["product"].p50, times["ranking"].p50
+            rows.append(_row(f"CMC + mAP, {name}", ours, extra, product=product, ratio=ours / product))
+        if self.rerank:
+            extra, seconds = fresh(SIZES["market1501"], self.dim, "rerank")
+            rows.append(_row("re-ranking, market1501", seconds, extra))
+        if self.disk:
+            with tempfile.TemporaryDirectory() as folder:
+                seconds, extra = stream(self.disk, self.disk_queries, self.dim, Path(folder))
+            rows.append(_row(f"10 nearest of {self.disk_queries} queries, {self.disk:,} on disk", seconds, extra))
+        table = pd.DataFrame(rows)
+        print(table.to_string(index=False, na_rep="-", float_format="{:.2f}".format))
+        write(table, self.out, surroundings(torch.device("cpu"), dim=self.dim, rounds=self.rounds))
+
+
+def _row(
+    what: str, seconds: float, extra: int | None, product: float | None = None, ratio: float | None = None
+) -> dict[str, object]:  # fmt: skip
+    return {
+        "work": what, "seconds": seconds, "product_seconds": product, "ratio": ratio,
+        "extra_mib": None if extra is None else extra / 2**20,
+    }  # fmt: skip
