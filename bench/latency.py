@@ -169,7 +169,7 @@ class Latency:
             specs(self.models), forms=self.forms, precisions=self.precisions, batches=self.batches,
             image=_image(self.height, self.width), device=device, rounds=max(self.rounds, LEAST), seconds=self.seconds,
         )  # fmt: skip
-        return table, surroundings(device, **{name: str(value) for name, value in asdict(self).items()})
+        return table, surroundings(device, arguments={name: str(value) for name, value in asdict(self).items()})
 
 
 def render(table: pd.DataFrame) -> str:

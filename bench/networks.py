@@ -1,5 +1,6 @@
 """What is measured: networks by name and options, in the forms in which they can be run."""
 
+import copy
 import shutil
 import warnings
 from collections.abc import Callable
@@ -110,7 +111,8 @@ def prepare(
         session = onnx_session(network, image)
         feed = {"images": images.numpy()}
         return lambda: session.run(None, feed)
-    network = network.eval() if form in ("eager", "channels_last") else deploy(network)
+    # A copy: contenders of one race must not change each other's weights.
+    network = copy.deepcopy(network).eval() if form in ("eager", "channels_last") else deploy(network)
     network = network.to(device, dtype)
     if form != "eager":
         images = images.contiguous(memory_format=torch.channels_last)

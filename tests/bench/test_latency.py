@@ -1,0 +1,195 @@
+"""What is measured and how it is reported; how fast anything is, no test says."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bench import latency, retrieval
+from bench.__main__ import main
+from bench.latency import LEAST, WARM_UP, race
+from bench.memory import peak_extra
+from bench.networks import FORMS, Spec, check_forms, prepare, specs
+from msinet.errors import UserError
+
+SMALL = ["--height", "32", "--width", "32"]
+
+
+class Clock:
+    """Time that passes only when somebody works."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[str] = []
+
+    def work(self, name: str, seconds: float) -> None:
+        self.calls.append(name)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_contenders_take_turns_forwards_and_backwards(clock: Clock) -> None:
+    runs = {name: lambda name=name: clock.work(name, 0.01) for name in "abc"}
+    race(runs, rounds=6, seconds=100, finish=lambda: None)  # type: ignore[arg-type]
+    assert "".join(clock.calls) == "aabbcc" + "abccba" * 3
+    assert WARM_UP == 2
+
+
+def test_slow_ones_stop_when_their_seconds_are_used_up(clock: Clock) -> None:
+    runs = {"slow": lambda: clock.work("slow", 2.0), "fast": lambda: clock.work("fast", 0.1)}
+    times = race(runs, rounds=40, seconds=2.0, finish=lambda: None)  # type: ignore[arg-type]
+    assert times["slow"].calls == LEAST
+    assert 20 <= times["fast"].calls <= 21
+    assert times["slow"].p50 == pytest.approx(2.0)
+    assert times["fast"].p99 == pytest.approx(0.1)
+
+
+def test_waiting_for_the_device_counts(clock: Clock) -> None:
+    times = race({"a": lambda: None}, rounds=5, seconds=9, finish=lambda: clock.work("wait", 0.5))  # type: ignore[arg-type]
+    assert times["a"].p50 == pytest.approx(0.5)
+
+
+def test_percentiles_are_those_of_the_calls(clock: Clock) -> None:
+    durations = iter([0.0] * WARM_UP + list(np.arange(1, 101) / 1000))
+    times = race({"a": lambda: clock.work("a", next(durations))}, rounds=100, seconds=99, finish=lambda: None)  # type: ignore[arg-type]
+    assert times["a"].p50 == pytest.approx(0.0505)
+    assert times["a"].p95 == pytest.approx(0.09505)
+
+
+def test_latency_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["latency", "--models", "msinet_x0_25", "msinet_x0_25 genotype=NNNNNN", "--batches", "1", "3", *SMALL]
+    words += ["--rounds", "5", "--seconds", "0.01", "--device", "cpu", "--out", str(tmp_path / "a.csv")]
+    assert main(words) == 0
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert len(table) == 2 * 3 * 2
+    assert set(table["model"]) == {"msinet_x0_25", "msinet_x0_25 genotype=NNNNNN"}  # the reference only if asked for
+    assert (table["calls"] == LEAST).all()
+    assert (table["p50_ms"] <= table["p99_ms"]).all()
+    np.testing.assert_allclose(table["images_per_second"], 1e3 * table["batch"] / table["p50_ms"], rtol=1e-4)
+    environment = json.loads((tmp_path / "a.json").read_text())
+    assert {"torch", "cpu", "threads", "allocator", "device", "cpu_mhz", "code"} <= set(environment)
+    assert "images 32x32" in capsys.readouterr().out
+
+
+def test_ratios_are_to_resnet50_of_the_same_race(tmp_path: Path) -> None:
+    words = ["latency", "--models", "resnet50", "--batches", "2", *SMALL, "--rounds", "5", "--seconds", "0.01"]
+    assert main([*words, "--device", "cpu", "--out", str(tmp_path / "a.csv")]) == 0
+    table = pd.read_csv(tmp_path / "a.csv").set_index("form")
+    assert table.loc["eager", "ratio"] == 1
+    assert (table["ratio_same"] == 1).all()
+    np.testing.assert_allclose(table["ratio"], table["p50_ms"] / table.loc["eager", "p50_ms"], rtol=1e-4)
+
+
+def test_throughput_names_the_best_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["throughput", "--models", "msinet_x0_25", "--batches", "1", "4", *SMALL, "--rounds", "5"]
+    assert main([*words, "--seconds", "0.01", "--device", "cpu", "--out", str(tmp_path / "a.csv")]) == 0
+    assert "best batch" in capsys.readouterr().out
+    assert set(pd.read_csv(tmp_path / "a.csv")["form"]) == {"deployed"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
+def test_peak_memory_is_that_of_the_work() -> None:
+    def work() -> None:
+        first = np.ones(8 << 20)  # 64 MiB
+        del first
+        np.ones(4 << 20)
+
+    extra = peak_extra(work)
+    assert extra is not None
+    assert 60 << 20 < extra < 80 << 20
+
+
+@pytest.mark.slow
+def test_memory_table(tmp_path: Path) -> None:
+    words = ["memory", "--models", "msinet_x0_25", "--forms", "eager", "--batches", "16", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "a.csv")]) == 0
+    (row,) = pd.read_csv(tmp_path / "a.csv").to_dict("records")
+    assert 1 < row["weights_mib"] < 3
+    if sys.platform == "linux":
+        # The stem's output, 16 x 16 x 128 x 64 float32, is 8 MiB; it and its batch-normed copy exist at once.
+        assert 8 < row["peak_mib"] < 400
+
+
+@pytest.mark.parametrize(("form", "precision"), [(form, "fp32") for form in FORMS[:3]] + [("deployed", "bf16")])
+def test_forms_give_the_same_features_and_leave_the_network_alone(form: str, precision: str) -> None:
+    torch.manual_seed(0)
+    network = Spec("msinet_x0_25").build(5, (32, 32))
+    torch.manual_seed(1)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        expected = network.eval()(images)
+    weights = {name: (p.dtype, p.stride()) for name, p in network.named_parameters()}
+    torch.manual_seed(1)
+    found = prepare(network, form, precision, 2, (32, 32), torch.device("cpu"))()
+    assert weights == {name: (p.dtype, p.stride()) for name, p in network.named_parameters()}
+    assert isinstance(found, torch.Tensor)
+    tolerance = 1e-4 if precision == "fp32" else 0.1
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["latency", "--models", "msinat"], "Did you mean 'msinet'"),
+        (["latency", "--forms", "eagre"], "Did you mean 'eager'"),
+        (["latency", "--precisions", "fp31"], "Did you mean 'fp32'"),
+        (["latency", "--device", "cpu", "--forms", "cuda_graph"], "needs a GPU"),
+        (["latency", "--device", "cpu", "--precisions", "tf32"], "one of GPUs"),
+        (["latency", "--device", "cpu", "--batches", "0"], "at least one batch"),
+        (["latency", "--device", "cpu", "--height", "8"], "too small"),
+        (["memory", "--device", "cpu", "--forms", "eagre"], "Did you mean"),
+        (["retrieval", "--sizes", "market"], "Did you mean 'market1501'"),
+        (["retrieval", "--rounds", "0"], "at least 1"),
+    ],
+)
+def test_wrong_words_are_named_before_anything_is_measured(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_network_is_a_name_with_options() -> None:
+    (spec,) = specs(("msinet_x0_25   genotype=NNNNNN",))
+    assert spec.text == "msinet_x0_25 genotype=NNNNNN"
+    assert spec.label == spec.text
+    assert sum(p.numel() for p in spec.build(3, (32, 32)).parameters()) < sum(
+        p.numel() for p in Spec("msinet_x0_25").build(3, (32, 32)).parameters()
+    )
+    with pytest.raises(UserError, match="needs a name"):
+        specs(("",))
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    with pytest.raises(UserError, match="fp32 alone"):
+        check_forms(("onnx",), ("bf16",), torch.device("cpu"))
+
+
+# --- Ranking -------------------------------------------------------------------------------------
+
+
+def test_the_dense_reference_is_the_same_algorithm() -> None:
+    features = retrieval.made_up(20, 150, 12, 4, 24)
+    dense = retrieval.dense_rerank(features.query, features.gallery)
+    np.testing.assert_allclose(retrieval.rerank(features.query, features.gallery), dense, atol=2e-5)
+
+
+def test_ranking_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(retrieval, "SIZES", {"market1501": (30, 200, 10, 3)})
+    words = ["retrieval", "--sizes", "market1501", "--dense", "--disk", "1500", "--disk-queries", "7", "--dim", "32"]
+    assert main([*words, "--out", str(tmp_path / "a.csv")]) == 0
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert len(table) == 4
+    assert table["ratio"].iloc[0] == pytest.approx(
+        table["seconds"].iloc[0] / table["product_seconds"].iloc[0], rel=1e-4
+    )
+    assert "times as fast as with dense matrices" in capsys.readouterr().out
