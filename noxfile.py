@@ -46,6 +46,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def profile(session: nox.Session) -> None:
+    """What networks cost: counts, latency, throughput, memory, ranking; words go to `bench latency`."""
+    install(session)
+    session.run("python", "-m", "bench", "cost", "--csv", "results/bench/cost.csv")
+    for command in ("latency", "throughput", "memory", "retrieval"):
+        session.run("python", "-m", "bench", command, *(session.posargs if command == "latency" else []))
+
+
+@nox.session
 def calibrate(session: nox.Session) -> None:
     """How hard the rendered world is: per set, across sets and by factor; options as for reproduce_table2."""
     install(session)

@@ -11,11 +11,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from bench.cost import count
+from bench.machine import rates, traffic
 from bench.memory import peak_extra
 from bench.networks import REFERENCE, Run, Spec, check_forms, prepare, specs
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
 from msinet.io import write_json, write_text
+from msinet.models.deploy import deploy
 
 #: Calls before anything counts, and calls that count at least.
 WARM_UP, LEAST = 2, 5
@@ -69,7 +72,8 @@ def measure(
 ) -> pd.DataFrame:  # fmt: skip
     """One row per network, form, precision and batch: milliseconds, images a second, ratios to `REFERENCE`.
 
-    `ratio` is to the reference as trained (eager, fp32), `ratio_same` to the reference in the same form and precision.
+    With it what an image costs: parameters and multiply-adds. `ratio` is to the reference as trained (eager, fp32),
+    `ratio_same` to the reference in the same form and precision.
     """
     # The reference comes in its plain form once more if that was not asked for: every ratio is taken in one race.
     wanted = [(spec, form, precision) for precision in precisions for form in forms for spec in networks]
@@ -77,6 +81,7 @@ def measure(
     alike = [(Spec(REFERENCE), form, precision) for precision in precisions for form in forms]
     every = list(dict.fromkeys([*wanted, plain, *alike]))
     built = {spec: spec.build(751, image) for spec, _, _ in every}
+    counted = {spec: count(built[spec], *image) for spec in networks}
     rows = []
     for batch in tqdm(batches, desc="batch sizes", disable=len(batches) < 2):
         runs = {
@@ -92,6 +97,7 @@ def measure(
                 "model": spec.text, "form": form, "precision": precision, "batch": batch, "height": image[0],
                 "width": image[1], "calls": timing.calls,
                 "p50_ms": 1e3 * timing.p50, "p95_ms": 1e3 * timing.p95, "p99_ms": 1e3 * timing.p99,
+                "parameters": counted[spec].parameters_at_inference, "macs": counted[spec].macs,
                 "images_per_second": batch / timing.p50, "ratio": timing.p50 / base, "ratio_same": timing.p50 / same,
             })  # fmt: skip
     return pd.DataFrame(rows)
@@ -165,11 +171,22 @@ class Latency:
         for name, values in (("batch", self.batches), ("round", (self.rounds,))):
             if not values or min(values) < 1:
                 raise UserError(f"there must be at least one {name}, got {values}")
+        image = _image(self.height, self.width)
         table = measure(
             specs(self.models), forms=self.forms, precisions=self.precisions, batches=self.batches,
-            image=_image(self.height, self.width), device=device, rounds=max(self.rounds, LEAST), seconds=self.seconds,
+            image=image, device=device, rounds=max(self.rounds, LEAST), seconds=self.seconds,
         )  # fmt: skip
-        return table, surroundings(device, arguments={name: str(value) for name, value in asdict(self).items()})
+        macs, bandwidth = rates(device)
+        moved = {
+            text: traffic(deploy(Spec(text).build(1, image)), torch.zeros(1, 3, *image)) for text in set(table["model"])
+        }
+        table["map_bytes"], table["weight_bytes"] = zip(*(moved[text] for text in table["model"]), strict=True)
+        return table, surroundings(
+            device,
+            macs_per_second=macs,
+            bytes_per_second=bandwidth,
+            arguments={name: str(value) for name, value in asdict(self).items()},
+        )
 
 
 def render(table: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Command line: python -m reports table | curves | factors NAME."""
+"""Command line: python -m reports table | curves | factors | costs NAME."""
 
 import re
 import sys
@@ -15,6 +15,7 @@ from ablations.store import Store
 from ablations.sweep import summary_path
 from msinet.errors import UserError
 from reports import tables
+from reports.costs import accuracy_data, draw_accuracy, draw_roofline, read_latencies
 from reports.factors import as_markdown, by_factor, write_factors
 from reports.figures import curve_data, draw_curves, draw_rows, draw_sweep, row_data
 from reports.tables import as_text, brief, build_table, write_table
@@ -104,6 +105,39 @@ class Factors:
         return 0
 
 
+@dataclass(frozen=True)
+class Costs:
+    """Accuracy against latency and parameters, and how near networks come to what the machine can do."""
+
+    name: Annotated[str, tyro.conf.Positional] = "table2"
+    """table that the accuracy comes from"""
+    latency: Path = Path("results/bench/latency.csv")
+    """file of python -m bench latency"""
+    column: str = "M"
+    """of the table: M, MS, VR, ..."""
+    form: str = "deployed"
+    """whose latency: eager, channels_last, deployed, ..."""
+    batch: int = 32
+    """at this batch size"""
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    out: Path | None = None
+    """folder for the files; by default figures/ in the store"""
+
+    def __call__(self) -> int:
+        """Draw and write."""
+        latencies, environment = read_latencies(self.latency)
+        folder = self.out or self.request.store / "figures"
+        written = draw_roofline(latencies, environment, folder / "roofline")
+        data = accuracy_data(
+            latencies, find_catalogue(self.name), self.request, self.column, self.form, self.batch
+        )  # fmt: skip
+        size = f"{latencies['height'].iloc[0]}x{latencies['width'].iloc[0]}"
+        title = f"{self.column}, profile {self.request.profile}, against {self.form} at batch {self.batch} and {size}"
+        written += draw_accuracy(data, title, folder / f"{file_name(self.name, self.request)}-cost")
+        print("written: " + ", ".join(map(str, written)))
+        return 0
+
+
 def file_name(name: str, request: Request) -> str:
     """A name that tells the profile and its changes, so that one table does not overwrite another."""
     changes = (re.sub(r"[^\w.=]+", "-", change) for change in request.recipe)
@@ -114,7 +148,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for an error that the user can mend."""
     try:
         command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
-            {"table": Table, "curves": Curves, "factors": Factors},
+            {"table": Table, "curves": Curves, "factors": Factors, "costs": Costs},
             prog="python -m reports",
             description="Tables and figures from finished runs.",
             args=args,

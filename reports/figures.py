@@ -83,10 +83,10 @@ def draw_curves(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
             axis.set_title(column, loc="left")
             axis.legend(frameon=False, loc="lower right")
         figure.suptitle(title, x=0.01, ha="left")
-        return _write(figure, data, stem)
+        return write_figure(figure, data, stem)
 
 
-def _write(figure: Figure, data: pd.DataFrame, stem: Path) -> list[Path]:
+def write_figure(figure: Figure, data: pd.DataFrame, stem: Path) -> list[Path]:
     """STEM.png, .svg and the .csv that they show."""
     for suffix in (".png", ".svg"):
         with atomic_path(stem.with_suffix(suffix)) as temporary:
@@ -141,7 +141,7 @@ def draw_rows(data: pd.DataFrame, title: str, baseline: str, stem: Path) -> list
             axis.grid(axis="y", color="0.92")
         figure.supxlabel("dot: a run; bar: the mean of a row; dashed: the baseline", fontsize=7, color="0.35")
         figure.suptitle(title, x=0.01, ha="left")
-        return _write(figure, data, stem)
+        return write_figure(figure, data, stem)
 
 
 def draw_sweep(outcome: Path, stem: Path) -> list[Path]:
@@ -178,4 +178,4 @@ def draw_sweep(outcome: Path, stem: Path) -> list[Path]:
         figure.suptitle(
             f"Sweep on {summary['set']}, profile {summary['profile']}, {len(trials)} trials", x=0.01, ha="left"
         )
-        return _write(figure, trials, stem)
+        return write_figure(figure, trials, stem)

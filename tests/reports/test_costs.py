@@ -1,0 +1,92 @@
+"""Figures of what accuracy costs, from a measured file and finished runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from bench.machine import rates, traffic
+from msinet.errors import UserError
+from reports.costs import accuracy_data, draw_accuracy, draw_roofline, pareto, read_latencies
+from reports.tables import Place, Row, Table
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    rows = [
+        {"model": model, "form": form, "precision": "fp32", "batch": batch, "height": 64, "width": 32, "calls": 5,
+         "p50_ms": batch * cost * (1 if form == "eager" else 0.5), "images_per_second": 1000 / cost,
+         "parameters": 1_000_000 * cost, "macs": 10_000_000 * cost, "map_bytes": 400_000 * cost,
+         "weight_bytes": 4_000_000}
+        for model, cost in (("msinet", 2), ("osnet", 1), ("resnet50", 10)) for form in ("eager", "deployed")
+        for batch in (1, 32)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "latency.csv", index=False)
+    (tmp_path / "latency.json").write_text(json.dumps({
+        "device": "cpu", "cpu": "a machine", "macs_per_second": 1e11, "bytes_per_second": 1e10,
+    }))  # fmt: skip
+    return tmp_path / "latency.csv"
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=20))
+def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    costs, gains = (pd.Series(values, dtype=float) for values in zip(*points, strict=True))
+    front = pareto(costs, gains)
+    for i, (cost, gain) in enumerate(points):
+        beaten = any((c <= cost and g > gain) or (c < cost and g >= gain) for c, g in points)
+        if i in front:
+            assert not beaten
+        else:
+            assert beaten or points[i] in [points[j] for j in front]
+    assert list(costs.iloc[front]) == sorted(costs.iloc[front])
+
+
+def test_accuracy_meets_latency(measured: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    latencies, environment = read_latencies(measured)
+    place = {"M": Place({"R1": (50.0, 1.0), "mAP": (40.0, 1.0)}, 1, 1, {}, "")}
+    table = Table("", {"M": ("R1", "mAP")}, [
+        Row("from scratch", "MSINet", place, 1, 1), Row("from scratch", "ResNet50", place, 1, 1),
+        Row("no training", "colour histogram", place, 1, 1), Row("from scratch", "OSNet", {}, 1, 1),
+    ], [])  # fmt: skip
+    monkeypatch.setattr("reports.costs.build_table", lambda *_: table)
+    data = accuracy_data(latencies, None, None, "M", "deployed", 32)  # type: ignore[arg-type]
+    assert data[["label", "mAP", "ms"]].to_numpy().tolist() == [["MSINet", 40.0, 1.0], ["ResNet50", 40.0, 5.0]]
+    written = draw_accuracy(data, "title", tmp_path / "cost") + draw_roofline(latencies, environment, tmp_path / "roof")
+    assert all(path.stat().st_size > 50 for path in written)
+    roof = pd.read_csv(tmp_path / "roof.csv").set_index("model")
+    assert set(roof["batch"]) == {32}
+    assert roof.loc["osnet", "rate"] == pytest.approx(1e7 * 1000)
+    assert roof.loc["osnet", "intensity"] == pytest.approx(1e7 * 32 / (4e5 * 32 + 4e6), rel=1e-3)
+    np.testing.assert_allclose(roof["share_of_roof"], roof["rate"] / roof["roof"], rtol=1e-3)
+    with pytest.raises(UserError, match="no latency of form eager at batch 7"):
+        accuracy_data(latencies, None, None, "M", "eager", 7)  # type: ignore[arg-type]
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist; python -m bench latency"):
+        read_latencies(tmp_path / "none.csv")
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(UserError, match="JSON beside it"):
+        read_latencies(tmp_path / "a.csv")
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(UserError, match="no column"):
+        read_latencies(tmp_path / "a.csv")
+
+
+def test_traffic_in_closed_form() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU(), nn.Identity())
+    moved, weights = traffic(network, torch.zeros(1, 3, 4, 4))
+    assert moved == 4 * 16 * (3 + 8 + 8 + 8)
+    assert weights == 4 * 24
+
+
+def test_the_machine_has_rates() -> None:
+    macs, bandwidth = rates(torch.device("cpu"))
+    assert 1e8 < macs < 1e15
+    assert 1e8 < bandwidth < 1e14
