@@ -114,6 +114,20 @@ def test_every_layout_can_be_trained_and_ranked(data_root: Path, tmp_path: Path,
     assert (f"standard deviation over {draws} draws" in capsys.readouterr().out) == (draws > 1)
 
 
+def test_a_transformer_is_trained_and_found_again(data_root: Path, tmp_path: Path) -> None:
+    assert train(data_root, tmp_path / "run", "--model", "deit_small_x0_25", "--options", "depth=2") == 0
+    weights, out = tmp_path / "run" / "model.safetensors", tmp_path / "again.json"
+    assert use("evaluate", weights, data_root, "--out", out) == 0
+    assert metrics(out) == metrics(tmp_path / "run" / "record.json")
+
+
+def test_reranking_is_asked_for_and_said(trained: Path, data_root: Path, tmp_path: Path, capsys) -> None:
+    weights = trained / "model.safetensors"
+    assert use("evaluate", weights, data_root, "--rerank", "--out", tmp_path / "a.json") == 0
+    assert "market1501, re-ranked: mAP" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a.json").read_text())["reranked"] is True
+
+
 def test_another_target_switches_to_the_recipe_across_domains(data_root: Path, tmp_path: Path) -> None:
     assert train(data_root, tmp_path, "--dataset", "msmt17", "--target", "market1501") == 0
     record = json.loads((tmp_path / "record.json").read_text())
