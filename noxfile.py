@@ -11,15 +11,15 @@ nox.options.sessions = ["lint", "types", "tests"]
 PATIENCE = 60.0
 
 
-def install(session: nox.Session, *groups: str) -> None:
+def install(session: nox.Session, *groups: str, project: str = ".") -> None:
     """This project, editable, with dependency groups of pyproject.toml."""
-    session.install("-e", ".", *(word for group in groups for word in ("--group", group)))
+    session.install("-e", project, *(word for group in groups for word in ("--group", group)))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite; `-- -k NAME` and the like go to pytest."""
-    install(session, "test")
+    install(session, "test", project=".[onnx]")
     session.run("pytest", *session.posargs)
 
 

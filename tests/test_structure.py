@@ -105,9 +105,12 @@ def second_lists(root: Path) -> list[str]:
 
 
 def declared(root: Path, group: str = "") -> set[str]:
-    """Distributions that pyproject.toml asks for at run time, or in one of its dependency groups."""
+    """Distributions that pyproject.toml asks for at run time, in one of its dependency groups, or in its extras."""
     found = tomllib.loads((root / "pyproject.toml").read_text())
-    lines = found["dependency-groups"][group] if group else found["project"]["dependencies"]
+    if group == "optional":
+        lines = [line for extra in found["project"]["optional-dependencies"].values() for line in extra]
+    else:
+        lines = found["dependency-groups"][group] if group else found["project"]["dependencies"]
     return {re.split(r"[^\w-]", line)[0].lower() for line in lines}
 
 
@@ -133,7 +136,8 @@ def test_pyproject_is_the_only_list_of_dependencies() -> None:
 
 
 def test_what_is_imported_is_what_is_declared() -> None:
-    assert third_party(ROOT) == declared(ROOT)
+    assert third_party(ROOT) - declared(ROOT, "optional") == declared(ROOT)
+    assert not declared(ROOT) & declared(ROOT, "optional")
     assert third_party(ROOT, suites=True) - declared(ROOT) == declared(ROOT, "bench")
 
 
