@@ -1,7 +1,8 @@
-"""Command line: python -m reports table | curves | factors | costs NAME."""
+"""Command line: python -m reports table | curves | factors | costs | claims."""
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,11 @@ from ablations.catalogue import Catalogue, Request
 from ablations.store import Store
 from ablations.sweep import summary_path
 from msinet.errors import UserError
+from msinet.io import write_text
 from reports import tables
+from reports.claims import as_frame as claims_frame
+from reports.claims import as_markdown as claims_markdown
+from reports.claims import judge
 from reports.costs import accuracy_data, draw_accuracy, draw_roofline, read_latencies
 from reports.factors import as_markdown, by_factor, write_factors
 from reports.figures import curve_data, draw_curves, draw_rows, draw_sweep, row_data
@@ -138,6 +143,41 @@ class Costs:
         return 0
 
 
+@dataclass(frozen=True)
+class Claims:
+    """What the records say of the paper's statements. Status 1 if one of them fails."""
+
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    latency: Path = Path("results/bench/latency.csv")
+    """file of python -m bench latency, for the statements about speed; used if it is there"""
+    strict: bool = False
+    """status 1 as well if one is undecided or was not run"""
+    out: Path | None = None
+    """folder for the files; by default tables/ in the store"""
+
+    def __call__(self) -> int:
+        """Judge, print and write."""
+        self.request.check()
+        latencies = read_latencies(self.latency)[0].to_dict("records") if self.latency.exists() else []
+        verdicts = judge(self.request, latencies)
+        counts = Counter(verdict.status for verdict in verdicts)
+        told = ", ".join(f"{counts[status]} {status}" for status in ("holds", "fails", "undecided", "not run"))
+        data = "the rendered world" if self.request.rendered else str(self.request.root)
+        title = (
+            f"{len(verdicts)} claims, profile {self.request.profile} on {data}, {self.request.seeds} seed(s): {told}"
+        )
+        stem = (self.out or self.request.store / "tables") / file_name("claims", self.request)
+        write_text(stem.with_suffix(".md"), claims_markdown(verdicts, title))
+        write_text(stem.with_suffix(".csv"), claims_frame(verdicts).to_csv(index=False))
+        for verdict in verdicts:
+            print(f"{verdict.status:<9}  {verdict.claim.statement} ({verdict.claim.source})")
+            for outcome in verdict.outcomes:
+                print(f"             {outcome.told}")
+        print(f"{title}\nwritten: {stem}.md, {stem}.csv")
+        bad = counts["fails"] + (counts["undecided"] + counts["not run"] if self.strict else 0)
+        return 1 if bad else 0
+
+
 def file_name(name: str, request: Request) -> str:
     """A name that tells the profile and its changes, so that one table does not overwrite another."""
     changes = (re.sub(r"[^\w.=]+", "-", change) for change in request.recipe)
@@ -148,7 +188,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for an error that the user can mend."""
     try:
         command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
-            {"table": Table, "curves": Curves, "factors": Factors, "costs": Costs},
+            {"table": Table, "curves": Curves, "factors": Factors, "costs": Costs, "claims": Claims},
             prog="python -m reports",
             description="Tables and figures from finished runs.",
             args=args,

@@ -166,7 +166,7 @@ def _rows(
     rows = []
     for group in dict.fromkeys(group for group, _ in labels):
         known = [label for g, label in labels if g == group]
-        ours = {_paper_name(label) for label in known}
+        ours = {paper_name(label) for label in known}
         # What the paper has and no experiment asks for is shown as well, as not run.
         theirs = numbers[numbers["init"] == INIT.get(group, "")]["method"].unique()
         for label in known + [method for method in theirs if method not in ours]:
@@ -176,7 +176,7 @@ def _rows(
                 wanted = {c.experiment: None for c in cells if (c.group, c.row, c.column) == (group, label, column)}
                 found = [row for row in map(record, wanted) if row is not None]
                 first = found[0] if first is None and found else first
-                paper, origin = _paper_place(numbers, _paper_name(label), INIT.get(group, ""), column)
+                paper, origin = _paper_place(numbers, paper_name(label), INIT.get(group, ""), column)
                 ids = tuple(str(row.name) for row in found)
                 places[column] = Place(_mean_std(found, metrics), len(found), len(wanted), paper, origin, ids)
             rows.append(Row(
@@ -187,7 +187,7 @@ def _rows(
     return rows
 
 
-def _paper_name(label: str) -> str:
+def paper_name(label: str) -> str:
     """A network of another width has no row in the paper; its full-width sibling stands beside it."""
     return label.split(" x")[0]
 
@@ -364,7 +364,7 @@ def grid(table: Table) -> tuple[list[str], list[tuple[str, list[str]]]]:
         header += [f"{column} {'/'.join(metrics)}", *(["paper"] if compared else [])]
     lines = []
     for row in table.rows:
-        cost = costs.get(_paper_name(row.label), {})
+        cost = costs.get(paper_name(row.label), {})
         stated = ("~" if cost.get("approximate") == "yes" else "") + cost.get("parameters_millions", "-")
         line = [
             row.label,
