@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import tyro
 
 from ablations.__main__ import find_catalogue
@@ -158,7 +159,7 @@ class Claims:
     def __call__(self) -> int:
         """Judge, print and write."""
         self.request.check()
-        latencies = read_latencies(self.latency)[0].to_dict("records") if self.latency.exists() else []
+        latencies = read_latencies(self.latency)[0] if self.latency.exists() else pd.DataFrame()
         verdicts = judge(self.request, latencies)
         counts = Counter(verdict.status for verdict in verdicts)
         told = ", ".join(f"{counts[status]} {status}" for status in ("holds", "fails", "undecided", "not run"))

@@ -54,8 +54,8 @@ class Claim:
     statement: str
     source: str
     comparisons: tuple[Comparison, ...] = ()
-    measure: "Callable[[Sequence[dict[str, float | str]]], Outcome] | None" = None
-    """instead of comparisons: decided by counting, or by the rows of a latency file"""
+    measure: "Callable[[pd.DataFrame], Outcome] | None" = None
+    """instead of comparisons: decided by counting, or by the table of a latency file"""
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ def _everywhere(
     )
 
 
-def _parameters(*wanted: tuple[str, float]) -> Callable[[Sequence[dict[str, float | str]]], Outcome]:
+def _parameters(*wanted: tuple[str, float]) -> Callable[[pd.DataFrame], Outcome]:
     """Parameters without classifiers, in millions, to the digit that the paper gives."""
 
-    def measure(latencies: Sequence[dict[str, float | str]]) -> Outcome:
+    def measure(latencies: pd.DataFrame) -> Outcome:
         del latencies
         found = [
             (
@@ -106,20 +106,19 @@ def _parameters(*wanted: tuple[str, float]) -> Callable[[Sequence[dict[str, floa
     return measure
 
 
-def _macs_unchanged(latencies: Sequence[dict[str, float | str]]) -> Outcome:
+def _macs_unchanged(latencies: pd.DataFrame) -> Outcome:
     """Multiply-adds at inference with and without the alignment's module."""
     del latencies
     plain, aligned = (count(Spec(text).build(1, (256, 128)), 256, 128).macs for text in ("msinet", "msinet pam=True"))
     return Outcome("holds" if plain == aligned else "fails", f"{plain:,} and {aligned:,} multiply-adds an image")
 
 
-def _faster(text: str, than: str) -> Callable[[Sequence[dict[str, float | str]]], Outcome]:
+def _faster(text: str, than: str) -> Callable[[pd.DataFrame], Outcome]:
     """Medians of a latency file at its largest common batch, as trained and in fp32."""
 
-    def measure(latencies: Sequence[dict[str, float | str]]) -> Outcome:
-        frame = pd.DataFrame(latencies)
-        if len(frame):
-            frame = frame[(frame["form"] == "eager") & (frame["precision"] == "fp32")]
+    def measure(latencies: pd.DataFrame) -> Outcome:
+        if len(latencies):
+            frame = latencies[(latencies["form"] == "eager") & (latencies["precision"] == "fp32")]
             times = frame.pivot_table(index="batch", columns="model", values="p50_ms")
             if {text, than} <= set(times):
                 ratios = (times[text] / times[than]).dropna()
@@ -222,12 +221,12 @@ CLAIMS: tuple[Claim, ...] = (
 )  # fmt: skip
 
 
-def judge(request: Request, latencies: Sequence[dict[str, float | str]] = ()) -> list[Verdict]:
+def judge(request: Request, latencies: pd.DataFrame | None = None) -> list[Verdict]:
     """The verdict on every claim, for the profile and the data of a request.
 
     Args:
         request: profile, data, seeds and store; what the store lacks counts as not run.
-        latencies: rows of `python -m bench latency`.
+        latencies: table of `python -m bench latency`.
     """
     frame = Store(request.store).frame()
     tables: dict[str, Table | None] = {}
@@ -241,7 +240,7 @@ def judge(request: Request, latencies: Sequence[dict[str, float | str]] = ()) ->
     verdicts = []
     for claim in CLAIMS:
         if claim.measure is not None:
-            outcome = claim.measure(latencies)
+            outcome = claim.measure(pd.DataFrame() if latencies is None else latencies)
             verdicts.append(Verdict(claim, outcome.status, (outcome,), "-"))
             continue
         found = [_compare(c, tables[c.catalogue], frame, request) for c in claim.comparisons]

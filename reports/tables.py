@@ -312,7 +312,7 @@ def comparisons(
 ) -> list[str]:
     """Every row's difference to the baseline row, paired by seed: mean, 95 % confidence interval, paired t-test.
 
-    p values are Holm's over the rows of a column. Runs of one row and seed (random genotypes) count as their mean. With
+    A row named NETWORK|VARIANT is compared with the baseline's variant of its own network. p values are Holm's over the rows of a column. Runs of one row and seed (random genotypes) count as their mean. With
     a single seed there is no spread, and the line says so.
     """
     lines = []
@@ -323,10 +323,9 @@ def comparisons(
             for row in rows:
                 if row.group == group and (ids := list(row.places[column].run_ids)):
                     values[row.label] = 100 * frame.loc[ids].groupby("seed")[metric].mean()
-            if baseline not in values:
-                continue
-            others = [label for label in values if label != baseline]
-            found = [paired(values[label] - values[baseline]) for label in others]
+            bases = {label: _baseline_of(label, baseline) for label in values}
+            others = [label for label, base in bases.items() if base in values and base != label]
+            found = [paired(values[label] - values[bases[label]]) for label in others]
             adjusted = holm([difference.p for difference in found])
             for label, d, p in zip(others, found, adjusted, strict=True):
                 if d.count < 2:
@@ -334,12 +333,18 @@ def comparisons(
                 else:
                     verdict = "differs" if p < LEVEL else "within the noise"
                     spread = f" [{d.low:+.1f}, {d.high:+.1f}], p {p:.3f} over {d.count} seeds: {verdict}"
-                lines.append(f"{group}, {column} {metric}, {label} minus {baseline}: {d.mean:+.1f}{spread}.")
+                lines.append(f"{group}, {column} {metric}, {label} minus {bases[label]}: {d.mean:+.1f}{spread}.")
     if any("seeds:" in line for line in lines):
         lines.append(
             "Brackets: 95 % confidence interval; p: paired t-test by seed, adjusted after Holm within a column."
         )
     return lines
+
+
+def _baseline_of(label: str, baseline: str) -> str:
+    """The row that a row is compared with: where rows are named NETWORK|VARIANT, that of its own network."""
+    network, bar, _ = label.partition("|")
+    return network + bar + baseline.partition("|")[2] if bar else baseline
 
 
 def _length(recipe: Recipe) -> str:

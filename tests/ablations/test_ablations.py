@@ -118,6 +118,7 @@ def test_they_run(name: str, store: Path, capsys: pytest.CaptureFixture[str]) ->
     baseline = CATALOGUES[name].baseline
     if name != "table6":  # its baseline is MSINet at full width
         assert f"minus {baseline}:" in table
+        assert (name == "table5") == ("OSNet|PAM-Self minus OSNet|none:" in table)
         assert ("over 2 seeds" in table) == (seeds == "2")
 
 

@@ -114,18 +114,18 @@ def test_the_papers_false_statement_is_found_false(monkeypatch: pytest.MonkeyPat
 
 
 def test_speed_is_decided_by_a_latency_file() -> None:
-    def rows(msinet: float) -> list[dict[str, float | str]]:
-        return [
+    def rows(msinet: float) -> pd.DataFrame:
+        return pd.DataFrame([
             {"model": model, "form": form, "precision": "fp32", "batch": batch, "p50_ms": ms}
             for model, ms in (("msinet", msinet), ("resnet50", 10.0)) for batch in (1, 32)
             for form in ("eager", "deployed")
-        ]  # fmt: skip
+        ])  # fmt: skip
 
     faster = next(claim for claim in CLAIMS if claim.key == "faster-resnet").measure
     assert faster is not None
     assert faster(rows(7.0)) == Outcome("holds", "time relative to resnet50: 0.70 at batch 1, 0.70 at batch 32")
     assert faster(rows(11.0)).status == "fails"
-    assert faster([]).status == "not run"
+    assert faster(pd.DataFrame()).status == "not run"
     assert "bench latency" in faster(rows(7.0)[:4]).told
 
 
