@@ -312,8 +312,9 @@ def comparisons(
 ) -> list[str]:
     """Every row's difference to the baseline row, paired by seed: mean, 95 % confidence interval, paired t-test.
 
-    A row named NETWORK|VARIANT is compared with the baseline's variant of its own network. p values are Holm's over the rows of a column. Runs of one row and seed (random genotypes) count as their mean. With
-    a single seed there is no spread, and the line says so.
+    A row named NETWORK|VARIANT is compared with the baseline's variant of its own network. p values are Holm's over
+    the rows of a column. Runs of one row and seed (random genotypes) count as their mean. With a single seed there is
+    no spread, and the line says so.
     """
     lines = []
     for group in dict.fromkeys(row.group for row in rows):
