@@ -6,6 +6,7 @@ queries x gallery exists at a time, and the gallery is neither sorted nor copied
 """
 
 import itertools
+import mmap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -269,7 +270,10 @@ def _slabs(gallery: Tensor | Mapped) -> Iterator[tuple[int, Tensor]]:
     dtype = np.float64 if gallery.dtype == np.float64 else np.float32
     step = max(1, SLAB_BYTES // (gallery.shape[1] * np.dtype(dtype).itemsize))
     for start in range(0, len(gallery), step):
-        yield start, torch.from_numpy(np.array(gallery[start : start + step], dtype))  # a copy: maps are read-only
+        slab = np.array(gallery[start : start + step], dtype)  # a copy: maps are read-only
+        if isinstance(gallery.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            gallery.base.madvise(mmap.MADV_DONTNEED)  # else what was read stays in this process's memory
+        yield start, torch.from_numpy(slab)
 
 
 def _splitter(
