@@ -21,7 +21,7 @@ from bench.cost import count
 from bench.networks import Spec
 from msinet.errors import UserError
 from reports.statistics import paired
-from reports.tables import INIT, Row, Table, build_table, paper_name
+from reports.tables import INIT, Row, Table, build_table, paper_name, paper_numbers, paper_place
 
 Status = Literal["holds", "fails", "undecided", "not run"]
 
@@ -278,10 +278,7 @@ def _compare(
     rows = _row(table, c.init, c.better), _row(table, c.worse_init or c.init, c.worse)
     places = [row.places.get(c.column) if row else None for row in rows]
     title = f"{c.better} - {c.worse}, {c.column} {c.metric}"
-    paper: bool | None = None
-    if places[0] and places[1] and c.metric in places[0].paper and c.metric in places[1].paper:
-        theirs = places[0].paper[c.metric] - places[1].paper[c.metric]
-        paper = abs(theirs) <= c.within if c.within is not None else theirs > 0 and round(theirs, 1) >= c.at_least
+    paper = _by_paper(c)
     if not all(place and place.run_ids for place in places):
         return Outcome(
             "not run", f"{title}: python -m ablations run {c.catalogue} {' '.join(request.as_args())}"
@@ -304,6 +301,18 @@ def _compare(
     elif d.high < c.at_least or (math.isclose(d.high, d.low) and d.high <= c.at_least):
         status = "fails"
     return Outcome(status, f"{title}: {d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}], {d.count} seeds"), paper
+
+
+def _by_paper(c: Comparison) -> bool | None:
+    """Whether the paper's own numbers agree with a comparison; None: it gives none."""
+    numbers = paper_numbers()
+    numbers = numbers[numbers["table"] == f"T{c.catalogue.removeprefix('table')}"]
+    theirs = [paper_place(numbers, row, init, c.column)[0].get(c.metric)
+              for row, init in ((c.better, c.init), (c.worse, c.worse_init or c.init))]  # fmt: skip
+    if theirs[0] is None or theirs[1] is None:
+        return None
+    difference = round(theirs[0] - theirs[1], 1)
+    return abs(difference) <= c.within if c.within is not None else difference > 0 and difference >= c.at_least
 
 
 def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:

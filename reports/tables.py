@@ -176,7 +176,7 @@ def _rows(
                 wanted = {c.experiment: None for c in cells if (c.group, c.row, c.column) == (group, label, column)}
                 found = [row for row in map(record, wanted) if row is not None]
                 first = found[0] if first is None and found else first
-                paper, origin = _paper_place(numbers, paper_name(label), INIT.get(group, ""), column)
+                paper, origin = paper_place(numbers, paper_name(label), INIT.get(group, ""), column)
                 ids = tuple(str(row.name) for row in found)
                 places[column] = Place(_mean_std(found, metrics), len(found), len(wanted), paper, origin, ids)
             rows.append(Row(
@@ -200,7 +200,8 @@ def _mean_std(rows: Sequence["pd.Series[Any]"], metrics: Sequence[str]) -> dict[
     return result
 
 
-def _paper_place(numbers: pd.DataFrame, method: str, init: str, column: str) -> tuple[dict[str, float], str]:
+def paper_place(numbers: pd.DataFrame, method: str, init: str, column: str) -> tuple[dict[str, float], str]:
+    """The paper's values by metric and their origin (ran or cited) for a cell; empty if it has none."""
     match = numbers[(numbers["method"] == method) & (numbers["init"] == init) & (numbers["task"] == column)]
     if match.empty:
         return {}, ""
