@@ -7,7 +7,7 @@ queries x gallery exists at a time, and the gallery is neither sorted nor copied
 
 import itertools
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +23,7 @@ Features = Tensor | NDArray[Any]
 Labels = ArrayLike | Tensor
 Indices = NDArray[np.int64]
 Mapped = np.memmap[Any, Any]
+Block = NDArray[Any]  # such rows of several queries
 Row = NDArray[Any]  # float similarities of one query, padded with -inf to whole tiles
 
 CHUNK_BYTES = 16 << 20  # similarities held at once: large enough for the matmul, small enough for the cache
@@ -30,6 +31,7 @@ WORDS = 255  # 64-bit words of booleans that can be added up before one of the 8
 SLAB_BYTES = 64 << 20  # of a gallery on disk
 TILE = 2 * 8 * WORDS  # columns come in multiples of this; below it NumPy's broadcast comparison is slow
 BLOCK = 4 * TILE  # columns compared at once with
+FEW = 64  # so small a part of the gallery is sorted rather than counted
 GROUP = 64  # so many thresholds: one MiB of booleans, which stays in the cache
 
 
@@ -67,10 +69,11 @@ def evaluate(
         DataError: NaN or infinite features, or no query with a match.
     """
     query, gallery = _ranked(query, gallery)
-    split = _splitter(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))
-    return _score(
-        lambda score: _for_each_query(score, query, gallery, chunk_bytes), split, len(query), len(gallery), max_rank
-    )
+    scores = _Scores(_Split(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery)), max_rank)
+    with _Threads() as threads:
+        for start, block in _blocks(query, gallery, chunk_bytes):
+            scores.add_block(start, block, threads)
+    return scores.result()
 
 
 def evaluate_distances(
@@ -88,56 +91,119 @@ def evaluate_distances(
     if np.isnan(distances).any():
         raise DataError("some distances are NaN; check the features behind them")
     queries, items = distances.shape
-    split = _splitter(query_ids, gallery_ids, query_cameras, gallery_cameras, queries, items)
+    scores = _Scores(_Split(query_ids, gallery_ids, query_cameras, gallery_cameras, queries, items), max_rank)
 
-    def each(score: Callable[[int, Row], None]) -> None:
-        def one(i: int) -> None:
-            row = np.full(_whole_tiles(items), -np.inf, distances.dtype)
-            np.negative(distances[i], out=row[:items])
-            score(i, row)
+    def one(i: int) -> None:
+        row = np.full(_whole_tiles(items), -np.inf, distances.dtype)
+        np.negative(distances[i], out=row[:items])
+        scores.add_row(i, row)
 
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for _ in pool.map(one, range(queries)):
-                pass  # raises what a thread raised
-
-    return _score(each, split, queries, items, max_rank)
+    with _Threads() as threads:
+        threads.each(one, range(queries))
+    return scores.result()
 
 
-def _score(
-    each: Callable[[Callable[[int, Row], None]], None], split: Callable[[int], tuple[Indices, Indices]],
-    queries: int, items: int, max_rank: int,
-) -> Retrieval:  # fmt: skip
-    """The metrics of every query, whose rows of similarities `each` hands out."""
-    if max_rank < 1:
-        raise UserError(f"max_rank is the length of the CMC curve and must be at least 1, got {max_rank}")
-    ap = np.full(queries, np.nan)
-    inp = np.full(queries, np.nan)
-    first_rank = np.zeros(queries, np.int64)
-    positives = np.zeros(queries, np.int64)
+class _Scores:
+    """Collects the rank of every match, row by row or a block of rows at once, and makes the metrics of them."""
 
-    def score(i: int, row: Row) -> None:
-        matches, removed = split(i)
+    def __init__(self, split: "_Split", max_rank: int) -> None:
+        if max_rank < 1:
+            raise UserError(f"max_rank is the length of the CMC curve and must be at least 1, got {max_rank}")
+        self.split, self.max_rank = split, max_rank
+        queries = split.queries
+        self.ap, self.inp = np.full(queries, np.nan), np.full(queries, np.nan)
+        self.first_rank, self.positives = np.zeros(queries, np.int64), np.zeros(queries, np.int64)
+
+    def add_row(self, i: int, row: Row) -> None:
+        """The similarities of query i, which are changed."""
+        matches, removed = self.split.of(i)
         if not len(matches):
             return
         row[removed] = -np.inf
         ranks = np.sort(_ranks(row, matches))  # (R,)
-        ap[i] = (np.arange(1, len(ranks) + 1) / ranks).mean()
-        inp[i] = len(ranks) / ranks[-1]
-        first_rank[i] = ranks[0]
-        positives[i] = len(ranks)
+        self.ap[i] = (np.arange(1, len(ranks) + 1) / ranks).mean()
+        self.inp[i] = len(ranks) / ranks[-1]
+        self.first_rank[i] = ranks[0]
+        self.positives[i] = len(ranks)
 
-    each(score)
-    valid = positives > 0
-    if not valid.any():
-        own = sum(len(split(i)[1]) > 0 for i in range(queries))
-        raise DataError(
-            f"no query has a match: {queries - own} of {queries} have an identity that none of the"
-            f" {items} gallery items has, {own} share theirs with items of their own camera only;"
-            " check the ids and cameras of query and gallery"
-        )
-    hits = np.bincount(np.minimum(first_rank[valid], max_rank + 1), minlength=max_rank + 2)
-    cmc = np.cumsum(hits)[1:-1] / valid.sum()
-    return Retrieval(valid, ap, inp, first_rank, positives, cmc)
+    def add_block(self, start: int, block: Block, threads: "_Threads") -> None:
+        """The similarities (r, whole tiles) of r queries from `start` on, which are changed.
+
+        Where few items compete with the matches, as in a good ranking, those alone are sorted, for all rows at once:
+        a pass over the block is then nearly all that there is to do. Other rows are done one by one.
+        """
+        rows, columns, own = self.split.of_all(start, start + len(block))
+        block[rows[own], columns[own]] = -np.inf
+        rows, columns = rows[~own], columns[~own]
+        if not len(rows):
+            return
+        number = np.bincount(rows, minlength=len(block))  # matches of each row
+        lowest = np.full(len(block), np.inf, block.dtype)
+        np.minimum.at(lowest, rows, block[rows, columns])
+        competing = torch.ge(torch.from_numpy(block), torch.from_numpy(lowest)[:, None]).numpy()  # (r, whole tiles)
+        counts = _sum(competing)
+        few = counts * FEW <= block.shape[1]
+        hard = np.flatnonzero(~few)
+        threads.each(lambda k: self.add_row(start + int(k), block[k]), hard)
+
+        r, c = _true(competing, np.flatnonzero(few & (number > 0)))
+        order = np.lexsort((c, -block[r, c], r))  # by row, the nearest first, ties in gallery order
+        r, c = r[order], c[order]
+        ranks = np.arange(1, len(r) + 1) - np.searchsorted(r, r)
+        keys = np.sort(rows * block.shape[1] + columns)  # of the matches
+        place = np.searchsorted(keys, key := r * block.shape[1] + c)
+        hit = keys[np.minimum(place, len(keys) - 1)] == key
+        r, ranks = r[hit], ranks[hit]
+        found = np.arange(1, len(r) + 1) - np.searchsorted(r, r)  # matches up to this one
+        which, first = np.unique(r, return_index=True)
+        last = np.append(first, len(r))[1:] - 1
+        of = start + which
+        self.positives[of] = number[which]
+        self.ap[of] = np.bincount(r, found / ranks, len(block))[which] / number[which]
+        self.inp[of] = number[which] / ranks[last]
+        self.first_rank[of] = ranks[first]
+
+    def result(self) -> Retrieval:
+        """The metrics of all queries.
+
+        Raises:
+            DataError: no query has a match.
+        """
+        valid = self.positives > 0
+        if not valid.any():
+            own = sum(len(self.split.of(i)[1]) > 0 for i in range(self.split.queries))
+            raise DataError(
+                f"no query has a match: {self.split.queries - own} of {self.split.queries} have an identity that none"
+                f" of the {self.split.items} gallery items has, {own} share theirs with items of their own camera only;"
+                " check the ids and cameras of query and gallery"
+            )
+        hits = np.bincount(np.minimum(self.first_rank[valid], self.max_rank + 1), minlength=self.max_rank + 2)
+        cmc = np.cumsum(hits)[1:-1] / valid.sum()
+        return Retrieval(valid, self.ap, self.inp, self.first_rank, self.positives, cmc)
+
+
+def _true(block: NDArray[np.bool_], rows: Indices) -> tuple[Indices, Indices]:
+    """Rows and columns of what is true in those rows of a block whose width is a multiple of 8, in order."""
+    words = block.view(np.uint64)  # eight columns at once: nearly all are 0
+    r, w = np.nonzero(words if len(rows) == len(words) else words[rows])
+    r = rows[r]
+    which, bit = np.nonzero(words[r, w][:, None].view(np.uint8))
+    return r[which], 8 * w[which] + bit
+
+
+class _Threads(ThreadPoolExecutor):
+    """As many threads as torch has; NumPy releases the interpreter lock while it compares.
+
+    One pool for all blocks: each new thread would get memory of its own that the process keeps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(torch.get_num_threads())
+
+    def each(self, work: Callable[[int], object], numbers: Iterable[int]) -> None:
+        """Call `work` with each number, and raise what it raises."""
+        for _ in self.map(work, numbers):
+            pass
 
 
 def top_k(
@@ -171,12 +237,12 @@ def top_k(
         if not query_ids is gallery_ids is query_cameras is gallery_cameras:
             raise UserError("query_ids and gallery_ids belong together: pass both, or no ids and no cameras")
         query_ids, gallery_ids = np.zeros(len(query), np.int64), np.zeros(len(gallery), np.int64)
-    split = _splitter(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))
+    split = _Split(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))
     indices = np.full((len(query), k), -1, np.int64)
     distances = np.full((len(query), k), np.inf)
 
     def select(i: int, row: Row) -> None:
-        row[split(i)[1]] = -np.inf
+        row[split.of(i)[1]] = -np.inf
         place = max(len(row) - k, 0)
         best = np.flatnonzero(row >= np.partition(row, place)[place])  # k items, or more when tied
         best = best[row[best] > -np.inf]
@@ -184,7 +250,9 @@ def top_k(
         indices[i, : len(best)] = best
         distances[i, : len(best)] = np.clip(2 - 2 * row[best].astype(np.float64), 0, 4)
 
-    _for_each_query(select, query, gallery, chunk_bytes)
+    with _Threads() as threads:
+        for start, block in _blocks(query, gallery, chunk_bytes):
+            threads.each(lambda k, start=start, block=block: select(start + k, block[k]), range(len(block)))  # type: ignore[misc]
     return indices, distances
 
 
@@ -211,48 +279,47 @@ def _count(compare: np.ufunc, values: Row, thresholds: Row) -> Indices:
     for start, first in itertools.product(range(0, len(values), BLOCK), range(0, len(thresholds), GROUP)):
         group = slice(first, first + GROUP)
         true = compare(values[start : start + BLOCK], thresholds[group, None])  # (GROUP, BLOCK) bool
-        # Booleans are bytes of 0 or 1: adding them as 64-bit words counts in eight bytes at once.
-        words = true.view(np.uint64).reshape(len(true), -1, WORDS).sum(axis=2)  # (GROUP, BLOCK / 8 / WORDS)
-        counts[group] += words.view(np.uint8).sum(axis=1, dtype=np.int64)
+        counts[group] += _sum(true)
     return counts
 
 
+def _sum(true: NDArray[np.bool_]) -> Indices:
+    """How many of each row are true: (R, whole tiles) to (R,).
+
+    Booleans are bytes of 0 or 1: adding them as 64-bit words counts in eight bytes at once.
+    """
+    words = true.view(np.uint64).reshape(len(true), -1, WORDS).sum(axis=2)  # (R, whole tiles / 8 / WORDS)
+    sums: Indices = words.view(np.uint8).sum(axis=1, dtype=np.int64)
+    return sums
+
+
 @torch.no_grad()
-def _for_each_query(
-    work: Callable[[int, Row], None], query: Tensor, gallery: Tensor | Mapped, chunk_bytes: int
-) -> None:
-    """Call `work(i, similarities)` for every query i, from several threads; the row is work's to change."""
+def _blocks(query: Tensor, gallery: Tensor | Mapped, chunk_bytes: int) -> Iterator[tuple[int, Block]]:
+    """Similarities of so many queries as fit, with the number of the first: (r, whole tiles), padded with -inf.
+
+    The block is the caller's to change, until the next one.
+    """
     columns = len(gallery)
     query_lengths = _lengths("query", query)
     lengths = np.concatenate([_lengths("gallery", slab, start) for start, slab in _slabs(gallery)])
     # Dividing similarities rather than the gallery saves a copy of it; unit rows need no division at all.
     divide = bool(np.abs(lengths - 1).max() > 4 * torch.finfo(query.dtype).eps)
-    lengths = lengths.astype(np.float64 if query.dtype == torch.float64 else np.float32)
+    scale = torch.from_numpy(lengths).to(query.dtype)
     width = _whole_tiles(columns)
     rows = max(1, min(len(query), chunk_bytes // (width * query.element_size())))
     similarities = torch.full((rows, width), -torch.inf, dtype=query.dtype)
-
-    def part(start: int, chosen: NDArray[np.intp]) -> None:
-        for k in chosen:
-            row = similarities[k].numpy()
-            if divide:
-                row[:columns] /= lengths
-            work(start + int(k), row)
-
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads) as pool:  # NumPy releases the interpreter lock while it compares
-        for start in range(0, len(query), rows):
-            chunk = query[start : start + rows]
-            unit = chunk / torch.from_numpy(query_lengths[start : start + rows, None]).to(chunk)
-            for first, slab in _slabs(gallery):
-                block = similarities[: len(chunk), first : first + len(slab)]
-                if slab.device.type == "cpu":
-                    torch.mm(unit, slab.to(unit.dtype).T, out=block)
-                else:
-                    block.copy_(unit @ slab.T)
-            parts = np.array_split(np.arange(len(chunk)), threads)
-            for _ in pool.map(part, [start] * threads, parts):
-                pass  # raises what a thread raised
+    for start in range(0, len(query), rows):
+        chunk = query[start : start + rows]
+        unit = chunk / torch.from_numpy(query_lengths[start : start + rows, None]).to(chunk)
+        for first, slab in _slabs(gallery):
+            block = similarities[: len(chunk), first : first + len(slab)]
+            if slab.device.type == "cpu":
+                torch.mm(unit, slab.to(unit.dtype).T, out=block)
+            else:
+                block.copy_(unit @ slab.T)
+        if divide:
+            similarities[: len(chunk), :columns] /= scale
+        yield start, similarities[: len(chunk)].numpy()
 
 
 def _ranked(query: Features, gallery: Features) -> tuple[Tensor, Tensor | Mapped]:
@@ -276,37 +343,42 @@ def _slabs(gallery: Tensor | Mapped) -> Iterator[tuple[int, Tensor]]:
         yield start, torch.from_numpy(slab)
 
 
-def _splitter(
-    query_ids: Labels,
-    gallery_ids: Labels,
-    query_cameras: Labels | None,
-    gallery_cameras: Labels | None,
-    queries: int,
-    items: int,
-) -> Callable[[int], tuple[Indices, Indices]]:
-    """A function from a query's index to the gallery indices of its matches and of the removed items."""
-    wanted, ids = _labels("query_ids", query_ids, queries), _labels("gallery_ids", gallery_ids, items)
-    cameras: tuple[Indices, Indices] | None = None
-    if query_cameras is not None and gallery_cameras is not None:
-        cameras = (
-            _labels("query_cameras", query_cameras, queries),
-            _labels("gallery_cameras", gallery_cameras, items),
-        )
-    elif query_cameras is not gallery_cameras:
-        missing = "query_cameras" if query_cameras is None else "gallery_cameras"
-        raise UserError(f"{missing} is missing: pass the cameras of both query and gallery, or of neither")
-    order = np.argsort(ids, kind="stable")
-    starts = np.searchsorted(ids, wanted, side="left", sorter=order)
-    stops = np.searchsorted(ids, wanted, side="right", sorter=order)
+class _Split:
+    """Which gallery items match a query, and which are removed: its identity, by other and by its own camera."""
 
-    def split(i: int) -> tuple[Indices, Indices]:
-        same = order[starts[i] : stops[i]]
-        if cameras is None:
-            return same, same[:0]
-        own = cameras[1][same] == cameras[0][i]
+    def __init__(
+        self, query_ids: Labels, gallery_ids: Labels, query_cameras: Labels | None, gallery_cameras: Labels | None,
+        queries: int, items: int,
+    ) -> None:  # fmt: skip
+        self.queries, self.items = queries, items
+        wanted, ids = _labels("query_ids", query_ids, queries), _labels("gallery_ids", gallery_ids, items)
+        self.cameras: tuple[Indices, Indices] | None = None
+        if query_cameras is not None and gallery_cameras is not None:
+            self.cameras = (
+                _labels("query_cameras", query_cameras, queries),
+                _labels("gallery_cameras", gallery_cameras, items),
+            )
+        elif query_cameras is not gallery_cameras:
+            missing = "query_cameras" if query_cameras is None else "gallery_cameras"
+            raise UserError(f"{missing} is missing: pass the cameras of both query and gallery, or of neither")
+        self.order = np.argsort(ids, kind="stable")
+        self.starts = np.searchsorted(ids, wanted, side="left", sorter=self.order)
+        self.stops = np.searchsorted(ids, wanted, side="right", sorter=self.order)
+
+    def of(self, i: int) -> tuple[Indices, Indices]:
+        """Gallery indices of the matches and of the removed items of query i."""
+        _, same, own = self.of_all(i, i + 1)
         return same[~own], same[own]
 
-    return split
+    def of_all(self, first: int, stop: int) -> tuple[Indices, Indices, NDArray[np.bool_]]:
+        """Queries counted from `first`, gallery indices of their identity, and whether their own camera took them."""
+        starts, counts = self.starts[first:stop], self.stops[first:stop] - self.starts[first:stop]
+        rows = np.repeat(np.arange(stop - first), counts)
+        within = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
+        same = self.order[np.repeat(starts, counts) + within]
+        if self.cameras is None:
+            return rows, same, np.zeros(len(rows), bool)
+        return rows, same, self.cameras[1][same] == self.cameras[0][first + rows]
 
 
 def as_features(query: Features, gallery: Features) -> tuple[Tensor, Tensor]:
