@@ -1,6 +1,5 @@
 """How long networks take and how much memory: measured side by side, so that ratios hold on a noisy machine."""
 
-import multiprocessing
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from bench.cost import count
 from bench.machine import rates, traffic
-from bench.memory import peak_extra
+from bench.memory import in_a_fresh_process, peak_extra
 from bench.networks import REFERENCE, Run, Spec, check_forms, prepare, specs
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
@@ -250,10 +249,8 @@ class Memory:
         image = _image(self.height, self.width)
         cases = [(spec, form, batch) for spec in specs(self.models) for form in self.forms for batch in self.batches]
         rows = []
-        context = multiprocessing.get_context("spawn")  # what earlier networks left behind must not be reused
         for spec, form, batch in tqdm(cases, desc="memory"):
-            with context.Pool(1) as pool:
-                extra, weights = pool.apply(_one_batch, (spec, form, self.precision, batch, image, str(device)))
+            extra, weights = in_a_fresh_process(_one_batch, spec, form, self.precision, batch, image, str(device))
             rows.append({
                 "model": spec.text, "form": form, "precision": self.precision, "batch": batch, "height": image[0],
                 "width": image[1], "weights_mib": weights / 2**20,

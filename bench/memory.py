@@ -1,7 +1,12 @@
 """How much memory a piece of work takes at its peak."""
 
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 def peak_extra(work: Callable[[], object]) -> int | None:
@@ -18,6 +23,16 @@ def peak_extra(work: Callable[[], object]) -> int | None:
     before = _status("VmRSS")
     work()
     return max(0, _status("VmHWM") - before)
+
+
+def in_a_fresh_process(work: Callable[..., Result], *arguments: object) -> Result:
+    """`work(*arguments)` in a process of its own, where no memory of earlier work is handed out again.
+
+    Raises:
+        concurrent.futures.process.BrokenProcessPool: the process died, as for lack of memory.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def _status(name: str) -> int:

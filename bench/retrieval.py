@@ -1,6 +1,5 @@
 """How long ranking takes beside the matrix product that no ranking can do without, and how much memory."""
 
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import pandas as pd
 import torch
 
 from bench.latency import race, surroundings, write
-from bench.memory import peak_extra
+from bench.memory import in_a_fresh_process, peak_extra
 from msinet.errors import UserError, unknown_name
 from msinet.retrieval import evaluate, rerank, top_k
 
@@ -116,12 +115,6 @@ def _fresh(size: tuple[int, int, int, int], dim: int, work: str) -> tuple[int | 
     return peak_extra(run), seconds
 
 
-def fresh(size: tuple[int, int, int, int], dim: int, work: str) -> tuple[int | None, float]:
-    """`_fresh` in a process of its own, where no memory of earlier work is handed out again."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_fresh, (size, dim, work))
-
-
 def stream(items: int, queries: int, dim: int, folder: Path) -> tuple[float, int | None]:
     """Seconds and bytes at the peak for the ten nearest of each query in a gallery on disk, written first."""
     rng = np.random.default_rng(0)
@@ -179,14 +172,14 @@ class Ranking:
             times = race(
                 ranking(made_up(*SIZES[name], self.dim)), rounds=self.rounds, seconds=60.0, finish=lambda: None
             )
-            extra, _ = fresh(SIZES[name], self.dim, "ranking")
+            extra, _ = in_a_fresh_process(_fresh, SIZES[name], self.dim, "ranking")
             product, ours = times["product"].p50, times["ranking"].p50
             rows.append(_row(f"CMC + mAP, {name}", ours, extra, product=product, ratio=ours / product))
         if self.rerank:
-            extra, seconds = fresh(SIZES["market1501"], self.dim, "sparse")
+            extra, seconds = in_a_fresh_process(_fresh, SIZES["market1501"], self.dim, "sparse")
             rows.append(_row("re-ranking, market1501", seconds, extra))
         if self.dense:
-            extra, dense = fresh(SIZES["market1501"], self.dim, "dense")
+            extra, dense = in_a_fresh_process(_fresh, SIZES["market1501"], self.dim, "dense")
             rows.append(_row("the same with dense matrices", dense, extra))
             if self.rerank:
                 print(f"re-ranking is {dense / seconds:.1f} times as fast as with dense matrices")

@@ -1,8 +1,8 @@
 """What is measured and how it is reported; how fast anything is, no test says."""
 
 import json
-import multiprocessing
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from bench import latency, retrieval
 from bench.__main__ import main
 from bench.latency import LEAST, WARM_UP, race
-from bench.memory import peak_extra
+from bench.memory import in_a_fresh_process, peak_extra
 from bench.networks import FORMS, Spec, check_forms, prepare, specs
 from msinet.errors import UserError
 
@@ -98,17 +98,9 @@ def test_throughput_names_the_best_batch(tmp_path: Path, capsys: pytest.CaptureF
     assert set(pd.read_csv(tmp_path / "a.csv")["form"]) == {"deployed"}
 
 
-def ones_twice() -> None:
-    """64 MiB, and when they are gone half of that."""
-    first = np.ones(8 << 20)
-    del first
-    np.ones(4 << 20)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
 def test_peak_memory_is_that_of_the_work() -> None:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:  # here, memory of earlier tests is handed out again
-        extra = pool.apply(peak_extra, (ones_twice,))
+    extra = in_a_fresh_process(peak_extra, partial(np.ones, 8 << 20))  # 64 MiB; here, earlier memory is used again
     assert extra is not None
     assert 60 << 20 < extra < 80 << 20
 
