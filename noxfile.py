@@ -18,9 +18,16 @@ def install(session: nox.Session, *groups: str, project: str = ".") -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the test suite; `-- -k NAME` and the like go to pytest."""
+    """Run the test suite but for its slow part; `-- -k NAME` and the like go to pytest."""
     install(session, "test", project=".[onnx]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def tests_slow(session: nox.Session) -> None:
+    """Run the slow part of the test suite: whole catalogues, kills and resumptions, ONNX."""
+    install(session, "test", project=".[onnx]")
+    session.run("pytest", "-m", "slow", *session.posargs)
 
 
 @nox.session

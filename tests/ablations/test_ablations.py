@@ -106,6 +106,7 @@ def test_table_6_says_where_a_transformer_is_not_the_papers(profile: str, labels
     assert {cell.experiment.key for cell in found if cell.row.startswith("MSINet")} <= table2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["table5", "table6", "figure5c", "figure5d", "figure5e", "alignment_readings"])
 def test_they_run(name: str, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seeds = "2" if name.startswith("figure") else "1"
@@ -123,6 +124,7 @@ def test_they_run(name: str, store: Path, capsys: pytest.CaptureFixture[str]) ->
         assert ("over 2 seeds" in table) == (seeds == "2")
 
 
+@pytest.mark.slow
 def test_figure_5d_shows_what_depth_costs(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["show", "figure5d", "--profile", "smoke", "--seeds", "2", "--store", str(store)]
     assert main([*words, "--datasets", "market1501"]) == 0

@@ -288,6 +288,7 @@ def test_a_grid_is_run_once_and_only_once(store: Path, tmp_path: Path) -> None:
     assert sorted(float(row["overlap"]) for row in trials_of(tmp_path)) == [0.5, 1.0]
 
 
+@pytest.mark.slow
 def test_pruned_trials_are_marked_and_never_the_best(store: Path, tmp_path: Path) -> None:
     request = Request(profile="smoke", store=tmp_path)
     outcome = json.loads(sweep(request, QUIET, OVERLAP, trials=5, pruning="asha").read_text())
@@ -298,6 +299,7 @@ def test_pruned_trials_are_marked_and_never_the_best(store: Path, tmp_path: Path
     assert outcome["best_mAP"] == max(float(row["mAP"]) for row in complete)
 
 
+@pytest.mark.slow
 def test_several_settings_have_importances(store: Path, tmp_path: Path) -> None:
     request = Request(profile="smoke", store=tmp_path)
     outcome = json.loads(sweep(request, QUIET, OVERLAP, vary=("overlap", "momentum"), trials=4).read_text())
@@ -316,6 +318,7 @@ def test_a_sweep_that_makes_no_sense_is_refused(changes: dict[str, object], mess
         sweep(Request(profile="smoke", store=store), QUIET, OVERLAP, **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_alignment_sweep_ranks_held_out_identities_of_the_other_set(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,7 @@ def test_export_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [NETWORKS[0], NETWORKS[6], NETWORKS[9], NETWORKS[11]])
 def test_onnx_gives_the_same_features_for_any_batch(
     name: str, options: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
