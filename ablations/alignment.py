@@ -5,6 +5,7 @@ from typing import Any
 from ablations.catalogue import Catalogue, Cell, Request
 from ablations.experiment import Experiment, Init
 from ablations.table2 import TABLE2, groups, tasks
+from msinet.errors import DataError
 from msinet.losses import Variant
 
 #: Rows of Table 5 by backbone and variant, as the paper's numbers call them.
@@ -41,8 +42,17 @@ def table5(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
 
 
 def across(request: Request, datasets: tuple[str, ...]) -> tuple[str, str, str]:
-    """Column, training set and test set of Figure 5e: across data sets where two are at hand."""
+    """Column, training set and test set of Figure 5e: across data sets where two are at hand.
+
+    Raises:
+        DataError: no set at hand that can be trained on.
+    """
     every = vehicle_tasks(request, datasets)
+    if not every:
+        raise DataError(
+            f"nothing to train on among {', '.join(datasets) or 'no data sets'}: VehicleID alone is used only when it "
+            "is named in --datasets, or with --whole"
+        )
     return next((task for task in every if task[1] != task[2]), every[0])
 
 

@@ -1,6 +1,6 @@
 """Table 6: transformers beside MSINet (Sec. 4.4; SPEC B.4)."""
 
-from ablations.catalogue import Catalogue, Cell, Request
+from ablations.catalogue import SMOKE_WIDTH, Catalogue, Cell, Request
 from ablations.table2 import TABLE2, groups, tasks
 from msinet.models import split_name
 from msinet.models.transformer import patch_side
@@ -8,14 +8,12 @@ from msinet.training.recipe import Recipe
 
 #: Rows by model. On small images transformers are narrow ones with small patches, and say so.
 NETWORKS = {"deit_small": "DeiT-S", "deit_base": "DeiT-B", "vit_base": "ViT-B", "msinet": "MSINet"}
-#: Of transformers in mini and smoke.
-TINY = "_x0_25"
 
 
 def model_name(request: Request, family: str) -> str:
     """The network that stands for a row: transformers are a quarter as wide in mini as well."""
     if family != "msinet" and request.profile == "mini":
-        return family + TINY
+        return family + SMOKE_WIDTH
     return request.named(family)
 
 

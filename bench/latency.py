@@ -206,8 +206,11 @@ class Throughput(Latency):
     """Images a second by batch size, and the batch at which each network is fastest."""
 
     forms: tuple[str, ...] = ("deployed",)
+    """eager, channels_last, deployed, compiled, cuda_graph, onnx"""
     batches: tuple[int, ...] = (1, 4, 16, 64)
+    """images at a time"""
     out: Path = Path("results/bench/throughput.csv")
+    """file for the table; what it was measured on goes beside it as JSON"""
 
     def __call__(self) -> None:
         """Measure, print and write."""

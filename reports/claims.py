@@ -114,7 +114,7 @@ def _macs_unchanged(latencies: pd.DataFrame) -> Outcome:
 
 
 def _faster(text: str, than: str) -> Callable[[pd.DataFrame], Outcome]:
-    """Medians of a latency file at its largest common batch, as trained and in fp32."""
+    """Medians of a latency file at every batch that it has of both, as trained and in fp32."""
 
     def measure(latencies: pd.DataFrame) -> Outcome:
         if len(latencies):
@@ -229,14 +229,14 @@ def judge(request: Request, latencies: pd.DataFrame | None = None) -> list[Verdi
         latencies: table of `python -m bench latency`.
     """
     frame = Store(request.store).frame()
-    tables: dict[str, Table | None] = {}
+    tables: dict[str, Table | str] = {}  # or why there is none
     for claim in CLAIMS:
         for name in (comparison.catalogue for comparison in claim.comparisons):
             if name not in tables:
                 try:
                     tables[name] = build_table(CATALOGUES[name], request)
-                except UserError:  # nothing of it has run
-                    tables[name] = None
+                except UserError as error:
+                    tables[name] = str(error)
     verdicts = []
     for claim in CLAIMS:
         if claim.measure is not None:
@@ -261,9 +261,9 @@ def _together(statuses: Sequence[Status]) -> Status:
     return "holds" if all(status == "holds" for status in statuses) else "undecided"
 
 
-def _row(table: Table | None, init: str, name: str) -> Row | None:
+def _row(table: Table, init: str, name: str) -> Row | None:
     """The row of that name in the group of these initial weights."""
-    for row in table.rows if table else ():
+    for row in table.rows:
         group = INIT.get(row.group, "imagenet" if row.group.startswith("pre-trained") else "scratch")
         if group == init and paper_name(row.label) == name:
             return row
@@ -271,18 +271,19 @@ def _row(table: Table | None, init: str, name: str) -> Row | None:
 
 
 def _compare(
-    comparison: Comparison, table: Table | None, frame: pd.DataFrame, request: Request
+    comparison: Comparison, table: Table | str, frame: pd.DataFrame, request: Request
 ) -> tuple[Outcome, bool | None]:
     """What the records say, and whether the paper's numbers agree with the statement (None: it has none)."""
     c = comparison
-    rows = _row(table, c.init, c.better), _row(table, c.worse_init or c.init, c.worse)
-    places = [row.places.get(c.column) if row else None for row in rows]
     title = f"{c.better} - {c.worse}, {c.column} {c.metric}"
     paper = _by_paper(c)
+    command = f"python -m ablations run {c.catalogue} {' '.join(request.as_args())}".rstrip()
+    if isinstance(table, str):
+        return Outcome("not run", f"{title}: {command} ({table})"), paper
+    rows = _row(table, c.init, c.better), _row(table, c.worse_init or c.init, c.worse)
+    places = [row.places.get(c.column) if row else None for row in rows]
     if not all(place and place.run_ids for place in places):
-        return Outcome(
-            "not run", f"{title}: python -m ablations run {c.catalogue} {' '.join(request.as_args())}"
-        ), paper
+        return Outcome("not run", f"{title}: {command}"), paper
     by_seed = [100 * frame.loc[list(place.run_ids)].groupby("seed")[c.metric].mean() for place in places if place]
     differences = (by_seed[0] - by_seed[1]).dropna()
     if differences.empty:
