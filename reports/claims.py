@@ -7,7 +7,7 @@ correction is made for there being many claims. Beside each verdict stands what 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
@@ -277,7 +277,7 @@ def _compare(
     c = comparison
     title = f"{c.better} - {c.worse}, {c.column} {c.metric}"
     paper = _by_paper(c)
-    command = f"python -m ablations run {c.catalogue} {' '.join(request.as_args())}".rstrip()
+    command = _command(c, request)
     if isinstance(table, str):
         return Outcome("not run", f"{title}: {command} ({table})"), paper
     rows = _row(table, c.init, c.better), _row(table, c.worse_init or c.init, c.worse)
@@ -302,6 +302,17 @@ def _compare(
     elif d.high < c.at_least or (math.isclose(d.high, d.low) and d.high <= c.at_least):
         status = "fails"
     return Outcome(status, f"{title}: {d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}], {d.count} seeds"), paper
+
+
+def _command(c: Comparison, request: Request) -> str:
+    """What would fill both rows: some of a table is only run when asked for, or needs weights that users have."""
+    pretrained = "imagenet" in (c.init, c.worse_init)
+    if (pretrained or c.column == "VID") and not request.complete:
+        request = replace(request, whole=True)
+    words = ["python -m ablations run", c.catalogue, *request.as_args()]
+    if pretrained and not request.rendered and request.pretrained is None:
+        words.append("--pretrained DIR")
+    return " ".join(words)
 
 
 def _by_paper(c: Comparison) -> bool | None:

@@ -10,7 +10,7 @@ from ablations.catalogue import Request
 from reports import claims
 from reports.__main__ import main
 from reports.claims import CLAIMS, Claim, Comparison, Outcome, as_markdown, judge
-from reports.tables import Place, Row, Table
+from reports.tables import Place, Row, Table, paper_name
 
 REQUEST = Request(profile="smoke")
 
@@ -146,3 +146,26 @@ def test_bars_in_names_do_not_break_the_table(monkeypatch: pytest.MonkeyPatch) -
     line = as_markdown(judge(REQUEST), "t").splitlines()[-1]
     assert line.count("|") == 5
     assert "-1.0, one seed" in line
+
+
+@pytest.mark.parametrize("profile", ["smoke", "mini"])
+def test_what_is_missing_is_named_with_a_command_that_fills_it(profile: str) -> None:
+    request = Request(profile=profile)
+    for c in (c for claim in CLAIMS for c in claim.comparisons):
+        words = claims._command(c, request).removeprefix("python -m ablations run ").split()
+        asked = Request(profile=profile, whole="--whole" in words)
+        sets = ("market1501", "msmt17", "veri776", "vehicleid")
+        filled = {(cell.row, cell.column, cell.experiment.init) for cell in CATALOGUES[words[0]].cells(asked, sets)}
+        for row, init in ((c.better, c.init), (c.worse, c.worse_init or c.init)):
+            if row == "CDNet" and c.column in ("VR", "VID"):
+                continue
+            wanted = "pretrained" if init == "imagenet" else "scratch"
+            assert any(paper_name(a) == row and (b, i) == (c.column, wanted) for a, b, i in filled), (c, words)
+
+
+def test_weights_of_the_users_own_are_asked_for(tmp_path: Path) -> None:
+    inits = Comparison("table2", "M", "A", "B", "imagenet"), Comparison("table2", "M", "A", "B")
+    own = Request(profile="paper", data_root=tmp_path)
+    assert [claims._command(c, own).endswith("--pretrained DIR") for c in inits] == [True, False]
+    given = Request(profile="paper", data_root=tmp_path, pretrained=tmp_path)
+    assert claims._command(inits[0], given).count("--pretrained") == 1
