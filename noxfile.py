@@ -18,9 +18,9 @@ def install(session: nox.Session, *groups: str, project: str = ".") -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the test suite but for its slow part; `-- -k NAME` and the like go to pytest."""
+    """Run the test suite but for its slow part, a process per core; `-- -k NAME` and the like go to pytest."""
     install(session, "test", project=".[onnx]")
-    session.run("pytest", "-m", "not slow", *session.posargs)
+    session.run("pytest", "-m", "not slow", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session
