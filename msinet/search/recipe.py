@@ -56,6 +56,8 @@ class SearchRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.precision != "fp32":
+            raise UserError("recipe: a search runs in fp32; precision is a setting of trainings")
         for name, known in (
             ("mechanism", ("tcm", "ce", "tpe")), ("split", ("general", "fifths")), ("halves", ("random", "list")),
             ("memory_init", ("centroids", "zeros")), ("order", ("weights", "alphas")), ("mid", ("out", "in")),

@@ -93,6 +93,17 @@ def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     return {"loss": total, "identity": identity, "triplet": triplet, "alignment": alignment}
 
 
+def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Output:
+    """What the losses see, in fp32; the network's maps are in the recipe's precision, by autocast."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        output: Output = model(images)
+    activation = None if output.activation is None else output.activation.float()
+    return Output(
+        tuple(one.float() for one in output.logits), tuple(one.float() for one in output.embeddings),
+        output.feature_map.float(), activation,
+    )  # fmt: skip
+
+
 def train(
     model: nn.Module, pixels: PixelSource, labels: np.ndarray, recipe: Recipe, folder: Path, *,
     seed: int, identity: str, device: torch.device, resume: bool = True, workers: int = 0,
@@ -148,7 +159,7 @@ def train(
 
     def take_step(epoch: int, step: int) -> Row:
         images, targets = next_batch(batches, device)
-        output: Output = model(images)
+        output = forward(model, images, recipe)
         parts = losses(output, targets, recipe)
         values = {name: value.item() for name, value in parts.items()}
         check_loss(values["loss"], epoch, step, folder)

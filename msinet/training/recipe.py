@@ -57,7 +57,12 @@ class Recipe:
     alignment_per_pair: bool = True
     """negatives: mean over pairs, as in the released code; False: their sum over the number of negatives (Eq. 8)"""
 
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the network's maps in training: bf16 halves their memory traffic; weights, losses and ranking stay fp32"""
+
     def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise unknown_name("precision", self.precision, ("fp32", "bf16"))
         if self.alignment not in get_args(Variant):
             raise unknown_name("variant of spatial alignment", self.alignment, get_args(Variant))
         if self.alignment_grid not in ("anchor", "partner"):
@@ -94,6 +99,8 @@ class Recipe:
         settings = asdict(self)
         if self.alignment == "none":
             settings = {name: value for name, value in settings.items() if not name.startswith("alignment")}
+        if self.precision == "fp32":
+            del settings["precision"]
         return settings
 
     def with_epochs(self, epochs: int) -> Self:

@@ -24,6 +24,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
@@ -32,9 +33,10 @@ from msinet.data import Dataset, load_dataset, open_pixels
 from msinet.errors import DataError, TrainingDiverged, UserError, WeightsError
 from msinet.models import Output, build_model
 from msinet.retrieval import METRICS
+from msinet.search.recipe import search_recipe
 from msinet.training import Recipe, evaluate_model, loop, train
 from msinet.training.checkpoint import rng_state, set_rng_state
-from msinet.training.loop import build_optimizer, losses
+from msinet.training.loop import build_optimizer, forward, losses
 from msinet.training.profiles import recipe_for
 from msinet.training.run import How, Record, derived_seed, run, stable_hash, write_csv
 
@@ -743,3 +745,45 @@ def test_rows_of_unlike_keys_share_one_header(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", [{"a": 1, "b": 2}, {"b": 3, "c": "x,y"}])
     with (tmp_path / "a.csv").open(newline="") as stream:
         assert list(csv.reader(stream)) == [["a", "b", "c"], ["1", "2", ""], ["", "3", "x,y"]]
+
+
+@pytest.mark.parametrize("model", ["msinet_x0_25", "osnet_x0_25", "resnet50_x0_25", "vit_base_x0_25"])
+def test_half_precision_stays_near_single(model: str) -> None:
+    """Loss within 2 %, embeddings within 25 degrees (batch norms of untrained networks magnify); all stored in fp32."""
+    torch.manual_seed(0)
+    network = build_model(model, 8, image=(64, 32)).train()
+    images = F.interpolate(2 * torch.randn(64, 3, 4, 2), (64, 32), mode="bilinear")
+    labels = torch.arange(8).repeat_interleave(8)
+    recipe = recipe_for("smoke", "market1501", model)
+    found = []
+    for name in ("fp32", "bf16"):
+        torch.manual_seed(1)  # drop-path
+        found.append(forward(network, images, replace(recipe, precision=name)))
+    single, half = found
+    for part in (*half.logits, *half.embeddings, half.feature_map):
+        assert part.dtype == torch.float32
+    ours, theirs = (losses(output, labels, recipe)["loss"] for output in (half, single))
+    assert ours.item() == pytest.approx(theirs.item(), rel=0.02)
+    assert ours.item() != theirs.item()
+    for a, b in zip(half.embeddings, single.embeddings, strict=True):
+        assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > np.cos(np.radians(25))
+    ours.backward()
+    assert {p.grad.dtype for p in network.parameters() if p.grad is not None} == {torch.float32}
+
+
+def test_a_training_in_half_precision_learns_and_keeps_weights_in_single(market: Dataset, tmp_path: Path) -> None:
+    record = go(tmp_path, market, recipe=replace(SMOKE, precision="bf16"))
+    assert record["mAP"] > 0
+    losses_of_epochs = [float(row["loss"]) for row in history(tmp_path)]
+    assert losses_of_epochs[-1] < losses_of_epochs[0]
+    dtypes = {value.dtype for value in load_file(tmp_path / "model.safetensors").values()}
+    assert dtypes <= {torch.float32, torch.int64}
+
+
+def test_another_precision_is_another_run_and_unknown_ones_are_refused() -> None:
+    assert "precision" not in SMOKE.named()  # runs from before it could be chosen keep their names
+    assert replace(SMOKE, precision="bf16").named()["precision"] == "bf16"
+    with pytest.raises(UserError, match=r"precision.*fp16.*bf16"):
+        replace(SMOKE, precision="fp16")
+    with pytest.raises(UserError, match="a search runs in fp32"):
+        replace(search_recipe("smoke", "market1501"), precision="bf16")
