@@ -23,7 +23,17 @@ from reports.claims import as_markdown as claims_markdown
 from reports.claims import judge
 from reports.costs import accuracy_data, draw_accuracy, draw_roofline, read_latencies
 from reports.factors import as_markdown, by_factor, write_factors
-from reports.figures import curve_data, draw_curves, draw_rows, draw_sweep, row_data
+from reports.figures import (
+    NUMBERED,
+    curve_data,
+    draw_curves,
+    draw_levels,
+    draw_rows,
+    draw_sweep,
+    draw_training,
+    row_data,
+    training_data,
+)
 from reports.tables import as_text, brief, build_table, write_table
 
 
@@ -61,8 +71,11 @@ def draw_ablation(catalogue: Catalogue, request: Request, table: tables.Table, o
     name = file_name(catalogue.name, request)
     written = []
     data = row_data(table, Store(request.store).frame())
-    title = f"{table.title.replace(' (', chr(10) + '(')}, profile {request.profile}, {request.seeds} seed(s)"
-    if len(data):
+    title = f"{table.title}, profile {request.profile}, {request.seeds} seed(s)"
+    numbered = NUMBERED.get(catalogue.name)
+    if len(data) and numbered is not None:
+        written += draw_levels(data, title, numbered, folder / f"{name}-rows")
+    elif len(data):
         written += draw_rows(data, title, catalogue.baseline, folder / f"{name}-rows")
     outcome = summary_path(request, catalogue.name.removeprefix("sweep_"))
     if catalogue.name.startswith("sweep_") and outcome.exists():
@@ -72,7 +85,7 @@ def draw_ablation(catalogue: Catalogue, request: Request, table: tables.Table, o
 
 @dataclass(frozen=True)
 class Curves:
-    """Draw mAP against training steps, for runs made with --evaluate-every, beside the row that learned nothing."""
+    """Draw loss, accuracy and learning rate against training steps, and mAP for runs made with --evaluate-every."""
 
     name: Annotated[str, tyro.conf.Positional]
     """table, such as table2"""
@@ -81,12 +94,19 @@ class Curves:
     """folder for the files; by default figures/ in the store"""
 
     def __call__(self) -> int:
-        """Draw and write it."""
-        data = curve_data(Store(self.request.store), find_catalogue(self.name), self.request)
-        stem = (self.out or self.request.store / "figures") / f"{file_name(self.name, self.request)}-curves"
-        written = draw_curves(
-            data, f"mAP while training, profile {' '.join((self.request.profile, *self.request.recipe))}", stem
-        )
+        """Draw and write them."""
+        catalogue, store = find_catalogue(self.name), Store(self.request.store)
+        stem = (self.out or self.request.store / "figures") / file_name(self.name, self.request)
+        profile = f"profile {' '.join((self.request.profile, *self.request.recipe))}"
+        data = training_data(store, catalogue, self.request)
+        written = draw_training(data, f"Training, {profile}", stem.with_name(f"{stem.name}-training"))
+        try:
+            evaluated = curve_data(store, catalogue, self.request)
+        except UserError as error:
+            print(f"no curve of mAP: {error}")
+        else:
+            title = f"mAP while training, {profile}"
+            written += draw_curves(evaluated, title, stem.with_name(f"{stem.name}-curves"))
         print("written: " + ", ".join(map(str, written)))
         return 0
 

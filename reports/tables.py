@@ -187,6 +187,11 @@ def _rows(
     return rows
 
 
+def headline(metrics: Sequence[str]) -> str:
+    """The metric that a column is judged by: mAP, or R1 where the paper gives no mAP."""
+    return "mAP" if "mAP" in metrics else metrics[0]
+
+
 def paper_name(label: str) -> str:
     """A network of another width has no row in the paper; its full-width sibling stands beside it."""
     return label.split(" x")[0]
@@ -251,7 +256,7 @@ def orderings(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> li
     lines = []
     for group in dict.fromkeys(row.group for row in rows):
         for column, metrics in columns.items():
-            metric = "mAP" if "mAP" in metrics else metrics[0]
+            metric = headline(metrics)
             found = [
                 (row.label, row.places[column]) for row in rows
                 if row.group == group and row.places[column].values and metric in row.places[column].paper
@@ -320,12 +325,12 @@ def comparisons(
     lines = []
     for group in dict.fromkeys(row.group for row in rows):
         for column, metrics in columns.items():
-            metric = "mAP" if "mAP" in metrics else metrics[0]
+            metric = headline(metrics)
             values: dict[str, pd.Series[float]] = {}
             for row in rows:
                 if row.group == group and (ids := list(row.places[column].run_ids)):
                     values[row.label] = 100 * frame.loc[ids].groupby("seed")[metric].mean()
-            bases = {label: _baseline_of(label, baseline) for label in values}
+            bases = {label: baseline_of(label, baseline) for label in values}
             others = [label for label, base in bases.items() if base in values and base != label]
             found = [paired(values[label] - values[bases[label]]) for label in others]
             adjusted = holm([difference.p for difference in found])
@@ -343,7 +348,7 @@ def comparisons(
     return lines
 
 
-def _baseline_of(label: str, baseline: str) -> str:
+def baseline_of(label: str, baseline: str) -> str:
     """The row that a row is compared with: where rows are named NETWORK|VARIANT, that of its own network."""
     network, bar, _ = label.partition("|")
     return network + bar + baseline.partition("|")[2] if bar else baseline
