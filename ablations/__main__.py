@@ -20,6 +20,7 @@ from ablations.calibration import CALIBRATION
 from ablations.catalogue import MAIN_DATASETS, Catalogue, Request
 from ablations.cells import FIGURE5C, FIGURE5D
 from ablations.discrepancies import DISCREPANCY_STUDY
+from ablations.pictures import FIGURE1, FIGURE4, FIGURE6
 from ablations.runner import execute, make_plan, write_status
 from ablations.searches import FIGURE5A, FIGURE5B, TABLE1
 from ablations.store import Store
@@ -39,11 +40,14 @@ CATALOGUES = {
         TABLE2,
         TABLE5,
         TABLE6,
+        FIGURE1,
+        FIGURE4,
         FIGURE5A,
         FIGURE5B,
         FIGURE5C,
         FIGURE5D,
         FIGURE5E,
+        FIGURE6,
         CALIBRATION,
         DISCREPANCY_STUDY,
         ALIGNMENT_READINGS,

@@ -4,19 +4,22 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import tyro
 
-from ablations.__main__ import find_catalogue
+from ablations.__main__ import CATALOGUES, find_catalogue
 from ablations.catalogue import Catalogue, Request
 from ablations.store import Store
 from ablations.sweep import summary_path
+from msinet.data import Dataset
 from msinet.errors import UserError
 from msinet.io import write_text
+from msinet.models.msinet import SEARCHED
+from msinet.training.run import How
 from reports import tables
 from reports.claims import as_frame as claims_frame
 from reports.claims import as_markdown as claims_markdown
@@ -34,6 +37,10 @@ from reports.figures import (
     row_data,
     training_data,
 )
+from reports.maps import Looked, distance_data, draw_distances, draw_maps, look, networks
+from reports.lists import draw_lists
+from reports.ranked import ranked_lists, spread_queries
+from reports.searches import PAPER, draw_genotypes, draw_trajectory, searches, trajectory
 from reports.tables import as_text, brief, build_table, write_table
 
 
@@ -107,6 +114,130 @@ class Curves:
         else:
             title = f"mAP while training, {profile}"
             written += draw_curves(evaluated, title, stem.with_name(f"{stem.name}-curves"))
+        print("written: " + ", ".join(map(str, written)))
+        return 0
+
+
+@dataclass(frozen=True)
+class Figure1:
+    """Activation maps of networks on the same images, and how far they push the nearest negatives away."""
+
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    images: int = 8
+    """queries to show, evenly spaced through the set"""
+    out: Path | None = None
+    """folder for the files; by default figures/ in the store"""
+    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+
+    def __call__(self) -> int:
+        """Draw and write both halves."""
+        store = Store(self.request.store)
+        looked, dataset = networks(CATALOGUES["figure1"], self.request)
+        queries = spread_queries(dataset, self.images)
+        seen = [look(store, one.run_ids[0], dataset, queries, one.label, self.how) for one in looked]
+        every = replace(seen[0], maps={name: maps for one in seen for name, maps in one.maps.items()})
+        where = where_trained(looked[0], dataset, self.request)
+        stem = (self.out or self.request.store / "figures") / file_name("figure1", self.request)
+        written = draw_maps(
+            every, f"Figure 1, left: activation maps, {where}", stem.with_name(f"{stem.name}-maps"), upright=True
+        )
+        data = distance_data(store, looked, dataset, self.how)
+        title = f"Figure 1, right: distances of {data['query'].nunique()} queries, {where}"
+        written += draw_distances(data, title, stem.with_name(f"{stem.name}-distances"))
+        print("written: " + ", ".join(map(str, written)))
+        return 0
+
+
+@dataclass(frozen=True)
+class Figure4:
+    """Activation maps after each MSI cell of MSINet."""
+
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    images: int = 5
+    """queries to show, evenly spaced through the set"""
+    out: Path | None = None
+    """folder for the files; by default figures/ in the store"""
+    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+
+    def __call__(self) -> int:
+        """Draw and write it."""
+        looked, dataset = networks(CATALOGUES["figure4"], self.request)
+        queries = spread_queries(dataset, self.images)
+        seen = look(Store(self.request.store), looked[0].run_ids[0], dataset, queries, "", self.how)
+        stem = (self.out or self.request.store / "figures") / file_name("figure4", self.request)
+        title = f"Figure 4: maps after each cell of {looked[0].label}, {where_trained(looked[0], dataset, self.request)}"
+        print("written: " + ", ".join(map(str, draw_maps(seen, title, stem, upright=False))))
+        return 0
+
+
+@dataclass(frozen=True)
+class Figure6:
+    """Ranked lists of networks for the same queries, with distances; what is right and wrong is framed."""
+
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    images: int = 3
+    """queries to show, evenly spaced through the set"""
+    length: int = 15
+    """images in a list"""
+    out: Path | None = None
+    """folder for the files; by default figures/ in the store"""
+    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+
+    def __call__(self) -> int:
+        """Draw and write it."""
+        store = Store(self.request.store)
+        looked, dataset = networks(CATALOGUES["figure6"], self.request)
+        queries = spread_queries(dataset, self.images)
+        lists = {
+            one.label: ranked_lists(
+                store, one.run_ids[0], dataset, queries, self.length,
+                device=self.how.device, progress=self.how.progress,
+            )
+            for one in looked
+        }  # fmt: skip
+        record = store.frame().loc[looked[0].run_ids[0]]
+        stem = (self.out or self.request.store / "figures") / file_name("figure6", self.request)
+        title = f"Figure 6: the {self.length} nearest, {where_trained(looked[0], dataset, self.request)}"
+        size = int(record["recipe.height"]), int(record["recipe.width"])
+        print("written: " + ", ".join(map(str, draw_lists(lists, dataset, size, title, stem))))
+        return 0
+
+
+def where_trained(looked: Looked, dataset: Dataset, request: Request) -> str:
+    """Data, initial weights and profile of a picture's networks, for its title."""
+    return f"{dataset.name} ({dataset.layout}), {looked.group}, profile {request.profile}"
+
+
+@dataclass(frozen=True)
+class Searches:
+    """How the searches of a table went, and what they found beside the paper's genotype."""
+
+    name: Annotated[str, tyro.conf.Positional] = "table1"
+    """table that searches: table1, figure5a, figure5b, discrepancies"""
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    out: Path | None = None
+    """folder for the files; by default figures/ in the store"""
+
+    def __call__(self) -> int:
+        """Draw the trajectories of each search and one diagram of all genotypes."""
+        store = Store(self.request.store)
+        found = searches(find_catalogue(self.name), self.request)
+        stem = (self.out or self.request.store / "figures") / file_name(self.name, self.request)
+        genotypes, written = {PAPER: SEARCHED}, []
+        for (row, seed), record in found.items():
+            label = f"{row}, seed {seed}"
+            genotypes[label] = str(record["genotype"])
+            if not (store.run_folder(str(record.name)) / "alphas.csv").exists():
+                print(f"{label}: no trajectory, as it has no architecture parameters")
+                continue
+            title = f"{label}: weights of the operations, {record['source']}, profile {self.request.profile}"
+            part = re.sub(r"[^\w]+", "-", label.lower())
+            written += draw_trajectory(
+                trajectory(store, str(record.name)), title, stem.with_name(f"{stem.name}-alphas-{part}")
+            )
+        title = f"Genotypes on {next(iter(found.values()))['source']}, profile {self.request.profile}; "
+        title += "dot: as in the paper (three of twelve by chance); dotted line: down-sampling"
+        written += draw_genotypes(genotypes, title, stem.with_name(f"{stem.name}-genotypes"))
         print("written: " + ", ".join(map(str, written)))
         return 0
 
@@ -209,7 +340,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for an error that the user can mend."""
     try:
         command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
-            {"table": Table, "curves": Curves, "factors": Factors, "costs": Costs, "claims": Claims},
+            {
+                "table": Table, "curves": Curves, "figure1": Figure1, "figure4": Figure4, "figure6": Figure6,
+                "searches": Searches, "factors": Factors, "costs": Costs, "claims": Claims,
+            },
             prog="python -m reports",
             description="Tables and figures from finished runs.",
             args=args,

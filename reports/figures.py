@@ -12,6 +12,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -208,7 +209,43 @@ def add_title(figure: Figure, title: str) -> None:
     """A title on the left, in as many lines as the figure's width asks for."""
     width = int(14.5 * figure.get_figwidth())  # characters of this size to an inch
     lines = [line for part in title.splitlines() for line in textwrap.wrap(part, width)]
-    figure.suptitle("\n".join(lines), x=0.01, ha="left")
+    # A layout engine finds the place, unless it is told one.
+    top = {} if figure.get_layout_engine() else {"y": 1 - 0.06 / figure.get_figheight(), "va": "top"}
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", **top)
+
+
+def image_grid(
+    tall: int, wide: int, size: tuple[int, int], *, left: float, top: float, right: float = 0.05, below: float = 0.0,
+    side: float = 0.78,
+) -> tuple[Figure, list[list[Axes]], Axes]:  # fmt: skip
+    """A figure of images of one size without gaps between them: the figure, its axes by row, and axes for a bar.
+
+    Args:
+        tall: rows.
+        wide: images in a row.
+        size: (height, width) of an image, of which only the ratio counts.
+        left: inches beside the images for labels.
+        top: inches above them for the title and labels.
+        right: inches beside them; room for a colour bar from 0.3 on.
+        below: inches under every row for captions.
+        side: inches of an image's longer side.
+    """
+    gap = 0.05
+    height, width = side * min(1, size[0] / size[1]), side * min(1, size[1] / size[0])
+    whole = left + wide * (width + gap) + right, top + tall * (height + below + gap)
+    figure = plt.figure(figsize=whole)
+
+    def box(x: float, y: float, w: float, h: float) -> Axes:  # inches from the top left corner
+        return figure.add_axes((x / whole[0], 1 - (y + h) / whole[1], w / whole[0], h / whole[1]))
+
+    axes = [[box(left + x * (width + gap), top + y * (height + below + gap), width, height) for x in range(wide)]
+            for y in range(tall)]  # fmt: skip
+    for axis in (one for row in axes for one in row):
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    bar = box(left + wide * (width + gap) + 0.04, top, 0.09, whole[1] - top - gap - below)
+    bar.set_visible(right >= 0.3)
+    return figure, axes, bar
 
 
 def write_figure(figure: Figure, data: pd.DataFrame, stem: Path) -> list[Path]:

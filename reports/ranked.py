@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from torch import nn
 
 from ablations.store import Store
 from msinet.data import Dataset, open_pixels
@@ -154,15 +155,28 @@ def embeddings(
                 return features
         except (OSError, ValueError):  # cut short or something else: made again
             pass
-    known = read_metadata(weights)
-    height, width = int(known["height"]), int(known["width"])
-    network = build_model(
-        known["model"], int(known["num_classes"]), image=(height, width), **json.loads(known["options"])
-    )
-    load_weights(network, weights)
+    network, height, width = load_run(store, run_id)
     where = pick_device(device)
     pixels = open_pixels(dataset, "test", height, width, progress=progress)
     made: NDArray[np.float32] = embed(network.to(where), pixels, where, progress=progress).numpy()
     with atomic_path(kept) as temporary, temporary.open("wb") as stream:
         np.save(stream, made)
     return made
+
+
+def load_run(store: Store, run_id: str) -> tuple[nn.Module, int, int]:
+    """The trained network of a finished run, and the height and width of the images that it was made for.
+
+    Raises:
+        UserError: no such run, or one without weights.
+    """
+    weights = store.run_folder(run_id) / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(f"{weights} does not exist; choose a finished training, not a search")
+    known = read_metadata(weights)
+    height, width = int(known["height"]), int(known["width"])
+    network = build_model(
+        known["model"], int(known["num_classes"]), image=(height, width), **json.loads(known["options"])
+    )
+    load_weights(network, weights)
+    return network, height, width

@@ -3,7 +3,7 @@
 import csv
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -68,6 +68,8 @@ class Table:
     """column and its two metrics"""
     rows: list[Row]
     notes: list[str]
+    searches: dict[tuple[str, int], "pd.Series[Any]"] = field(default_factory=dict)
+    """records of the searches behind its rows, by row and seed"""
 
 
 def paper_numbers() -> pd.DataFrame:
@@ -147,7 +149,7 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
     notes = _notes(request, cells, used, rows) + orderings(rows, columns) + genotypes(searches)
     if catalogue.baseline:
         notes += comparisons(rows, columns, catalogue.baseline, frame)
-    return Table(title, columns, rows, notes)
+    return Table(title, columns, rows, notes, searches)
 
 
 def _run_id(experiment: Experiment, row: "pd.Series[Any]") -> str:
