@@ -25,7 +25,7 @@ from reports.claims import as_frame as claims_frame
 from reports.claims import as_markdown as claims_markdown
 from reports.claims import judge
 from reports.costs import accuracy_data, draw_accuracy, draw_roofline, read_latencies
-from reports.factors import as_markdown, by_factor, write_factors
+from reports.factors import as_markdown, by_factor, draw_factors, write_factors
 from reports.figures import (
     NUMBERED,
     curve_data,
@@ -250,13 +250,16 @@ class Factors:
     """table, such as table2 or calibration"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
     out: Path | None = None
-    """folder for the files; by default tables/ in the store"""
+    """folder for the files; by default tables/ and figures/ in the store"""
 
     def __call__(self) -> int:
-        """Build, print and write it."""
+        """Build, print, draw and write it."""
         data = by_factor(find_catalogue(self.name), self.request)
-        stem = (self.out or self.request.store / "tables") / f"{file_name(self.name, self.request)}-factors"
-        written = write_factors(data, stem)
+        name = f"{file_name(self.name, self.request)}-factors"
+        written = write_factors(data, (self.out or self.request.store / "tables") / name)
+        title = f"mAP by factor of the query, profile {self.request.profile}, {self.request.seeds} seed(s); "
+        title += "bars: 95 % bootstrap over identities, n: queries"
+        written += draw_factors(data, title, (self.out or self.request.store / "figures") / name)
         print(as_markdown(data))
         print("written: " + ", ".join(map(str, written)))
         return 0
