@@ -26,6 +26,7 @@ from ablations.searches import FIGURE5A, FIGURE5B, TABLE1
 from ablations.store import Store
 from ablations.sweep import ALIGNMENT_SWEEP, STUDIES, SWEEP, sweep
 from ablations.table2 import TABLE2
+from ablations.table3 import TABLE3
 from ablations.table6 import TABLE6
 from ablations.world import prepare
 from msinet.errors import UserError, unknown_name
@@ -38,6 +39,7 @@ CATALOGUES = {
     for catalogue in (
         TABLE1,
         TABLE2,
+        TABLE3,
         TABLE5,
         TABLE6,
         FIGURE1,

@@ -58,6 +58,12 @@ class Table:
 
     def __call__(self) -> int:
         """Build, print and write it."""
+        if self.name in tables.NOT_HERE:
+            table = tables.paper_table(self.name)
+            written = write_table(table, (self.out or self.request.store / "tables") / self.name)
+            print(as_text(table))
+            print("written: " + ", ".join(map(str, written)))
+            return 0
         catalogue = find_catalogue(self.name)
         table = build_table(catalogue, self.request)
         stem = (self.out or self.request.store / "tables") / file_name(self.name, self.request)
