@@ -1,4 +1,4 @@
-"""Command line: python -m reports table | curves | factors | costs | claims."""
+"""Command line: python -m reports table | curves | figure1 | figure4 | figure6 | searches | factors | costs | ..."""
 
 import re
 import sys
@@ -37,8 +37,8 @@ from reports.figures import (
     row_data,
     training_data,
 )
-from reports.maps import Looked, distance_data, draw_distances, draw_maps, look, networks
 from reports.lists import draw_lists
+from reports.maps import Looked, distance_data, draw_distances, draw_maps, look, networks
 from reports.ranked import ranked_lists, spread_queries
 from reports.searches import PAPER, draw_genotypes, draw_trajectory, searches, trajectory
 from reports.tables import as_text, brief, build_table, write_table
@@ -171,7 +171,8 @@ class Figure4:
         queries = spread_queries(dataset, self.images)
         seen = look(Store(self.request.store), looked[0].run_ids[0], dataset, queries, "", self.how)
         stem = (self.out or self.request.store / "figures") / file_name("figure4", self.request)
-        title = f"Figure 4: maps after each cell of {looked[0].label}, {where_trained(looked[0], dataset, self.request)}"
+        where = where_trained(looked[0], dataset, self.request)
+        title = f"Figure 4: maps after each cell of {looked[0].label}, {where}"
         print("written: " + ", ".join(map(str, draw_maps(seen, title, stem, upright=False))))
         return 0
 
@@ -265,7 +266,7 @@ class Factors:
         written = write_factors(data, (self.out or self.request.store / "tables") / name)
         title = f"mAP by factor of the query, profile {self.request.profile}, {self.request.seeds} seed(s); "
         title += "bars: 95 % bootstrap over identities, n: queries"
-        written += draw_factors(data, title, (self.out or self.request.store / "figures") / name)
+        written += draw_factors(data, title, (self.out or self.request.store / "figures") / f"{name}-mAP")
         print(as_markdown(data))
         print("written: " + ", ".join(map(str, written)))
         return 0
@@ -345,13 +346,26 @@ def file_name(name: str, request: Request) -> str:
     return "-".join((name, request.profile, *changes)).replace(".", "_")
 
 
+COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
+    "table": Table, "curves": Curves, "figure1": Figure1, "figure4": Figure4, "figure6": Figure6,
+    "searches": Searches, "factors": Factors, "costs": Costs, "claims": Claims,
+}  # fmt: skip
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for an error that the user can mend."""
     try:
         command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
             {
-                "table": Table, "curves": Curves, "figure1": Figure1, "figure4": Figure4, "figure6": Figure6,
-                "searches": Searches, "factors": Factors, "costs": Costs, "claims": Claims,
+                "table": Table,
+                "curves": Curves,
+                "figure1": Figure1,
+                "figure4": Figure4,
+                "figure6": Figure6,
+                "searches": Searches,
+                "factors": Factors,
+                "costs": Costs,
+                "claims": Claims,
             },
             prog="python -m reports",
             description="Tables and figures from finished runs.",

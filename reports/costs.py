@@ -164,8 +164,9 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
         axis.set_axisbelow(True)
         machine = environment["cpu"] if environment["device"] == "cpu" else environment["device"]
         axis.set_title(
-            f"deployed, fp32, batch {data['batch'].iloc[0]}, {machine};\nline: what the machine can do, per cent: of that"
-        )  # fmt: skip
+            f"deployed, fp32, batch {data['batch'].iloc[0]}, {machine};\n"
+            "line: what the machine can do, per cent: of that"
+        )
         annotate(
             axis, points["intensity"].tolist(), (points["rate"] / 1e9).tolist(),
             [f"{row['label']} {row['share_of_roof']:.0%}" for _, row in points.iterrows()],

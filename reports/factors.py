@@ -109,8 +109,9 @@ def draw_factors(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 for number, (label, (colour, marker)) in enumerate(look.items()):
                     one = part[names[part.index] == label]
                     x = one["level"].map(order).astype(float) + 0.09 * (number - (len(look) - 1) / 2)
+                    bars = [(one["mAP"] - one["low"]).clip(lower=0), (one["high"] - one["mAP"]).clip(lower=0)]
                     axis.errorbar(
-                        x, one["mAP"], yerr=[(one["mAP"] - one["low"]).clip(lower=0), (one["high"] - one["mAP"]).clip(lower=0)],
+                        x, one["mAP"], yerr=bars,
                         color=colour, marker=marker, ms=3.5, lw=1, elinewidth=0.8, label=label,
                     )  # fmt: skip
                 ticks = [f"{textwrap.fill(name, 13)}\nn={queries.get(name, 0)}" for _, name in levels]

@@ -199,7 +199,7 @@ def draw_training(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         for axis, label in zip(axes[:, 0], TRAINING.values(), strict=True):
             axis.set_ylabel(label)
         figure.align_ylabels(axes[:, 0])
-        handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        handles = {line.get_label(): line for axis in axes[0] for line in axis.lines}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
         add_title(figure, title)
         return write_figure(figure, data, stem)
@@ -349,10 +349,10 @@ NUMBERED = {
 
 
 def draw_levels(data: pd.DataFrame, title: str, numbered: Numbered, stem: Path) -> list[Path]:
-    """Accuracy against the number that an ablation varies, other rows as dashed levels: a panel for each group and column.
+    """Accuracy against the number that an ablation varies, with other rows as dashed levels.
 
-    A dot is a run, the line goes through the means. Where the number changes the network's size, two more panels
-    show its parameters and multiply-adds.
+    There is a panel for each group and column. A dot is a run, the line goes through the means. Where the number
+    changes the network's size, two more panels show its parameters and multiply-adds.
 
     Args:
         data: of `row_data`, not empty.
@@ -363,7 +363,8 @@ def draw_levels(data: pd.DataFrame, title: str, numbered: Numbered, stem: Path) 
     number = data["row"].str.extract(f"^{numbered.pattern.pattern}$")[0].astype(float)
     data = data.assign(level=number)
     panels = list(data.groupby(["group", "column"], sort=False))
-    costs = {"parameters": ("parameters, M", 1e6), "macs": ("multiply-adds, $10^9$", 1e9)} if numbered.costs else {}
+    sizes = {"parameters": ("parameters, M", 1e6), "macs": ("multiply-adds, $10^9$", 1e9)}
+    costs = sizes if numbered.costs else {}
     several = data["group"].nunique() > 1
     wide = len(panels) + len(costs)
     with mpl.rc_context(STYLE):
@@ -373,7 +374,8 @@ def draw_levels(data: pd.DataFrame, title: str, numbered: Numbered, stem: Path) 
             levels = part.dropna(subset="level").sort_values("level")
             means = levels.groupby("level")[metric].mean()
             axis.plot(means.index, means, "-", color=COLOURS[0], zorder=1)
-            axis.plot(levels["level"], levels[metric], "o", ms=4.5, color=COLOURS[0], alpha=0.7 if len(levels) > len(means) else 1)
+            alpha = 0.7 if len(levels) > len(means) else 1
+            axis.plot(levels["level"], levels[metric], "o", ms=4.5, color=COLOURS[0], alpha=alpha)
             others = part[part["level"].isna()].groupby("row", sort=False)[metric].mean()
             for colour, (row, mean) in zip(COLOURS[1:], others.items(), strict=False):
                 axis.axhline(mean, color=colour, ls="--", lw=1.1)
@@ -385,8 +387,9 @@ def draw_levels(data: pd.DataFrame, title: str, numbered: Numbered, stem: Path) 
                 axis.set_title(group)
         once = data.dropna(subset="level").drop_duplicates("level").sort_values("level")
         for axis, (name, (label, unit)) in zip(axes[0][len(panels) :], costs.items(), strict=True):
-            axis.plot(once["level"], once[name] / unit, "s-", ms=4, color="0.35")
-            axis.set(xlabel=numbered.axis, ylabel=label, xticks=list(once["level"]), ylim=(0, 1.1 * once[name].max() / unit))
+            values = once[name] / unit
+            axis.plot(once["level"], values, "s-", ms=4, color="0.35")
+            axis.set(xlabel=numbered.axis, ylabel=label, xticks=list(once["level"]), ylim=(0, 1.1 * values.max()))
             axis.margins(x=0.06)
         for axis in axes[0]:
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}{numbered.unit}")

@@ -21,6 +21,7 @@ RIGHT, WRONG = (COLOURS[2], "-", "\N{CHECK MARK}"), (COLOURS[1], (0, (2, 1.2)), 
 
 def as_frame(lists: Mapping[str, Sequence[RankedList]], dataset: Dataset) -> pd.DataFrame:
     """One row per network, query and rank: network, query, ap, rank, gallery (paths), distance and right."""
+
     def name(path: Path) -> str:
         return path.relative_to(dataset.root).as_posix()
 
@@ -47,7 +48,7 @@ def draw_lists(
         title: of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
-    rows = [(network, one) for place in zip(*lists.values(), strict=True) for network, one in zip(lists, place, strict=True)]
+    rows = [pair for place in zip(*lists.values(), strict=True) for pair in zip(lists, place, strict=True)]
     longest = max(len(one.gallery) for _, one in rows)
     with mpl.rc_context(STYLE):
         figure, axes, _ = image_grid(len(rows), 1 + longest, size, left=0.95, top=0.42, below=0.17, side=0.56)
@@ -58,8 +59,8 @@ def draw_lists(
             else:
                 line[0].set_visible(False)
             position = line[0].get_position()
-            figure.text(0.06 / figure.get_figwidth(), (position.y0 + position.y1) / 2, f"{network}\nAP {100 * one.ap:.0f} %",
-                        va="center", fontsize=7.5)  # fmt: skip
+            label = f"{network}\nAP {100 * one.ap:.0f} %"
+            figure.text(0.06 / figure.get_figwidth(), (position.y0 + position.y1) / 2, label, va="center", fontsize=7.5)
             for axis, image, distance, right in zip(line[1:], one.gallery, one.distances, one.right, strict=False):
                 colour, style, mark = RIGHT if right else WRONG
                 _show(axis, decode(image.path, *size), f"{distance:.2f} {mark}", colour)

@@ -180,8 +180,9 @@ def overlay(pixels: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArr
         torch.from_numpy(activation)[None, None], pixels.shape[:2], mode="bicubic", align_corners=False
     )[0, 0].clamp(0, 1).numpy()  # fmt: skip
     grey = (pixels / 255) @ np.array([0.299, 0.587, 0.114])
-    mixed: NDArray[np.float32] = (0.35 * grey[..., None] + 0.65 * mpl.colormaps[COLOURMAP](grown)[..., :3]).astype(np.float32)
-    return mixed
+    mixed = 0.35 * grey[..., None] + 0.65 * mpl.colormaps[COLOURMAP](grown)[..., :3]
+    result: NDArray[np.float32] = mixed.astype(np.float32)
+    return result
 
 
 def draw_maps(seen: Seen, title: str, stem: Path, *, upright: bool) -> list[Path]:
@@ -197,8 +198,9 @@ def draw_maps(seen: Seen, title: str, stem: Path, *, upright: bool) -> list[Path
     tall, wide = (len(lines), len(seen.pixels)) if upright else (len(seen.pixels), len(lines))
     with mpl.rc_context(STYLE):
         figure, axes, bar = image_grid(
-            tall, wide, seen.pixels[0].shape[:2], left=0.8 if upright else 0.05, top=0.3 if upright else 0.85, right=0.55
-        )
+            tall, wide, seen.pixels[0].shape[:2], right=0.55, left=0.8 if upright else 0.05,
+            top=0.3 if upright else 0.85,
+        )  # fmt: skip
         for place, (name, maps) in enumerate(lines):
             for number, pixels in enumerate(seen.pixels):
                 axis = axes[place][number] if upright else axes[number][place]
@@ -253,7 +255,8 @@ def nearest_negatives(features: NDArray[np.float32], dataset: Dataset, count: in
         positives = float(np.linalg.norm(unit[own] - unit[query], axis=1).mean())
         rows.append({
             "query": dataset.test[query].path.relative_to(dataset.root).as_posix(),
-            "negatives": float(found.mean()), "positives": positives, "ratio": float(found.mean()) / positives if positives else float("nan"),
+            "negatives": float(found.mean()), "positives": positives,
+            "ratio": float(found.mean()) / positives if positives else float("nan"),
         })  # fmt: skip
     return pd.DataFrame(rows)
 

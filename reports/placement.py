@@ -69,7 +69,7 @@ def place_labels(
     if found is None:
         found = []
         for boxes in tried:
-            found.append(min(boxes, key=lambda box: cost(box, found)))  # noqa: B023  # called at once
+            found.append(min(boxes, key=lambda box: cost(box, found)))
     return found
 
 
@@ -116,11 +116,10 @@ def annotate(
     for label, box, point in zip(labels, boxes, points, strict=True):
         centre = axis.transData.inverted().transform(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
         label.set_position((float(centre[0]), float(centre[1])))
-        nearest = min(max((point[0] + point[2]) / 2, box[0]), box[2]), min(max((point[1] + point[3]) / 2, box[1]), box[3])
-        away = math.dist(nearest, ((point[0] + point[2]) / 2, (point[1] + point[3]) / 2)) - (point[2] - point[0]) / 2
-        if away > 0.5 * (box[3] - box[1]):
-            start = axis.transData.inverted().transform(nearest)
-            stop = axis.transData.inverted().transform(((point[0] + point[2]) / 2, (point[1] + point[3]) / 2))
+        middle = (point[0] + point[2]) / 2, (point[1] + point[3]) / 2
+        nearest = min(max(middle[0], box[0]), box[2]), min(max(middle[1], box[1]), box[3])
+        if math.dist(nearest, middle) - (point[2] - point[0]) / 2 > 0.8 * (box[3] - box[1]):
+            start, stop = axis.transData.inverted().transform([nearest, middle])
             axis.plot([start[0], stop[0]], [start[1], stop[1]], color="0.6", lw=0.6, zorder=1)
 
 

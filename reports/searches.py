@@ -39,7 +39,7 @@ def searches(catalogue: Catalogue, request: Request) -> dict[tuple[str, int], "p
 
 
 def trajectory(store: Store, run_id: str) -> pd.DataFrame:
-    """alphas.csv of a search: epoch, interaction (1 first), alpha_X and weight_X (its softmax) of each operation, entropy.
+    """alphas.csv of a search: epoch, interaction, alpha_X and weight_X (its softmax) of each operation, entropy.
 
     Raises:
         UserError: the search has no architecture parameters (TPE), or the file is damaged.
@@ -74,8 +74,8 @@ def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
             axis = figure.add_subplot(grid[half, cell])
             part = data[data["interaction"] == number].sort_values("epoch")
             for letter, (_, colour, line) in OPERATIONS.items():
-                axis.plot(part["epoch"], part[f"weight_{letter}"], line, color=colour, lw=1.3)
-            kept = max(OPERATIONS, key=lambda letter: part[f"weight_{letter}"].iloc[-1])  # noqa: B023  # called at once
+                axis.plot(part["epoch"], part[f"weight_{letter}"], ls=line, color=colour, lw=1.3)
+            kept = max(OPERATIONS, key=lambda letter: part[f"weight_{letter}"].iloc[-1])
             axis.axhline(1 / len(OPERATIONS), color="0.85", lw=0.7, zorder=0)
             axis.set_title(f"cell {cell + 1}, IM-{half + 1}: {kept}", fontsize=7.5)
             axis.set(ylim=(low - 0.02, high + 0.02), xlim=(part["epoch"].min(), part["epoch"].max()))
@@ -88,7 +88,7 @@ def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         mean = data.groupby("epoch")["entropy"].mean()
         below.plot(mean.index, mean, color="black", lw=1.6)
         below.set(xlabel="epoch of the search", ylabel="entropy", xlim=(mean.index.min(), mean.index.max()))
-        below.set_title("entropy of the mixtures, 1: undecided (grey: each interaction, black: their mean)", fontsize=7.5)
+        below.set_title("entropy of the mixtures, 1: undecided (grey: each, black: their mean)", fontsize=7.5)
         below.grid(axis="y")
         handles = [Line2D([], [], color=colour, ls=line, label=f"{letter}: {name}")
                    for letter, (name, colour, line) in OPERATIONS.items()]  # fmt: skip
@@ -126,7 +126,7 @@ def as_latex(data: pd.DataFrame) -> str:
 
 
 def draw_genotypes(genotypes: Mapping[str, str], title: str, stem: Path) -> list[Path]:
-    """Architectures below each other, six cells from left to right with two interactions each, and what the letters mean.
+    """Architectures below each other: cells from left to right, two interactions in each, and what the letters mean.
 
     An interaction that is as in the paper has a dot at its corner.
 
@@ -168,8 +168,8 @@ def draw_genotypes(genotypes: Mapping[str, str], title: str, stem: Path) -> list
 
 def _box(axis: Axes, x: float, y: float, letter: str, *, dot: bool) -> None:
     colour = OPERATIONS[letter][1]
-    axis.add_patch(FancyBboxPatch((x + 0.03, y - 0.19), 0.36, 0.38, boxstyle="round,pad=0,rounding_size=0.06", fc=colour,
-                                  ec="white", lw=0.8))  # fmt: skip
+    rounded = "round,pad=0,rounding_size=0.06"
+    axis.add_patch(FancyBboxPatch((x + 0.03, y - 0.19), 0.36, 0.38, boxstyle=rounded, fc=colour, ec="white", lw=0.8))
     axis.text(x + 0.21, y, letter, ha="center", va="center", color="white", weight="bold", fontsize=9)
     if dot:
         axis.add_patch(Circle((x + 0.36, y + 0.17), 0.055, fc="black", ec="white", lw=0.6, zorder=5))
@@ -184,8 +184,9 @@ def _legend(axis: Axes, width: float) -> None:
         start, stop = x + 0.42, x + 1.12
         swaps = letter == "E"
         for a, b in ((upper, lower if swaps else upper), (lower, upper if swaps else lower)):
-            axis.add_patch(FancyArrowPatch((start, a), (stop, b), arrowstyle="-|>", mutation_scale=6, color=colour, lw=1.2,
-                                           shrinkA=0, shrinkB=0))  # fmt: skip
+            axis.add_patch(FancyArrowPatch(
+                (start, a), (stop, b), arrowstyle="-|>", mutation_scale=6, color=colour, lw=1.2, shrinkA=0, shrinkB=0
+            ))  # fmt: skip
         middle = (start + stop) / 2
         if letter == "G":
             for y in (upper, lower):

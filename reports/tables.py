@@ -181,11 +181,13 @@ def _rows(
         # What the paper has and no experiment asks for is shown as well, as not run.
         init = INIT.get(group, "")
         # Tables 3 and 4 state no initial weights; their rows stand beside whatever runs here.
-        known_init = numbers.assign(init=init) if "-" in set(numbers["init"]) else numbers
+        unstated = "-" in set(numbers["init"])
+        known_init = numbers.assign(init=init) if unstated else numbers
         theirs = known_init[known_init["init"] == init]["method"].unique().tolist()
-        wanted_rows = known + [method for method in theirs if method not in ours]
-        order = {method: place for place, method in enumerate(theirs)}
-        for label in sorted(wanted_rows, key=lambda label: order.get(paper_name(label), -1)):
+        shown = known + [method for method in theirs if method not in ours]
+        if unstated:  # most of these rows are the paper's alone, and stand in its order
+            shown.sort(key=lambda label: theirs.index(paper_name(label)) if paper_name(label) in theirs else -1)
+        for label in shown:
             places: dict[str, Place] = {}
             first: pd.Series[Any] | None = None
             for column, metrics in columns.items():
@@ -204,7 +206,7 @@ def _rows(
 
 
 def marked(rows: Sequence[Row], frame: pd.DataFrame) -> list[Row]:
-    """The rows with the best and the second best value of each column, metric and group marked, measured and the paper's.
+    """The rows with the best and second best of each column, metric and group marked, measured and the paper's.
 
     Values that are the same to the digit shown share a mark; nothing is marked among fewer than two rows, nor a second
     best among fewer than three. With several seeds, NOISE marks what cannot be told from the best: the paired t-test
@@ -471,7 +473,8 @@ def paper_table(name: str) -> Table:
             places[column] = Place({}, 0, 0, paper, origin)
         rows.append(Row(group, method, places, None, None))
     rows = marked(rows, pd.DataFrame())
-    notes = [why, "(c) marks numbers that the paper cites from others.", f"{BEST} best, {SECOND} second best of a column."]
+    cited = "(c) marks numbers that the paper cites from others."
+    notes = [why, cited, f"{BEST} best, {SECOND} second best of a column."]
     return Table(title, columns, rows, notes)
 
 
@@ -558,7 +561,7 @@ def as_markdown(table: Table) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """For a paper: a booktabs tabular, the best in bold, the second best underlined, the paper's columns beside ours."""
+    """For a paper: a booktabs tabular, the best in bold, the second best underlined."""
 
     def mark(text: str, marks: str) -> str:
         text = rf"\textbf{{{text}}}" if BEST in marks else rf"\underline{{{text}}}" if SECOND in marks else text
@@ -576,7 +579,7 @@ def as_latex(table: Table) -> str:
 
     before = header.index("GMACs")  # columns about the network, apart from its name
     out = [
-        r"% \usepackage{booktabs} in the preamble; \resizebox{\linewidth}{!}{...} round it (graphicx) if it is too wide",
+        r"% needs \usepackage{booktabs}; too wide: \resizebox{\linewidth}{!}{...} round it (graphicx)",
         r"\begin{tabular}{l" + "r" * before + "c" * (len(header) - before - 1) + "}",
         r"\toprule",
         " & ".join(map(tex, header)) + r" \\",
