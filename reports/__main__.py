@@ -108,6 +108,11 @@ class Curves:
 
     def __call__(self) -> int:
         """Draw and write them."""
+        print("written: " + ", ".join(map(str, self.draw())))
+        return 0
+
+    def draw(self) -> list[Path]:
+        """The files that were written."""
         catalogue, store = find_catalogue(self.name), Store(self.request.store)
         stem = (self.out or self.request.store / "figures") / file_name(self.name, self.request)
         profile = f"profile {' '.join((self.request.profile, *self.request.recipe))}"
@@ -120,8 +125,7 @@ class Curves:
         else:
             title = f"mAP while training, {profile}"
             written += draw_curves(evaluated, title, stem.with_name(f"{stem.name}-curves"))
-        print("written: " + ", ".join(map(str, written)))
-        return 0
+        return written
 
 
 @dataclass(frozen=True)
@@ -137,9 +141,14 @@ class Figure1:
 
     def __call__(self) -> int:
         """Draw and write both halves."""
+        print("written: " + ", ".join(map(str, self.draw())))
+        return 0
+
+    def draw(self) -> list[Path]:
+        """The files that were written."""
         store = Store(self.request.store)
         looked, dataset = networks(CATALOGUES["figure1"], self.request)
-        queries = spread_queries(dataset, self.images)
+        queries = some_queries(dataset, self.images)
         seen = [look(store, one.run_ids[0], dataset, queries, one.label, self.how) for one in looked]
         every = replace(seen[0], maps={name: maps for one in seen for name, maps in one.maps.items()})
         where = where_trained(looked[0], dataset, self.request)
@@ -150,8 +159,7 @@ class Figure1:
         data = distance_data(store, looked, dataset, self.how)
         title = f"Figure 1, right: distances of {data['query'].nunique()} queries, {where}"
         written += draw_distances(data, title, stem.with_name(f"{stem.name}-distances"))
-        print("written: " + ", ".join(map(str, written)))
-        return 0
+        return written
 
 
 @dataclass(frozen=True)
@@ -167,14 +175,18 @@ class Figure4:
 
     def __call__(self) -> int:
         """Draw and write it."""
+        print("written: " + ", ".join(map(str, self.draw())))
+        return 0
+
+    def draw(self) -> list[Path]:
+        """The files that were written."""
         looked, dataset = networks(CATALOGUES["figure4"], self.request)
-        queries = spread_queries(dataset, self.images)
+        queries = some_queries(dataset, self.images)
         seen = look(Store(self.request.store), looked[0].run_ids[0], dataset, queries, "", self.how)
         stem = (self.out or self.request.store / "figures") / file_name("figure4", self.request)
         where = where_trained(looked[0], dataset, self.request)
         title = f"Figure 4: maps after each cell of {looked[0].label}, {where}"
-        print("written: " + ", ".join(map(str, draw_maps(seen, title, stem, upright=False))))
-        return 0
+        return draw_maps(seen, title, stem, upright=False)
 
 
 @dataclass(frozen=True)
@@ -192,9 +204,14 @@ class Figure6:
 
     def __call__(self) -> int:
         """Draw and write it."""
+        print("written: " + ", ".join(map(str, self.draw())))
+        return 0
+
+    def draw(self) -> list[Path]:
+        """The files that were written."""
         store = Store(self.request.store)
         looked, dataset = networks(CATALOGUES["figure6"], self.request)
-        queries = spread_queries(dataset, self.images)
+        queries = some_queries(dataset, self.images)
         lists = {
             one.label: ranked_lists(
                 store, one.run_ids[0], dataset, queries, self.length,
@@ -206,8 +223,14 @@ class Figure6:
         stem = (self.out or self.request.store / "figures") / file_name("figure6", self.request)
         title = f"Figure 6: the {self.length} nearest, {where_trained(looked[0], dataset, self.request)}"
         size = int(record["recipe.height"]), int(record["recipe.width"])
-        print("written: " + ", ".join(map(str, draw_lists(lists, dataset, size, title, stem))))
-        return 0
+        return draw_lists(lists, dataset, size, title, stem)
+
+
+def some_queries(dataset: Dataset, images: int) -> list[int]:
+    """As many queries of a set as a picture shows."""
+    if images < 1:
+        raise UserError(f"--images must be at least 1, got {images}")
+    return spread_queries(dataset, images)
 
 
 def where_trained(looked: Looked, dataset: Dataset, request: Request) -> str:
@@ -227,10 +250,16 @@ class Searches:
 
     def __call__(self) -> int:
         """Draw the trajectories of each search and one diagram of all genotypes."""
+        print("written: " + ", ".join(map(str, self.draw())))
+        return 0
+
+    def draw(self) -> list[Path]:
+        """The files that were written."""
         store = Store(self.request.store)
         found = searches(find_catalogue(self.name), self.request)
         stem = (self.out or self.request.store / "figures") / file_name(self.name, self.request)
-        genotypes, written = {PAPER: SEARCHED}, []
+        genotypes = {PAPER: SEARCHED}
+        written: list[Path] = []
         for (row, seed), record in found.items():
             label = f"{row}, seed {seed}"
             genotypes[label] = str(record["genotype"])
@@ -245,8 +274,7 @@ class Searches:
         title = f"Genotypes on {next(iter(found.values()))['source']}, profile {self.request.profile}; "
         title += "dot: as in the paper (three of twelve by chance); dotted line: down-sampling"
         written += draw_genotypes(genotypes, title, stem.with_name(f"{stem.name}-genotypes"))
-        print("written: " + ", ".join(map(str, written)))
-        return 0
+        return written
 
 
 @dataclass(frozen=True)
@@ -356,17 +384,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for an error that the user can mend."""
     try:
         command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
-            {
-                "table": Table,
-                "curves": Curves,
-                "figure1": Figure1,
-                "figure4": Figure4,
-                "figure6": Figure6,
-                "searches": Searches,
-                "factors": Factors,
-                "costs": Costs,
-                "claims": Claims,
-            },
+            COMMANDS,
             prog="python -m reports",
             description="Tables and figures from finished runs.",
             args=args,

@@ -146,6 +146,8 @@ def test_what_is_missing_is_named_with_its_command(asked: Request, tmp_path: Pat
     err = capsys.readouterr().err
     assert "no finished training of CDNet x0.25" in err.replace("ResNet50, ", "")
     assert "python -m ablations run figure1 --profile smoke" in err
+    assert main(["figure4", *asked.as_args(), "--images", "0"]) == 2
+    assert "--images must be at least 1" in capsys.readouterr().err
     with pytest.raises(DataError, match="does not exist"):
         networks(CATALOGUES["figure1"], replace(asked, datasets=(), data_root=tmp_path / "none"))
 
