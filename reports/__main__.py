@@ -39,7 +39,7 @@ from reports.figures import (
 )
 from reports.lists import draw_lists
 from reports.maps import Looked, distance_data, draw_distances, draw_maps, look, networks
-from reports.ranked import ranked_lists, spread_queries
+from reports.ranked import load_run, ranked_lists, spread_queries
 from reports.searches import PAPER, draw_genotypes, draw_trajectory, searches, trajectory
 from reports.tables import as_text, brief, build_table, write_table
 
@@ -219,11 +219,10 @@ class Figure6:
             )
             for one in looked
         }  # fmt: skip
-        record = store.frame().loc[looked[0].run_ids[0]]
+        _, height, width = load_run(store, looked[0].run_ids[0])
         stem = (self.out or self.request.store / "figures") / file_name("figure6", self.request)
         title = f"Figure 6: the {self.length} nearest, {where_trained(looked[0], dataset, self.request)}"
-        size = int(record["recipe.height"]), int(record["recipe.width"])
-        return draw_lists(lists, dataset, size, title, stem)
+        return draw_lists(lists, dataset, (height, width), title, stem)
 
 
 def some_queries(dataset: Dataset, images: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -26,7 +27,7 @@ OPERATIONS = {
 PAPER = "the paper, Table 1"
 
 
-def searches(catalogue: Catalogue, request: Request) -> dict[tuple[str, int], "pd.Series[object]"]:
+def searches(catalogue: Catalogue, request: Request) -> dict[tuple[str, int], "pd.Series[Any]"]:
     """The finished searches of a table by row and seed: their records, named by run id.
 
     Raises:
@@ -117,7 +118,8 @@ def as_latex(data: pd.DataFrame) -> str:
         r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{ll*{{{len(cells)}}}{{c}}}}", r"\toprule",
         "architecture & & " + " & ".join(f"Cell {cell}" for cell in cells) + r" \\",
     ]  # fmt: skip
-    for label, part in data.groupby("architecture", sort=False):
+    for label in data["architecture"].unique():
+        part = data[data["architecture"] == label]
         lines.append(r"\midrule")
         for module, row in part.groupby("module"):
             names = row.sort_values("cell")["name"].str.capitalize()
@@ -149,7 +151,8 @@ def draw_genotypes(genotypes: Mapping[str, str], title: str, stem: Path) -> list
             x = left + (cell + 0.42) * pitch
             axis.text(x, top + 0.08, f"cell {cell + 1}", ha="center")
             axis.text(x, top - 0.12, "IM-1  IM-2", ha="center", fontsize=6.5, color="0.4")
-        for line, (label, part) in enumerate(data.groupby("architecture", sort=False)):
+        for line, label in enumerate(genotypes):
+            part = data[data["architecture"] == label]
             y = top - 0.6 - 0.85 * line
             agree = int(part["as_in_paper"].sum())
             axis.text(0.1, y, label if line == 0 else f"{label}\n{agree} of {len(part)} as in the paper", va="center")
