@@ -277,7 +277,7 @@ def _compare(
     c = comparison
     title = f"{c.better} - {c.worse}, {c.column} {c.metric}"
     paper = _by_paper(c)
-    command = _command(c, request)
+    command = command_for(c, request)
     if isinstance(table, str):
         return Outcome("not run", f"{title}: {command} ({table})"), paper
     rows = _row(table, c.init, c.better), _row(table, c.worse_init or c.init, c.worse)
@@ -304,7 +304,7 @@ def _compare(
     return Outcome(status, f"{title}: {d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}], {d.count} seeds"), paper
 
 
-def _command(c: Comparison, request: Request) -> str:
+def command_for(c: Comparison, request: Request) -> str:
     """What would fill both rows: some of a table is only run when asked for, or needs weights that users have."""
     pretrained = "imagenet" in (c.init, c.worse_init)
     if (pretrained or c.column == "VID") and not request.complete:
