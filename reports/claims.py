@@ -6,6 +6,7 @@ correction is made for there being many claims. Beside each verdict stands what 
 """
 
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -309,10 +310,10 @@ def command_for(c: Comparison, request: Request) -> str:
     pretrained = "imagenet" in (c.init, c.worse_init)
     if (pretrained or c.column == "VID") and not request.complete:
         request = replace(request, whole=True)
-    words = ["python -m ablations run", c.catalogue, *request.as_args()]
+    words = ["python", "-m", "ablations", "run", c.catalogue, *request.as_args()]
     if pretrained and not request.rendered and request.pretrained is None:
-        words.append("--pretrained DIR")
-    return " ".join(words)
+        words += ["--pretrained", "DIR"]
+    return shlex.join(words)
 
 
 def _by_paper(c: Comparison) -> bool | None:

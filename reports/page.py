@@ -119,12 +119,18 @@ def table_panel(name: str, table: Table) -> Data:
         rows.append(shown)
     done, planned = progress(table)
     return {
-        "name": name, "title": table.title, "columns": columns, "rows": rows, "notes": table.notes, "done": done,
-        "planned": planned,
+        "name": name, "label": short_title(name, table.title), "title": table.title, "columns": columns,
+        "rows": rows, "notes": table.notes, "done": done, "planned": planned,
         "files": {
             ".csv": as_frame(table).to_csv(index=False), ".tex": as_latex(table), ".md": as_markdown(table),
         },
     }  # fmt: skip
+
+
+def short_title(name: str, title: str) -> str:
+    """What stands before a title's colon where it is a table's or figure's number, else the name."""
+    head = title.partition(":")[0]
+    return head if re.fullmatch(r"(Table|Figure) \w+", head) else name.replace("_", " ").capitalize()
 
 
 def numbers(text: str) -> list[float]:
@@ -152,8 +158,8 @@ def file_panel(name: str, title: str, frame: pd.DataFrame) -> Data:
         for column in frame
     ]  # fmt: skip
     return {
-        "name": name, "title": title, "columns": columns, "rows": rows, "notes": [], "done": len(rows),
-        "planned": len(rows), "files": {".csv": frame.to_csv(index=False)},
+        "name": name, "label": short_title(name, title), "title": title, "columns": columns, "rows": rows,
+        "notes": [], "done": len(rows), "planned": len(rows), "files": {".csv": frame.to_csv(index=False)},
     }  # fmt: skip
 
 
@@ -468,14 +474,14 @@ def _described(experiment: Data) -> Data:
     """What was asked for: in a few words for the table, and in full."""
     recipe = dict(experiment.get("recipe", {}))
     options = dict(experiment.get("options", ()))
-    words = [f"{name}={value}" for name, value in options.items()]
+    words = [str(experiment.get("model", "not known yet")), *(f"{name}={value}" for name, value in options.items())]
     if recipe.get("alignment", "none") != "none":
         words.append(f"{recipe['alignment']} x{recipe['alignment_weight']:g}")
     source, target = experiment.get("source", ""), experiment.get("target", "")
     flat = {k: v for k, v in experiment.items() if k not in ("recipe", "options")} | options | recipe
     flat |= flat.pop("augmentation", {})
     return {
-        "model": str(experiment.get("model", "")), "network": " ".join([str(experiment.get("model", "?")), *words]),
+        "model": str(experiment.get("model", "")), "network": " ".join(words),
         "data": source if source == target else f"{source} → {target}", "init": str(experiment.get("init", "")),
         "seed": experiment.get("seed"), "profile": str(experiment.get("profile", "")), "configuration": _pairs(flat),
     }  # fmt: skip
@@ -542,7 +548,7 @@ def dataset_entries(names: Iterable[str], request: Request, folder: Path) -> Ite
     for name in names:
         try:
             dataset = load_dataset(name, request.root)
-            sheets = show(dataset, folder, rows=6, columns=8, height=96)
+            sheets = show(dataset, folder, rows=6, columns=12, height=96)
         except UserError as error:
             yield Missing(f"contact sheets of {name}", str(error), run_command("table2", request))
             continue
@@ -606,6 +612,7 @@ def gather(
     glance = at_a_glance(table2 if isinstance(table2, Table) else None, frame, latencies)
     resnet, ours = full_size_cost("resnet50"), full_size_cost("msinet")
     _, times = milliseconds(latencies)
+    claims = [claim_line(verdict, request) for verdict in verdicts]
     statuses: Counter[Status] = Counter(verdict.status for verdict in verdicts)
     devices = sorted({str(row["cpu"] if row["device"] == "cpu" else row["device"]) for _, row in frame.iterrows()})
     return {
@@ -624,7 +631,7 @@ def gather(
             "time": times["msinet"] / times["resnet50"] if {"msinet", "resnet50"} <= set(times) else None,
         },
         "glance": glance, "standings": standings(glance),
-        "claims": [claim_line(verdict, request) for verdict in verdicts],
+        "claims": claims, "decided": [c for status in ("holds", "fails") for c in claims if c["status"] == status],
         "verdicts": [{"status": status, "mark": mark, "count": statuses[status]} for status, mark in MARKS.items()],
         "marks": MARKS,
         "tables": panels, "figures": figures,

@@ -199,7 +199,7 @@ function showDialog(id, title, ...content) {
   const dialog = document.getElementById(id);
   const close = make("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => dialog.close() }, "×");
   const heading = make("h2", { id: id === "run-dialog" ? "run-title" : null }, title);
-  find(".sheet", dialog).replaceChildren(make("div", { class: "top" }, heading, close), ...content);
+  find(".sheet", dialog).replaceChildren(make("div", { class: "top" }, heading, close), ...content.filter(Boolean));
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
 }
