@@ -1,10 +1,11 @@
 """Command line: python -m reports build | table | curves | factors | costs | claims."""
 
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -218,7 +219,7 @@ class Build:
             missing += gaps
         else:
             missing.append(page.Missing("ranked lists", "no trained network", page.run_command("table2", request)))
-        datasets = []
+        datasets: list[page.Data] = []
         try:
             names = request.available_datasets()
         except UserError as error:
@@ -226,10 +227,14 @@ class Build:
             names = ()
         sheets = page.dataset_entries(names, request, out / "sheets")
         for entry in bar(iterable=sheets, desc="contact sheets", total=len(names)):
-            (missing if isinstance(entry, page.Missing) else datasets).append(entry)
+            if isinstance(entry, page.Missing):
+                missing.append(entry)
+            else:
+                datasets.append(entry)
         machine = str(environment.get("cpu" if environment.get("device") == "cpu" else "device", ""))
         context = page.gather(
-            request, verdicts, built, drawn, missing, latencies, measured, ranked, datasets, machine
+            request, verdicts, built, drawn, missing, latencies, measured, ranked, datasets, machine,
+            self.bench("latency"),
         )  # fmt: skip
         page.write_page(context, out / "index.html")
         size = (out / "index.html").stat().st_size / 2**20
@@ -264,24 +269,27 @@ class Build:
                 partial(draw_ablation, CATALOGUES[name], request, table, folder),
             )
         stem = folder / file_name("table2", request)
-        attempt(
-            "mAP while training", page.run_command("table2", request) + " --evaluate-every 1",
+        apart = replace(request, store=request.store.with_name(f"{request.store.name}-curves"))
+        attempt(  # finished runs are not run again, so curves of them need a store of their own
+            "mAP while training", page.run_command("table2", apart) + " --evaluate-every 1",
             lambda: draw_curves(curve_data(Store(request.store), CATALOGUES["table2"], request), "mAP while training",
                                 stem.with_name(f"{stem.name}-curves")),
         )  # fmt: skip
         if latencies.empty:
-            missing.append(page.Missing("accuracy against latency, and the roofline", f"{self.latency} does not exist",
-                                        f"python -m bench latency --out {self.latency}"))  # fmt: skip
+            why = f"{self.latency} does not exist"
+            missing.append(page.Missing("accuracy against latency, and the roofline", why, self.bench("latency")))
             return drawn
-        attempt("Roofline of the deployed networks", "python -m bench latency --forms deployed",
+        attempt("Roofline of the deployed networks", self.bench("latency"),
                 lambda: draw_roofline(latencies, environment, folder / "roofline"))  # fmt: skip
         batch = int(latencies["batch"].max())
+
+        def cost(column: str, title: str) -> list[Path]:
+            data = accuracy_data(latencies, CATALOGUES["table2"], request, column, "deployed", batch)
+            return draw_accuracy(data, title, stem.with_name(f"{stem.name}-{column}-cost"))
+
         for column in ("M", "MS", "VR"):
             title = f"{column}: accuracy against latency, deployed, batch {batch}"
-            attempt(title, page.run_command("table2", request), lambda column=column, title=title: draw_accuracy(
-                accuracy_data(latencies, CATALOGUES["table2"], request, column, "deployed", batch),
-                title, stem.with_name(f"{stem.name}-{column}-cost"),
-            ))  # fmt: skip
+            attempt(title, page.run_command("table2", request), partial(cost, column, title))
         return drawn
 
     def measured(self, missing: list[page.Missing]) -> dict[str, pd.DataFrame]:
@@ -295,12 +303,20 @@ class Build:
                     page.Missing("accuracy by difficulty", str(error), page.run_command("table2", self.request))
                 )
         for name in ("latency", "throughput", "memory", "retrieval"):
-            path = self.latency if name == "latency" else self.latency.with_name(f"{name}.csv")
+            path = self.file(name)
             if path.is_file():
                 found[name] = pd.read_csv(path)
-            else:
-                missing.append(page.Missing(page.MEASURED[name], f"{path} does not exist", f"python -m bench {name}"))
+            elif name != "latency":  # that is missed with its figures
+                missing.append(page.Missing(page.MEASURED[name], f"{path} does not exist", self.bench(name)))
         return found
+
+    def file(self, name: str) -> Path:
+        """Where a command of bench leaves its table."""
+        return self.latency if name == "latency" else self.latency.with_name(f"{name}.csv")
+
+    def bench(self, name: str) -> str:
+        """The command that measures."""
+        return shlex.join(["python", "-m", "bench", name, "--out", str(self.file(name))])
 
 
 def file_name(name: str, request: Request) -> str:

@@ -180,7 +180,7 @@ def at_a_glance(table: Table | None, frame: pd.DataFrame, latencies: pd.DataFram
     form, times = milliseconds(latencies)
     tasks = dict(table.columns) if table else {}
     metric = {column: "mAP" if "mAP" in metrics else metrics[0] for column, metrics in tasks.items()}
-    rows = []
+    rows: list[Data] = []
     for row in table.rows if table else ():
         ids = [run_id for place in row.places.values() for run_id in place.run_ids]
         if not ids:
@@ -196,15 +196,15 @@ def at_a_glance(table: Table | None, frame: pd.DataFrame, latencies: pd.DataFram
             ],
         })  # fmt: skip
     most = [
-        max((row["values"][i] for row in rows if row["values"][i] is not None), default=1.0)
+        max((line["values"][i] for line in rows if line["values"][i] is not None), default=1.0)
         for i in range(3 + len(tasks))
     ]
-    for row in rows:
-        row["shares"] = [None if v is None else v / m for v, m in zip(row["values"], most, strict=True)]
-        peers = [other for other in rows if other["group"] == row["group"]]
-        row["best"] = [
-            value is not None and i >= 3 and value == max(o["values"][i] for o in peers if o["values"][i] is not None)
-            for i, value in enumerate(row["values"])
+    for line in rows:
+        line["shares"] = [None if v is None else v / (m or 1) for v, m in zip(line["values"], most, strict=True)]
+        rivals = [other["values"] for other in rows if other["group"] == line["group"] and other is not line]
+        line["best"] = [
+            value is not None and i >= 3 and bool(rivals) and all(r[i] is None or value >= r[i] for r in rivals)
+            for i, value in enumerate(line["values"])
         ]
     return {
         "rows": rows, "form": form,
@@ -350,10 +350,12 @@ def ranked_data(
         device: that embeds what is not embedded yet.
     """
     store = Store(request.store)
-    frame = store.frame()
-    thumbnails, sets, missing = Thumbnails(), [], []
+    runs = store.frame().to_dict("index")
+    thumbnails = Thumbnails()
+    sets: list[Data] = []
+    missing: list[Missing] = []
     for column, places in steps:
-        target = str(frame.loc[places[0][2], "target"])
+        target = str(runs[places[0][2]]["target"])
         try:
             dataset = load_dataset(target, request.root)
         except UserError as error:
@@ -368,7 +370,7 @@ def ranked_data(
                 missing.append(Missing(f"ranked lists of {label} on {column}", str(error)))
                 continue
             networks.append({
-                "name": label, "group": group, "run": run_id, "mAP": 100 * float(frame.loc[run_id, "mAP"]),
+                "name": label, "group": group, "run": run_id, "mAP": 100 * runs[run_id]["mAP"],
                 "lists": [
                     {"ap": None if math.isnan(one.ap) else 100 * one.ap, "first": one.first_rank,
                      "positives": one.positives,
@@ -382,16 +384,16 @@ def ranked_data(
             continue
         images = [dataset.test[dataset.draws[0].query[position]] for position in chosen]
         sets.append({
-            "name": column.replace(">", " → "), "about": about_lists(dataset, frame.loc[places[0][2]]),
+            "name": column.replace(">", " → "), "about": about_lists(dataset, str(runs[places[0][2]]["source"])),
             "networks": networks,
             "queries": [[thumbnails.place(i.path), i.identity, i.camera, i.path.name] for i in images],
         })  # fmt: skip
     return {"thumbnails": thumbnails.uris, "sets": sets}, missing
 
 
-def about_lists(dataset: Dataset, run: "pd.Series[Any]") -> str:
+def about_lists(dataset: Dataset, source: str) -> str:
     """What is ranked, in a sentence."""
-    trained = f", trained on {run['source']}" if run["source"] != run["target"] else ""
+    trained = f", trained on {source}" if source != dataset.name else ""
     gallery = len(dataset.draws[0].gallery)
     removed = "; images of the query's identity by its own camera are left out" if dataset.remove_same_camera else ""
     return f"{dataset.name} ({dataset.layout}){trained}: {gallery:,} gallery images{removed}."
@@ -552,7 +554,7 @@ def dataset_entries(names: Iterable[str], request: Request, folder: Path) -> Ite
         except UserError as error:
             yield Missing(f"contact sheets of {name}", str(error), run_command("table2", request))
             continue
-        pictures = []
+        pictures: list[Data] = []
         for path in sheets:
             with PIL.Image.open(path) as sheet:
                 pictures.append({"kind": path.stem.removeprefix(f"{name}-"), "picture": jpeg(sheet.convert("RGB"), 80),
@@ -574,6 +576,7 @@ def gather(
     request: Request, verdicts: Sequence[Verdict], built: Mapping[str, Table | str],
     drawn: Sequence[Figure], missing: Sequence[Missing], latencies: pd.DataFrame,
     measured: Mapping[str, pd.DataFrame], ranked: Data, datasets: Sequence[Data], machine: str = "",
+    latency_command: str = "python -m bench latency",
 ) -> Data:  # fmt: skip
     """Everything that the template shows, as plain data.
 
@@ -588,6 +591,7 @@ def gather(
         ranked: of `ranked_data`.
         datasets: of `dataset_entries`.
         machine: that the latencies were measured on.
+        latency_command: that measures them.
     """
     store = Store(request.store)
     frame = store.frame()
@@ -642,7 +646,7 @@ def gather(
         "ranked": ranked, "top": TOP, "thumbnail": THUMBNAIL, "runs": runs, "datasets": list(datasets),
         "missing": [asdict(gap) for gap in (*gaps, *missing)],
         "bounds": {"points": POINTS, "lines": LINES},
-        "latency_command": "python -m bench latency",
+        "latency_command": latency_command,
     }  # fmt: skip
 
 

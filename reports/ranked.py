@@ -21,7 +21,6 @@ from msinet.environment import pick_device
 from msinet.errors import DataError, UserError
 from msinet.io import atomic_path
 from msinet.models import build_model, load_weights
-from msinet.models.weights import read_metadata
 from msinet.retrieval import top_k
 from msinet.training import embed
 
@@ -140,11 +139,11 @@ def embeddings(
     record, weights = store.run_folder(run_id) / "record.json", store.run_folder(run_id) / "model.safetensors"
     if not (record.is_file() and weights.is_file()):
         raise UserError(f"{weights} does not exist; choose a finished training, not a search")
-    tested = json.loads(record.read_text(encoding="utf-8"))["target_fingerprint"]
-    if tested != dataset.fingerprint:
+    tested = json.loads(record.read_text(encoding="utf-8"))
+    if tested["target_fingerprint"] != dataset.fingerprint:
         raise DataError(
-            f"run {run_id} was tested on another version of {dataset.name} ({tested}) than the one in {dataset.root} "
-            f"({dataset.fingerprint}); pass the --data-root of the run"
+            f"run {run_id} was tested on another version of {dataset.name} ({tested['target_fingerprint']}) than the "
+            f"one in {dataset.root} ({dataset.fingerprint}); pass the --data-root of the run"
         )
     kept = store.root / "features" / f"{run_id}.npy"
     if kept.is_file():
@@ -154,12 +153,13 @@ def embeddings(
                 return features
         except (OSError, ValueError):  # cut short or something else: made again
             pass
-    known = read_metadata(weights)
-    height, width = int(known["height"]), int(known["width"])
+    experiment = json.loads((store.run_folder(run_id) / "experiment.json").read_text(encoding="utf-8"))
+    height, width = experiment["recipe"]["height"], experiment["recipe"]["width"]
     network = build_model(
-        known["model"], int(known["num_classes"]), image=(height, width), **json.loads(known["options"])
+        experiment["model"], tested["identities"], image=(height, width), **dict(experiment["options"])
     )
-    load_weights(network, weights)
+    if network.state_dict():  # the colour histogram has none
+        load_weights(network, weights)
     where = pick_device(device)
     pixels = open_pixels(dataset, "test", height, width, progress=progress)
     made: NDArray[np.float32] = embed(network.to(where), pixels, where, progress=progress).numpy()

@@ -54,7 +54,9 @@ const watcher = new IntersectionObserver(
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
       links.forEach((link) => link.removeAttribute("aria-current"));
-      links.get(entry.target.id)?.setAttribute("aria-current", "true");
+      const link = links.get(entry.target.id);
+      link?.setAttribute("aria-current", "true");
+      if (link) link.parentElement.scrollLeft = link.offsetLeft - link.parentElement.offsetLeft - 32; // on a phone
     }
   },
   { rootMargin: "-20% 0px -75% 0px" },
