@@ -31,6 +31,13 @@ def tests_slow(session: nox.Session) -> None:
 
 
 @nox.session
+def tests_browser(session: nox.Session) -> None:
+    """Look at the report in a headless Chromium, which must be installed (Debian: apt-get install chromium)."""
+    install(session, "browser")
+    session.run("pytest", "-m", "browser", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style."""
     session.install("--group", "lint")
@@ -59,6 +66,13 @@ def profile(session: nox.Session) -> None:
     session.run("python", "-m", "bench", "cost", "--csv", "results/bench/cost.csv")
     for command in ("latency", "throughput", "memory", "retrieval"):
         session.run("python", "-m", "bench", command, *(session.posargs if command == "latency" else []))
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Build the report, results/report/index.html, from what has run; `-- --profile smoke` and the like go to it."""
+    install(session)
+    session.run("python", "-m", "reports", "build", *session.posargs, interrupt_timeout=PATIENCE)
 
 
 @nox.session

@@ -1,10 +1,12 @@
-"""Command line: python -m reports table | curves | figure1 | figure4 | figure6 | searches | factors | costs | ..."""
+"""Command line: python -m reports build | table | curves | figure1 | figure4 | figure6 | searches | factors | ..."""
 
 import re
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +21,9 @@ from msinet.data import Dataset
 from msinet.errors import UserError
 from msinet.io import write_text
 from msinet.models.msinet import SEARCHED
+from msinet.progress import bar
 from msinet.training.run import How
-from reports import tables
+from reports import page, tables
 from reports.claims import as_frame as claims_frame
 from reports.claims import as_markdown as claims_markdown
 from reports.claims import judge
@@ -367,6 +370,143 @@ class Claims:
         return 1 if bad else 0
 
 
+@dataclass(frozen=True)
+class Build:
+    """Build the report, one HTML file that works offline, from whatever the store holds."""
+
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    latency: Path = Path("results/bench/latency.csv")
+    """file of python -m bench latency; throughput, memory and retrieval are looked for beside it"""
+    queries: int = 8
+    """of each set in the browser of ranked lists"""
+    device: str = "auto"
+    """that embeds images for the ranked lists, the first time: cpu, cuda, cuda:N, or auto"""
+    out: Path | None = None
+    """folder for index.html with its figures and tables; by default report/ in the store"""
+
+    def __call__(self) -> int:
+        """Build it. What cannot be made is named on the page, with the command that makes it."""
+        request, out = self.request, self.out or self.request.store / "report"
+        request.check()
+        if self.queries < 1:
+            raise UserError(f"--queries must be at least 1, got {self.queries}")
+        latencies, environment = read_latencies(self.latency) if self.latency.exists() else (pd.DataFrame(), {})
+        missing: list[page.Missing] = []
+        built = page.build_tables(request, bar(iterable=CATALOGUES.values(), desc="tables"))
+        for name, table in built.items():
+            if isinstance(table, tables.Table):
+                write_table(table, out / "tables" / file_name(name, request))
+        verdicts = judge(request, latencies)
+        drawn = self.draw(built, latencies, environment, out / "figures", missing)
+        measured = self.measured(missing)
+        ranked: page.Data = {"sets": [], "thumbnails": []}
+        table2 = built["table2"]
+        if isinstance(table2, tables.Table) and (steps := page.ranked_steps(table2)):
+            shown = bar(iterable=steps, desc="ranked lists")
+            ranked, gaps = page.ranked_data(shown, request, self.queries, self.device)
+            missing += gaps
+        else:
+            missing.append(page.Missing("ranked lists", "no trained network", page.run_command("table2", request)))
+        datasets: list[page.Data] = []
+        try:
+            names = request.available_datasets()
+        except UserError as error:
+            missing.append(page.Missing("contact sheets", str(error), page.run_command("table2", request)))
+            names = ()
+        sheets = page.dataset_entries(names, request, out / "sheets")
+        for entry in bar(iterable=sheets, desc="contact sheets", total=len(names)):
+            if isinstance(entry, page.Missing):
+                missing.append(entry)
+            else:
+                datasets.append(entry)
+        machine = str(environment.get("cpu" if environment.get("device") == "cpu" else "device", ""))
+        context = page.gather(
+            request, verdicts, built, drawn, missing, latencies, measured, ranked, datasets, machine,
+            self.bench("latency"),
+        )  # fmt: skip
+        page.write_page(context, out / "index.html")
+        size = (out / "index.html").stat().st_size / 2**20
+        told = f", {len(context['missing'])} things missing, named at its end" if context["missing"] else ""
+        print(f"written: {out / 'index.html'} ({size:.1f} MiB{told}), {out / 'tables'}, {out / 'figures'}")
+        return 0
+
+    def draw(
+        self, built: Mapping[str, tables.Table | str], latencies: pd.DataFrame, environment: dict[str, object],
+        folder: Path, missing: list[page.Missing],
+    ) -> list[page.Figure]:  # fmt: skip
+        """Every figure that the store and the latencies allow; what cannot be drawn goes to `missing`."""
+        request = self.request
+        drawn: list[page.Figure] = []
+
+        def attempt(title: str, command: str, make: Callable[[], list[Path]]) -> None:
+            try:
+                pictures = [path for path in make() if path.suffix == ".png"]
+            except UserError as error:
+                missing.append(page.Missing(title, str(error), command))
+            else:
+                drawn.extend(page.Figure(path.with_suffix(""), title) for path in pictures)
+
+        ablations = {
+            name: table for name, table in built.items()
+            if isinstance(table, tables.Table) and CATALOGUES[name].baseline
+        }  # fmt: skip
+        for name, table in bar(iterable=ablations.items(), desc="figures"):
+            attempt(
+                table.title,
+                page.run_command(name, request),
+                partial(draw_ablation, CATALOGUES[name], request, table, folder),
+            )
+        stem = folder / file_name("table2", request)
+        apart = replace(request, store=request.store.with_name(f"{request.store.name}-curves"))
+        attempt(  # finished runs are not run again, so curves of them need a store of their own
+            "mAP while training", page.run_command("table2", apart) + " --evaluate-every 1",
+            lambda: draw_curves(curve_data(Store(request.store), CATALOGUES["table2"], request), "mAP while training",
+                                stem.with_name(f"{stem.name}-curves")),
+        )  # fmt: skip
+        if latencies.empty:
+            why = f"{self.latency} does not exist"
+            missing.append(page.Missing("accuracy against latency, and the roofline", why, self.bench("latency")))
+            return drawn
+        attempt("Roofline of the deployed networks", self.bench("latency"),
+                lambda: draw_roofline(latencies, environment, folder / "roofline"))  # fmt: skip
+        batch = int(latencies["batch"].max())
+
+        def cost(column: str, title: str) -> list[Path]:
+            data = accuracy_data(latencies, CATALOGUES["table2"], request, column, "deployed", batch)
+            return draw_accuracy(data, title, stem.with_name(f"{stem.name}-{column}-cost"))
+
+        for column in ("M", "MS", "VR"):
+            title = f"{column}: accuracy against latency, deployed, batch {batch}"
+            attempt(title, page.run_command("table2", request), partial(cost, column, title))
+        return drawn
+
+    def measured(self, missing: list[page.Missing]) -> dict[str, pd.DataFrame]:
+        """Accuracy by difficulty, and what `python -m bench` left beside the latencies."""
+        found: dict[str, pd.DataFrame] = {}
+        try:
+            found["difficulty"] = by_factor(CATALOGUES["table2"], self.request)
+        except UserError as error:
+            if self.request.rendered:
+                missing.append(
+                    page.Missing("accuracy by difficulty", str(error), page.run_command("table2", self.request))
+                )
+        for name in ("latency", "throughput", "memory", "retrieval"):
+            path = self.file(name)
+            if path.is_file():
+                found[name] = pd.read_csv(path)
+            elif name != "latency":  # that is missed with its figures
+                missing.append(page.Missing(page.MEASURED[name], f"{path} does not exist", self.bench(name)))
+        return found
+
+    def file(self, name: str) -> Path:
+        """Where a command of bench leaves its table."""
+        return self.latency if name == "latency" else self.latency.with_name(f"{name}.csv")
+
+    def bench(self, name: str) -> str:
+        """The command that measures."""
+        return shlex.join(["python", "-m", "bench", name, "--out", str(self.file(name))])
+
+
 def file_name(name: str, request: Request) -> str:
     """A name that tells the profile and its changes, so that one table does not overwrite another."""
     changes = (re.sub(r"[^\w.=]+", "-", change) for change in request.recipe)
@@ -374,7 +514,7 @@ def file_name(name: str, request: Request) -> str:
 
 
 COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
-    "table": Table, "curves": Curves, "figure1": Figure1, "figure4": Figure4, "figure6": Figure6,
+    "build": Build, "table": Table, "curves": Curves, "figure1": Figure1, "figure4": Figure4, "figure6": Figure6,
     "searches": Searches, "factors": Factors, "costs": Costs, "claims": Claims,
 }  # fmt: skip
 
@@ -392,6 +532,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was embedded is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

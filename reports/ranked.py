@@ -22,7 +22,6 @@ from msinet.environment import pick_device
 from msinet.errors import DataError, UserError
 from msinet.io import atomic_path
 from msinet.models import build_model, load_weights
-from msinet.models.weights import read_metadata
 from msinet.retrieval import top_k
 from msinet.training import embed
 
@@ -170,13 +169,16 @@ def load_run(store: Store, run_id: str) -> tuple[nn.Module, int, int]:
     Raises:
         UserError: no such run, or one without weights.
     """
-    weights = store.run_folder(run_id) / "model.safetensors"
-    if not weights.is_file():
-        raise UserError(f"{weights} does not exist; choose a finished training, not a search")
-    known = read_metadata(weights)
-    height, width = int(known["height"]), int(known["width"])
-    network = build_model(
-        known["model"], int(known["num_classes"]), image=(height, width), **json.loads(known["options"])
+    folder = store.run_folder(run_id)
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(f"{folder / 'model.safetensors'} does not exist; choose a finished training, not a search")
+    experiment, record = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("experiment.json", "record.json")
     )
-    load_weights(network, weights)
+    height, width = experiment["recipe"]["height"], experiment["recipe"]["width"]
+    network = build_model(
+        experiment["model"], record["identities"], image=(height, width), **dict(experiment["options"])
+    )
+    if network.state_dict():  # the colour histogram has none
+        load_weights(network, folder / "model.safetensors")
     return network, height, width

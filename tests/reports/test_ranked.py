@@ -75,6 +75,12 @@ def test_lists_agree_with_what_the_run_recorded(trained: Request) -> None:
         assert Path(recorded["query"][item.position]) == item.query.path.relative_to(dataset.root)
 
 
+def test_what_learned_nothing_has_lists_as_well(trained: Request) -> None:
+    store, run_id, dataset = run_of(trained, "colour_histogram", "market1501")
+    (item,) = ranked_lists(store, run_id, dataset, [0], device="cpu")
+    assert item.first_rank == 1 + item.right.index(True)
+
+
 def test_features_are_kept_and_used_again(trained: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     store, run_id, dataset = run_of(trained, "osnet_x0_25", "vehicleid")
     first = ranked_lists(store, run_id, dataset, [0, 1], device="cpu")
