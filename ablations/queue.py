@@ -69,12 +69,14 @@ def shown(where: str) -> str:
     return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
-def open_storage(where: str, *, create: bool = True) -> BaseStorage:
+def open_storage(where: str, *, create: bool = True, pooled: bool = False) -> BaseStorage:
     """The Optuna storage of that name.
 
     Args:
         where: the path of a journal file, `grpc://HOST:PORT` of a proxy, or the URL of a database.
         create: make a journal that does not exist.
+        pooled: keep connections to a database open. A worker needs one for an instant now and then, and a database
+            has not one for each of many workers.
 
     Raises:
         QueueError: it is not there, cannot be reached, or was damaged. No message holds a password.
@@ -84,6 +86,11 @@ def open_storage(where: str, *, create: bool = True) -> BaseStorage:
         path = Path(where)
         if not create and not path.exists():
             raise QueueError(f"no queue in {where}; python -m ablations enqueue makes it")
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(len(ENTRY))
+            if start != ENTRY[: len(start)]:
+                raise QueueError(f"{where} is no journal of a queue; give another name")
         with _told(where):
             path.parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(where, lock_obj=_FileLock(where)))  # type: ignore[arg-type]
@@ -101,7 +108,7 @@ def open_storage(where: str, *, create: bool = True) -> BaseStorage:
                 proxy = GrpcStorageProxy(host=url.host or "localhost", port=url.port or 13000)
             proxy.wait_server_ready(timeout=PATIENCE)
             return proxy
-        arguments: dict[str, Any] = {"pool_pre_ping": True}
+        arguments: dict[str, Any] = {"pool_pre_ping": True} if pooled else {"poolclass": sqlalchemy.NullPool}
         if url.drivername.startswith("postgres"):
             url = url.set(drivername="postgresql+psycopg")  # the only driver that this project asks for
             arguments["connect_args"] = {"connect_timeout": PATIENCE}
@@ -423,7 +430,7 @@ def run_proxy(where: str, host: str, port: int) -> None:
     """
     if "://" not in where or where.startswith(("sqlite", "grpc")):
         raise QueueError(f"a proxy stands before a database: postgresql+psycopg://..., not {shown(where)}")
-    storage = open_storage(where)
+    storage = open_storage(where, pooled=True)
     with _told(where), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         print(f"{shown(where)} is served at grpc://{host}:{port}", flush=True)

@@ -122,14 +122,16 @@ class Store:
             experiment, record = (
                 json.loads((folder / name).read_text(encoding="utf-8")) for name in ("experiment.json", "record.json")
             )
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} is no finished run ({error}); take it out, then run it again") from error
-        recipe = experiment.pop("recipe")
-        recipe |= recipe.pop("augmentation")
-        options = experiment.pop("options")
-        return {
-            **experiment,
-            **{f"recipe.{name}": value for name, value in recipe.items()},
-            **{f"option.{name}": value for name, value in options},
-            **record,
-        }
+            if record["run_id"] != folder.name:
+                raise ValueError(f"its record is of run {record['run_id']}")
+            recipe = experiment.pop("recipe")
+            recipe |= recipe.pop("augmentation")
+            options = experiment.pop("options")
+            return {
+                **experiment,
+                **{f"recipe.{name}": value for name, value in recipe.items()},
+                **{f"option.{name}": value for name, value in options},
+                **record,
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{folder} is no finished run ({error!r:.200}); take it out, then run it again") from error

@@ -213,5 +213,5 @@ def read_genotype(path: Path) -> str:
     """
     try:
         return check_genotype(json.loads(path.read_text(encoding="utf-8"))["genotype"])
-    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} holds no genotype ({error}); msinet search writes such files") from error
