@@ -11,6 +11,7 @@ databases alone, neither for the journal nor for the gRPC proxy.)
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -34,7 +35,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ablations.store import Store
 from msinet.errors import Busy, UserError
-from msinet.io import exclusive, write_text
+from msinet.io import REMEDIES, exclusive, write_text
 
 #: Seconds that a database may take to answer before it counts as out of reach.
 PATIENCE = 10
@@ -111,7 +112,7 @@ def open_storage(where: str, *, create: bool = True, pooled: bool = False) -> Ba
         arguments: dict[str, Any] = {"pool_pre_ping": True} if pooled else {"poolclass": sqlalchemy.NullPool}
         if url.drivername.startswith("postgres"):
             url = url.set(drivername="postgresql+psycopg")  # the only driver that this project asks for
-            arguments["connect_args"] = {"connect_timeout": PATIENCE}
+            arguments["connect_args"] = {"connect_timeout": PATIENCE, "tcp_user_timeout": 1000 * PATIENCE}
         text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # Optuna fills in braces
         return get_storage(RDBStorage(text, engine_kwargs=arguments))
 
@@ -123,12 +124,17 @@ def _told(where: str) -> Iterator[None]:
         yield
     except (UserError, UpdateFinishedTrialError):
         raise
-    except ModuleNotFoundError as error:
-        raise QueueError(f"{shown(where)} needs {error.name}: pip install -e '.[cluster]'") from None
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:  # Optuna wraps what the database said
             cause = cause.__cause__
+        if isinstance(cause, ImportError):
+            raise UserError(
+                f"{shown(where)} needs {cause.name}, which is not installed; "
+                "pip install -e '.[cluster]' brings what PostgreSQL and the proxy need"
+            ) from None
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"the queue {where} cannot be used ({cause}); {REMEDIES[cause.errno]}") from None
         reason = masked((str(cause).strip().splitlines() or [type(cause).__name__])[0], where)
         if "://" not in where and isinstance(error, ValueError | KeyError | AssertionError | TypeError):
             raise Damaged(f"the queue {where} is damaged ({reason}); python -m ablations enqueue rebuilds it") from None

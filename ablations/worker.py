@@ -160,6 +160,10 @@ class Worker:
         """
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
+            # The first process has torch imported, which may take longer than a sign of life can wait.
+            first = multiprocessing.get_context(self.method).Process(target=_nothing)  # type: ignore[attr-defined]
+            first.start()
+            first.join()
             return self._loop()
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -313,6 +317,10 @@ class Worker:
 
     def _say(self, what: str) -> None:
         print(f"{datetime.now().astimezone():%H:%M:%S} {self.name}: {what}", flush=True)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
