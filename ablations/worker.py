@@ -339,7 +339,7 @@ def worker_lines(queue: Queue) -> list[str]:
             age = (datetime.now(UTC) - datetime.fromisoformat(beat["at"])).total_seconds()
             seen = "" if age < beat["lease"] else f", not heard of for {age / 60:.0f} min"
             mine["now"] = f"run {trial.user_attrs['run_id']}, attempt {trial.user_attrs['attempt']}{seen}"
-        else:
+        elif trial.state.is_finished():  # a trial may have been taken while it was read
             mine["finished" if trial.state == TrialState.COMPLETE else "ended otherwise"] += 1
     return [
         f"worker {name}: {mine['now'] or 'no run now'}; {mine['finished']} finished, "
