@@ -19,14 +19,14 @@ def install(session: nox.Session, *groups: str, project: str = ".") -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite but for its slow part, a process per core; `-- -k NAME` and the like go to pytest."""
-    install(session, "test", project=".[onnx]")
+    install(session, "test", project=".[onnx,cluster]")
     session.run("pytest", "-m", "not slow", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session
 def tests_slow(session: nox.Session) -> None:
     """Run the slow part of the test suite: whole catalogues, kills and resumptions, ONNX."""
-    install(session, "test", project=".[onnx]")
+    install(session, "test", project=".[onnx,cluster]")
     session.run("pytest", "-m", "slow", *session.posargs)
 
 

@@ -13,8 +13,8 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
-from ablations.__main__ import CATALOGUES, find_catalogue
 from ablations.catalogue import Catalogue, Request
+from ablations.index import CATALOGUES, find_catalogue
 from ablations.store import Store
 from ablations.sweep import summary_path
 from msinet.data import Dataset

@@ -13,9 +13,9 @@ from typing import Literal
 
 import pandas as pd
 
-from ablations.__main__ import CATALOGUES
 from ablations.alignment import WEIGHTS
 from ablations.catalogue import Request
+from ablations.index import CATALOGUES
 from ablations.searches import RANDOM
 from ablations.store import Store
 from bench.cost import count

@@ -29,8 +29,8 @@ import torch
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from ablations.__main__ import CATALOGUES
 from ablations.catalogue import Catalogue, Request
+from ablations.index import CATALOGUES
 from ablations.store import Store
 from bench.cost import Cost, count
 from bench.networks import Spec

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ablations.__main__ import CATALOGUES
 from ablations.catalogue import Request
+from ablations.index import CATALOGUES
 from reports import claims
 from reports.__main__ import main
 from reports.claims import CLAIMS, Claim, Comparison, Outcome, as_markdown, judge

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ablations.__main__ import CATALOGUES
 from ablations.catalogue import Request
+from ablations.index import CATALOGUES
 from ablations.store import Store
 from ablations.table2 import TABLE2
 from msinet.errors import UserError

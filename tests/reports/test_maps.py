@@ -9,8 +9,8 @@ import PIL.Image
 import pytest
 import torch
 
-from ablations.__main__ import CATALOGUES
 from ablations.catalogue import Request
+from ablations.index import CATALOGUES
 from ablations.store import Store
 from msinet.data import Dataset, load_dataset
 from msinet.errors import DataError, UserError

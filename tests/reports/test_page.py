@@ -13,9 +13,9 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from ablations.__main__ import CATALOGUES
 from ablations.catalogue import Request
 from ablations.experiment import Experiment
+from ablations.index import CATALOGUES
 from ablations.store import Store
 from msinet.data import load_dataset
 from msinet.data.loading import decode
