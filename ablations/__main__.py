@@ -1,63 +1,36 @@
-"""Command line: python -m ablations list | run | sweep | status | show."""
+"""Command line: python -m ablations list | run | sweep | status | show | enqueue | worker | proxy."""
 
 from msinet.environment import tune_allocator
 
 if __name__ == "__main__":
     tune_allocator()
 
+import multiprocessing
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from ablations.alignment import ALIGNMENT_READINGS, FIGURE5E, TABLE5
-from ablations.calibration import CALIBRATION
-from ablations.catalogue import MAIN_DATASETS, Catalogue, Request
-from ablations.cells import FIGURE5C, FIGURE5D
-from ablations.discrepancies import DISCREPANCY_STUDY
+from ablations.catalogue import MAIN_DATASETS, Request
+from ablations.index import CATALOGUES, find_catalogue
+from ablations.queue import ATTEMPTS, Queue, default_storage, enqueue, rebuilt, run_proxy, shown
 from ablations.runner import execute, make_plan, write_status
-from ablations.searches import FIGURE5A, FIGURE5B, TABLE1
 from ablations.store import Store
-from ablations.sweep import ALIGNMENT_SWEEP, STUDIES, SWEEP, sweep
-from ablations.table2 import TABLE2
-from ablations.table6 import TABLE6
+from ablations.sweep import STUDIES, sweep
+from ablations.worker import Worker, jobs, perform, worker_lines
 from ablations.world import prepare
-from msinet.errors import UserError, unknown_name
+from msinet.errors import UserError
 from msinet.training.run import How
 
 #: Between two looks at the growing table: rendering it starts a process, which short runs would feel.
 SHOW_SECONDS = 240.0
-CATALOGUES = {
-    catalogue.name: catalogue
-    for catalogue in (
-        TABLE1,
-        TABLE2,
-        TABLE5,
-        TABLE6,
-        FIGURE5A,
-        FIGURE5B,
-        FIGURE5C,
-        FIGURE5D,
-        FIGURE5E,
-        CALIBRATION,
-        DISCREPANCY_STUDY,
-        ALIGNMENT_READINGS,
-        SWEEP,
-        ALIGNMENT_SWEEP,
-    )
-}
-
-
-def find_catalogue(name: str) -> Catalogue:
-    """The catalogue of that name, or the error that lists those there are."""
-    if name not in CATALOGUES:
-        raise unknown_name("table or figure", name, CATALOGUES)
-    return CATALOGUES[name]
 
 
 @dataclass(frozen=True)
@@ -154,10 +127,17 @@ class Status:
     """table or figure"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
 
+    storage: str = ""
+    """the queue's, as given to enqueue; empty: the journal in the store, if there is one"""
+
     def __call__(self) -> int:
         """Print it."""
         plan = make_plan(find_catalogue(self.name), self.request)
-        for line in write_status(plan, Store(self.request.store)):
+        store = Store(self.request.store)
+        workers: list[str] = []
+        if self.storage or Path(default_storage(store.root)).exists():
+            workers = worker_lines(Queue(self.storage or default_storage(store.root), store))
+        for line in write_status(plan, store, workers):
             print(line)
         return 0
 
@@ -176,6 +156,87 @@ class Show:
         return show(self.name, self.request)
 
 
+@dataclass(frozen=True)
+class Enqueue:
+    """Let what is not in the store wait for workers; the same command again adds what is missing."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """table or figure"""
+    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    storage: str = ""
+    """path of a journal file, for workers of this host; postgresql+psycopg://USER@HOST/DATABASE for those of several,
+    grpc://HOST:PORT of a proxy before it; empty: queue.journal in the store"""
+    progress: bool = True
+    """show progress bars"""
+
+    def __call__(self) -> int:
+        """Do it."""
+        catalogue = find_catalogue(self.name)
+        prepare(catalogue, self.request, How(progress=self.progress))
+        plan = make_plan(catalogue, self.request)
+        for reason, number in Counter(plan.blocked.values()).items():
+            print(f"not queued: {number} experiment(s): {reason}")
+        store = Store(self.request.store)
+        queue = rebuilt(self.storage or default_storage(store.root), store)
+        tally = enqueue(queue, jobs(plan))
+        if plan.waiting:
+            print(f"{len(plan.waiting)} training(s) follow when their search is finished")
+        print(", ".join(f"{number} {what}" for what, number in tally.items()) or "nothing to run")
+        print(f"queue: {shown(queue.where)}, store: {store.root}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """Take runs from the queue until none is left; start as many as you like, on any machine that sees the store."""
+
+    store: Path = Path("results")
+    """folder of finished runs, as this machine sees it"""
+    storage: str = ""
+    """as given to enqueue"""
+    data_root: Path | None = None
+    """where the data sets are on this machine, if not where enqueue had them"""
+    pretrained: Path | None = None
+    """where the pre-trained weights are on this machine, if not where enqueue had them"""
+    max_runs: int = 0
+    """end after so many runs; 0: no limit"""
+    idle_exit: float | None = None
+    """end after so many seconds without a run, although others still work; None: when nothing is left"""
+    attempts: int = ATTEMPTS
+    """at one run, before it has failed for good"""
+    lease: float = 90.0
+    """seconds without a sign of life after which a worker counts as dead"""
+    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+
+    def __call__(self) -> int:
+        """Work. Status 0: nothing is left; 1: a run failed here; 2: this machine cannot; 130: interrupted."""
+        if self.lease < 1 or self.attempts < 1 or self.max_runs < 0:
+            raise UserError("a lease is at least 1 s, and attempts are at least 1")
+        multiprocessing.set_forkserver_preload(["ablations.worker"])
+        queue = Queue(self.storage or default_storage(self.store), Store(self.store))
+        return Worker(
+            queue, partial(perform, how=self.how), lease=self.lease, attempts=self.attempts, max_runs=self.max_runs,
+            idle_exit=self.idle_exit, data_root=self.data_root, pretrained=self.pretrained,
+        )()  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Stand between many workers and one database, so that they share its connections; ends with Ctrl-C."""
+
+    storage: str
+    """URL of the database"""
+    host: str = "localhost"
+    """address to listen on; whoever reaches it can change the queue"""
+    port: int = 13000
+    """to listen on; workers are given grpc://HOST:PORT"""
+
+    def __call__(self) -> int:
+        """Serve."""
+        run_proxy(self.storage, self.host, self.port)
+        return 0
+
+
 def show(name: str, request: Request, *, brief: bool = False) -> int:
     """Have the reports wing render a table. A process of its own: this wing imports nothing from that one."""
     sys.stdout.flush()  # what this process printed stands before what that one prints, in a pipe as well
@@ -186,12 +247,15 @@ def show(name: str, request: Request, *, brief: bool = False) -> int:
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for an error that the user can mend, 130 for Ctrl-C."""
     try:
-        command: List | Run | Sweep | Status | Show = tyro.cli(
+        command: List | Run | Sweep | Status | Show | Enqueue | Work | Proxy = tyro.cli(
             Annotated[List, tyro.conf.subcommand("list")]
             | Annotated[Run, tyro.conf.subcommand("run")]
             | Annotated[Sweep, tyro.conf.subcommand("sweep")]
             | Annotated[Status, tyro.conf.subcommand("status")]
-            | Annotated[Show, tyro.conf.subcommand("show")],
+            | Annotated[Show, tyro.conf.subcommand("show")]
+            | Annotated[Enqueue, tyro.conf.subcommand("enqueue")]
+            | Annotated[Work, tyro.conf.subcommand("worker")]
+            | Annotated[Proxy, tyro.conf.subcommand("proxy")],
             prog="python -m ablations", description="The experiments behind every table and figure.", args=args,
         )  # fmt: skip
         return command()

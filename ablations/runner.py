@@ -7,9 +7,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from tqdm import tqdm
 
 from ablations.catalogue import Catalogue, Cell, Request
@@ -331,8 +333,8 @@ def _report(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
 
 
-def write_status(plan: Plan, store: Store) -> Iterable[str]:
-    """Lines that tell the state of every experiment."""
+def write_status(plan: Plan, store: Store, workers: Sequence[str] = ()) -> Iterable[str]:
+    """Lines that tell the state of every experiment, then of the workers, then the time that is left."""
     found = states(plan, store)
     width = max(len(str(experiment)) for experiment in found)
     for experiment, state in found.items():
@@ -343,5 +345,35 @@ def write_status(plan: Plan, store: Store) -> Iterable[str]:
             note = store.error(plan.planned[experiment].run_id)
         run_id = plan.planned[experiment].run_id if experiment in plan.planned else "-" * 12
         yield f"{run_id}  {state:<11}  {experiment!s:<{width}}  {note}".rstrip()
+    yield from workers
     counts = Counter(found.values())
+    running = counts["running"]
+    left = seconds_left(found, plan, store)
+    if left is not None and running:
+        told = str(timedelta(seconds=round(left / running)))
+        yield f"about {told} left at the pace of the finished runs, {running} at a time"
     yield ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def seconds_left(found: dict[Experiment, Any], plan: Plan, store: Store) -> float | None:
+    """Time that the unfinished runs of a plan would take one after the other; None if nothing tells.
+
+    A run takes what the finished ones of its network took in the mean, or those of any network; one that is running
+    counts half.
+    """
+    took: dict[str, list[float]] = {}
+    for experiment, state in found.items():
+        if state == "done":
+            path = store.run_folder(plan.planned[experiment].run_id) / "record.json"
+            record = json.loads(path.read_text(encoding="utf-8"))
+            took.setdefault(experiment.model, []).append(
+                float(record["seconds_training"]) + float(record.get("seconds_evaluating", 0))
+            )
+    every = [seconds for one in took.values() for seconds in one]
+    share = {"running": 0.5, "interrupted": 1.0, "waiting": 1.0, "failed": 1.0}
+    if not every:
+        return None
+    return sum(
+        share.get(state, 0.0) * float(np.mean(took.get(experiment.model, every)))
+        for experiment, state in found.items()
+    )  # fmt: skip

@@ -6,6 +6,7 @@ STORE/failed/<run_id>/    error.txt, experiment.json of a run that failed; tried
 STORE/locks/<run_id>      held by the process that works on the run
 """
 
+import errno
 import json
 import os
 import shutil
@@ -75,13 +76,26 @@ class Store:
             os.close(descriptor)
         target = self.run_folder(run_id)
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(partial, target)
+        try:
+            os.rename(partial, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # Another process has published the same run, which can only be where locks do not reach: that one stays.
+            shutil.rmtree(partial)
         shutil.rmtree(self.failed_folder(run_id), ignore_errors=True)
 
-    def fail(self, run_id: str, experiment: Experiment, error: str) -> Path:
-        """Record a failure; it is never taken for a result. Returns the file that holds the error."""
+    def fail(self, run_id: str, experiment: Experiment | None, error: str) -> Path:
+        """Record a failure; it is never taken for a result. Returns the file that holds the error.
+
+        Args:
+            run_id: of the run.
+            experiment: what was run; None if its process is gone and cannot tell.
+            error: a traceback, or the message alone.
+        """
         folder = self.failed_folder(run_id)
-        write_json(folder / "experiment.json", experiment.as_dict())
+        if experiment is not None:
+            write_json(folder / "experiment.json", experiment.as_dict())
         write_text(folder / "error.txt", error)
         return folder / "error.txt"
 
@@ -108,14 +122,16 @@ class Store:
             experiment, record = (
                 json.loads((folder / name).read_text(encoding="utf-8")) for name in ("experiment.json", "record.json")
             )
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} is no finished run ({error}); take it out, then run it again") from error
-        recipe = experiment.pop("recipe")
-        recipe |= recipe.pop("augmentation")
-        options = experiment.pop("options")
-        return {
-            **experiment,
-            **{f"recipe.{name}": value for name, value in recipe.items()},
-            **{f"option.{name}": value for name, value in options},
-            **record,
-        }
+            if record["run_id"] != folder.name:
+                raise ValueError(f"its record is of run {record['run_id']}")
+            recipe = experiment.pop("recipe")
+            recipe |= recipe.pop("augmentation")
+            options = experiment.pop("options")
+            return {
+                **experiment,
+                **{f"recipe.{name}": value for name, value in recipe.items()},
+                **{f"option.{name}": value for name, value in options},
+                **record,
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{folder} is no finished run ({error!r:.200}); take it out, then run it again") from error

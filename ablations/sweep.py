@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from ablations.alignment import across, weighted
 from ablations.catalogue import Catalogue, Cell, Request, home
 from ablations.experiment import Experiment
+from ablations.queue import open_storage
 from ablations.runner import execute, found_genotype, make_plan
 from ablations.searches import SOURCE, retrained, trained
 from ablations.store import Store
@@ -106,7 +106,7 @@ def sweep(
     with exclusive(folder / f"{key}.lock", f"a sweep in {folder}"):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         trial_book = optuna.create_study(
-            storage=_storage(storage or str(folder / f"{key}.journal")), study_name=f"{study.name}-{key}",
+            storage=open_storage(storage or str(folder / f"{key}.journal")), study_name=f"{study.name}-{key}",
             direction="maximize", load_if_exists=True,
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
             if pruning == "asha" else optuna.pruners.NopPruner(),
@@ -223,13 +223,6 @@ STUDIES = {study.name: study for study in (OVERLAP, ALIGNMENT)}
 def _catalogue(experiments: Sequence[Experiment]) -> Catalogue:
     cells = [Cell("trial", "trial", "held out", experiment) for experiment in experiments]
     return Catalogue("trial", "One trial of the sweep", "", "", "", {"held out": ("R1", "mAP")}, lambda *_: cells)
-
-
-def _storage(where: str) -> "optuna.storages.BaseStorage | str":
-    if "://" in where:
-        return where
-    # The lock by an open file works where links do not, and dies with the process.
-    return optuna.storages.JournalStorage(JournalFileBackend(where, lock_obj=JournalFileOpenLock(where)))
 
 
 def _finished(study: "optuna.Study") -> list[FrozenTrial]:

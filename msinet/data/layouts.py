@@ -111,6 +111,13 @@ def _parse(name: str, pattern: re.Pattern[str], where: Path, grammar: str) -> re
     return match
 
 
+def _number(digits: str, where: str) -> int:
+    """Decimal digits as a number that fits in 64 bits."""
+    if len(digits) > 18:
+        raise DataError(f"{where}: {digits[:20]}... is no number of an identity or a camera")
+    return int(digits)
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered, stripped, non-empty lines of a list file."""
     try:
@@ -146,7 +153,7 @@ def market1501(root: Path) -> Dataset:
             if match[1] == "-1":
                 junk += 1
             else:
-                images.append(Image(path, int(match[1]), int(match[2])))
+                images.append(Image(path, _number(match[1], str(path)), _number(match[2], str(path))))
         return images, junk
 
     (train, junk1), (query, junk2), (gallery, junk3) = (
@@ -175,7 +182,8 @@ def msmt17(root: Path) -> Dataset:
             fields = path.stem.split("_")
             if len(fields) < 3 or not fields[2].isdecimal():
                 raise DataError(f"{source}:{number}: no camera in the third field of {path.name!r}")
-            images.append(Image(path, int(parts[1]), int(fields[2])))
+            place = f"{source}:{number}"
+            images.append(Image(path, _number(parts[1], place), _number(fields[2], place)))
         return images
 
     train = read(train_folder, "list_train.txt") + read(train_folder, "list_val.txt")
@@ -198,7 +206,10 @@ def veri776(root: Path) -> Dataset:
         else:
             paths = _image_files(folder)
         matches = [_parse(p.name, VERI_NAME, p, "<vehicle>_c<camera>_..., as 0001_c001_00016450_0.jpg") for p in paths]
-        return [Image(path, int(m[1]), int(m[2])) for path, m in zip(paths, matches, strict=True)]
+        return [
+            Image(path, _number(m[1], str(path)), _number(m[2], str(path)))
+            for path, m in zip(paths, matches, strict=True)
+        ]
 
     test, draws = _single_draw(read("query"), read("test"))
     return Dataset("veri776", "VeRi-776", root, tuple(read("train")), test, draws, True)
@@ -218,7 +229,8 @@ def vehicleid(root: Path, size: int = 2400) -> Dataset:
             parts = line.split()
             if len(parts) != 2 or not parts[1].isdecimal():
                 raise DataError(f"{source}:{number}: {line!r} does not read as '<image name> <vehicle>'")
-            images.append(Image(_inside(root / "image", f"{parts[0]}.jpg", source, number), int(parts[1]), 0))
+            path = _inside(root / "image", f"{parts[0]}.jpg", source, number)
+            images.append(Image(path, _number(parts[1], f"{source}:{number}"), 0))
         return images
 
     test = tuple(read(f"test_list_{size}.txt"))

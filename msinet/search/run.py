@@ -25,7 +25,7 @@ from msinet.search.recipe import SearchRecipe
 from msinet.search.split import Side, split_identities
 from msinet.search.tpe import search_trials
 from msinet.search.twins import Twins, search_alphas, side_batches
-from msinet.training.checkpoint import NAME as CHECKPOINT
+from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.loop import Result, Row
 from msinet.training.run import RECORD, How, Log, Record, derived_seed, stable_hash
 
@@ -129,7 +129,7 @@ def search(
     provenance = {"model": model, "source": source.name, "seed": seed, "recipe": asdict(recipe), "options": options}
     write_json(folder / GENOTYPE, {"genotype": genotype, **provenance, **record})
     write_json(folder / RECORD, record)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    remove_checkpoints(folder)
     return record
 
 
@@ -213,5 +213,5 @@ def read_genotype(path: Path) -> str:
     """
     try:
         return check_genotype(json.loads(path.read_text(encoding="utf-8"))["genotype"])
-    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} holds no genotype ({error}); msinet search writes such files") from error

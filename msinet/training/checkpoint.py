@@ -1,18 +1,23 @@
 """The full state of a training, so that stopping and going on leaves no trace in the result."""
 
 import io
+import os
 import random
+import zipfile
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from msinet.errors import WeightsError
 from msinet.io import atomic_path
 
 NAME = "checkpoint.pt"
+#: The one before, which stands in for a checkpoint that was damaged.
+BEFORE = "checkpoint-before.pt"
 
 
 class Stateful(Protocol):
@@ -51,7 +56,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 def save_checkpoint(
     folder: Path, identity: str, model: nn.Module, optimizer: Stateful, progress: dict[str, Any]
 ) -> None:
-    """Write `checkpoint.pt` atomically; the one before stays until the new one is complete.
+    """Write `checkpoint.pt` atomically, and keep the one before as `checkpoint-before.pt`.
 
     Args:
         folder: of the run.
@@ -69,6 +74,12 @@ def save_checkpoint(
     }
     buffer = io.BytesIO()  # written by Python, which tells a full disk from other failures
     torch.save(state, buffer)
+    if (folder / NAME).exists():
+        (folder / BEFORE).unlink(missing_ok=True)
+        try:
+            os.link(folder / NAME, folder / BEFORE)  # no copy, and no moment without a checkpoint
+        except OSError:  # a file system without links
+            os.replace(folder / NAME, folder / BEFORE)
     with atomic_path(folder / NAME) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
@@ -76,24 +87,52 @@ def save_checkpoint(
 def load_checkpoint(folder: Path, identity: str, model: nn.Module, optimizer: Stateful) -> dict[str, Any] | None:
     """Restore everything from the folder's checkpoint and return its progress; None without one.
 
+    A checkpoint that is damaged (cut off, a wrong byte) is passed over with a warning if the one before is good.
+
     Raises:
-        WeightsError: the file is damaged, or belongs to another training.
+        WeightsError: the file is damaged, and so is the one before, or there is none; or it belongs to another
+            training.
     """
-    path = folder / NAME
-    if not path.exists():
+    paths = [path for name in (NAME, BEFORE) if (path := folder / name).exists()]
+    if not paths:
         return None
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        found = state["identity"]
-    except Exception as error:  # whatever a damaged file makes torch raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise WeightsError(f"{path} cannot be read ({reason}); delete it to start again") from error
-    if found != identity:
-        raise WeightsError(
-            f"{path} belongs to another training; give another output folder, or --no-resume to start again"
-        )
+        state = _read(paths[0], identity)
+    except WeightsError as error:
+        if len(paths) == 1 or isinstance(error, _Another):
+            raise
+        try:
+            state = _read(paths[1], identity)
+        except WeightsError:  # the newer one is the one to tell
+            raise error from None
+        tqdm.write(f"{paths[0]} is damaged; going on from the one before it")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     set_rng_state(state["rng"])
     progress: dict[str, Any] = state["progress"]
     return progress
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Once the training is over."""
+    for name in (NAME, BEFORE):
+        (folder / name).unlink(missing_ok=True)
+
+
+class _Another(WeightsError):
+    """A checkpoint of another training."""
+
+
+def _read(path: Path, identity: str) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at checksums
+            if (member := archive.testzip()) is not None:
+                raise ValueError(f"wrong checksum of {member}")
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        found, _ = state["identity"], [state[part] for part in ("model", "optimizer", "progress", "rng")]
+    except Exception as error:  # whatever a damaged file makes zipfile and torch raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise WeightsError(f"{path} cannot be read ({reason}); delete it to start again") from error
+    if found != identity:
+        raise _Another(f"{path} belongs to another training; give another output folder, or --no-resume to start again")
+    return state

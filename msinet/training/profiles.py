@@ -146,7 +146,7 @@ def parse_settings(words: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"{word!r} is not NAME=VALUE, such as lr=0.01")
         try:
             settings[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
             settings[name] = text
     return settings
 

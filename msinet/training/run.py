@@ -18,7 +18,7 @@ from msinet.environment import describe, pick_device
 from msinet.errors import UserError
 from msinet.io import write_csv, write_json
 from msinet.models import build_model, load_weights, save_weights
-from msinet.training.checkpoint import NAME as CHECKPOINT
+from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.evaluation import Evaluation, evaluate_model
 from msinet.training.loop import Result, train
 from msinet.training.recipe import Recipe
@@ -165,7 +165,7 @@ def run(
     write_csv(folder / "history.csv", result.history)
     write_csv(folder / "queries.csv", _per_query(final, target))
     write_json(folder / RECORD, record)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    remove_checkpoints(folder)
     return record
 
 

@@ -381,6 +381,42 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(market, checkpoint, tmp_p
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda good: good[: len(good) // 2],
+        lambda _: b"",
+        lambda good: good[: len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1 :],
+        None,
+    ],
+    ids=["cut", "empty", "one bit", "gone"],
+)
+def test_the_checkpoint_before_stands_in_for_a_damaged_one(
+    market, whole, tmp_path: Path, monkeypatch, capsys, damage
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # one after every step
+    with pytest.raises(Stopped):
+        go(tmp_path, market, at={4: stop})
+    newest = tmp_path / "checkpoint.pt"
+    if damage is None:
+        newest.unlink()
+    else:
+        newest.write_bytes(damage(newest.read_bytes()))
+    steps: list[int] = []
+    go(tmp_path, market, at={step: lambda step=step: steps.append(step) for step in range(1, 7)})  # type: ignore[misc]
+    assert steps == [3, 4, 5, 6]  # saved after the second and, damaged, after the third
+    assert ("checkpoint.pt is damaged; going on from the one before it" in capsys.readouterr().out) == bool(damage)
+    assert outcome(tmp_path) == whole[NETWORK]
+    assert not list(tmp_path.glob("checkpoint*"))
+
+
+def test_two_damaged_checkpoints_are_an_error_that_names_the_newer(market, checkpoint, tmp_path: Path) -> None:
+    for name in ("checkpoint.pt", "checkpoint-before.pt"):
+        (tmp_path / name).write_bytes(checkpoint[:5000])
+    with pytest.raises(WeightsError, match=r"checkpoint\.pt cannot be read \(.+\); delete it to start again"):
+        go(tmp_path, market)
+
+
 # --- Divergence ----------------------------------------------------------------------------------
 
 
@@ -572,7 +608,8 @@ def test_a_full_disk_is_told_in_words_and_keeps_the_checkpoint(start, data_root,
     assert "checkpoint.pt: File too large" in told
     assert told.count("\n") == 1
     assert (folder / "checkpoint.pt").read_bytes() == kept
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "checkpoint.pt", "log.txt"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [".lock", "checkpoint-before.pt", "checkpoint.pt", "log.txt"]
     assert run_command(words(folder, data_root)) == 0
     assert outcome(folder) == whole[DROPOUT]
 

@@ -377,7 +377,7 @@ def read_world(folder: Path) -> dict[str, Any] | None:
     try:
         world: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return world | {"fingerprint": str(world["fingerprint"]), "seed": int(world["seed"])}
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete {folder} and render it again") from error
 
 
