@@ -3,7 +3,9 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import numpy as np
 import tyro
 from torch import nn
 
+from msinet import distributed
 from msinet.data import load_dataset, open_pixels
 from msinet.data.check import check, recognised
 from msinet.data.folders import load_class_folders
@@ -19,7 +22,7 @@ from msinet.data.world import SIZES, Size, read_world, render
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError, WeightsError, unknown_name
 from msinet.export import export_onnx, need_onnx
-from msinet.io import atomic_path, exclusive, write_json
+from msinet.io import atomic_path, write_json
 from msinet.models import MODELS, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS
@@ -27,7 +30,7 @@ from msinet.search import read_genotype, search, search_line, search_recipe
 from msinet.training import embed, evaluate_model
 from msinet.training.pretrain import pretrain
 from msinet.training.profiles import override, parse_settings, pretrain_recipe, recipe_for
-from msinet.training.run import RECORD, How, run
+from msinet.training.run import RECORD, How, exclusive_of_all, run
 
 Command = Callable[[], int]
 
@@ -71,8 +74,8 @@ class Train:
             if "genotype" in options:
                 raise UserError("give one of --genotype FILE and --options genotype=..., not both")
             options["genotype"] = read_genotype(self.genotype)
-        with exclusive(self.out / ".lock", f"a training in {self.out}"):
-            if (self.out / RECORD).exists() and self.how.resume:
+        with exclusive_of_all(self.out / ".lock", f"a training in {self.out}"):
+            if distributed.leads() and (self.out / RECORD).exists() and self.how.resume:
                 raise UserError(f"{self.out} holds a finished run; choose another --out, or --no-resume to start again")
             record = run(
                 self.out, model=self.model, options=options, source=source, target=target,
@@ -109,8 +112,8 @@ class Search:
         """Search and say what was found."""
         source = load_dataset(self.dataset, self.data_root)
         recipe = override(search_recipe(self.profile, self.dataset), parse_settings(self.recipe))
-        with exclusive(self.out / ".lock", f"a search in {self.out}"):
-            if (self.out / RECORD).exists() and self.how.resume:
+        with exclusive_of_all(self.out / ".lock", f"a search in {self.out}"):
+            if distributed.leads() and (self.out / RECORD).exists() and self.how.resume:
                 raise UserError(f"{self.out} holds a finished search; choose another --out, or --no-resume")
             record = search(
                 self.out,
@@ -206,7 +209,7 @@ class Evaluate:
         print(metrics_line(dataset.name + (", re-ranked" if self.rerank else ""), result.metrics))
         if len(result.draws) > 1:
             print(f"  standard deviation over {len(result.draws)} draws: " + metrics_line("", result.std))
-        if self.out is not None:
+        if self.out is not None and distributed.leads():
             write_json(self.out, {
                 **result.metrics, **{f"{name}_std_draws": value for name, value in result.std.items()},
                 "dataset": dataset.name, "fingerprint": dataset.fingerprint, "weights": str(self.weights),
@@ -232,6 +235,8 @@ class Embed(Evaluate):
         device = pick_device(self.how.device)
         pixels = open_pixels(dataset, "test", height, width, cache=self.how.cache, progress=self.how.progress)
         features = embed(model.to(device), pixels, device, progress=self.how.progress)
+        if not distributed.leads():
+            return 0
         with atomic_path(self.out) as temporary, temporary.open("wb") as stream:
             np.savez(
                 stream, features=features.numpy(),
@@ -393,31 +398,52 @@ def metrics_line(name: str, metrics: dict[str, float]) -> str:
 
 
 def parse(commands: Mapping[str, Callable[..., Command]], prog: str, what: str, args: Sequence[str]) -> Command:
-    """The chosen command with its arguments."""
-    command: Command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=prog, description=what, args=args)
+    """The chosen command with its arguments; of several processes one tells what is wrong with them."""
+    with nullcontext() if distributed.leads() else redirect_stderr(StringIO()):
+        command: Command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=prog, description=what, args=args)
     return command
 
 
 def run_command(args: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; 2 for an error the user can mend, 130 for Ctrl-C."""
+    """Run one command and return its exit status; 2 for an error the user can mend, 130 for Ctrl-C.
+
+    Under `torchrun` this is one of several processes. The first speaks for all; an error is told by the one that
+    has it, and ends the others.
+    """
     words = list(sys.argv[1:] if args is None else args)
     try:
-        if words[:1] == ["data"]:
-            commands = {"render": Render, "check": Check, "show": Show}
-            return parse(commands, "msinet data", "Render, check and look at data sets.", words[1:])()
-        commands = {
-            "train": Train,
-            "search": Search,
-            "pretrain": Pretrain,
-            "evaluate": Evaluate,
-            "embed": Embed,
-            "export": Export,
-            "data": Data,
-        }
-        return parse(commands, "msinet", "Light networks for object re-identification.", words)()
+        distributed.start()
+        with nullcontext() if distributed.leads() else redirect_stdout(StringIO()):
+            status = _run(words)
+        distributed.stop()
+        return status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if distributed.first_to_fail():
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from what is there", file=sys.stderr)
+        if distributed.leads():
+            print("\ninterrupted; the same command goes on from what is there", file=sys.stderr)
         return 130
+    except Exception:
+        if distributed.first_to_fail():
+            raise
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if distributed.world() > 1 and words[:1] in (["data"], ["export"]):
+        raise UserError(f"msinet {words[0]} runs in one process; start it without torchrun")
+    if words[:1] == ["data"]:
+        commands = {"render": Render, "check": Check, "show": Show}
+        return parse(commands, "msinet data", "Render, check and look at data sets.", words[1:])()
+    commands = {
+        "train": Train,
+        "search": Search,
+        "pretrain": Pretrain,
+        "evaluate": Evaluate,
+        "embed": Embed,
+        "export": Export,
+        "data": Data,
+    }
+    return parse(commands, "msinet", "Light networks for object re-identification.", words)()

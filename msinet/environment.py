@@ -64,6 +64,8 @@ def describe(device: "torch.device") -> dict[str, str | int]:
     """One flat description of where something ran, for its record."""
     import torch
 
+    from msinet.distributed import world
+
     return {
         "code": code_version(),
         "python": platform.python_version(),
@@ -75,22 +77,32 @@ def describe(device: "torch.device") -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "allocator": "tuned" if os.environ.get("GLIBC_TUNABLES") == TUNABLES else "default",
+        **({"processes": world()} if world() > 1 else {}),
+        **({"deterministic": "yes"} if torch.are_deterministic_algorithms_enabled() else {}),
     }
 
 
 def pick_device(name: str) -> "torch.device":
-    """The device of that name; `auto` is the first GPU, else the CPU.
+    """The device of that name; `auto` is the first GPU, else the CPU. Of several processes each has its own GPU.
 
     Raises:
         UserError: the name is not a device, or this machine has no such device.
     """
     import torch
 
+    from msinet.distributed import world
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if world() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise UserError(f"several processes cannot share {name}; say cuda, and each takes a GPU of its own")
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+        if world() > 1 and device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use cpu, cuda, cuda:N or auto"

@@ -20,6 +20,10 @@ class Busy(UserError):
     """Another process is doing the same thing."""
 
 
+class LostProcess(UserError):
+    """Of a training in several processes: another one ended, or cannot be reached."""
+
+
 class TrainingDiverged(UserError):
     """The loss became NaN or infinite; the last good checkpoint is kept."""
 

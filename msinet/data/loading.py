@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from msinet import distributed
 from msinet.data.layouts import Dataset, Image, some
 from msinet.data.transforms import Augmentation, augment, normalize
 from msinet.errors import DataError, UserError
@@ -115,6 +116,13 @@ def open_pixels(
     Raises:
         DataError: images that cannot be decoded, by path.
     """
+    with distributed.leader_first():
+        return _open_pixels(dataset, role, height, width, cache, progress)
+
+
+def _open_pixels(
+    dataset: Dataset, role: str, height: int, width: int, cache: bool | None, progress: bool
+) -> PixelSource:
     images = dataset.train if role == "train" else dataset.test
     key = f"{dataset.name}-{dataset.fingerprint}-{role}"
     folder = _made_cache_folder()
@@ -228,9 +236,13 @@ def train_batches(
     """Batches in the order of `plan`: images (B, 3, H, W) float32 and labels (B,) int64.
 
     What a batch holds depends on the plan and the seed, never on the number of workers. `size` is (H, W),
-    which only a random resized crop needs: other images come in it.
+    which only a random resized crop needs: other images come in it. Of several processes each gets its own part of
+    every batch, with the images as one process would get them.
     """
-    keys = ([(epoch, step * len(batch) + i, index) for i, index in enumerate(batch)] for epoch, step, batch in plan)
+    keys = (
+        [(epoch, step * len(batch) + i, index) for i, index in enumerate(batch)][distributed.share(len(batch))]
+        for epoch, step, batch in plan
+    )
     loader: DataLoader[tuple[Tensor, int]] = DataLoader(
         _TrainImages(pixels, labels, augmentation, seed, size), batch_sampler=keys, num_workers=workers,
         pin_memory=pin_memory, worker_init_fn=_quiet if workers else None,
@@ -245,7 +257,13 @@ def _quiet(worker: int) -> None:
 
 
 def test_batches(pixels: PixelSource, batch_size: int) -> Iterator[Tensor]:
-    """All images in order, normalised, (B, 3, H, W) float32 in batches of `batch_size` (the last may be smaller)."""
-    for start in range(0, len(pixels), batch_size):
+    """All images in order, normalised, (B, 3, H, W) float32 in batches of `batch_size` (the last may be smaller).
+
+    Several processes take turns, batch by batch, and whoever has no batch left in the last turn gets the last one
+    again, so that all get equally many; `distributed.gather_batch` puts together what they make of them.
+    """
+    count = -(-len(pixels) // batch_size)
+    for turn in range(0, count, distributed.world()):
+        start = batch_size * min(turn + distributed.rank(), count - 1)
         stop = min(start + batch_size, len(pixels))
         yield normalize(np.stack([pixels[i] for i in range(start, stop)]))

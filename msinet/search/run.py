@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from msinet import distributed
 from msinet.data.layouts import Dataset
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
@@ -67,11 +68,10 @@ def search(
         if name in options:
             raise UserError(f"{name} is {place}, no option of the network that is searched")
     check_sides(source, recipe, seed)
+    how.prepare()
     device = pick_device(how.device)
     folder.mkdir(parents=True, exist_ok=True)
     log = Log(folder / "log.txt")
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
     mixed = _mixed(source, seed)
     torch.manual_seed(mixed)
     if recipe.mechanism == "tpe":
@@ -85,7 +85,8 @@ def search(
     pixels = open_pixels(source, "train", recipe.height, recipe.width, cache=how.cache, progress=how.progress)
     log(f"search {recipe.mechanism} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
     identity = stable_hash(["search", model, options, source.fingerprint, recipe.named(), seed])
-    (folder / RECORD).unlink(missing_ok=True)
+    if distributed.leads():
+        (folder / RECORD).unlink(missing_ok=True)
     arguments = (pixels, training, validation, recipe, folder)
     title = f"search {recipe.mechanism} {source.name} seed {seed}"
     if recipe.mechanism == "tpe":
@@ -122,14 +123,16 @@ def search(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     log(search_line(record))
-    history, trajectory = _apart(result.history)
-    write_csv(folder / "history.csv", history)
-    if trajectory:
-        write_csv(folder / "alphas.csv", trajectory)
-    provenance = {"model": model, "source": source.name, "seed": seed, "recipe": asdict(recipe), "options": options}
-    write_json(folder / GENOTYPE, {"genotype": genotype, **provenance, **record})
-    write_json(folder / RECORD, record)
-    remove_checkpoints(folder)
+    if distributed.leads():
+        history, trajectory = _apart(result.history)
+        write_csv(folder / "history.csv", history)
+        if trajectory:
+            write_csv(folder / "alphas.csv", trajectory)
+        provenance = {"model": model, "source": source.name, "seed": seed, "recipe": asdict(recipe), "options": options}
+        write_json(folder / GENOTYPE, {"genotype": genotype, **provenance, **record})
+        write_json(folder / RECORD, record)
+        remove_checkpoints(folder)
+    distributed.barrier()
     return record
 
 

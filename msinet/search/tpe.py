@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 import torch
 
+from msinet import distributed
 from msinet.data.loading import PixelSource
 from msinet.errors import WeightsError
 from msinet.io import write_json
@@ -124,8 +125,10 @@ def search_trials(
             )
             row = {"genotype": genotype, "mAP": ranked.mAP, "steps": result.steps, "seconds": result.seconds}
             finished.append(row)
-            write_json(folder / TRIALS, {"identity": identity, "trials": finished})
-        shutil.rmtree(folder / f"trial{number}", ignore_errors=True)  # also what an earlier end left of it
+            if distributed.leads():
+                write_json(folder / TRIALS, {"identity": identity, "trials": finished})
+        if distributed.leads():
+            shutil.rmtree(folder / f"trial{number}", ignore_errors=True)  # also what an earlier end left of it
         study.tell(trial, row["mAP"])
         best = max(best, row, key=lambda one: float(one.get("mAP", -1.0)))
     history: tuple[Row, ...] = tuple(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from msinet import distributed
 from msinet.data.loading import PixelSource, train_batches
 from msinet.data.sampler import epoch_batches
 from msinet.data.transforms import normalize
@@ -116,6 +117,7 @@ def search_alphas(
         DataError: a side has too few identities for a batch.
         TrainingDiverged, KeyboardInterrupt, WeightsError: as in training.
     """
+    distributed.check_batch(recipe.identities)
     folder.mkdir(parents=True, exist_ok=True)
     network = twins.network
     optimizers = Optimizers(twins, recipe)
@@ -126,6 +128,8 @@ def search_alphas(
     elif recipe.memory_init == "centroids" and recipe.mechanism == "tcm":
         fill_memory(network, twins.training_memory, pixels, training, device)
         fill_memory(network, twins.validation_memory, pixels, validation, device)
+    distributed.check_agreement((identity, at.epoch, at.step), f"search and its checkpoint in {folder}")
+    distributed.share_batch_norms(network)  # after the memories are filled, which every process does by itself
     network.train()
 
     def training_batches(epoch: int) -> list[list[int]]:
@@ -152,10 +156,11 @@ def search_alphas(
     val_stream = stream(validation, validation_batches, seed + 1, first)
 
     def loss_of(batches: Iterator[tuple[Tensor, Tensor]], memory: Memory) -> tuple[Tensor, Tensor, Tensor, float]:
-        images, labels = next_batch(batches, device)
+        images, mine = next_batch(batches, device)
         output: Output = network(images)
-        features = output.embeddings[0]  # (B, 512)
-        logits = output.logits[0] if recipe.mechanism == "ce" else memory.logits(features)
+        labels = distributed.gather(mine)
+        features = distributed.gather(output.embeddings[0])  # (B, 512)
+        logits = distributed.gather(output.logits[0]) if recipe.mechanism == "ce" else memory.logits(features)
         accuracy = (logits.argmax(1) == labels).float().mean().item()
         return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing), features, labels, accuracy
 
@@ -164,6 +169,7 @@ def search_alphas(
         loss, features, labels, accuracy = loss_of(train_stream, twins.training_memory)
         check_loss(loss.item(), epoch, step, folder)
         loss.backward()  # type: ignore[no-untyped-call]  # adds to what the step of the architecture left, if it leaks
+        distributed.sum_gradients(twins.weights)
         optimizers.weights.step()
         optimizers.weights.zero_grad(set_to_none=True)
         if recipe.mechanism == "tcm":
@@ -176,6 +182,9 @@ def search_alphas(
         loss, features, labels, accuracy = loss_of(val_stream, twins.validation_memory)
         check_loss(loss.item(), epoch, step, folder)
         loss.backward()  # type: ignore[no-untyped-call]
+        distributed.sum_gradients(twins.alphas)
+        if recipe.leak:
+            distributed.average_gradients(twins.weights)
         optimizers.alphas.step()
         optimizers.alphas.zero_grad(set_to_none=True)
         if recipe.mechanism == "tcm":
@@ -194,6 +203,7 @@ def search_alphas(
         return {"steps": steps, "lr": recipe.learning_rate(epoch), "alpha_lr": recipe.alpha_learning_rate(epoch)}
 
     def take_step(epoch: int, step: int) -> Row:
+        distributed.reseed(seed, epoch, step)
         if recipe.order == "weights":
             return step_weights(epoch, step) | step_alphas(epoch, step)
         before = step_alphas(epoch, step) if step >= first else {}

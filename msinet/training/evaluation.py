@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from msinet import distributed
 from msinet.data.layouts import Dataset
 from msinet.data.loading import PixelSource, test_batches
 from msinet.progress import bar
@@ -28,19 +29,22 @@ class Evaluation:
 def embed(
     model: nn.Module, pixels: PixelSource, device: torch.device, *, batch_size: int = 64, progress: bool = False
 ) -> Tensor:
-    """One feature row per image, in order: (N, D) float32 on the CPU, as the network gives them."""
+    """One feature row per image, in order: (N, D) float32 on the CPU, as the network gives them.
+
+    Several processes share the batches out and all get every row, to the last bit what one process gets.
+    """
     was_training = model.training
     model.eval()
     features = []
     batches = bar(
-        iterable=test_batches(pixels, batch_size), desc="features", total=-(-len(pixels) // batch_size),
-        disable=not progress,
+        iterable=test_batches(pixels, batch_size), desc="features",
+        total=-(-len(pixels) // (batch_size * distributed.world())), disable=not progress,
     )  # fmt: skip
     for images in batches:
         images = images.to(device, memory_format=torch.channels_last)
-        features.append(model(images).float().cpu())  # (B, D)
+        features.append(distributed.gather_batch(model(images).float(), batch_size).cpu())  # (world * B, D)
     model.train(was_training)
-    return torch.cat(features)
+    return torch.cat(features)[: len(pixels)]
 
 
 def rank(features: Tensor | np.ndarray, dataset: Dataset, *, reranked: bool = False) -> Evaluation:

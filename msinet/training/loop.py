@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from msinet import distributed
 from msinet.data.loading import PixelSource, train_batches
 from msinet.errors import TrainingDiverged
 from msinet.losses import alignment_loss, identity_loss, triplet_loss
@@ -104,6 +105,16 @@ def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Output:
     )  # fmt: skip
 
 
+def gather(output: Output, *, feature_map: bool) -> Output:
+    """The outputs of all processes for the whole batch; the feature map, which is large, only where it is wanted."""
+    return Output(
+        tuple(distributed.gather(one) for one in output.logits),
+        tuple(distributed.gather(one) for one in output.embeddings),
+        distributed.gather(output.feature_map) if feature_map else output.feature_map,
+        None if output.activation is None else distributed.gather(output.activation),
+    )
+
+
 def train(
     model: nn.Module, pixels: PixelSource, labels: np.ndarray, recipe: Recipe, folder: Path, *,
     seed: int, identity: str, device: torch.device, resume: bool = True, workers: int = 0,
@@ -114,6 +125,8 @@ def train(
 
     The state is saved every 30 seconds, on SIGINT and SIGTERM, and at the end; a training
     that is resumed any number of times ends in the same weights, bit for bit on the CPU.
+
+    Of several processes (`msinet.distributed`) each takes its identities of every batch, and the first one saves.
 
     Args:
         model: on `device`; in training mode its forward gives an `Output`.
@@ -136,12 +149,16 @@ def train(
         TrainingDiverged: the loss or a weight became NaN or infinite; the last good checkpoint stays.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; the state was saved first.
         WeightsError: the checkpoint in `folder` is damaged or belongs to another training.
+        UserError: the identities of a batch cannot be shared among the processes.
     """
+    distributed.check_batch(recipe.identities)
     folder.mkdir(parents=True, exist_ok=True)
+    distributed.share_batch_norms(model)
     optimizer = build_optimizer(model, recipe)
     at = Progress()
     if resume and (found := load_checkpoint(folder, identity, model, optimizer)) is not None:
         at = Progress(**found)
+    distributed.check_agreement((identity, at.epoch, at.step), f"training and its checkpoint in {folder}")
 
     def batches_of(epoch: int) -> list[list[int]]:
         return recipe.batches(labels, seed=seed, epoch=epoch)
@@ -158,13 +175,16 @@ def train(
         return {"steps": len(batches_of(epoch)), "lr": learning_rate}
 
     def take_step(epoch: int, step: int) -> Row:
-        images, targets = next_batch(batches, device)
-        output = forward(model, images, recipe)
+        distributed.reseed(seed, epoch, step)
+        images, mine = next_batch(batches, device)
+        output = gather(forward(model, images, recipe), feature_map=recipe.alignment != "none")
+        targets = distributed.gather(mine)
         parts = losses(output, targets, recipe)
         values = {name: value.item() for name, value in parts.items()}
         check_loss(values["loss"], epoch, step, folder)
         optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()  # type: ignore[no-untyped-call]
+        distributed.sum_gradients(model.parameters())
         optimizer.step()
         values["accuracy"] = (output.logits[0].argmax(1) == targets).float().mean().item()
         return values
@@ -239,7 +259,8 @@ def drive(
         # Running statistics too: in training the loss does not see them.
         if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
             raise _diverged("a weight became NaN or infinite by", epoch, step, folder)
-        save()
+        if distributed.leads():
+            save()
 
     # Passes differ by a batch or so: the length of the first is the estimate that the bar shows.
     per_epoch = int(begin_epoch(at.epoch)["steps"]) if at.epoch < epochs else 0
@@ -248,7 +269,12 @@ def drive(
         disable=not progress,
     )  # fmt: skip
     saved = time.monotonic()
-    with meter, _interruptible() as interrupted:
+    with meter, _interruptible() as signalled:
+
+        def interrupted() -> bool:
+            # All processes stop after the same step, for none can take the next one alone.
+            return distributed.any_rank(signalled())
+
         for epoch in range(at.epoch, epochs):
             row = begin_epoch(epoch)
             steps = int(row["steps"])
@@ -264,10 +290,11 @@ def drive(
                 meter.update()
                 if on_step is not None:
                     on_step((epoch + at.step / steps) / epochs)
-                if interrupted() or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                stopping = interrupted()
+                if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     save_if_finite()
                     saved = time.monotonic()
-                if interrupted():
+                if stopping:
                     raise KeyboardInterrupt
             means = {name: total / at.counts[name] for name, total in at.sums.items()}
             at.history.append({"epoch": epoch + 1} | row | means | end_epoch(epoch))

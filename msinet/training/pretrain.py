@@ -16,16 +16,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from tqdm import tqdm
 
+from msinet import distributed
 from msinet.data.folders import ClassFolders, FolderImages
 from msinet.data.loading import PixelSource, test_batches
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
-from msinet.io import exclusive, write_csv, write_json
+from msinet.io import write_csv, write_json
 from msinet.models import Output, build_model, save_weights
 from msinet.progress import bar
 from msinet.training.loop import Row, train
 from msinet.training.recipe import Pretraining
-from msinet.training.run import How, Log, Record, derived_seed, stable_hash
+from msinet.training.run import How, Log, Record, derived_seed, exclusive_of_all, stable_hash
 
 #: Up to so many images, every one is read before training, so that a broken one is named at once.
 VERIFY_LIMIT = 50_000
@@ -62,8 +63,8 @@ def pretrain(
     how = how or How()
     if out.suffix != ".safetensors":
         raise UserError(f"{out} must be named X.safetensors, by which weights are recognised")
-    with exclusive(out.with_name(f".{out.stem}.lock"), f"a pre-training of {out}"):
-        if out.exists() and how.resume:
+    with exclusive_of_all(out.with_name(f".{out.stem}.lock"), f"a pre-training of {out}"):
+        if distributed.leads() and out.exists() and how.resume:
             raise UserError(f"{out} is there already; choose another --out, or --no-resume to train it anew")
         return _pretrain(out, model, dict(options), data, recipe, seed, how, on_step)
 
@@ -73,8 +74,7 @@ def _pretrain(
     on_step: Callable[[float], None] | None,
 ) -> Record:  # fmt: skip
     device = pick_device(how.device)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
+    how.prepare()
     mixed = derived_seed(data.fingerprint, model, seed)  # not by name: the folder may be called anything
     torch.manual_seed(mixed)
     network = build_model(model, len(data.classes), image=(recipe.height, recipe.width), **options)
@@ -84,7 +84,8 @@ def _pretrain(
     network = network.to(device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
     count = len(data.train) + len(data.val)
     if count < VERIFY_LIMIT:
-        data.verify(progress=how.progress)
+        with distributed.leader_first():
+            data.verify(progress=how.progress)
     else:
         tqdm.write(
             f"{data.name}: {count:,} images are not all read beforehand, which would take long; a broken one stops "
@@ -100,7 +101,8 @@ def _pretrain(
     log = Log(partial / "log.txt")
     log(f"{model} {options} on {data.name} ({data.fingerprint}), seed {seed}, {describe(device)}")
     # Weights that these replace stand until here, where the inputs are known to be good.
-    out.unlink(missing_ok=True)
+    if distributed.leads():
+        out.unlink(missing_ok=True)
     result = train(
         network, FolderImages(data.root, data.train), data.train_labels, recipe, partial, seed=mixed,
         identity=stable_hash(["pretrain", model, options, data.fingerprint, recipe.named(), seed]), device=device,
@@ -137,10 +139,12 @@ def _pretrain(
         **environment,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_csv(out.with_suffix(".history.csv"), result.history)
-    write_json(out.with_suffix(".json"), record)
-    save_weights(network, out, {name: str(value) for name, value in provenance.items()})
-    shutil.rmtree(partial)
+    if distributed.leads():
+        write_csv(out.with_suffix(".history.csv"), result.history)
+        write_json(out.with_suffix(".json"), record)
+        save_weights(network, out, {name: str(value) for name, value in provenance.items()})
+        shutil.rmtree(partial)
+    distributed.barrier()
     return record
 
 
@@ -161,15 +165,16 @@ def classify(
     """
     ranked = []
     batches = bar(
-        iterable=test_batches(pixels, batch_size), desc="validation", total=-(-len(pixels) // batch_size),
-        disable=not progress,
+        iterable=test_batches(pixels, batch_size), desc="validation",
+        total=-(-len(pixels) // (batch_size * distributed.world())), disable=not progress,
     )  # fmt: skip
     with _classifying(network):
         for images in batches:
             output: Output = network(images.to(device, memory_format=torch.channels_last))
             likely = torch.stack([logits.float().softmax(1) for logits in output.logits]).mean(0)  # (B, classes)
-            ranked.append(likely.topk(min(5, likely.shape[1])).indices.cpu())  # (B, 5)
-    hits = torch.cat(ranked) == labels[:, None]  # (N, 5)
+            best = likely.topk(min(5, likely.shape[1])).indices  # (B, 5)
+            ranked.append(distributed.gather_batch(best, batch_size).cpu())
+    hits = torch.cat(ranked)[: len(pixels)] == labels[:, None]  # (N, 5)
     return {"top1": hits[:, 0].float().mean().item(), "top5": hits.any(1).float().mean().item()}
 
 

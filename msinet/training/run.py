@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 
 import torch
 
+from msinet import distributed
 from msinet.data.factors import query_factors
 from msinet.data.layouts import Dataset
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
-from msinet.io import write_csv, write_json
+from msinet.io import exclusive, write_csv, write_json
 from msinet.models import build_model, load_weights, save_weights
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.evaluation import Evaluation, evaluate_model
@@ -43,11 +46,21 @@ class How:
     """epochs between evaluations on the test set, for curves; 0: only after the last epoch"""
     progress: bool = True
     """show progress bars"""
+    deterministic: bool = False
+    """on a GPU, only algorithms that give the same bits every time, which may be slower; on the CPU it is always so"""
 
     def __post_init__(self) -> None:
         for name in ("workers", "evaluate_every"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+    def prepare(self) -> None:
+        """Choose torch's algorithms; before anything is computed on a GPU."""
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+            torch.use_deterministic_algorithms(True)
 
 
 def stable_hash(value: Any) -> str:
@@ -95,11 +108,10 @@ def run(
         UserError: any input that cannot be used, before training starts where it can be known then.
     """
     how = how or How()
+    how.prepare()
     device = pick_device(how.device)
     folder.mkdir(parents=True, exist_ok=True)
     log = Log(folder / "log.txt")
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
     mixed = derived_seed(source.name, model, seed)
     torch.manual_seed(mixed)
     network = build_model(model, source.num_classes, image=(recipe.height, recipe.width), **options)
@@ -125,7 +137,8 @@ def run(
     ])  # fmt: skip
     log(f"{model} {dict(options)} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
     # A run that this one replaces stands until here, where the inputs are known to be good.
-    (folder / RECORD).unlink(missing_ok=True)
+    if distributed.leads():
+        (folder / RECORD).unlink(missing_ok=True)
     result = Result((), 0.0, 0)
     if pixels is not None:
         result = train(
@@ -158,15 +171,29 @@ def run(
         **describe(device),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    save_weights(network, folder / "model.safetensors", {
-        "model": model, "options": json.dumps(dict(options)), "num_classes": str(source.num_classes),
-        "height": str(recipe.height), "width": str(recipe.width), "source": source.name,
-    })  # fmt: skip
-    write_csv(folder / "history.csv", result.history)
-    write_csv(folder / "queries.csv", _per_query(final, target))
-    write_json(folder / RECORD, record)
-    remove_checkpoints(folder)
+    if distributed.leads():
+        save_weights(network, folder / "model.safetensors", {
+            "model": model, "options": json.dumps(dict(options)), "num_classes": str(source.num_classes),
+            "height": str(recipe.height), "width": str(recipe.width), "source": source.name,
+        })  # fmt: skip
+        write_csv(folder / "history.csv", result.history)
+        write_csv(folder / "queries.csv", _per_query(final, target))
+        write_json(folder / RECORD, record)
+        remove_checkpoints(folder)
+    distributed.barrier()
     return record
+
+
+@contextmanager
+def exclusive_of_all(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file, once for all processes of a training.
+
+    Raises:
+        Busy: another training holds it.
+    """
+    with exclusive(path, what) if distributed.leads() else nullcontext():
+        distributed.barrier()
+        yield
 
 
 def _best_on_test(result: Result) -> Record:
@@ -203,6 +230,8 @@ class Log:
         self.path = path
 
     def __call__(self, message: str) -> None:
-        """Append one line."""
+        """Append one line; of several processes one writes."""
+        if not distributed.leads():
+            return
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {message}\n")
