@@ -293,13 +293,18 @@ class Factors:
         """Build, print, draw and write it."""
         data = by_factor(find_catalogue(self.name), self.request)
         name = f"{file_name(self.name, self.request)}-factors"
-        written = write_factors(data, (self.out or self.request.store / "tables") / name)
-        title = f"mAP by factor of the query, profile {self.request.profile}, {self.request.seeds} seed(s); "
-        title += "bars: 95 % bootstrap over identities, n: queries"
-        written += draw_factors(data, title, (self.out or self.request.store / "figures") / f"{name}-mAP")
+        written = write_factors(data, (self.out or self.request.store / "tables") / name) + self.draw()
         print(as_markdown(data))
         print("written: " + ", ".join(map(str, written)))
         return 0
+
+    def draw(self) -> list[Path]:
+        """The files of the figure."""
+        data = by_factor(find_catalogue(self.name), self.request)
+        stem = (self.out or self.request.store / "figures") / f"{file_name(self.name, self.request)}-factors-mAP"
+        title = f"mAP by factor of the query, profile {self.request.profile}, {self.request.seeds} seed(s); "
+        title += "bars: 95 % bootstrap over identities, n: queries"
+        return draw_factors(data, title, stem)
 
 
 @dataclass(frozen=True)
@@ -456,13 +461,19 @@ class Build:
                 page.run_command(name, request),
                 partial(draw_ablation, CATALOGUES[name], request, table, folder),
             )
+        for name, picture in (
+            ("figure1", Figure1(request, out=folder)), ("figure4", Figure4(request, out=folder)),
+            ("figure6", Figure6(request, out=folder)),
+        ):  # fmt: skip
+            attempt(CATALOGUES[name].title, page.run_command(name, request), picture.draw)
+        for name in ("table1", "figure5a"):
+            title = f"What the searches of {name} found, and how"
+            attempt(title, page.run_command(name, request), Searches(name, request, folder).draw)
+        attempt("Table 2 while it trained", page.run_command("table2", request), Curves("table2", request, folder).draw)
+        if request.rendered:
+            title = "Table 2 by factor of the query"
+            attempt(title, page.run_command("table2", request), Factors("table2", request, folder).draw)
         stem = folder / file_name("table2", request)
-        apart = replace(request, store=request.store.with_name(f"{request.store.name}-curves"))
-        attempt(  # finished runs are not run again, so curves of them need a store of their own
-            "mAP while training", page.run_command("table2", apart) + " --evaluate-every 1",
-            lambda: draw_curves(curve_data(Store(request.store), CATALOGUES["table2"], request), "mAP while training",
-                                stem.with_name(f"{stem.name}-curves")),
-        )  # fmt: skip
         if latencies.empty:
             why = f"{self.latency} does not exist"
             missing.append(page.Missing("accuracy against latency, and the roofline", why, self.bench("latency")))
