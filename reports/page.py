@@ -27,7 +27,6 @@ import pandas as pd
 import PIL.Image
 import torch
 from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup
 
 from ablations.catalogue import Catalogue, Request
 from ablations.index import CATALOGUES
@@ -660,8 +659,7 @@ def render(context: Data) -> str:
     style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = environment.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
-    # Markup: the two are this package's own files
-    return template.render(**context, style=Markup(style), script=Markup(script), script_hash=digest)
+    return template.render(**context, style=style, script=script, script_hash=digest)
 
 
 def _strict_json(value: Any, **settings: Any) -> str:
