@@ -19,7 +19,7 @@ from msinet.data import load_dataset
 from msinet.data.loading import decode
 from msinet.training.recipe import Recipe
 from reports.__main__ import main
-from reports.page import THUMBNAIL
+from reports.page import THUMBNAIL, numbers
 from reports.ranked import ranked_lists, spread_queries
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install --group browser")
@@ -108,7 +108,7 @@ def test_tables_sort_by_either_metric_and_back(tab: Any) -> None:
     for metric in (0, 1):
 
         def values(texts: list[str], metric: int = metric) -> list[float]:
-            return [float(text.split(" / ")[metric]) for text in texts if "/" in text]
+            return [numbers(text)[metric] for text in texts if "/" in text]
 
         button = head.locator("button").nth(metric)
         button.click()
