@@ -56,7 +56,8 @@ def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     """The weight of each operation over the search, a panel per interaction, and the entropy of the mixtures below.
 
     The operation that is kept, of largest weight at the end, stands in the panel's title. Entropy is 1 where all
-    operations weigh the same, 0 where one has all the weight.
+    operations weigh the same, 0 where one has all the weight. The dotted line of "none" lies over that of cross
+    attention for as long as they are the same function: until the latter's learned proportion leaves 0.
 
     Args:
         data: of `trajectory`.
@@ -75,7 +76,8 @@ def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
             axis = figure.add_subplot(grid[half, cell])
             part = data[data["interaction"] == number].sort_values("epoch")
             for letter, (_, colour, line) in OPERATIONS.items():
-                axis.plot(part["epoch"], part[f"weight_{letter}"], ls=line, color=colour, lw=1.3)
+                axis.plot(part["epoch"], part[f"weight_{letter}"], ls=line, color=colour, lw=1.3,
+                          zorder=3 if letter == "N" else 2)  # fmt: skip
             kept = max(OPERATIONS, key=lambda letter: part[f"weight_{letter}"].iloc[-1])
             axis.axhline(1 / len(OPERATIONS), color="0.85", lw=0.7, zorder=0)
             axis.set_title(f"cell {cell + 1}, IM-{half + 1}: {kept}", fontsize=7.5)
