@@ -171,12 +171,14 @@ class Worker:
     def _loop(self) -> int:
         runs, failed = 0, False
         strikes: set[str] = set()
-        idle = lost = 0.0
+        idle = lost = looked = 0.0
         while True:
             try:
                 if lost:
                     self.queue.open()
-                self._retire()
+                if time.monotonic() - looked > self.lease / 9:
+                    looked = time.monotonic()
+                    self._retire()
                 trial = self.queue.take(self.name, self.lease)
                 if trial is not None:
                     idle = 0.0
