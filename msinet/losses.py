@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from msinet.errors import UserError, unknown_name
-from msinet.models.sam import correlations
+from msinet.models.sam import at_least_float, correlations
 
 
 def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
@@ -38,7 +38,7 @@ def triplet_loss(
             log(1 + exp(positive - negative)) (SPEC B.4).
         normalize: compare unit vectors, so that distances lie in [0, 2] (the released code does).
     """
-    embeddings = embeddings.float()
+    embeddings = at_least_float(embeddings)
     if normalize:
         embeddings = F.normalize(embeddings)
     square = embeddings.square().sum(1)
@@ -119,6 +119,6 @@ def alignment_loss(
         raise UserError("alignment pam-self needs a network with a position activation module: option pam=True")
     itself = torch.eye(len(same), dtype=torch.bool, device=same.device)
     partners = (same if self_pairs else same & ~itself).to(units.dtype)
-    cosines = torch.einsum("in,ijn->ij", F.normalize(activation.float()), units)  # (B, B)
+    cosines = torch.einsum("in,ijn->ij", F.normalize(at_least_float(activation)), units)  # (B, B)
     count = partners.sum(1)
     return ((partners * (1 - cosines)).sum(1) / count.clamp(min=1)).mean() + negative

@@ -11,6 +11,11 @@ from torch.autograd.function import once_differentiable
 BLOCK = 4
 
 
+def at_least_float(x: Tensor) -> Tensor:
+    """Half precision as float32, all else as it is: float64 stays, by which processes are compared exactly."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class PositionActivation(nn.Module):
     """PAM: how much each position of an image is asked for by its other positions.
 
@@ -84,5 +89,5 @@ def correlations(feature_map: Tensor) -> Tensor:
     Entry (i, j) is a(i, j) on the grid of image i: at each of its positions the largest inner product with any
     position of image j (Eq. 7 as its sentence reads). Entry (j, i) is the same on the grid of j.
     """
-    values: Tensor = _Correlations.apply(feature_map.float().flatten(2).transpose(1, 2).contiguous())
+    values: Tensor = _Correlations.apply(at_least_float(feature_map).flatten(2).transpose(1, 2).contiguous())
     return values

@@ -20,6 +20,7 @@ from msinet.data.loading import PixelSource, train_batches
 from msinet.errors import TrainingDiverged
 from msinet.losses import alignment_loss, identity_loss, triplet_loss
 from msinet.models import Output
+from msinet.models.sam import at_least_float
 from msinet.progress import bar
 from msinet.training.checkpoint import NAME, load_checkpoint, save_checkpoint
 from msinet.training.recipe import Pretraining, Recipe, TransformerRecipe
@@ -95,13 +96,13 @@ def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
 
 
 def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Output:
-    """What the losses see, in fp32; the network's maps are in the recipe's precision, by autocast."""
+    """What the losses see, in fp32 at least; the network's maps are in the recipe's precision, by autocast."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         output: Output = model(images)
-    activation = None if output.activation is None else output.activation.float()
+    activation = None if output.activation is None else at_least_float(output.activation)
     return Output(
-        tuple(one.float() for one in output.logits), tuple(one.float() for one in output.embeddings),
-        output.feature_map.float(), activation,
+        tuple(at_least_float(one) for one in output.logits), tuple(at_least_float(one) for one in output.embeddings),
+        at_least_float(output.feature_map), activation,
     )  # fmt: skip
 
 

@@ -1,0 +1,191 @@
+"""What test_distributed.py has done in processes of their own: `runpy` runs this file in each with the names below.
+
+A case does the same with one process and with several, and returns what must then be equal.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from msinet import distributed
+from msinet.data import load_dataset
+from msinet.data.loading import _TrainImages
+from msinet.losses import alignment_loss, triplet_loss
+from msinet.models import build_model
+from msinet.models.supernet import alphas_of
+from msinet.search.memory import Memory
+from msinet.search.recipe import search_recipe
+from msinet.search.split import split_identities
+from msinet.search.twins import Twins, search_alphas
+from msinet.training import embed, train
+from msinet.training.profiles import recipe_for
+from msinet.training.run import How, run
+
+CASE: str
+RANK: int
+WORLD: int
+FOLDER: Path
+ARGUMENTS: dict[str, Any]
+
+CPU = torch.device("cpu")
+LABELS = np.repeat(np.arange(8), 6)
+PIXELS = np.random.default_rng(0).integers(0, 256, (len(LABELS), 64, 32, 3), np.uint8)
+
+
+class Exact(nn.Module):
+    """A network in float64, whatever the images come in."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images.double())
+
+
+class ExactMemory(Memory):
+    """In float64, though it is filled with features in float32."""
+
+    def fill(self, features: Tensor, labels: Tensor) -> None:
+        super().fill(features.to(self.centres.dtype), labels)
+
+
+def shared_losses() -> dict[str, Any]:
+    """Gradients of losses of the whole batch with respect to all rows."""
+    torch.manual_seed(0)
+    embeddings, maps = torch.randn(8, 5, dtype=torch.float64), torch.randn(8, 6, 4, 2, dtype=torch.float64)
+    labels = torch.arange(8) // 2
+    own = [one[distributed.share(8)].clone().requires_grad_() for one in (embeddings, maps)]
+    rows, whole = (distributed.gather(one) for one in own)
+    targets = distributed.gather(labels[distributed.share(8)])
+    loss = triplet_loss(rows, targets) + alignment_loss(whole, targets, "separated")
+    loss.backward()
+    return {"loss": loss.detach(), "labels": targets, **{str(i): distributed.gather(one.grad) for i, one in enumerate(own)}}
+
+
+def batch_norms(dtype: str, offset: float) -> dict[str, Any]:
+    """Outputs, gradients and statistics of batch norms on maps and on rows, twice in training and once at test."""
+    torch.manual_seed(0)
+    network = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm1d(4, momentum=0.3)]).to(getattr(torch, dtype))
+    inputs = [[torch.randn(6, 3, 4, 2), torch.randn(6, 4)] for _ in range(3)]
+    targets = [torch.randn(6, 3, 4, 2), torch.randn(6, 4)]
+    with torch.no_grad():
+        for norm in network:
+            norm.weight.normal_()
+            norm.bias.normal_()
+    before = [*network.parameters(), *network.buffers()]
+    distributed.share_batch_norms(network)
+    assert all(one is other for one, other in zip(before, [*network.parameters(), *network.buffers()], strict=True))
+    result: dict[str, Any] = {}
+    for turn, batch in enumerate(inputs):
+        network.train(turn < 2)
+        for norm, x, target in zip(network, batch, targets, strict=True):
+            mine = (x.to(norm.weight.dtype) + offset)[distributed.share(6)].requires_grad_()
+            output = norm(mine)
+            (output * target.to(output.dtype)[distributed.share(6)]).sum().backward()
+            name = f"{turn} {x.dim()}"
+            result[name] = distributed.gather(output.detach())
+            result[f"{name} gradient"] = distributed.gather(mine.grad)
+    distributed.sum_gradients(network.parameters())
+    return result | dict(network.state_dict()) | {f"{n} gradient": p.grad for n, p in network.named_parameters()}
+
+
+def training(model: str = "msinet_x0_25", exact: bool = True, settings: Any = None, **options: Any) -> dict[str, Any]:
+    """Losses of the steps and the weights after them."""
+    recipe = replace(recipe_for("smoke", "market1501"), **{
+        "epochs": 6, "steps_per_epoch": 1, "height": 64, "width": 32, "identities": 4, "images": 4,
+        "optimizer": "sgd", "lr": 0.01, **(settings or {}),
+    })  # fmt: skip
+    torch.manual_seed(0)
+    network = build_model(model, 8, image=(64, 32), **options)
+    network = Exact(network) if exact else network
+    result = train(
+        network, PIXELS, LABELS, recipe, FOLDER, seed=1, identity="", device=CPU, progress=False,
+    )  # fmt: skip
+    return {"history": [dict(row) for row in result.history], **network.state_dict()}
+
+
+def searching(**way: Any) -> dict[str, Any]:
+    """History, architecture, memories and weights of a search of four iterations, in float64."""
+    recipe = replace(
+        search_recipe("smoke", "msmt17"), height=64, width=32, identities=4, images=4, epochs=2, steps_per_epoch=2,
+        optimizer="sgd", lr=0.01, **{"overlap": 1.0, **way},
+    )  # fmt: skip
+    training, validation = split_identities(LABELS, recipe.overlap, seed=0)
+    torch.manual_seed(0)
+    network = Exact(build_model("supernet_x0_25", 8, interactions=6))
+    memories = (ExactMemory(side.classes, 128, recipe.temperature, recipe.momentum) for side in (training, validation))
+    twins = Twins(network, *memories).double()
+    result = search_alphas(
+        twins, PIXELS, training, validation, recipe, FOLDER, seed=3, identity="", device=CPU, progress=False
+    )  # fmt: skip
+    return {"history": [dict(row) for row in result.history], "alphas": alphas_of(network), **twins.state_dict()}
+
+
+def evaluation(count: int, batch_size: int) -> dict[str, Any]:
+    """Features of so many images."""
+    torch.manual_seed(0)
+    network = build_model("msinet_x0_25", 8)
+    return {"features": embed(network, PIXELS[:count], CPU, batch_size=batch_size)}
+
+
+def complete(root: Path, stop: int = 0, model: str = "cdnet_x0_25", **how: Any) -> dict[str, Any]:
+    """A run with dropout; the last rank alone is interrupted after step `stop`."""
+    dataset = load_dataset("market1501", root)
+
+    def on_step(share: float) -> None:
+        if round(6 * share) == stop and distributed.rank() == WORLD - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        run(
+            FOLDER, model=model, options={}, source=dataset, target=dataset, recipe=recipe_for("smoke", "market1501"),
+            seed=0, how=How(device="cpu", progress=False, **how), on_step=on_step,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        return {"interrupted": True}
+    return {"interrupted": False}
+
+
+def refused(damage: str) -> dict[str, Any]:
+    """The error that each rank has, and who is to tell it."""
+    recipe = replace(recipe_for("smoke", "market1501"), identities=3 if damage == "shares" else 4)
+    network = build_model("msinet_x0_25", 8)
+    with torch.no_grad():
+        if damage == "nan":
+            network.head.fc.weight.fill_(torch.nan)
+    if damage == "fails" and distributed.rank() == 1:
+        _TrainImages.__getitem__ = None  # type: ignore[method-assign,assignment]
+    try:
+        train(
+            network, PIXELS, LABELS, recipe, FOLDER, seed=1, device=CPU, progress=False,
+            identity=f"{RANK}" if damage == "identity" else "",
+        )  # fmt: skip
+    except Exception as error:  # noqa: BLE001
+        return {"kind": type(error).__name__, "message": str(error), "tells": distributed.first_to_fail()}
+    return {}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    out = FOLDER / f"{CASE}-{WORLD}-{RANK}.pt"
+    try:
+        if WORLD > 1:
+            distributed.join(dist.FileStore(str(FOLDER / "store"), WORLD), RANK, WORLD)
+        found = globals()[CASE](**ARGUMENTS)
+        torch.save(found, out)
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(1)
+    if found.get("kind") is None:
+        distributed.barrier()
+        distributed.stop()
