@@ -69,7 +69,11 @@ def shared_losses() -> dict[str, Any]:
     targets = distributed.gather(labels[distributed.share(8)])
     loss = triplet_loss(rows, targets) + alignment_loss(whole, targets, "separated")
     loss.backward()
-    return {"loss": loss.detach(), "labels": targets, **{str(i): distributed.gather(one.grad) for i, one in enumerate(own)}}
+    return {
+        "loss": loss.detach(),
+        "labels": targets,
+        **{str(i): distributed.gather(one.grad) for i, one in enumerate(own)},
+    }
 
 
 def batch_norms(dtype: str, offset: float) -> dict[str, Any]:
