@@ -20,7 +20,7 @@ import tyro
 
 from ablations.catalogue import MAIN_DATASETS, Request
 from ablations.index import CATALOGUES, find_catalogue
-from ablations.queue import ATTEMPTS, Queue, default_storage, enqueue, rebuilt, run_proxy, shown
+from ablations.queue import ATTEMPTS, Queue, QueueError, default_storage, enqueue, rebuilt, run_proxy, shown
 from ablations.runner import execute, make_plan, write_status
 from ablations.store import Store
 from ablations.sweep import STUDIES, sweep
@@ -136,7 +136,10 @@ class Status:
         store = Store(self.request.store)
         workers: list[str] = []
         if self.storage or Path(default_storage(store.root)).exists():
-            workers = worker_lines(Queue(self.storage or default_storage(store.root), store))
+            try:
+                workers = worker_lines(Queue(self.storage or default_storage(store.root), store))
+            except QueueError as error:  # the files are the truth, and tell the rest
+                workers = [f"no word of the workers: {error}"]
         for line in write_status(plan, store, workers):
             print(line)
         return 0

@@ -180,6 +180,8 @@ class Catalogue:
     """all cells for a request and the data sets at hand"""
     baseline: str = ""
     """the row that the others are compared with, over the seeds"""
+    remark: str = ""
+    """what a reader of its numbers must know besides"""
 
 
 def home(datasets: tuple[str, ...], preferred: str) -> str:

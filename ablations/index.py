@@ -5,9 +5,11 @@ from ablations.calibration import CALIBRATION
 from ablations.catalogue import Catalogue
 from ablations.cells import FIGURE5C, FIGURE5D
 from ablations.discrepancies import DISCREPANCY_STUDY
+from ablations.pictures import FIGURE1, FIGURE4, FIGURE6
 from ablations.searches import FIGURE5A, FIGURE5B, TABLE1
 from ablations.sweep import ALIGNMENT_SWEEP, SWEEP
 from ablations.table2 import TABLE2
+from ablations.table3 import TABLE3
 from ablations.table6 import TABLE6
 from msinet.errors import unknown_name
 
@@ -16,13 +18,17 @@ CATALOGUES = {
     for catalogue in (
         TABLE1,
         TABLE2,
+        TABLE3,
         TABLE5,
         TABLE6,
+        FIGURE1,
+        FIGURE4,
         FIGURE5A,
         FIGURE5B,
         FIGURE5C,
         FIGURE5D,
         FIGURE5E,
+        FIGURE6,
         CALIBRATION,
         DISCREPANCY_STUDY,
         ALIGNMENT_READINGS,

@@ -11,12 +11,14 @@ databases alone, neither for the journal nor for the gRPC proxy.)
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import secrets
 import time
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +36,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ablations.store import Store
 from msinet.errors import Busy, UserError
-from msinet.io import exclusive, write_text
+from msinet.io import REMEDIES, exclusive, write_text
 
 #: Seconds that a database may take to answer before it counts as out of reach.
 PATIENCE = 10
@@ -69,14 +71,13 @@ def shown(where: str) -> str:
     return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
-def open_storage(where: str, *, create: bool = True, pooled: bool = False) -> BaseStorage:
+def open_storage(where: str, *, create: bool = True, connections: int = 1) -> BaseStorage:
     """The Optuna storage of that name.
 
     Args:
         where: the path of a journal file, `grpc://HOST:PORT` of a proxy, or the URL of a database.
         create: make a journal that does not exist.
-        pooled: keep connections to a database open. A worker needs one for an instant now and then, and a database
-            has not one for each of many workers.
+        connections: to a database that stay open.
 
     Raises:
         QueueError: it is not there, cannot be reached, or was damaged. No message holds a password.
@@ -108,12 +109,16 @@ def open_storage(where: str, *, create: bool = True, pooled: bool = False) -> Ba
                 proxy = GrpcStorageProxy(host=url.host or "localhost", port=url.port or 13000)
             proxy.wait_server_ready(timeout=PATIENCE)
             return proxy
-        arguments: dict[str, Any] = {"pool_pre_ping": True} if pooled else {"poolclass": sqlalchemy.NullPool}
+        arguments: dict[str, Any] = {"pool_pre_ping": True}
         if url.drivername.startswith("postgres"):
             url = url.set(drivername="postgresql+psycopg")  # the only driver that this project asks for
-            arguments["connect_args"] = {"connect_timeout": PATIENCE}
+            arguments["connect_args"] = {"connect_timeout": PATIENCE, "tcp_user_timeout": 1000 * PATIENCE}
+            arguments["pool_size"] = connections
         text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # Optuna fills in braces
-        return get_storage(RDBStorage(text, engine_kwargs=arguments))
+        database = RDBStorage(text, engine_kwargs=arguments)
+        storage = get_storage(database)  # with a cache of trials that have ended
+        weakref.finalize(storage, database.engine.dispose)  # which nobody else would close
+        return storage
 
 
 @contextlib.contextmanager
@@ -123,12 +128,17 @@ def _told(where: str) -> Iterator[None]:
         yield
     except (UserError, UpdateFinishedTrialError):
         raise
-    except ModuleNotFoundError as error:
-        raise QueueError(f"{shown(where)} needs {error.name}: pip install -e '.[cluster]'") from None
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:  # Optuna wraps what the database said
             cause = cause.__cause__
+        if isinstance(cause, ImportError):
+            raise UserError(
+                f"{shown(where)} needs {cause.name}, which is not installed; "
+                "pip install -e '.[cluster]' brings what PostgreSQL and the proxy need"
+            ) from None
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"the queue {where} cannot be used ({cause}); {REMEDIES[cause.errno]}") from None
         reason = masked((str(cause).strip().splitlines() or [type(cause).__name__])[0], where)
         if "://" not in where and isinstance(error, ValueError | KeyError | AssertionError | TypeError):
             raise Damaged(f"the queue {where} is damaged ({reason}); python -m ablations enqueue rebuilds it") from None
@@ -280,6 +290,7 @@ class Queue:
         """The first trial that waits and whose run nobody works on; from now on it is this worker's."""
         trials = self.trials()
         busy = {trial.user_attrs["run_id"] for trial in trials if trial.state == TrialState.RUNNING}
+        waiting = Counter(trial.user_attrs["run_id"] for trial in trials if trial.state == TrialState.WAITING)
         for trial in trials:
             run_id = trial.user_attrs["run_id"]
             if trial.state != TrialState.WAITING or run_id in busy or self.store.state(run_id) == "running":
@@ -288,12 +299,17 @@ class Queue:
                 if not self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                     continue
                 self.beat(trial, worker, lease, 0)
-                # A run that was queued twice may have been taken twice in this moment: the first keeps it.
-                if all(other.number >= trial.number for other in self.trials()
-                       if other.state == TrialState.RUNNING and other.user_attrs["run_id"] == run_id):  # fmt: skip
+                if waiting[run_id] == 1 or self._first(trial):
                     return trial
                 self.fail(trial, "queued twice", following=None)
         return None
+
+    def _first(self, trial: FrozenTrial) -> bool:
+        """Of a run that is queued twice and was taken twice in one moment: the first keeps it."""
+        return all(
+            other.number >= trial.number for other in self.trials()
+            if other.state == TrialState.RUNNING and other.user_attrs["run_id"] == trial.user_attrs["run_id"]
+        )  # fmt: skip
 
     def beat(self, trial: FrozenTrial, worker: str, lease: float, count: int) -> bool:
         """Tell that the worker lives; False if the trial is no longer its own."""
@@ -430,7 +446,7 @@ def run_proxy(where: str, host: str, port: int) -> None:
     """
     if "://" not in where or where.startswith(("sqlite", "grpc")):
         raise QueueError(f"a proxy stands before a database: postgresql+psycopg://..., not {shown(where)}")
-    storage = open_storage(where, pooled=True)
+    storage = open_storage(where, connections=10)  # as it has threads
     with _told(where), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         print(f"{shown(where)} is served at grpc://{host}:{port}", flush=True)

@@ -160,6 +160,10 @@ class Worker:
         """
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
+            # The first process has torch imported, which may take longer than a sign of life can wait.
+            first = multiprocessing.get_context(self.method).Process(target=_nothing)  # type: ignore[attr-defined]
+            first.start()
+            first.join()
             return self._loop()
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -167,12 +171,14 @@ class Worker:
     def _loop(self) -> int:
         runs, failed = 0, False
         strikes: set[str] = set()
-        idle = lost = 0.0
+        idle = lost = looked = 0.0
         while True:
             try:
                 if lost:
                     self.queue.open()
-                self._retire()
+                if time.monotonic() - looked > self.lease / 9:
+                    looked = time.monotonic()
+                    self._retire()
                 trial = self.queue.take(self.name, self.lease)
                 if trial is not None:
                     idle = 0.0
@@ -315,6 +321,10 @@ class Worker:
         print(f"{datetime.now().astimezone():%H:%M:%S} {self.name}: {what}", flush=True)
 
 
+def _nothing() -> None:
+    pass
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -331,7 +341,7 @@ def worker_lines(queue: Queue) -> list[str]:
             age = (datetime.now(UTC) - datetime.fromisoformat(beat["at"])).total_seconds()
             seen = "" if age < beat["lease"] else f", not heard of for {age / 60:.0f} min"
             mine["now"] = f"run {trial.user_attrs['run_id']}, attempt {trial.user_attrs['attempt']}{seen}"
-        else:
+        elif trial.state.is_finished():  # a trial may have been taken while it was read
             mine["finished" if trial.state == TrialState.COMPLETE else "ended otherwise"] += 1
     return [
         f"worker {name}: {mine['now'] or 'no run now'}; {mine['finished']} finished, "

@@ -6,15 +6,16 @@ correction is made for there being many claims. Beside each verdict stands what 
 """
 
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
 
-from ablations.__main__ import CATALOGUES
 from ablations.alignment import WEIGHTS
 from ablations.catalogue import Request
+from ablations.index import CATALOGUES
 from ablations.searches import RANDOM
 from ablations.store import Store
 from bench.cost import count
@@ -277,7 +278,7 @@ def _compare(
     c = comparison
     title = f"{c.better} - {c.worse}, {c.column} {c.metric}"
     paper = _by_paper(c)
-    command = _command(c, request)
+    command = command_for(c, request)
     if isinstance(table, str):
         return Outcome("not run", f"{title}: {command} ({table})"), paper
     rows = _row(table, c.init, c.better), _row(table, c.worse_init or c.init, c.worse)
@@ -304,15 +305,15 @@ def _compare(
     return Outcome(status, f"{title}: {d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}], {d.count} seeds"), paper
 
 
-def _command(c: Comparison, request: Request) -> str:
+def command_for(c: Comparison, request: Request) -> str:
     """What would fill both rows: some of a table is only run when asked for, or needs weights that users have."""
     pretrained = "imagenet" in (c.init, c.worse_init)
     if (pretrained or c.column == "VID") and not request.complete:
         request = replace(request, whole=True)
-    words = ["python -m ablations run", c.catalogue, *request.as_args()]
+    words = ["python", "-m", "ablations", "run", c.catalogue, *request.as_args()]
     if pretrained and not request.rendered and request.pretrained is None:
-        words.append("--pretrained DIR")
-    return " ".join(words)
+        words += ["--pretrained", "DIR"]
+    return shlex.join(words)
 
 
 def _by_paper(c: Comparison) -> bool | None:

@@ -7,11 +7,13 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ablations.catalogue import Catalogue, Request
 from bench.networks import LABELS
 from msinet.errors import UserError
-from reports.figures import COLOURS, STYLE, write_figure
+from reports.figures import STYLE, add_title, looks, write_figure
+from reports.placement import annotate
 from reports.tables import build_table
 
 
@@ -82,21 +84,41 @@ def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         stem: path without suffix for the .png, .svg and .csv.
     """
     groups = list(data.groupby("group", sort=False))
+    look = looks(data["label"])
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, len(groups), figsize=(1 + 4 * len(groups), 3.4), squeeze=False, sharey=True, layout="constrained"
+            1, len(groups), figsize=(0.5 + 3.2 * len(groups), 2.6), squeeze=False, sharey=True, layout="constrained"
         )
+        spread = max(1.0, data["mAP"].max() - data["mAP"].min())
         for axis, (group, part) in zip(axes[0], groups, strict=True):
             front = pareto(part["ms"], part["mAP"])
             axis.plot(part["ms"].iloc[front], part["mAP"].iloc[front], color="0.7", lw=1, zorder=0)
-            axis.scatter(part["ms"], part["mAP"], s=20 + part["parameters"] / 1e5, color=COLOURS[0], alpha=0.6)
             for _, row in part.iterrows():
-                axis.annotate(f"{row['label']}, {row['parameters'] / 1e6:.1f} M", (row["ms"], row["mAP"]),
-                              xytext=(6, 6), textcoords="offset points", fontsize=7)  # fmt: skip
-            axis.set(xlabel="milliseconds an image", ylabel="mAP, %", xlim=(0, 1.25 * part["ms"].max()))
-            axis.set_title(str(group), loc="left")
-        figure.suptitle(title, x=0.01, ha="left")
+                colour, marker = look[str(row["label"])]
+                axis.scatter(row["ms"], row["mAP"], s=_area(row["parameters"]), color=colour, marker=marker, alpha=0.8)
+            axis.set(
+                xlabel="milliseconds an image", xlim=(0, 1.2 * part["ms"].max()),
+                ylim=(max(0, data["mAP"].min() - 0.25 * spread), data["mAP"].max() + 0.25 * spread),
+            )  # fmt: skip
+            axis.set_title(str(group))
+            axis.grid()
+            axis.set_axisbelow(True)
+        axes[0][0].set_ylabel("mAP, %")
+        add_title(figure, title)
+        for axis, (_, part) in zip(axes[0], groups, strict=True):
+            texts = [f"{row['label']}, {row['parameters'] / 1e6:.1f} M" for _, row in part.iterrows()]
+            areas = [_area(parameters) for parameters in part["parameters"]]
+            front = pareto(part["ms"], part["mAP"])
+            annotate(
+                axis, part["ms"].tolist(), part["mAP"].tolist(), texts, areas=areas, fontsize=7.5,
+                line=(part["ms"].iloc[front], part["mAP"].iloc[front]),
+            )  # fmt: skip
         return write_figure(figure, data, stem)
+
+
+def _area(parameters: float) -> float:
+    """Of a marker, in points squared."""
+    return 20 + parameters / 2e5
 
 
 def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem: Path) -> list[Path]:
@@ -118,20 +140,36 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
     data["rate"] = data["macs"] * data["images_per_second"]
     data["roof"] = np.minimum(peak, data["intensity"] * bandwidth)
     data["share_of_roof"] = data["rate"] / data["roof"]
+    look = looks(data["label"])
     with mpl.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
-        low, high = 0.5 * data["intensity"].min(), max(2 * data["intensity"].max(), 2 * peak / bandwidth)
+        figure, axis = plt.subplots(figsize=(3.8, 2.8), layout="constrained")
+        low, high = 0.4 * data["intensity"].min(), 2.5 * max(data["intensity"].max(), peak / bandwidth)
         line = np.geomspace(low, high, 200)
         axis.plot(line, np.minimum(peak, line * bandwidth) / 1e9, color="0.4", lw=1.5)
-        axis.scatter(data["intensity"], data["rate"] / 1e9, color=COLOURS[0], s=30, zorder=3)
-        for _, row in data.drop_duplicates("label").iterrows():
-            axis.annotate(f"{row['label']} {row['share_of_roof']:.0%}", (row["intensity"], row["rate"] / 1e9),
-                          xytext=(5, -9), textcoords="offset points", fontsize=7)  # fmt: skip
+        points = data.drop_duplicates("label")
+        for _, row in points.iterrows():
+            colour, marker = look[str(row["label"])]
+            axis.plot(row["intensity"], row["rate"] / 1e9, marker, color=colour, ms=6, zorder=3)
         axis.set(
-            xscale="log", yscale="log", xlabel="multiply-adds for each byte moved", ylabel="10^9 multiply-adds a second"
-        )
+            xscale="log", yscale="log", xlim=(low, high), xlabel="multiply-adds for each byte moved",
+            ylabel="$10^9$ multiply-adds a second",
+            # A decade at least, so that differences look as large as they are.
+            ylim=(min(peak / 1e10, 0.5 * data["rate"].min() / 1e9), 1.6 * peak / 1e9),
+        )  # fmt: skip
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(LogLocator(10, (1, 2, 5)))
+            side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            side.set_minor_formatter(NullFormatter())
+        axis.grid()
+        axis.set_axisbelow(True)
         machine = environment["cpu"] if environment["device"] == "cpu" else environment["device"]
         axis.set_title(
-            f"deployed, batch {data['batch'].iloc[0]}, {machine}; per cent: of the roof", loc="left", fontsize=8,
+            f"deployed, fp32, batch {data['batch'].iloc[0]}, {machine};\n"
+            "line: what the machine can do, per cent: of that"
+        )
+        annotate(
+            axis, points["intensity"].tolist(), (points["rate"] / 1e9).tolist(),
+            [f"{row['label']} {row['share_of_roof']:.0%}" for _, row in points.iterrows()],
+            areas=[36.0] * len(points), fontsize=7.5, line=(line, np.minimum(peak, line * bandwidth) / 1e9),
         )  # fmt: skip
         return write_figure(figure, data, stem)

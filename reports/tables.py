@@ -1,9 +1,10 @@
 """Tables in the paper's layout: measured values beside the paper's, from the store's records alone."""
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,8 @@ from msinet.training.run import file_hash
 from reports.statistics import LEVEL, holm, paired
 
 NOT_RUN = "not run"
+#: Marks of a value within its column and group, as they stand in plain text.
+BEST, SECOND, NOISE = "*", "+", "≈"
 #: How the paper's numbers call the groups of Table 2.
 INIT = {"from scratch": "scratch", "pre-trained": "imagenet", PRETEXT_GROUP: "imagenet"}
 
@@ -43,6 +46,10 @@ class Place:
     """ran: the paper's authors ran it; cited: they copied it"""
     run_ids: tuple[str, ...] = ()
     """the runs behind the values"""
+    marks: dict[str, str] = field(default_factory=dict)
+    """of the values by metric: some of BEST, SECOND and NOISE, or nothing"""
+    paper_marks: dict[str, str] = field(default_factory=dict)
+    """of the paper's values: BEST, SECOND, or nothing"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class Table:
     """column and its two metrics"""
     rows: list[Row]
     notes: list[str]
+    searches: dict[tuple[str, int], "pd.Series[Any]"] = field(default_factory=dict)
+    """records of the searches behind its rows, by row and seed"""
 
 
 def paper_numbers() -> pd.DataFrame:
@@ -141,13 +150,15 @@ def build_table(catalogue: Catalogue, request: Request) -> Table:
             cell = replace(cell, experiment=cell.experiment.known(str(found["genotype"])))
         cells.append(cell)
     columns = {c: catalogue.columns[c] for c in catalogue.columns if any(cell.column == c for cell in cells)}
-    rows = _rows(cells, columns, record, f"T{catalogue.name.removeprefix('table')}")
+    rows = marked(_rows(cells, columns, record, f"T{catalogue.name.removeprefix('table')}"), frame)
     rendered = any("rendered" in str(row["target_layout"]) for row in used)
     title = catalogue.title + (" (rendered world, not the paper's data)" if rendered else "")
     notes = _notes(request, cells, used, rows) + orderings(rows, columns) + genotypes(searches)
+    if catalogue.remark:
+        notes.append(catalogue.remark)
     if catalogue.baseline:
         notes += comparisons(rows, columns, catalogue.baseline, frame)
-    return Table(title, columns, rows, notes)
+    return Table(title, columns, rows, notes, searches)
 
 
 def _run_id(experiment: Experiment, row: "pd.Series[Any]") -> str:
@@ -168,15 +179,22 @@ def _rows(
         known = [label for g, label in labels if g == group]
         ours = {paper_name(label) for label in known}
         # What the paper has and no experiment asks for is shown as well, as not run.
-        theirs = numbers[numbers["init"] == INIT.get(group, "")]["method"].unique()
-        for label in known + [method for method in theirs if method not in ours]:
+        init = INIT.get(group, "")
+        # Tables 3 and 4 state no initial weights; their rows stand beside whatever runs here.
+        unstated = "-" in set(numbers["init"])
+        known_init = numbers.assign(init=init) if unstated else numbers
+        theirs = known_init[known_init["init"] == init]["method"].unique().tolist()
+        shown = known + [method for method in theirs if method not in ours]
+        if unstated:  # most of these rows are the paper's alone, and stand in its order
+            shown.sort(key=lambda label: theirs.index(paper_name(label)) if paper_name(label) in theirs else -1)
+        for label in shown:
             places: dict[str, Place] = {}
             first: pd.Series[Any] | None = None
             for column, metrics in columns.items():
                 wanted = {c.experiment: None for c in cells if (c.group, c.row, c.column) == (group, label, column)}
                 found = [row for row in map(record, wanted) if row is not None]
                 first = found[0] if first is None and found else first
-                paper, origin = paper_place(numbers, paper_name(label), INIT.get(group, ""), column)
+                paper, origin = paper_place(known_init, paper_name(label), init, column)
                 ids = tuple(str(row.name) for row in found)
                 places[column] = Place(_mean_std(found, metrics), len(found), len(wanted), paper, origin, ids)
             rows.append(Row(
@@ -185,6 +203,71 @@ def _rows(
                 None if first is None else int(first["macs"]),
             ))  # fmt: skip
     return rows
+
+
+def marked(rows: Sequence[Row], frame: pd.DataFrame) -> list[Row]:
+    """The rows with the best and second best of each column, metric and group marked, measured and the paper's.
+
+    Values that are the same to the digit shown share a mark; nothing is marked among fewer than two rows, nor a second
+    best among fewer than three. With several seeds, NOISE marks what cannot be told from the best: the paired t-test
+    over the seeds, after Holm within the column, does not reject that they are alike.
+
+    Args:
+        rows: of a table.
+        frame: of the store, for the runs behind the values.
+    """
+    marks: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
+    theirs: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
+    for group in dict.fromkeys(row.group for row in rows):
+        members = [(i, row) for i, row in enumerate(rows) if row.group == group]
+        for column in members[0][1].places:
+            places = {i: row.places[column] for i, row in members}
+            for metric in dict.fromkeys(m for place in places.values() for m in (*place.values, *place.paper)):
+                measured = {i: place.values[metric][0] for i, place in places.items() if metric in place.values}
+                for i, mark in {**dict.fromkeys(measured, ""), **_podium(measured)}.items():
+                    marks[i, column][metric] = mark
+                for i in _like_the_best(places, measured, metric, frame):
+                    marks[i, column][metric] += NOISE
+                for i, mark in _podium({i: p.paper[metric] for i, p in places.items() if metric in p.paper}).items():
+                    theirs[i, column][metric] = mark
+    return [
+        replace(row, places={
+            column: replace(place, marks=marks.get((i, column), {}), paper_marks=theirs.get((i, column), {}))
+            for column, place in row.places.items()
+        })
+        for i, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def _podium(values: Mapping[int, float]) -> dict[int, str]:
+    """BEST and SECOND by row."""
+    shown = {i: round(value, 1) for i, value in values.items()}
+    places = sorted(set(shown.values()), reverse=True)
+    if len(shown) < 2 or len(places) < 2:
+        return {}
+    levels = {places[0]: BEST}
+    if len(shown) > 2:
+        levels[places[1]] = SECOND
+    return {i: levels[value] for i, value in shown.items() if value in levels}
+
+
+def _like_the_best(
+    places: Mapping[int, Place], measured: Mapping[int, float], metric: str, frame: pd.DataFrame
+) -> list[int]:
+    """Rows whose seeds do not tell them from the best row."""
+    if len(measured) < 2:
+        return []
+    by_seed = {i: 100 * frame.loc[list(places[i].run_ids)].groupby("seed")[metric].mean() for i in measured}
+    best = max(measured, key=lambda i: measured[i])
+    others = [i for i in measured if i != best]
+    found = [paired(shared) if len(shared := (by_seed[best] - by_seed[i]).dropna()) > 1 else None for i in others]
+    adjusted = holm([math.nan if difference is None else difference.p for difference in found])
+    return [i for i, p in zip(others, adjusted, strict=True) if p >= LEVEL]
+
+
+def headline(metrics: Sequence[str]) -> str:
+    """The metric that a column is judged by: mAP, or R1 where the paper gives no mAP."""
+    return "mAP" if "mAP" in metrics else metrics[0]
 
 
 def paper_name(label: str) -> str:
@@ -239,6 +322,14 @@ def _notes(request: Request, cells: Sequence[Cell], used: Sequence["pd.Series[An
             "The paper's numbers are for its own data, ImageNet weights and schedule; (c) marks those it cites from "
             "others. Compare the order of the rows, not the numbers, unless the profile is paper."
         )
+    if any(place.marks or place.paper_marks for row in rows for place in row.places.values()):
+        line = f"{BEST} best, {SECOND} second best of a column and group (bold and underlined where text can be so)"
+        if any(NOISE in mark for row in rows for place in row.places.values() for mark in place.marks.values()):
+            line += (
+                f"; {NOISE} within the noise of the best: paired t-test by seed, after Holm within the column, "
+                f"p at least {LEVEL:g}"
+            )
+        notes.append(line + ".")
     return notes
 
 
@@ -251,7 +342,7 @@ def orderings(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> li
     lines = []
     for group in dict.fromkeys(row.group for row in rows):
         for column, metrics in columns.items():
-            metric = "mAP" if "mAP" in metrics else metrics[0]
+            metric = headline(metrics)
             found = [
                 (row.label, row.places[column]) for row in rows
                 if row.group == group and row.places[column].values and metric in row.places[column].paper
@@ -320,12 +411,12 @@ def comparisons(
     lines = []
     for group in dict.fromkeys(row.group for row in rows):
         for column, metrics in columns.items():
-            metric = "mAP" if "mAP" in metrics else metrics[0]
+            metric = headline(metrics)
             values: dict[str, pd.Series[float]] = {}
             for row in rows:
                 if row.group == group and (ids := list(row.places[column].run_ids)):
                     values[row.label] = 100 * frame.loc[ids].groupby("seed")[metric].mean()
-            bases = {label: _baseline_of(label, baseline) for label in values}
+            bases = {label: baseline_of(label, baseline) for label in values}
             others = [label for label, base in bases.items() if base in values and base != label]
             found = [paired(values[label] - values[bases[label]]) for label in others]
             adjusted = holm([difference.p for difference in found])
@@ -343,7 +434,7 @@ def comparisons(
     return lines
 
 
-def _baseline_of(label: str, baseline: str) -> str:
+def baseline_of(label: str, baseline: str) -> str:
     """The row that a row is compared with: where rows are named NETWORK|VARIANT, that of its own network."""
     network, bar, _ = label.partition("|")
     return network + bar + baseline.partition("|")[2] if bar else baseline
@@ -359,11 +450,47 @@ def brief(table: Table) -> Table:
     return replace(table, rows=rows, notes=[])
 
 
+#: Tables of the paper whose methods this suite does not have: title, group of its rows, and why nothing is measured.
+NOT_HERE = {
+    "table4": (
+        "Table 4: training without labels (USL), and adaptation without labels of the target (UDA)", "without labels",
+        "Nothing is measured: the methods (clustering and contrast on unlabelled images) are no part of this suite.",
+    ),
+}  # fmt: skip
+
+
+def paper_table(name: str) -> Table:
+    """A table of `NOT_HERE`: the paper's numbers with their origin, and everything else as not run."""
+    title, group, why = NOT_HERE[name]
+    numbers = paper_numbers()
+    numbers = numbers[numbers["table"] == f"T{name.removeprefix('table')}"]
+    columns = {str(r["task"]): (str(r["m1"]), str(r["m2"])) for _, r in numbers.iterrows()}
+    rows = []
+    for method in numbers["method"].unique():
+        places = {}
+        for column in columns:
+            paper, origin = paper_place(numbers, method, "-", column)
+            places[column] = Place({}, 0, 0, paper, origin)
+        rows.append(Row(group, method, places, None, None))
+    rows = marked(rows, pd.DataFrame())
+    cited = "(c) marks numbers that the paper cites from others."
+    notes = [why, cited, f"{BEST} best, {SECOND} second best of a column."]
+    return Table(title, columns, rows, notes)
+
+
 # --- Formats -------------------------------------------------------------------------------------
 
 
-def grid(table: Table) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Header and (group, cells) lines as text, the same for every format."""
+Mark = Callable[[str, str], str]
+
+
+def plain_mark(text: str, marks: str) -> str:
+    """A number with its marks behind it, for plain text."""
+    return text + marks
+
+
+def grid(table: Table, mark: Mark = plain_mark) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Header and (group, cells) lines as text, the same for every format but for how `mark` shows a number's marks."""
     costs = paper_costs()
     compared = any(place.paper for row in table.rows for place in row.places.values())
     header = ["method", "params M", *(["paper"] if compared else []), "GMACs"]
@@ -381,24 +508,28 @@ def grid(table: Table) -> tuple[list[str], list[tuple[str, list[str]]]]:
         ]
         for column, metrics in table.columns.items():
             place = row.places[column]
-            line += [_measured(place, metrics), *([_stated(place, metrics)] if compared else [])]
+            line += [_measured(place, metrics, mark), *([_stated(place, metrics, mark)] if compared else [])]
         lines.append((row.group, line))
     return header, lines
 
 
-def _measured(place: Place, metrics: Sequence[str]) -> str:
+def _measured(place: Place, metrics: Sequence[str], mark: Mark) -> str:
     if not place.values:
         return NOT_RUN if place.planned or place.paper else "-"
     several = place.planned > 1
-    parts = [f"{m:.1f}" + (f"±{s:.1f}" if several and place.seeds > 1 else "") for m, s in
-             (place.values[metric] for metric in metrics)]  # fmt: skip
+    parts = []
+    for metric in metrics:
+        mean, std = place.values[metric]
+        text = f"{mean:.1f}" + (f"±{std:.1f}" if several and place.seeds > 1 else "")
+        parts.append(mark(text, place.marks.get(metric, "")))
     return " / ".join(parts) + (f" ({place.seeds} of {place.planned} seeds)" if place.seeds < place.planned else "")
 
 
-def _stated(place: Place, metrics: Sequence[str]) -> str:
+def _stated(place: Place, metrics: Sequence[str], mark: Mark) -> str:
     if not place.paper:
         return "-"
-    return " / ".join(f"{place.paper[m]:.1f}" for m in metrics) + (" (c)" if place.origin.startswith("cited") else "")
+    parts = [mark(f"{place.paper[metric]:.1f}", place.paper_marks.get(metric, "")) for metric in metrics]
+    return " / ".join(parts) + (" (c)" if place.origin.startswith("cited") else "")
 
 
 def as_text(table: Table) -> str:
@@ -417,31 +548,38 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """For a README."""
-    header, lines = grid(table)
+    """For a README: the best in bold, the second best underlined."""
+
+    def mark(text: str, marks: str) -> str:
+        text = f"**{text}**" if BEST in marks else f"<ins>{text}</ins>" if SECOND in marks else text
+        return text + (NOISE if NOISE in marks else "")
+
+    header, lines = grid(table, mark)
     out = [f"**{table.title}**", "", f"| group | {' | '.join(header)} |", "|" + "---|" * (len(header) + 1)]
     out += [f"| {group} | {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |" for group, cells in lines]
     return "\n".join([*out, "", *table.notes]) + "\n"
 
 
 def as_latex(table: Table) -> str:
-    """For a paper: a booktabs tabular."""
-    header, lines = grid(table)
+    """For a paper: a booktabs tabular, the best in bold, the second best underlined."""
+
+    def mark(text: str, marks: str) -> str:
+        text = rf"\textbf{{{text}}}" if BEST in marks else rf"\underline{{{text}}}" if SECOND in marks else text
+        return text + (NOISE if NOISE in marks else "")
+
+    header, lines = grid(table, mark)
 
     def tex(text: str) -> str:
         for plain, escaped in (
-            ("_", r"\_"),
-            ("%", r"\%"),
-            ("&", r"\&"),
-            ("±", r" $\pm$ "),
-            (">", r"$\to$"),
-            ("~", r"$\sim$"),
-        ):
+            ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#"), ("±", r" $\pm$ "), (">", r"$\to$"),
+            ("~", r"$\sim$"), (NOISE, r"$^{\approx}$"), ("|", r"$\vert$"),
+        ):  # fmt: skip
             text = text.replace(plain, escaped)
         return text
 
     before = header.index("GMACs")  # columns about the network, apart from its name
     out = [
+        r"% needs \usepackage{booktabs}; too wide: \resizebox{\linewidth}{!}{...} round it (graphicx)",
         r"\begin{tabular}{l" + "r" * before + "c" * (len(header) - before - 1) + "}",
         r"\toprule",
         " & ".join(map(tex, header)) + r" \\",
@@ -453,7 +591,8 @@ def as_latex(table: Table) -> str:
             group = name
         out.append(" & ".join(map(tex, cells)) + r" \\")
     out += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*(f"% {note}" for note in table.notes), *out]) + "\n"
+    notes = [f"% {line}" for note in (table.title, *table.notes) for line in note.splitlines()]
+    return "\n".join([*notes, *out]) + "\n"
 
 
 def as_frame(table: Table) -> pd.DataFrame:

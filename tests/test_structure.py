@@ -3,12 +3,17 @@
 import ast
 import configparser
 import re
+import runpy
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from msinet.training.run import How
 
 ROOT = Path(__file__).parents[1]
 #: From low to high: a wing may import itself and those before it.
@@ -208,3 +213,31 @@ def test_undeclared_and_unused_dependencies_are_told_apart(tmp_path: Path) -> No
     assert third_party(tmp_path) - declared(tmp_path) == {"scipy"}
     assert declared(tmp_path) - third_party(tmp_path) == {"tqdm"}
     assert third_party(tmp_path, suites=True) == {"pytest-benchmark", "torch"}
+
+
+# The workflows
+
+
+def test_commands_that_only_read_get_no_words_on_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    # nox itself is no part of what is tested with: the file needs a decorator of it and a place for options.
+    fake = SimpleNamespace(
+        options=SimpleNamespace(), Session=object, session=lambda *work, **_: work[0] if work else lambda found: found
+    )
+    monkeypatch.setitem(sys.modules, "nox", fake)
+    words = runpy.run_path(str(ROOT / "noxfile.py"))
+    assert {option.removeprefix("--").removeprefix("no-").replace("-", "_") for option in words["HOW"]} == {
+        field.name for field in fields(How)
+    }
+    given = [
+        "--profile",
+        "smoke",
+        "--device",
+        "cpu",
+        "--workers=2",
+        "--no-progress",
+        "--recipe",
+        "lr=1",
+        "--cache",
+        "x",
+    ]
+    assert words["request"](given) == ["--profile", "smoke", "--recipe", "a=1"]

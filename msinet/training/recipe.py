@@ -138,8 +138,8 @@ class Recipe:
 class TransformerRecipe(Recipe):
     """How transformers are trained: TransReID's baseline (SPEC B.4), whose defaults are those of ViT-B.
 
-    Cosine in place of milestones. What TransReID does besides and is left out here: half precision, and bicubic
-    resizing of training images (bilinear, as at test).
+    Cosine in place of milestones. What TransReID does besides: half precision, which is `precision` here, and bicubic
+    resizing of training images, which is left out (bilinear, as at test).
     """
 
     epochs: int = 120

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ablations.__main__ import CATALOGUES, main
+from ablations.__main__ import main
 from ablations.alignment import READINGS, VARIANTS, WEIGHTS
 from ablations.catalogue import Cell, Request
+from ablations.index import CATALOGUES
 from ablations.store import Store
 from msinet.training.recipe import Recipe, TransformerRecipe
 

@@ -3,6 +3,7 @@
 `pytest -m slow tests/ablations/test_faults.py`. MSINET_FAULTS repeats each test so many times.
 """
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -85,27 +86,30 @@ def test_every_run_is_published_once_whatever_is_killed(
     settings = {"attempts": 1000}
     workers += [start(context, where, store, **settings) for _ in range(WORKERS)]
     killed: Counter[str] = Counter()
-    end = time.monotonic() + 400
+    end = time.monotonic() + 900  # only a hang takes so long
     while any(process.is_alive() for process in workers):
         assert time.monotonic() < end, (seed, Counter(t.state.name for t in queue.trials()))
-        time.sleep(chance.uniform(0, 0.3))
-        alive = [number for number, process in enumerate(workers) if process.is_alive()]
-        if sum(killed.values()) >= KILLS or not alive:
+        time.sleep(chance.uniform(0, 0.1))
+        published = len(list((store.root / "runs").glob("*")))
+        if sum(killed.values()) >= min(KILLS, 4 + KILLS * published / RUNS):  # all along, on a slow machine as well
             continue
-        number = chance.choice(alive)
+        kind = "run" if killed["run"] < killed["worker"] else "worker"
+        number = chance.randrange(WORKERS)
         pid = workers[number].pid
         assert pid is not None
-        if (runs := children(pid)) and chance.random() < 0.5:
-            os.kill(runs[0], signal.SIGKILL)
-            killed["run"] += 1
-        else:
-            os.kill(pid, signal.SIGKILL)
+        runs = children(pid)
+        if kind == "run" and runs:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(runs[0], signal.SIGKILL)
+                killed[kind] += 1
+        elif kind == "worker" and workers[number].is_alive() and (runs or chance.random() < 0.1):  # idle ones as well
+            workers[number].kill()
             workers[number].join()
             workers[number] = start(context, where, store, **settings)
-            killed["worker"] += 1
+            killed[kind] += 1
     assert all(process.exitcode in (0, 1) for process in workers), seed  # 1: a run was killed under it
-    assert killed["run"] > 5, seed
-    assert killed["worker"] > 5, seed
+    assert killed["run"] > KILLS / 3, seed
+    assert killed["worker"] > KILLS / 3, seed
     # Exactly the runs that were wanted, each whole and right.
     assert sorted(path.name for path in (store.root / "runs").iterdir()) == wanted
     assert not list((store.root / "partial").iterdir())
@@ -124,9 +128,9 @@ def test_every_run_is_published_once_whatever_is_killed(
         nonces[run_id] = record["nonce"]
     assert len(store.frame()) == RUNS
     # Nobody else believed to have published, and no run had two processes at once.
-    published = dict(line.split() for line in lines(store.root / "published"))
-    assert len(lines(store.root / "published")) == len(published)
-    assert all(nonces[run_id] == nonce for run_id, nonce in published.items())
+    told = dict(line.split() for line in lines(store.root / "published"))
+    assert len(lines(store.root / "published")) == len(told)
+    assert all(nonces[run_id] == nonce for run_id, nonce in told.items())
     assert not lines(store.root / "violations")
     # The queue has come to the same end.
     states = Counter(trial.state for trial in queue.trials())

@@ -39,7 +39,7 @@ A, B, C = (Job(letter * 12, "table2", ("--profile", "smoke")) for letter in "abc
 STORAGES = [
     "journal",
     pytest.param("postgres", marks=pytest.mark.postgres),
-    pytest.param("grpc", marks=pytest.mark.postgres),
+    pytest.param("grpc", marks=(pytest.mark.postgres, pytest.mark.slow)),
 ]
 
 
@@ -58,7 +58,15 @@ def grpc(postgres: str) -> Iterator[str]:
         port = probe.getsockname()[1]
     process = multiprocessing.get_context("spawn").Process(target=run_proxy, args=(postgres, "127.0.0.1", port))
     process.start()
-    yield f"grpc://127.0.0.1:{port}"
+    url, end = f"grpc://127.0.0.1:{port}", time.monotonic() + 120
+    while True:
+        try:
+            open_storage(url)
+            break
+        except QueueError:  # it is still importing
+            assert process.is_alive()
+            assert time.monotonic() < end
+    yield url
     process.kill()
     process.join()
 
@@ -109,7 +117,7 @@ def test_a_run_waits_is_taken_and_ends(where: str, store: Store) -> None:
 
 
 def test_each_run_is_taken_by_one(where: str, store: Store) -> None:
-    everything = [Job(f"{number:012d}", "table2", ()) for number in range(40)]
+    everything = [Job(f"{number:012d}", "table2", ()) for number in range(20)]
     enqueue(Queue(where, store, create=True), everything)
     found: list[str] = []
 
@@ -331,7 +339,7 @@ URLS = {
 
 @pytest.mark.parametrize("url", URLS.values(), ids=list(URLS))
 def test_a_password_is_never_told(url: str, store: Store, capsys) -> None:
-    with pytest.raises(QueueError) as caught:
+    with pytest.raises(UserError) as caught:
         Queue(url, store, create=True)
     told = "".join(traceback.format_exception(caught.value, chain=True)) + shown(url)
     told = "\n".join(line for line in told.splitlines() if "Queue(url" not in line)
@@ -370,7 +378,7 @@ def test_no_file_and_no_row_holds_the_password(postgres: str, store: Store, data
 
 def test_a_missing_driver_is_named_with_the_remedy(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
-    with pytest.raises(QueueError, match=r"needs psycopg: pip install -e '\.\[cluster\]'"):
+    with pytest.raises(UserError, match=r"needs psycopg, which is not installed; pip install -e '\.\[cluster\]'"):
         open_storage("postgresql://me@localhost/db")
 
 
@@ -379,7 +387,7 @@ def test_a_missing_driver_is_named_with_the_remedy(store: Store, monkeypatch: py
 
 def test_a_request_comes_back_from_its_words(data_root: Path, tmp_path: Path) -> None:
     request = Request(
-        "smoke", data_root, ("market1501", "veri776"), ("msinet_x0_25",), seeds=2,
+        "smoke", data_root, ("market1501", "veri776"), models=("msinet_x0_25",), seeds=2,
         recipe=("epochs=2", "milestones=(1,2)"), search_recipe=("epochs=1",), whole=True, store=tmp_path / "here",
     )  # fmt: skip
     plan = make_plan(TABLE2, request)
@@ -435,6 +443,7 @@ def whole(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return dict(store.frame()["mAP"])
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_workers_of_a_database_do_what_one_command_would(
     postgres: str, data_root: Path, store: Store, tmp_path: Path, start: Start, whole: dict[str, float], capsys
@@ -497,6 +506,7 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in path.read_text().split()]
 
 
+@pytest.mark.slow
 def test_the_run_of_a_killed_worker_saves_its_state_and_another_takes_over(
     data_root: Path, store: Store, tmp_path: Path, start: Start, whole: dict[str, float]
 ) -> None:
@@ -515,6 +525,7 @@ def test_the_run_of_a_killed_worker_saves_its_state_and_another_takes_over(
     assert dict(store.frame()["mAP"]) == whole
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_is_killed_each_time_fails_for_good_and_is_shown(
     data_root: Path, store: Store, tmp_path: Path, start: Start, capsys
 ) -> None:
@@ -558,6 +569,7 @@ def test_a_failing_run_is_tried_three_times_and_its_traceback_kept(
     assert attempts[-1].user_attrs["error"] == "ZeroDivisionError: division by zero"
 
 
+@pytest.mark.slow
 def test_a_worker_under_which_everything_fails_ends_before_it_fails_everything(
     data_root: Path, store: Store, tmp_path: Path, start: Start
 ) -> None:
@@ -598,6 +610,7 @@ def test_a_machine_that_cannot_do_it_gives_the_run_back_and_ends(
     assert not (store.root / "failed").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_the_run_in_words_and_costs_nothing_else(
     data_root: Path, store: Store, tmp_path: Path, start: Start, whole: dict[str, float]
 ) -> None:
@@ -618,6 +631,10 @@ def test_a_full_disk_fails_the_run_in_words_and_costs_nothing_else(
     assert dict(store.frame()["mAP"]) == whole
 
 
+#: Root may write everywhere, nobody may not, and may not read Python's own folder either.
+NOBODY = "import multiprocessing.popen_fork\nif os.getuid() == 0: os.setuid(65534)\n"
+
+
 def test_a_store_that_cannot_be_written_is_one_clear_error(data_root: Path, start: Start) -> None:
     root = Path(tempfile.mkdtemp())
     try:
@@ -626,8 +643,7 @@ def test_a_store_that_cannot_be_written_is_one_clear_error(data_root: Path, star
         for folder in (root, store.root, store.root / "locks"):
             folder.chmod(0o555)
         log = root.with_suffix(".log")
-        # Root may write everywhere, so it becomes nobody, who may not.
-        process = start(worker(store), log, FORK + "if os.getuid() == 0: os.setuid(65534)\n")
+        process = start(worker(store), log, FORK + NOBODY)
         process.join(120)
         text = log.read_text()
         assert process.exitcode == 2, text
@@ -657,6 +673,7 @@ def test_a_worker_ends_after_so_many_runs_or_so_long_without_any(
     assert "others work on what is left" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow
 def test_trainings_follow_when_their_search_is_finished(
     data_root: Path, store: Store, tmp_path: Path, start: Start, capsys
 ) -> None:

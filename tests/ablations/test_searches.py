@@ -11,9 +11,10 @@ import optuna
 import pandas as pd
 import pytest
 
-from ablations.__main__ import CATALOGUES, main
+from ablations.__main__ import main
 from ablations.catalogue import Request, home
 from ablations.experiment import Experiment
+from ablations.index import CATALOGUES
 from ablations.runner import make_plan
 from ablations.searches import RANDOM, RATIOS, random_genotypes
 from ablations.store import Store

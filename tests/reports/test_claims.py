@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ablations.__main__ import CATALOGUES
 from ablations.catalogue import Request
+from ablations.index import CATALOGUES
 from reports import claims
 from reports.__main__ import main
 from reports.claims import CLAIMS, Claim, Comparison, Outcome, as_markdown, judge
@@ -152,7 +152,7 @@ def test_bars_in_names_do_not_break_the_table(monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_missing_is_named_with_a_command_that_fills_it(profile: str) -> None:
     request = Request(profile=profile)
     for c in (c for claim in CLAIMS for c in claim.comparisons):
-        words = claims._command(c, request).removeprefix("python -m ablations run ").split()
+        words = claims.command_for(c, request).removeprefix("python -m ablations run ").split()
         asked = Request(profile=profile, whole="--whole" in words)
         sets = ("market1501", "msmt17", "veri776", "vehicleid")
         filled = {(cell.row, cell.column, cell.experiment.init) for cell in CATALOGUES[words[0]].cells(asked, sets)}
@@ -166,6 +166,6 @@ def test_what_is_missing_is_named_with_a_command_that_fills_it(profile: str) -> 
 def test_weights_of_the_users_own_are_asked_for(tmp_path: Path) -> None:
     inits = Comparison("table2", "M", "A", "B", "imagenet"), Comparison("table2", "M", "A", "B")
     own = Request(profile="paper", data_root=tmp_path)
-    assert [claims._command(c, own).endswith("--pretrained DIR") for c in inits] == [True, False]
+    assert [claims.command_for(c, own).endswith("--pretrained DIR") for c in inits] == [True, False]
     given = Request(profile="paper", data_root=tmp_path, pretrained=tmp_path)
-    assert claims._command(inits[0], given).count("--pretrained") == 1
+    assert claims.command_for(inits[0], given).count("--pretrained") == 1

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -14,7 +15,7 @@ from ablations.table2 import TABLE2
 from msinet.errors import UserError
 from msinet.io import write_csv
 from reports.__main__ import main
-from reports.factors import LEVELS, as_markdown, by_factor
+from reports.factors import LEVELS, as_markdown, by_factor, interval
 
 #: Values on and beside the bounds of the levels.
 VALUES = {
@@ -49,7 +50,7 @@ def queries(key: str, *, factors: bool) -> list[dict[str, Any]]:
         hard = {name: common.choice(values) for name, values in VALUES.items()}
         lost = number % 5 == 4
         row = {
-            "draw": number % 2, "query": f"{number}.jpg", "positives": 0 if lost else 2,
+            "draw": number % 2, "query": f"{number}.jpg", "identity": number // 3, "positives": 0 if lost else 2,
             "first_rank": 0 if lost else rng.choice((1, 1, 2, 7)), "ap": 0.0 if lost else rng.random(), "inp": 0.5,
         }  # fmt: skip
         rows.append(row | (hard | ({"view_change": float("nan")} if lost else {}) if factors else {}))
@@ -157,3 +158,23 @@ def test_without_runs_on_rendered_images_it_is_one_clear_error(runs: str, asked:
     assert err.startswith("error: no finished run of table2 in ")
     assert err.count("\n") == 1
     assert not (asked.store / "tables").exists()
+
+
+def test_an_interval_resamples_identities_not_queries() -> None:
+    # Ten identities of fifty queries each that are all alike: as certain as ten values, not as five hundred.
+    levels = np.random.default_rng(3).random(10)
+    low, high = interval(np.repeat(levels, 50), np.repeat(np.arange(10), 50))
+    by_hand = [np.mean(np.random.default_rng((7, i)).choice(levels, 10)) for i in range(4000)]
+    assert (low, high) == pytest.approx(np.percentile(by_hand, (2.5, 97.5)), abs=0.03)
+    assert high - low > 3 * 2 * 1.96 * levels.std() / 500**0.5
+    assert interval(np.ones(6), np.arange(6) // 2) == (1.0, 1.0)
+    assert np.isnan(interval(np.ones(6), np.zeros(6))).all()
+
+
+def test_the_figure_shows_every_level_with_its_queries(asked: Request, tmp_path: Path) -> None:
+    fill(asked)
+    assert main(["factors", "table2", *asked.as_args(), "--out", str(tmp_path)]) == 0
+    data = pd.read_csv(tmp_path / "table2-mini-factors-mAP.csv")
+    assert len(data) == 3 * len(EXPECTED)
+    assert ((data["low"] <= data["mAP"] + 0.01) & (data["mAP"] <= data["high"] + 0.01)).all()
+    assert (tmp_path / "table2-mini-factors-mAP.png").stat().st_size > 10_000

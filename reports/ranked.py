@@ -1,0 +1,184 @@
+"""Ranked lists of finished runs: which gallery images stand before a query, how far away, and which are right.
+
+Records hold the rank of every query's first match, not the images before it: those are ranked again from the run's own
+weights. Features are kept in the store, so that a second look needs no network:
+
+STORE/features/<run_id>.npy     (N, D) float32, a row per test image in the data set's order
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import nn
+
+from ablations.store import Store
+from msinet.data import Dataset, open_pixels
+from msinet.data.layouts import Image
+from msinet.environment import pick_device
+from msinet.errors import DataError, UserError
+from msinet.io import atomic_path
+from msinet.models import build_model, load_weights
+from msinet.retrieval import top_k
+from msinet.training import embed
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """A query and what was found for it, nearest first."""
+
+    position: int
+    """of the query among those of the set's first draw"""
+    query: Image
+    gallery: tuple[Image, ...]
+    """as the protocol ranks them: none of the query's identity and camera, where the set removes those"""
+    distances: tuple[float, ...]
+    """Euclidean distances between unit features, in [0, 2]"""
+    right: tuple[bool, ...]
+    """whether each is of the query's identity"""
+    positives: int
+    """right images in the whole gallery"""
+    first_rank: int
+    """rank of the first right image, from 1; 0 if there is none"""
+    ap: float
+    """average precision of the query, as recorded, in [0, 1]; NaN if there is no right image"""
+
+
+def ranked_lists(
+    store: Store, run_id: str, dataset: Dataset, queries: Sequence[int], k: int = 15, *,
+    device: str = "auto", progress: bool = False,
+) -> list[RankedList]:  # fmt: skip
+    """The k nearest gallery images of some queries, ranked as the run was (first draw of the set).
+
+    Args:
+        store: that holds the run.
+        run_id: a finished training.
+        dataset: the run's test set, `load_dataset(record["target"], root)`.
+        queries: positions in `dataset.draws[0].query`; `spread_queries` chooses some.
+        k: length of a list; it is shorter where the gallery is.
+        device: that embeds the images, unless their features are in the store.
+        progress: show a bar.
+
+    Raises:
+        UserError: no such run, one without weights (a search), a query or k out of range.
+        DataError: not the images that the run was tested on.
+    """
+    draw = dataset.draws[0]
+    wrong = [q for q in queries if not 0 <= q < len(draw.query)]
+    if wrong:
+        raise UserError(f"{dataset.name} has queries 0 to {len(draw.query) - 1}, not {wrong[0]}")
+    features = embeddings(store, run_id, dataset, device=device, progress=progress)
+    recorded = recorded_queries(store, run_id)
+    identities = np.array([image.identity for image in dataset.test])
+    cameras = np.array([image.camera for image in dataset.test])
+    chosen = draw.query[np.asarray(queries, np.int64)]
+    if not len(chosen):
+        return []
+    indices, squares = top_k(
+        features[chosen], features[draw.gallery], k,
+        query_ids=identities[chosen], gallery_ids=identities[draw.gallery],
+        query_cameras=cameras[chosen] if dataset.remove_same_camera else None,
+        gallery_cameras=cameras[draw.gallery] if dataset.remove_same_camera else None,
+    )  # fmt: skip
+    lists = []
+    for position, query, nearest, square in zip(queries, chosen, indices, squares, strict=True):
+        found = draw.gallery[nearest[nearest >= 0]]
+        row = recorded.iloc[position]
+        lists.append(RankedList(
+            int(position), dataset.test[query], tuple(dataset.test[i] for i in found),
+            tuple(float(d) for d in np.sqrt(square[nearest >= 0])),
+            tuple(bool(r) for r in identities[found] == identities[query]),
+            int(row["positives"]), int(row["first_rank"]), float(row["ap"]),
+        ))  # fmt: skip
+    return lists
+
+
+def spread_queries(dataset: Dataset, number: int) -> list[int]:
+    """Positions of some queries of the first draw that have a right gallery image, evenly spaced through the set.
+
+    They depend on the data alone, so that networks can be compared on the same queries.
+    """
+    draw = dataset.draws[0]
+    others: dict[int, set[int]] = {}  # cameras by identity
+    for index in draw.gallery:
+        others.setdefault(dataset.test[index].identity, set()).add(dataset.test[index].camera)
+    answered = []
+    for position, index in enumerate(draw.query):
+        cameras = others.get(dataset.test[index].identity, set())
+        if cameras - {dataset.test[index].camera} if dataset.remove_same_camera else cameras:
+            answered.append(position)
+    places = np.linspace(0, len(answered) - 1, min(number, len(answered))).round().astype(int)
+    return [answered[place] for place in places]
+
+
+def recorded_queries(store: Store, run_id: str) -> pd.DataFrame:
+    """What the run recorded of every query of its first draw, in the draw's order.
+
+    Raises:
+        UserError: no such run, or one that ranked nothing (a search).
+    """
+    path = store.run_folder(run_id) / "queries.csv"
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); choose a finished training, not a search") from error
+    return frame[frame["draw"] == 0].reset_index(drop=True)
+
+
+def embeddings(
+    store: Store, run_id: str, dataset: Dataset, *, device: str = "auto", progress: bool = False
+) -> NDArray[np.float32]:
+    """Features (N, D) of every test image by the run's network: from the store, or embedded and then kept there.
+
+    Raises:
+        UserError: no such run, or one without weights.
+        DataError: not the images that the run was tested on.
+    """
+    record, weights = store.run_folder(run_id) / "record.json", store.run_folder(run_id) / "model.safetensors"
+    if not (record.is_file() and weights.is_file()):
+        raise UserError(f"{weights} does not exist; choose a finished training, not a search")
+    tested = json.loads(record.read_text(encoding="utf-8"))["target_fingerprint"]
+    if tested != dataset.fingerprint:
+        raise DataError(
+            f"run {run_id} was tested on another version of {dataset.name} ({tested}) than the one in {dataset.root} "
+            f"({dataset.fingerprint}); pass the --data-root of the run"
+        )
+    kept = store.root / "features" / f"{run_id}.npy"
+    if kept.is_file():
+        try:
+            features: NDArray[np.float32] = np.load(kept, allow_pickle=False)
+            if features.ndim == 2 and len(features) == len(dataset.test) and features.dtype == np.float32:
+                return features
+        except (OSError, ValueError):  # cut short or something else: made again
+            pass
+    network, height, width = load_run(store, run_id)
+    where = pick_device(device)
+    pixels = open_pixels(dataset, "test", height, width, progress=progress)
+    made: NDArray[np.float32] = embed(network.to(where), pixels, where, progress=progress).numpy()
+    with atomic_path(kept) as temporary, temporary.open("wb") as stream:
+        np.save(stream, made)
+    return made
+
+
+def load_run(store: Store, run_id: str) -> tuple[nn.Module, int, int]:
+    """The trained network of a finished run, and the height and width of the images that it was made for.
+
+    Raises:
+        UserError: no such run, or one without weights.
+    """
+    folder = store.run_folder(run_id)
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(f"{folder / 'model.safetensors'} does not exist; choose a finished training, not a search")
+    experiment, record = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("experiment.json", "record.json")
+    )
+    height, width = experiment["recipe"]["height"], experiment["recipe"]["width"]
+    network = build_model(
+        experiment["model"], record["identities"], image=(height, width), **dict(experiment["options"])
+    )
+    if network.state_dict():  # the colour histogram has none
+        load_weights(network, folder / "model.safetensors")
+    return network, height, width

@@ -1,0 +1,250 @@
+"""The report's data and its HTML: nothing lost on the way, nothing from a file taken for markup."""
+
+import base64
+import html.parser
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+
+from ablations.catalogue import Request
+from ablations.experiment import Experiment
+from ablations.index import CATALOGUES
+from ablations.store import Store
+from msinet.data import load_dataset
+from msinet.data.loading import decode
+from msinet.errors import UserError
+from msinet.training.recipe import Recipe
+from reports import page
+from reports.__main__ import main
+from reports.claims import CLAIMS, Claim, Outcome, Verdict
+from reports.tables import Place, Row, Table, build_table
+
+#: What somebody might put into a file, an option or a log.
+HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">\u2028<!--'
+
+
+class Elements(html.parser.HTMLParser):
+    """Collects start tags and the text of scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: dict[str, str] = {}
+        self.inside: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inside = (dict(attrs).get("id") or "main") if tag == "script" else None
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = None if tag == "script" else self.inside
+
+    def handle_data(self, data: str) -> None:
+        if self.inside is not None:
+            self.scripts[self.inside] = self.scripts.get(self.inside, "") + data
+
+
+def build(request: Request, out: Path, *more: str) -> Elements:
+    """The page that the command builds, read as a browser would."""
+    latency = out / "none" / "latency.csv"
+    words = ["build", *request.as_args(), "--out", str(out), "--latency", str(latency), "--device", "cpu", *more]
+    assert main(words) == 0
+    return Elements((out / "index.html").read_text(encoding="utf-8"))
+
+
+def test_a_table_keeps_its_runs_and_its_paper_columns() -> None:
+    def place(value: float, *ids: str) -> Place:
+        return Place(
+            {"R1": (value, math.nan), "mAP": (value - 10, math.nan)}, 1, 1, {"R1": 90.0, "mAP": 80.0}, "ran", ids
+        )
+
+    empty = Place({}, 0, 1, {}, "")
+    rows = [Row("g", "A", {"M": place(50, "a1"), "MS": place(40, "a2", "a3")}, 2_330_000, 70_000_000),
+            Row("g", "B", {"M": empty, "MS": place(30, "b2")}, None, None)]  # fmt: skip
+    panel = page.table_panel("t", Table("T", {"M": ("R1", "mAP"), "MS": ("R1", "mAP")}, rows, ["a note"]))
+    titles = [(c["title"], c["metrics"], c["paper"]) for c in panel["columns"]]
+    assert titles[-4:] == [("M", ["R1", "mAP"], False), ("paper", ["R1", "mAP"], True),
+                           ("MS", ["R1", "mAP"], False), ("paper", ["R1", "mAP"], True)]  # fmt: skip
+    first, second = panel["rows"]
+    assert [cell["runs"] for cell in first[-4:]] == [("a1",), (), ("a2", "a3"), ()]
+    assert [cell["values"] for cell in first[-4:]] == [[50.0, 40.0], [90.0, 80.0], [40.0, 30.0], [90.0, 80.0]]
+    assert (second[-4]["text"], second[-4]["values"], second[-4]["runs"]) == ("not run", [], ())
+    assert all(not cell["runs"] for row in panel["rows"] for cell in row[:-4])
+    assert (panel["done"], panel["planned"]) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("48.0±0.3 / 38.4±1.2", [48.0, 38.4]), ("-", []), ("not run", []), ("~1.8", [1.8]), ("1.5e-05", [1.5e-5]),
+     ("12.0 / 8.9 (c)", [12.0, 8.9]), ("-3.5", [-3.5])],
+)  # fmt: skip
+def test_cells_are_sorted_by_their_numbers(text: str, values: list[float]) -> None:
+    assert page.numbers(text) == values
+
+
+def test_standings_count_networks_that_learn() -> None:
+    def row(label: str, *values: float | None, learns: bool = True) -> dict[str, Any]:
+        return {"group": "from scratch", "label": label, "ours": label == "MSINet", "learns": learns,
+                "values": [1, 1, None, *values]}  # fmt: skip
+
+    columns = [{"title": t} for t in ("p", "m", "t", "M", "MS", "VR")]
+    rows = [row("histogram", 99, 99, 99, learns=False), row("MSINet", 40, 30, None), row("OSNet", 50, 20, 1)]
+    lines = page.standings({"columns": columns, "rows": rows})
+    assert lines == ["From scratch, MSINet is 2nd of 2 on M, 1st of 2 on MS."]
+    assert [page.ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
+        "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "112th"
+    ]  # fmt: skip
+
+
+def test_open_claims_have_the_command_that_decides_them(tmp_path: Path) -> None:
+    request = Request(store=tmp_path / "a b")
+    claim = next(c for c in CLAIMS if c.key == "mul-poor")
+    undecided = page.claim_line(Verdict(claim, "undecided", (Outcome("undecided", "one seed"),), "-"), request)
+    assert undecided["commands"] == [f"python -m ablations run figure5c --seeds 3 --store '{tmp_path}/a b'"]
+    assert page.claim_line(Verdict(claim, "holds", (), "-"), request)["commands"] == []
+    measured = Claim("k", "s", "", measure=lambda _: Outcome("not run", "python -m bench latency"))
+    open_claim = page.claim_line(Verdict(measured, "not run", (Outcome("not run", "do this"),), "-"), request)
+    assert open_claim["commands"] == ["do this"]
+
+
+def test_an_empty_store_gives_a_page_that_says_what_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MSINET_CACHE", str(tmp_path / "cache"))
+    request = Request(profile="smoke", store=tmp_path / "store")
+    text = build(request, tmp_path / "report")
+    copied = [a["data-copy"] for tag, a in text.tags if tag == "button" and a.get("class") == "copy"]
+    for name in CATALOGUES:
+        assert f"python -m ablations run {name} --profile smoke --store {request.store}" in copied
+    for name in ("latency", "throughput", "memory", "retrieval"):
+        assert f"python -m bench {name} --out {tmp_path}/report/none/{name}.csv" in copied
+    assert "things missing" in capsys.readouterr().out
+    assert json.loads(text.scripts["data-runs"]) == []
+
+
+@pytest.fixture(scope="module")
+def built(trained: Request, tmp_path_factory: pytest.TempPathFactory) -> Elements:
+    return build(trained, tmp_path_factory.mktemp("report"), "--queries", "3")
+
+
+def test_the_page_needs_nothing_from_anywhere(built: Elements) -> None:
+    for tag, attributes in built.tags:
+        for name in ("src", "href", "action", "srcset", "poster", "data"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("data:", "#")) or not value, (tag, name, value)
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+    (policy,) = (a["content"] for tag, a in built.tags if tag == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:; ")
+    assert sum(tag == "script" and "type" not in a for tag, a in built.tags) == 1
+
+
+def test_every_run_of_the_store_is_in_the_explorer(built: Elements, trained: Request) -> None:
+    frame = Store(trained.store).frame()
+    runs = {run["id"]: run for run in json.loads(built.scripts["data-runs"])}
+    assert set(runs) == set(frame.index)
+    rows = {a["data-runs"] for tag, a in built.tags if tag == "button" and a.get("class") == "trace run"}
+    assert rows == set(frame.index)
+    for run_id, run in runs.items():
+        assert run["mAP"] == pytest.approx(100 * frame.loc[run_id, "mAP"], abs=0.005)
+        assert dict(run["environment"])["torch"] == frame.loc[run_id, "torch"]
+        assert dict(run["configuration"])["seed"] == "0"
+        assert run["log"]
+        history = pd.read_csv(Store(trained.store).run_folder(run_id) / "history.csv") if run["history"] else None
+        if history is not None:
+            assert run["history"]["series"]["loss"] == pytest.approx(list(history["loss"]), rel=1e-3)
+    assert any(run["history"] for run in runs.values())
+    assert any("table2: MSINet x0.25, M" in run["used"] for run in runs.values())
+
+
+def test_ranked_lists_show_the_images_of_the_files(built: Elements, trained: Request) -> None:
+    ranked = json.loads(built.scripts["data-ranked"])
+    by_name = {one["name"]: one for one in ranked["sets"]}
+    assert set(by_name) == {"M", "VID"}
+    for name, target in (("M", "market1501"), ("VID", "vehicleid")):
+        dataset = load_dataset(target, trained.root)
+        paths = {image.path.name: image.path for image in dataset.test}
+        assert len(by_name[name]["queries"]) == 3
+        for network in by_name[name]["networks"]:
+            for query, found in zip(by_name[name]["queries"], network["lists"], strict=True):
+                assert len(found["items"]) <= page.TOP
+                distances = [item[1] for item in found["items"]]
+                assert distances == sorted(distances)
+                for place, _, right, identity, _, file in found["items"]:
+                    assert right == (identity == query[1])
+                    content = base64.b64decode(ranked["thumbnails"][place].partition(",")[2])
+                    with PIL.Image.open(io.BytesIO(content)) as thumbnail:
+                        shown = np.asarray(thumbnail.convert("RGB"), dtype=float)
+                    assert abs(shown - decode(paths[file])).mean() < 8  # JPEG twice; another image differs by more
+    assert len(set(ranked["thumbnails"])) == len(ranked["thumbnails"])
+
+
+def test_what_files_say_is_never_markup(trained: Request, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    experiment = Experiment("msinet", "market1501", "market1501", Recipe(), "smoke", options=(("note", HOSTILE),))
+    store.fail("f" * 12, experiment, f"Traceback\nValueError: {HOSTILE}")
+    store.partial_folder("f" * 12).mkdir(parents=True)
+    (store.partial_folder("f" * 12) / "log.txt").write_text(HOSTILE, encoding="utf-8")
+    request = Request(profile="smoke", data_root=trained.root, datasets=("market1501",), store=store.root)
+    table = Table(HOSTILE, {"M": ("R1", "mAP")}, [Row(HOSTILE, HOSTILE, {"M": Place({}, 0, 1, {}, "")}, None, None)],
+                  [HOSTILE])  # fmt: skip
+    verdict = Verdict(Claim("key", HOSTILE, HOSTILE), "fails", (Outcome("fails", HOSTILE),), "no")
+    ranked = {"thumbnails": ["data:,"], "sets": [{
+        "name": HOSTILE, "about": HOSTILE, "queries": [[0, 1, 1, HOSTILE]],
+        "networks": [{"name": HOSTILE, "group": HOSTILE, "run": HOSTILE, "mAP": 1.0, "lists": [
+            {"ap": 1.0, "first": 1, "positives": 1, "items": [[0, 0.5, 1, 1, 1, HOSTILE]]}]}],
+    }]}  # fmt: skip
+    context = page.gather(request, [verdict], {"table2": table, "table1": HOSTILE}, [],
+                          [page.Missing(HOSTILE, HOSTILE, HOSTILE)], pd.DataFrame(), {}, ranked, [])  # fmt: skip
+    text = page.render(context)
+    elements = Elements(text)
+    assert "<script>window" not in text
+    assert not any("onerror" in attributes for _, attributes in elements.tags)
+    assert sum(tag == "script" for tag, _ in elements.tags) == 5
+    (run,) = json.loads(elements.scripts["data-runs"])
+    assert run["state"] == "failed"
+    assert run["log"] == HOSTILE.replace("\u2028", "\n")
+    assert HOSTILE in run["error"]
+    assert HOSTILE in run["network"]
+    assert json.loads(elements.scripts["data-ranked"]) == ranked
+
+
+def test_long_histories_and_logs_are_thinned(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"epoch": range(1, 5001), "steps": 3, "loss": np.linspace(5, 1, 5000), "mAP": math.nan})
+    frame.to_csv(tmp_path / "history.csv", index=False)
+    history = page._history(tmp_path / "history.csv")
+    assert len(history["x"]) == page.POINTS
+    assert (history["x"][0], history["x"][-1], history["series"]["loss"][-1]) == (3, 15000, 1.0)
+    assert set(history["series"]) == {"loss"}
+    (tmp_path / "log.txt").write_text("\n".join(["x" * 10_000] * 1000), encoding="utf-8")
+    assert len(page._tail(tmp_path / "log.txt")) < (page.LINES + 1) * (page.CHARACTERS + 10)
+    assert page._history(tmp_path / "none.csv") == {}
+    assert page._tail(tmp_path / "none.txt") == ""
+
+
+def test_figures_of_another_profile_are_left_out(tmp_path: Path) -> None:
+    for name in ("a-mini.png", "b-smoke.png", "roofline.svg", "c-mini-rows.svg", "c-mini-rows.png"):
+        (tmp_path / name).write_bytes(b"<svg/>")
+    drawn = [page.Figure(tmp_path / "c-mini-rows", "C")]
+    found = page.figure_entries(drawn, tmp_path, "mini")
+    assert [figure["name"] for figure in found] == ["c-mini-rows", "a-mini", "roofline"]
+    assert found[0]["title"] == "C"
+    assert found[0]["picture"].startswith("data:image/svg+xml;base64,")
+    assert found[1]["picture"].startswith("data:image/png;base64,")
+
+
+def test_bad_requests_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["build", "--store", str(tmp_path), "--out", str(tmp_path / "report")]
+    assert main([*words, "--queries", "0"]) == 2
+    assert main([*words, "--profile", "tiny"]) == 2
+    assert "--queries must be at least 1" in capsys.readouterr().err
+    with pytest.raises(UserError):
+        build_table(CATALOGUES["table2"], Request(profile="smoke", data_root=tmp_path / "nowhere"))
