@@ -23,13 +23,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from msinet.errors import LostProcess, UserError
 
 #: The first rank may decode a large data set while the others wait. A process that ends is noticed at once.
 PATIENCE = timedelta(hours=3)
-_store: dist.Store | None = None
+_store: Any = None
 
 
 def start() -> None:
@@ -40,18 +42,16 @@ def start() -> None:
     if dist.is_initialized() or not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         return
     with _together():
-        store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+        store, number, count = next(rendezvous("env://", timeout=PATIENCE))
         join(store, number, count)
 
 
-def join(store: dist.Store, number: int, count: int) -> None:
-    """Become rank `number` of `count` processes that share `store`."""
+def join(store: Any, number: int, count: int) -> None:
+    """Become rank `number` of `count` processes that share `store`, a `torch.distributed.Store`."""
     global _store
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    _store = dist.PrefixStore("msinet", store)
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("group", store), rank=number, world_size=count, timeout=PATIENCE
-    )
+    _store = PrefixStore("msinet", store)
+    dist.init_process_group(backend, store=PrefixStore("group", store), rank=number, world_size=count, timeout=PATIENCE)
 
 
 def stop() -> None:
@@ -80,7 +80,7 @@ def first_to_fail() -> bool:
     if _store is None or world() == 1:
         return True
     try:
-        return _store.add("failed", 1) == 1
+        return bool(_store.add("failed", 1) == 1)
     except RuntimeError:  # the store went with the process that failed
         return False
 
@@ -221,7 +221,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     with _together():
         dist.all_reduce(flat)
-    for gradient, part in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+    for gradient, part in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
         gradient.copy_(part.view(gradient.shape))
 
 

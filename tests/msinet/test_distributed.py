@@ -1,14 +1,14 @@
 """Several processes do what one does: here on the CPU, with Gloo.
 
-Tolerances: in float64 1e-10 of the largest number of a tensor (the order of sums is all that differs), over several
-steps; features to the last bit. In float32 what is stated there.
+Tolerances: features to the last bit; in float64, over several steps, losses, weights, statistics and memories to 1e-10
+of the largest number of each tensor, as only the order of sums differs; in float32 losses to 1e-3. The learning rates
+are small: a young network that takes large steps on noise multiplies a rounding error by up to a thousand in each.
 """
 
 import json
 import multiprocessing
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import time
@@ -19,10 +19,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from msinet import distributed
-from msinet.errors import UserError
+from msinet.cli import run_command
 
 WORKER = Path(__file__).with_name("rank_worker.py")
 
@@ -137,16 +136,13 @@ SAM = {"alignment": "pam-self"}
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"settings": SAM, "pam": True}, {"settings": {"optimizer": "adam", "alignment": "unified"}}],
-    ids=["plain", "alignment", "adam"],
+    [{}, {"settings": SAM, "pam": True}],
+    ids=["plain", "alignment"],
 )
 def test_a_training_is_that_of_one_process(together, arguments: dict[str, Any]) -> None:
     (one,) = together("training", 1, **arguments)
     several = same_on_all(together("training", 2, **arguments))
-    losses = [row["loss"] for row in one["history"]]
-    assert len(losses) == 6
-    assert len(set(losses)) == 6
-    print("training", difference(one, several))
+    assert len({row["loss"] for row in one["history"]}) == 3
     assert difference(one, several) < 1e-10
 
 
@@ -155,16 +151,13 @@ def test_a_training_in_float32_stays_close(together) -> None:
     (one,) = together("training", 1, **arguments)
     several = same_on_all(together("training", 2, **arguments))
     apart = [difference(a["loss"], b["loss"]) for a, b in zip(one["history"], several["history"], strict=True)]
-    print("float32", apart)
-    assert apart[0] < 1e-4
-    assert 0 < max(apart) < 1e-2
+    assert 0 < max(apart) < 1e-3
 
 
 def test_bf16_trains_too(together) -> None:
     arguments = {"exact": False, "settings": {"precision": "bf16", "epochs": 2}}
     (one,) = together("training", 1, **arguments)
     several = same_on_all(together("training", 2, **arguments))
-    print("bf16", [(a["loss"], b["loss"]) for a, b in zip(one["history"], several["history"], strict=True)])
     assert difference(one["history"][0]["loss"], several["history"][0]["loss"]) < 1e-2
 
 
@@ -177,7 +170,6 @@ def test_a_search_is_that_of_one_process(together, way: dict[str, Any]) -> None:
     (one,) = together("searching", 1, **way)
     several = same_on_all(together("searching", 2, **way))
     assert "network.network.backbone.stage1.0.interaction1.alpha" in one
-    print("search", difference(one, several))
     assert difference(one, several) < 1e-10
 
 
@@ -222,3 +214,38 @@ def test_deterministic_algorithms_change_nothing_on_the_cpu(together, data_root:
     assert (tmp_path / "a" / "history.csv").read_text() == (tmp_path / "b" / "history.csv").read_text()
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "search"])
+def test_torchrun_does_what_one_process_does(data_root: Path, tmp_path: Path, command: str) -> None:
+    """From the command line, with the restart for the allocator; one rank speaks, and one tells what is wrong."""
+
+    def words(folder: Path) -> list[str]:
+        network = {"train": "msinet_x0_25", "search": "supernet_x0_25"}[command]
+        return [
+            command, "--data-root", str(data_root), "--out", str(folder), "--dataset", "market1501", "--profile",
+            "smoke", "--model", network, "--recipe", "identities=2", "lr=1e-6", "--device", "cpu", "--no-progress",
+        ]  # fmt: skip
+
+    def torchrun(folder: Path) -> subprocess.CompletedProcess[str]:
+        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "msinet"]
+        return subprocess.run(
+            [*start, *words(folder)], capture_output=True, text=True, check=False, timeout=400,
+            env={name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"},
+        )  # fmt: skip
+
+    assert run_command(words(tmp_path / "one")) == 0
+    done = torchrun(tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written:") == 1
+    one, two = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("one", "two"))
+    assert (one.get("processes"), two["processes"]) == (None, 2)
+    assert one["steps"] == two["steps"] == 6
+    assert (tmp_path / "one" / "history.csv").read_text().splitlines()[0] == (
+        tmp_path / "two" / "history.csv"
+    ).read_text().splitlines()[0]
+    again = torchrun(tmp_path / "two")
+    assert again.returncode != 0
+    assert again.stderr.count("error: ") == 1
+    assert f"{tmp_path / 'two'} holds a finished" in again.stderr
