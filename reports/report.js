@@ -108,6 +108,7 @@ document.addEventListener("click", async (event) => {
 
 // --- tables: sorting and filtering -------------------------------------------------------------
 
+const collator = new Intl.Collator("en", { numeric: true }); // far faster than localeCompare
 function sortable(table) {
   const body = table.tBodies[0];
   const original = [...body.rows];
@@ -138,7 +139,7 @@ function sortable(table) {
     });
     keyed.sort((a, b) => {
       if (a.none || b.none) return a.none - b.none; // what is not there stands last, either way
-      return sign * (numeric ? a.key - b.key : a.key.localeCompare(b.key, "en", { numeric: true }));
+      return sign * (numeric ? a.key - b.key : collator.compare(a.key, b.key));
     });
     body.append(...keyed.map((one) => one.row));
   });
