@@ -1,8 +1,9 @@
 """Several processes do what one does: here on the CPU, with Gloo.
 
 Tolerances: features to the last bit; in float64, over several steps, losses, weights, statistics and memories to 1e-10
-of the largest number of each tensor, as only the order of sums differs; in float32 losses to 1e-2,
-the first to 1e-4. The learning rates are small: a young network that takes large steps on noise multiplies a rounding error by up to a thousand in each.
+of the largest number of each tensor, as only the order of sums differs; in float32 losses to 1e-2, the first to 1e-4.
+The learning rates are small: a young network that takes large steps on noise multiplies a rounding error by up to a
+thousand in each.
 """
 
 import json
