@@ -124,7 +124,7 @@ PICTURED = {
 }
 #: Options of `ablations run` that say how, not what; with the words that follow each.
 HOW = {"--device": 1, "--workers": 1, "--cache": 1, "--evaluate-every": 1}
-HOW |= {f"--{no}{name}": 0 for name in ("progress", "resume") for no in ("", "no-")}
+HOW |= {f"--{no}{name}": 0 for name in ("progress", "resume", "deterministic") for no in ("", "no-")}
 
 
 def request(words: list[str]) -> list[str]:

@@ -240,4 +240,4 @@ def test_commands_that_only_read_get_no_words_on_how(monkeypatch: pytest.MonkeyP
         "--cache",
         "x",
     ]
-    assert words["request"](given) == ["--profile", "smoke", "--recipe", "a=1"]
+    assert words["request"](given) == ["--profile", "smoke", "--recipe", "lr=1"]
