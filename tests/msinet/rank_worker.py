@@ -132,11 +132,11 @@ def searching(**way: Any) -> dict[str, Any]:
     return {"history": [dict(row) for row in result.history], "alphas": alphas_of(network), **twins.state_dict()}
 
 
-def evaluation(count: int, batch_size: int) -> dict[str, Any]:
-    """Features of so many images."""
+def evaluation(cases: list[tuple[int, int]]) -> dict[str, Any]:
+    """Features of so many images, in batches of so many."""
     torch.manual_seed(0)
     network = build_model("msinet_x0_25", 8)
-    return {"features": embed(network, PIXELS[:count], CPU, batch_size=batch_size)}
+    return {f"{count} by {size}": embed(network, PIXELS[:count], CPU, batch_size=size) for count, size in cases}
 
 
 def complete(root: Path, stop: int = 0, model: str = "cdnet_x0_25", **how: Any) -> dict[str, Any]:

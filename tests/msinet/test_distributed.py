@@ -1,8 +1,9 @@
 """Several processes do what one does: here on the CPU, with Gloo.
 
 Tolerances: features to the last bit; in float64, over several steps, losses, weights, statistics and memories to 1e-10
-of the largest number of each tensor, as only the order of sums differs; in float32 losses to 1e-3. The learning rates
-are small: a young network that takes large steps on noise multiplies a rounding error by up to a thousand in each.
+of the largest number of each tensor, as only the order of sums differs; in float32 losses to 1e-2, the first to 1e-4.
+The learning rates are small: a young network that takes large steps on noise multiplies a rounding error by up to a
+thousand in each.
 """
 
 import json
@@ -115,18 +116,17 @@ def test_losses_of_gathered_rows_have_the_gradients_of_one_batch(together) -> No
 def test_batch_norms_see_the_whole_batch(together, dtype: str, offset: float, tolerance: float) -> None:
     arguments = {"dtype": dtype, "offset": offset}
     (one,) = together("batch_norms", 1, **arguments)  # torch's own
-    for world in (2, 3):
-        several = same_on_all(together("batch_norms", world, **arguments))
-        assert difference(one, several) < tolerance
-        assert several["0.num_batches_tracked"] == 2
+    several = same_on_all(together("batch_norms", 3, **arguments))
+    assert difference(one, several) < tolerance
+    assert several["0.num_batches_tracked"] == 2
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(48, 8), (13, 4), (9, 4), (3, 4), (1, 4)])
-def test_features_are_the_same_to_the_last_bit(together, count: int, batch_size: int) -> None:
-    (one,) = together("evaluation", 1, count=count, batch_size=batch_size)
-    assert one["features"].shape[0] == count
-    several = same_on_all(together("evaluation", 2, count=count, batch_size=batch_size))
-    assert torch.equal(one["features"], several["features"])
+def test_features_are_the_same_to_the_last_bit(together) -> None:
+    cases = [(48, 8), (13, 4), (9, 4), (3, 4), (1, 4)]  # whole turns, a short last batch, ranks without one
+    (one,) = together("evaluation", 1, cases=cases)
+    several = same_on_all(together("evaluation", 2, cases=cases))
+    assert [len(features) for features in one.values()] == [count for count, _ in cases]
+    assert all(torch.equal(features, several[name]) for name, features in one.items())
 
 
 # --- The loops -----------------------------------------------------------------------------------
@@ -151,7 +151,8 @@ def test_a_training_in_float32_stays_close(together) -> None:
     (one,) = together("training", 1, **arguments)
     several = same_on_all(together("training", 2, **arguments))
     apart = [difference(a["loss"], b["loss"]) for a, b in zip(one["history"], several["history"], strict=True)]
-    assert 0 < max(apart) < 1e-3
+    assert apart[0] < 1e-4
+    assert 0 < max(apart) < 1e-2
 
 
 def test_bf16_trains_too(together) -> None:
