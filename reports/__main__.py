@@ -28,6 +28,7 @@ from reports.costs import accuracy_data, draw_accuracy, draw_roofline, read_late
 from reports.factors import as_markdown, by_factor, draw_factors, write_factors
 from reports.figures import (
     NUMBERED,
+    by_group,
     curve_data,
     draw_curves,
     draw_levels,
@@ -117,7 +118,9 @@ class Curves:
         stem = (self.out or self.request.store / "figures") / file_name(self.name, self.request)
         profile = f"profile {' '.join((self.request.profile, *self.request.recipe))}"
         data = training_data(store, catalogue, self.request)
-        written = draw_training(data, f"Training, {profile}", stem.with_name(f"{stem.name}-training"))
+        written = []
+        for group, part, name in by_group(data, stem.with_name(f"{stem.name}-training")):
+            written += draw_training(part, f"Training, {group}, {profile}", name)
         try:
             evaluated = curve_data(store, catalogue, self.request)
         except UserError as error:
@@ -291,9 +294,12 @@ class Factors:
         data = by_factor(find_catalogue(self.name), self.request)
         name = f"{file_name(self.name, self.request)}-factors"
         written = write_factors(data, (self.out or self.request.store / "tables") / name)
-        title = f"mAP by factor of the query, profile {self.request.profile}, {self.request.seeds} seed(s); "
-        title += "bars: 95 % bootstrap over identities, n: queries"
-        written += draw_factors(data, title, (self.out or self.request.store / "figures") / f"{name}-mAP")
+        for group, part, stem in by_group(data, (self.out or self.request.store / "figures") / f"{name}-mAP"):
+            title = (
+                f"mAP by factor of the query, {group}, profile {self.request.profile}, {self.request.seeds} seed(s); "
+            )
+            title += "bars: 95 % bootstrap over identities, n: queries"
+            written += draw_factors(part, title, stem)
         print(as_markdown(data))
         print("written: " + ", ".join(map(str, written)))
         return 0
