@@ -212,11 +212,12 @@ def draw_training(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                         axis.plot(run["step"], run[name], color=colour, marker=marker, markevery=every, ms=3, lw=1.1,
                                   label=str(row))  # fmt: skip
                 axis.grid(axis="y")
-                axis.set(ylim=(0, None), xlim=(0, None))
+                axis.set_xlim(0, None)
             axes[0, place].set_title(str(column))
             axes[-1, place].set_xlabel("training steps")
         for axis, label in zip(axes[:, 0], TRAINING.values(), strict=True):
             axis.set_ylabel(label)
+            axis.set_ylim(0, None)  # of the whole row, now that all of it is drawn
         figure.align_ylabels(axes[:, 0])
         handles = {line.get_label(): line for axis in axes[0] for line in axis.lines}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
