@@ -31,6 +31,7 @@ from reports.costs import accuracy_data, draw_accuracy, draw_roofline, read_late
 from reports.factors import as_markdown, by_factor, draw_factors, write_factors
 from reports.figures import (
     NUMBERED,
+    by_group,
     curve_data,
     draw_curves,
     draw_levels,
@@ -120,7 +121,9 @@ class Curves:
         stem = (self.out or self.request.store / "figures") / file_name(self.name, self.request)
         profile = f"profile {' '.join((self.request.profile, *self.request.recipe))}"
         data = training_data(store, catalogue, self.request)
-        written = draw_training(data, f"Training, {profile}", stem.with_name(f"{stem.name}-training"))
+        written = []
+        for group, part, name in by_group(data, stem.with_name(f"{stem.name}-training")):
+            written += draw_training(part, f"Training, {group}, {profile}", name)
         try:
             evaluated = curve_data(store, catalogue, self.request)
         except UserError as error:
@@ -299,12 +302,17 @@ class Factors:
         return 0
 
     def draw(self) -> list[Path]:
-        """The files of the figure."""
+        """The files of the figures, one for each kind of initial weights."""
         data = by_factor(find_catalogue(self.name), self.request)
         stem = (self.out or self.request.store / "figures") / f"{file_name(self.name, self.request)}-factors-mAP"
-        title = f"mAP by factor of the query, profile {self.request.profile}, {self.request.seeds} seed(s); "
-        title += "bars: 95 % bootstrap over identities, n: queries"
-        return draw_factors(data, title, stem)
+        written: list[Path] = []
+        for group, part, one in by_group(data, stem):
+            title = (
+                f"mAP by factor of the query, {group}, profile {self.request.profile}, {self.request.seeds} seed(s); "
+                "bars: 95 % bootstrap over identities, n: queries"
+            )
+            written += draw_factors(part, title, one)
+        return written
 
 
 @dataclass(frozen=True)

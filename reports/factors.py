@@ -88,12 +88,11 @@ def draw_factors(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     """mAP by level of each factor: a row of panels per column of the table, a line per network with its interval.
 
     Args:
-        data: of `by_factor`.
+        data: of `by_factor`, of one group of initial weights and what learned nothing.
         title: of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
-    several = data["group"].loc[data["group"] != "no training"].nunique() > 1
-    names = data["method"] + (", " + data["group"] if several else "")
+    names = data["method"]
     look = looks(names)
     columns = list(dict.fromkeys(data["column"]))
     with mpl.rc_context(STYLE):

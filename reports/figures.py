@@ -159,6 +159,26 @@ def training_data(store: Store, catalogue: Catalogue, request: Request) -> pd.Da
     return pd.concat(parts, ignore_index=True)
 
 
+def by_group(data: pd.DataFrame, stem: Path) -> list[tuple[str, pd.DataFrame, Path]]:
+    """Each group of initial weights, what learned nothing with it, and the name of its figure.
+
+    A figure of a single group keeps the name.
+
+    Args:
+        data: with a column group.
+        stem: of the figure.
+    """
+    untrained = data["group"] == "no training"
+    groups = data["group"][~untrained].unique()
+    if len(groups) < 2:
+        return [(str(group), data, stem) for group in groups[:1]] or [("no training", data, stem)]
+    found = []
+    for group in groups:
+        words = re.sub(r"[^\w]+", "-", group)
+        found.append((group, data[untrained | (data["group"] == group)], stem.with_name(f"{stem.name}-{words}")))
+    return found
+
+
 def missing(catalogue: Catalogue, request: Request, what: str = "run") -> UserError:
     """The error for a figure whose runs are not there, with the command that makes them."""
     words = " ".join(request.as_args())
@@ -172,19 +192,18 @@ def draw_training(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     """Loss, accuracy and learning rate against training steps: a line per run, a column of panels per task.
 
     Args:
-        data: of `training_data`.
+        data: of `training_data`, of one group of initial weights.
         title: of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
-    panels = list(data.groupby(["group", "column"], sort=False))
-    several = data["group"].nunique() > 1
+    panels = list(data.groupby("column", sort=False))
     look = looks(data["row"])
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(TRAINING), len(panels), figsize=(0.9 + 1.9 * len(panels), 1.2 + 1.3 * len(TRAINING)), squeeze=False,
             sharex="col", sharey="row", layout="constrained",
         )  # fmt: skip
-        for place, ((group, column), part) in enumerate(panels):
+        for place, (column, part) in enumerate(panels):
             for axis, name in zip(axes[:, place], TRAINING, strict=True):
                 for row, runs in part.groupby("row", sort=False):
                     colour, marker = look[str(row)]
@@ -193,11 +212,12 @@ def draw_training(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                         axis.plot(run["step"], run[name], color=colour, marker=marker, markevery=every, ms=3, lw=1.1,
                                   label=str(row))  # fmt: skip
                 axis.grid(axis="y")
-                axis.set(ylim=(0, None), xlim=(0, None))
-            axes[0, place].set_title(f"{column}, {group}" if several else column)
+                axis.set_xlim(0, None)
+            axes[0, place].set_title(str(column))
             axes[-1, place].set_xlabel("training steps")
         for axis, label in zip(axes[:, 0], TRAINING.values(), strict=True):
             axis.set_ylabel(label)
+            axis.set_ylim(0, None)  # of the whole row, now that all of it is drawn
         figure.align_ylabels(axes[:, 0])
         handles = {line.get_label(): line for axis in axes[0] for line in axis.lines}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
@@ -294,7 +314,7 @@ def draw_rows(data: pd.DataFrame, title: str, baseline: str, stem: Path) -> list
     repeated = bool(data.groupby(["group", "column", "row"]).size().max() > 1)
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, len(panels), figsize=(1 + 0.055 * max(map(len, rows)) + 2.3 * len(panels), 1.1 + 0.21 * len(rows)),
+            1, len(panels), figsize=(1 + 0.055 * max(map(len, rows)) + 2.3 * len(panels), 1.3 + 0.21 * len(rows)),
             squeeze=False, sharey=True, layout="constrained",
         )  # fmt: skip
         for axis, ((group, column), part) in zip(axes[0], panels, strict=True):
@@ -316,7 +336,7 @@ def draw_rows(data: pd.DataFrame, title: str, baseline: str, stem: Path) -> list
             axis.margins(x=0.12)
             axis.xaxis.set_major_locator(MaxNLocator(5))
             axis.set(xlabel=f"{metric}, %", ylabel="", ylim=(len(rows) - 0.4, -0.6))
-            axis.set_title(f"{column}, {group}" if several else column)
+            axis.set_title(textwrap.fill(f"{column}, {group}", 26) if several else column)
             axis.grid(axis="y")
             axis.set_axisbelow(True)
             axis.tick_params(axis="y", length=0)

@@ -18,7 +18,7 @@ from ablations.table2 import TABLE2
 from msinet.errors import UserError
 from msinet.training.run import write_csv
 from reports.__main__ import main
-from reports.figures import NUMBERED, curve_data, draw_curves, draw_levels, draw_rows, looks, training_data
+from reports.figures import NUMBERED, by_group, curve_data, draw_curves, draw_levels, draw_rows, looks, training_data
 
 #: What every epoch tells.
 EPOCH = {"lr": 0.1, "loss": 2.0, "identity": 1.5, "triplet": 0.5, "accuracy": 0.25}
@@ -190,3 +190,12 @@ def test_titles_fit_their_figure(tmp_path: Path) -> None:
     box = figure._suptitle.get_window_extent()
     assert box.x1 <= figure.bbox.x1
     assert box.y1 <= figure.bbox.y1
+
+
+def test_groups_of_initial_weights_have_a_figure_each(tmp_path: Path) -> None:
+    data = pd.DataFrame({"group": ["no training", "from scratch", "pre-trained on x"], "value": [0, 1, 2]})
+    found = [(group, part["value"].tolist(), stem.name) for group, part, stem in by_group(data, tmp_path / "a")]
+    assert found == [("from scratch", [0, 1], "a-from-scratch"), ("pre-trained on x", [0, 2], "a-pre-trained-on-x")]
+    found = [(group, part["value"].tolist(), stem.name) for group, part, stem in by_group(data[:2], tmp_path / "a")]
+    assert found == [("from scratch", [0, 1], "a")]
+    assert [group for group, _, _ in by_group(data[:1], tmp_path / "a")] == ["no training"]
