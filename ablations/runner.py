@@ -25,6 +25,7 @@ from msinet.models import build_model, load_weights
 from msinet.progress import bar
 from msinet.search import SearchRecipe, check_sides, read_genotype, search, search_line
 from msinet.search.run import GENOTYPE
+from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.run import How, Record, file_hash, run
 
 #: Suffixes under which pre-trained weights are looked for.
@@ -293,6 +294,7 @@ def _one(
     whole = folder / "record.json"
     if whole.exists():  # killed between the end of the run and its publication
         record: Record = json.loads(whole.read_text(encoding="utf-8"))
+        remove_checkpoints(folder)
     elif isinstance(experiment.recipe, SearchRecipe):
         record = search(
             folder, model=experiment.model, options=dict(experiment.options), source=plan.datasets[experiment.source],

@@ -16,6 +16,7 @@ PRINTS = {"msmt17": "aaa", "market1501": "bbb", "veri776": "ccc", "vehicleid": "
 OTHERS = {
     "optimizer": "adam", "init": "pretrained", "steps_per_epoch": 7, "options": (("ratio", 2),),
     "source": "veri776", "target": "vehicleid", "alignment": "unified", "alignment_grid": "partner",
+    "precision": "bf16",
 }  # fmt: skip
 #: With spatial alignment, whose settings name a run only where there is some.
 ALIGNED = replace(EXPERIMENT, recipe=Recipe(alignment="separated"))
