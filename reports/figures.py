@@ -226,9 +226,11 @@ def draw_training(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
 
 
 def add_title(figure: Figure, title: str) -> None:
-    """A title on the left, in as many lines as the figure's width asks for."""
+    """A title on the left, in as many lines as the width asks for; a figure with a layout engine grows by them."""
     width = int(14.5 * figure.get_figwidth())  # characters of this size to an inch
     lines = [line for part in title.splitlines() for line in textwrap.wrap(part, width)]
+    if figure.get_layout_engine():
+        figure.set_figheight(figure.get_figheight() + 0.16 * (len(lines) - 1))
     # A layout engine finds the place, unless it is told one.
     top = {} if figure.get_layout_engine() else {"y": 1 - 0.06 / figure.get_figheight(), "va": "top"}
     figure.suptitle("\n".join(lines), x=0.01, ha="left", **top)
