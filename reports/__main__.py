@@ -135,20 +135,31 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Figure1:
-    """Activation maps of networks on the same images, and how far they push the nearest negatives away."""
+class Picture:
+    """What networks see and find, drawn from finished runs."""
 
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
-    images: int = 8
+    images: int = 1
     """queries to show, evenly spaced through the set"""
     out: Path | None = None
     """folder for the files; by default figures/ in the store"""
     how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
 
     def __call__(self) -> int:
-        """Draw and write both halves."""
+        """Draw and write it."""
         print("written: " + ", ".join(map(str, self.draw())))
         return 0
+
+    def draw(self) -> list[Path]:
+        """The files that were written."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Figure1(Picture):
+    """Activation maps of networks on the same images, and how far they push the nearest negatives away."""
+
+    images: int = 8
 
     def draw(self) -> list[Path]:
         """The files that were written."""
@@ -169,20 +180,10 @@ class Figure1:
 
 
 @dataclass(frozen=True)
-class Figure4:
+class Figure4(Picture):
     """Activation maps after each MSI cell of MSINet."""
 
-    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
     images: int = 5
-    """queries to show, evenly spaced through the set"""
-    out: Path | None = None
-    """folder for the files; by default figures/ in the store"""
-    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
-
-    def __call__(self) -> int:
-        """Draw and write it."""
-        print("written: " + ", ".join(map(str, self.draw())))
-        return 0
 
     def draw(self) -> list[Path]:
         """The files that were written."""
@@ -196,22 +197,12 @@ class Figure4:
 
 
 @dataclass(frozen=True)
-class Figure6:
+class Figure6(Picture):
     """Ranked lists of networks for the same queries, with distances; what is right and wrong is framed."""
 
-    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
     images: int = 3
-    """queries to show, evenly spaced through the set"""
     length: int = 15
     """images in a list"""
-    out: Path | None = None
-    """folder for the files; by default figures/ in the store"""
-    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
-
-    def __call__(self) -> int:
-        """Draw and write it."""
-        print("written: " + ", ".join(map(str, self.draw())))
-        return 0
 
     def draw(self) -> list[Path]:
         """The files that were written."""
