@@ -32,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> int:
         )
         command()
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
