@@ -13,7 +13,7 @@ from tqdm import tqdm
 from bench.cost import count
 from bench.machine import rates, traffic
 from bench.memory import in_a_fresh_process, peak_extra
-from bench.networks import REFERENCE, Run, Spec, check_forms, prepare, specs
+from bench.networks import REFERENCE, Run, Spec, check_forms, paper_costs, prepare, specs
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
 from msinet.io import write_json, write_text
@@ -189,16 +189,46 @@ class Latency:
 
 
 def render(table: pd.DataFrame) -> str:
-    """Median milliseconds and the ratio to ResNet50 as trained, a column per batch size."""
-    shown = table.assign(
-        cell=[f"{p50:.1f} ({ratio:.2f})" for p50, ratio in zip(table["p50_ms"], table["ratio"], strict=True)],
-        model=[Spec(text).label for text in table["model"]],
-    ).pivot_table(index=["model", "form", "precision"], columns="batch", values="cell", aggfunc="first", sort=False)
+    """Median milliseconds and the ratio to ResNet50 as trained, a column per batch size, and the paper's ratio."""
+    cells = [f"{p50:.1f} ({ratio:.2f})" for p50, ratio in zip(table["p50_ms"], table["ratio"], strict=True)]
+    shown = _by_batch(table.assign(cell=cells), "cell")
+    costs = paper_costs()
+    shown["paper"] = [costs[name]["relative_time"] if name in costs else "-" for name, *_ in shown.index]
     height, width = table[["height", "width"]].iloc[0]
     return (
         f"milliseconds a batch, median (ratio to ResNet50 eager fp32 at that batch), images {height}x{width}\n"
-        + shown.to_string()
+        f"paper: its ratio to ResNet50, device, batch and precision unstated\n{_text(shown)}"
     )
+
+
+def render_throughput(table: pd.DataFrame) -> str:
+    """Images a second, a column per batch size, and the batch at which each network is fastest."""
+    shown = _by_batch(table, "images_per_second")
+    best = shown.idxmax(axis=1)
+    shown = shown.map("{:.1f}".format)
+    shown["best batch"] = best.map(str)
+    height, width = table[["height", "width"]].iloc[0]
+    return f"images a second, {height}x{width}\n{_text(shown)}"
+
+
+def render_memory(table: pd.DataFrame) -> str:
+    """MiB of the weights as trained, and at the peak of a batch beyond them, a column per batch size."""
+    table = table.assign(weights=table["weights_mib"].map("{:.1f}".format))
+    shown = _by_batch(table, "peak_mib", "weights").map("{:.0f}".format, na_action="ignore").fillna("-")
+    height, width = table[["height", "width"]].iloc[0]
+    what = "MiB: the weights as trained, and the peak of a batch beyond weights and images"
+    return f"{what}, {height}x{width}\n{_text(shown)}"
+
+
+def _by_batch(table: pd.DataFrame, values: str, *more: str) -> pd.DataFrame:
+    """A row per network, form and precision (and what else tells rows apart), a column per batch size."""
+    named = table.assign(model=[Spec(text).label for text in table["model"]])
+    return named.set_index(["model", "form", "precision", *more, "batch"])[values].unstack("batch", sort=False)
+
+
+def _text(shown: pd.DataFrame) -> str:
+    """Lines without an index that spans rows, so that each stands for itself."""
+    return shown.rename_axis(columns=None).reset_index().to_string(index=False, justify="right")
 
 
 @dataclass(frozen=True)
@@ -215,13 +245,8 @@ class Throughput(Latency):
     def __call__(self) -> None:
         """Measure, print and write."""
         table, environment = self.run()
-        table["label"] = [Spec(text).label for text in table["model"]]
-        shown = table.pivot_table(
-            index=["label", "form", "precision"], columns="batch", values="images_per_second", sort=False
-        )
-        shown["best batch"] = shown.idxmax(axis=1)
-        print(f"images a second, {self.height}x{self.width}\n" + shown.to_string(float_format="{:.1f}".format))
-        write(table.drop(columns="label"), self.out, environment)
+        print(render_throughput(table))
+        write(table, self.out, environment)
 
 
 @dataclass(frozen=True)
@@ -260,8 +285,7 @@ class Memory:
                 "peak_mib": None if extra is None else extra / 2**20,
             })  # fmt: skip
         table = pd.DataFrame(rows)
-        shown = table.assign(model=[Spec(text).label for text in table["model"]])
-        print(shown.drop(columns=["height", "width"]).to_string(index=False, float_format="{:.1f}".format))
+        print(render_memory(table))
         write(table, self.out, surroundings(device))
 
 

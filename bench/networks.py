@@ -1,10 +1,12 @@
 """What is measured: networks by name and options, in the forms in which they can be run."""
 
 import copy
+import csv
 import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import torch
@@ -24,6 +26,14 @@ LABELS = {
     "resnet50": "ResNet50", "osnet": "OSNet", "cdnet": "CDNet", "msinet": "MSINet", "msinet pam=True": "MSINet-SAM",
     "deit_small": "DeiT-S", "deit_base": "DeiT-B", "vit_base": "ViT-B",
 }  # fmt: skip
+
+
+def paper_costs() -> dict[str, dict[str, str]]:
+    """The paper's parameter counts and times relative to ResNet50, by method (Tables 2 and 6)."""
+    with files("bench").joinpath("paper_cost.csv").open(encoding="utf-8") as stream:
+        return {row["method"]: row for row in csv.DictReader(stream)}
+
+
 #: eager: as trained, in torch's default layout. channels_last: the same in the other layout. deployed: merged, and
 #: channels-last. compiled and cuda_graph: that through torch.compile, or captured. onnx: that in ONNX Runtime.
 FORMS = ("eager", "channels_last", "deployed", "compiled", "cuda_graph", "onnx")

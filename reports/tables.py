@@ -1,6 +1,5 @@
 """Tables in the paper's layout: measured values beside the paper's, from the store's records alone."""
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from ablations.experiment import Experiment
 from ablations.runner import find_weights
 from ablations.store import Store
 from ablations.table2 import PRETEXT_GROUP
+from bench.networks import paper_costs
 from msinet.data import load_dataset
 from msinet.errors import UserError
 from msinet.io import write_text
@@ -83,12 +83,6 @@ def paper_numbers() -> pd.DataFrame:
     """Every number of the paper's tables, one row per cell, with its origin (ran or cited)."""
     with files("reports").joinpath("paper.csv").open(encoding="utf-8") as stream:
         return pd.read_csv(stream)
-
-
-def paper_costs() -> dict[str, dict[str, str]]:
-    """The paper's parameter counts and relative inference times by method."""
-    with files("reports").joinpath("paper_cost.csv").open(encoding="utf-8") as stream:
-        return {row["method"]: row for row in csv.DictReader(stream)}
 
 
 def build_table(catalogue: Catalogue, request: Request) -> Table:

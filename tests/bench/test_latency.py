@@ -12,9 +12,9 @@ import torch
 
 from bench import latency, retrieval
 from bench.__main__ import main
-from bench.latency import LEAST, WARM_UP, race
+from bench.latency import LEAST, WARM_UP, race, render, render_memory, render_throughput
 from bench.memory import in_a_fresh_process, peak_extra
-from bench.networks import FORMS, Spec, check_forms, prepare, specs
+from bench.networks import FORMS, Spec, check_forms, paper_costs, prepare, specs
 from msinet.errors import UserError
 
 SMALL = ["--height", "32", "--width", "32"]
@@ -89,6 +89,41 @@ def test_ratios_are_to_resnet50_of_the_same_race(tmp_path: Path) -> None:
     assert table.loc["eager", "ratio"] == 1
     assert (table["ratio_same"] == 1).all()
     np.testing.assert_allclose(table["ratio"], table["p50_ms"] / table.loc["eager", "p50_ms"], rtol=1e-4)
+
+
+def made(**columns: object) -> pd.DataFrame:
+    """Rows as a command of bench writes them, for two networks and two batch sizes."""
+    pairs = [(model, batch) for model in ("resnet50", "msinet pam=True") for batch in (1, 32)]
+    rows = pd.DataFrame(pairs, columns=["model", "batch"]).assign(form="eager", precision="fp32", height=64, width=32)
+    return rows.assign(**columns)
+
+
+def words_of(text: str) -> list[list[str]]:
+    """Words of the lines under the header."""
+    lines = [line.split() for line in text.splitlines()]
+    return lines[next(i for i, line in enumerate(lines) if line[0] == "model") + 1 :]
+
+
+def test_a_latency_stands_beside_its_ratio_and_the_papers() -> None:
+    table = made(p50_ms=[10.0, 200.0, 7.0, 50.0], ratio=[1, 1, 0.7, 0.25])
+    assert words_of(render(table)) == [
+        ["ResNet50", "eager", "fp32", "10.0", "(1.00)", "200.0", "(1.00)", "1.00"],
+        ["MSINet-SAM", "eager", "fp32", "7.0", "(0.70)", "50.0", "(0.25)", "0.71"],
+    ]
+    table["model"] = table["model"].replace({"msinet pam=True": "msinet ratio=2"})
+    assert words_of(render(table))[1][-1] == "-"  # the paper has none of these
+
+
+def test_throughput_by_batch() -> None:
+    table = made(images_per_second=[30.0, 20.0, 8.0, 64.0])
+    assert [line[3:] for line in words_of(render_throughput(table))] == [["30.0", "20.0", "1"], ["8.0", "64.0", "32"]]
+
+
+def test_memory_by_batch_and_without_linux() -> None:
+    table = made(weights_mib=[90.0, 90.0, 9.13, 9.13], peak_mib=[4, None, 3, 88])
+    assert [line[3:] for line in words_of(render_memory(table))] == [["90.0", "4", "-"], ["9.1", "3", "88"]]
+    nothing = words_of(render_memory(table.assign(peak_mib=None)))
+    assert [line[3:] for line in nothing] == [["90.0", "-", "-"], ["9.1", "-", "-"]]
 
 
 def test_throughput_names_the_best_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,3 +226,10 @@ def test_ranking_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         table["seconds"].iloc[0] / table["product_seconds"].iloc[0], rel=1e-4
     )
     assert "times as fast as with dense matrices" in capsys.readouterr().out
+
+
+def test_the_papers_costs() -> None:
+    costs = paper_costs()
+    assert len(costs) == 8
+    assert (costs["MSINet"]["parameters_millions"], costs["MSINet"]["relative_time"]) == ("2.3", "0.71")
+    assert (costs["ResNet50"]["parameters_millions"], costs["ResNet50"]["approximate"]) == ("24", "yes")

@@ -36,7 +36,6 @@ from reports.tables import (
     build_table,
     grid,
     marked,
-    paper_costs,
     paper_numbers,
     write_table,
 )
@@ -136,13 +135,6 @@ def test_spots_of_the_papers_numbers(
     numbers = paper_numbers().set_index(["table", "method", "init", "task"])
     row = numbers.loc[(table, method, init, task)]
     assert (row["v1"], row["v2"], row["origin"]) == (first, second, origin)
-
-
-def test_the_papers_costs() -> None:
-    costs = paper_costs()
-    assert len(costs) == 8
-    assert (costs["MSINet"]["parameters_millions"], costs["MSINet"]["relative_time"]) == ("2.3", "0.71")
-    assert (costs["ResNet50"]["parameters_millions"], costs["ResNet50"]["approximate"]) == ("24", "yes")
 
 
 # What a table shows
