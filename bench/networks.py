@@ -26,14 +26,6 @@ LABELS = {
     "resnet50": "ResNet50", "osnet": "OSNet", "cdnet": "CDNet", "msinet": "MSINet", "msinet pam=True": "MSINet-SAM",
     "deit_small": "DeiT-S", "deit_base": "DeiT-B", "vit_base": "ViT-B",
 }  # fmt: skip
-
-
-def paper_costs() -> dict[str, dict[str, str]]:
-    """The paper's parameter counts and times relative to ResNet50, by method (Tables 2 and 6)."""
-    with files("bench").joinpath("paper_cost.csv").open(encoding="utf-8") as stream:
-        return {row["method"]: row for row in csv.DictReader(stream)}
-
-
 #: eager: as trained, in torch's default layout. channels_last: the same in the other layout. deployed: merged, and
 #: channels-last. compiled and cuda_graph: that through torch.compile, or captured. onnx: that in ONNX Runtime.
 FORMS = ("eager", "channels_last", "deployed", "compiled", "cuda_graph", "onnx")
@@ -75,6 +67,12 @@ def specs(words: tuple[str, ...], default: tuple[str, ...] = ALL) -> list[Spec]:
             raise UserError("a network needs a name, such as msinet")
         split_name(spec.text.split()[0])
     return found
+
+
+def paper_costs() -> dict[str, dict[str, str]]:
+    """The paper's parameter counts and times relative to ResNet50, by method (Tables 2 and 6)."""
+    with files("bench").joinpath("paper_cost.csv").open(encoding="utf-8") as stream:
+        return {row["method"]: row for row in csv.DictReader(stream)}
 
 
 def check_forms(forms: tuple[str, ...], precisions: tuple[str, ...], device: torch.device) -> None:
