@@ -27,6 +27,7 @@ from ablations.sweep import STUDIES, sweep
 from ablations.worker import Worker, jobs, perform, worker_lines
 from ablations.world import prepare
 from msinet.errors import UserError
+from msinet.io import file_errors
 from msinet.training.run import How
 
 #: Between two looks at the growing table: rendering it starts a process, which short runs would feel.
@@ -261,7 +262,8 @@ def main(args: Sequence[str] | None = None) -> int:
             | Annotated[Proxy, tyro.conf.subcommand("proxy")],
             prog="python -m ablations", description="The experiments behind every table and figure.", args=args,
         )  # fmt: skip
-        return command()
+        with file_errors():
+            return command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

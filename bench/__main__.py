@@ -12,6 +12,7 @@ import tyro
 
 from bench import cost, latency, retrieval
 from msinet.errors import UserError
+from msinet.io import file_errors
 
 #: One row per command; the fields and docstring of its class are its command line.
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
@@ -30,7 +31,8 @@ def main(args: Sequence[str] | None = None) -> int:
         command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="python -m bench", description="Measure what networks cost.", args=args
         )
-        command()
+        with file_errors():
+            command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

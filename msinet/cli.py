@@ -22,7 +22,7 @@ from msinet.data.world import SIZES, Size, read_world, render
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError, WeightsError, unknown_name
 from msinet.export import export_onnx, need_onnx
-from msinet.io import atomic_path, write_json
+from msinet.io import atomic_path, file_errors, write_json
 from msinet.models import MODELS, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS
@@ -413,7 +413,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     try:
         distributed.start()
-        with nullcontext() if distributed.leads() else redirect_stdout(StringIO()):
+        with file_errors(), nullcontext() if distributed.leads() else redirect_stdout(StringIO()):
             status = _run(words)
         distributed.stop()
         return status

@@ -90,6 +90,22 @@ def _refusal(path: StrPath, target: Path, error: OSError) -> UserError:
     return UserError(f"cannot write {path}: {error.strerror or error} ({free}); {remedy}")
 
 
+@contextlib.contextmanager
+def file_errors() -> Iterator[None]:
+    """Around a whole command: what the operating system says of a file is for the user, and not a fault of the code.
+
+    Raises:
+        UserError: in the place of an `OSError` that names a file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        remedy = REMEDIES.get(error.errno or 0, "check the path")
+        raise UserError(f"cannot use {error.filename}: {error.strerror}; {remedy}") from error
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -19,7 +19,7 @@ from ablations.store import Store
 from ablations.sweep import summary_path
 from msinet.data import Dataset
 from msinet.errors import UserError
-from msinet.io import write_text
+from msinet.io import file_errors, write_text
 from msinet.models.msinet import SEARCHED
 from msinet.progress import bar
 from msinet.training.run import How
@@ -538,7 +538,8 @@ def main(args: Sequence[str] | None = None) -> int:
             description="Tables and figures from finished runs.",
             args=args,
         )
-        return command()
+        with file_errors():
+            return command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -26,6 +26,7 @@ CHILD = """
 import os, signal, sys
 import ablations.__main__ as commands
 from msinet.training import loop
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where pytest runs in the background it is ignored
 sys.stdout = sys.stderr = open(log, "a", buffering=1)
 loop.CHECKPOINT_SECONDS = 0
 commands.show = lambda *_, **__: 0

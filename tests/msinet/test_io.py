@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from msinet.errors import UserError
-from msinet.io import atomic_path, write_json, write_text
+from msinet.io import atomic_path, file_errors, write_json, write_text
 
 
 def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -155,3 +155,10 @@ def test_json_is_strict_and_readable(tmp_path: Path) -> None:
             write_json(path, bad)
     assert json.loads(path.read_text())["b"] == [1, None]
     assert names(tmp_path) == ["a.json"]
+
+
+def test_what_the_system_says_of_a_file_is_for_the_user(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"cannot use {tmp_path}: Is a directory"), file_errors():
+        tmp_path.read_text()
+    with pytest.raises(OSError, match="nobody's file"), file_errors():
+        raise OSError(errno.EIO, "nobody's file")
