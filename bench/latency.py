@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,8 @@ def write(table: pd.DataFrame, out: Path, environment: Mapping[str, object]) -> 
 
 def surroundings(device: torch.device, **more: object) -> dict[str, object]:
     """What a measurement depends on beside the code that is measured."""
-    return {**describe(device), "cpu_mhz": _clock(), **more}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**describe(device), "cpu_mhz": _clock(), "measured": now, **more}
 
 
 def _clock() -> float | None:

@@ -188,8 +188,13 @@ class Ranking:
                 seconds, extra = stream(self.disk, self.disk_queries, self.dim, Path(folder))
             rows.append(_row(f"10 nearest of {self.disk_queries} queries, {self.disk:,} on disk", seconds, extra))
         table = pd.DataFrame(rows)
-        print(table.to_string(index=False, na_rep="-", float_format="{:.2f}".format))
+        print(render(table))
         write(table, self.out, surroundings(torch.device("cpu"), dim=self.dim, rounds=self.rounds))
+
+
+def render(table: pd.DataFrame) -> str:
+    """A line per piece of work: seconds, those of the bare product and the ratio where there is one, extra memory."""
+    return table.to_string(index=False, na_rep="-", float_format="{:.2f}".format)
 
 
 def _row(

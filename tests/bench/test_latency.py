@@ -78,7 +78,7 @@ def test_latency_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (table["p50_ms"] <= table["p99_ms"]).all()
     np.testing.assert_allclose(table["images_per_second"], 1e3 * table["batch"] / table["p50_ms"], rtol=1e-4)
     environment = json.loads((tmp_path / "a.json").read_text())
-    assert {"torch", "cpu", "threads", "allocator", "device", "cpu_mhz", "code"} <= set(environment)
+    assert {"torch", "cpu", "threads", "allocator", "device", "cpu_mhz", "code", "measured"} <= set(environment)
     assert "images 32x32" in capsys.readouterr().out
 
 
