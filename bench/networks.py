@@ -127,7 +127,10 @@ def prepare(
         network = network.to(memory_format=torch.channels_last)
     forward: Callable[[Tensor], Any] = network
     if form == "compiled":
-        forward = torch.compile(network)
+        # Networks share the code of their outermost layers, which torch compiles eight times and no more; a contender
+        # beyond that would run as it is without a word. Sizes are fixed: the next batch size is another contender.
+        torch._dynamo.config.recompile_limit = 1000
+        forward = torch.compile(network, fullgraph=True, dynamic=False)
     if form == "cuda_graph":
         return _captured(network, images, precision)
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -166,6 +167,23 @@ def test_forms_give_the_same_features_and_leave_the_network_alone(form: str, pre
     assert isinstance(found, torch.Tensor)
     tolerance = 1e-4 if precision == "fp32" else 0.1
     torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+
+
+@pytest.mark.slow
+def test_every_compiled_contender_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[tuple[int, ...]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
+        compiled.append(tuple(next(i for i in inputs if i.shape[1:] == (3, 32, 32)).shape))
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)  # torch's own, put back at the end
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    network = Spec("resnet50_x0_25").build(5, (32, 32))
+    for batch in range(1, 10):
+        prepare(network, "compiled", "fp32", batch, (32, 32), torch.device("cpu"))()
+    assert compiled == [(batch, 3, 32, 32) for batch in range(1, 10)]
 
 
 @pytest.mark.parametrize(
