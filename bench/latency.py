@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from bench.cost import count
 from bench.machine import rates, traffic
-from bench.memory import in_a_fresh_process, peak_extra
+from bench.memory import EXACT, in_a_fresh_process, peak_extra
 from bench.networks import REFERENCE, Run, Spec, check_forms, paper_costs, prepare, specs
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
@@ -280,7 +280,9 @@ class Memory:
         cases = [(spec, form, batch) for spec in specs(self.models) for form in self.forms for batch in self.batches]
         rows = []
         for spec, form, batch in tqdm(cases, desc="memory"):
-            extra, weights = in_a_fresh_process(_one_batch, spec, form, self.precision, batch, image, str(device))
+            extra, weights = in_a_fresh_process(
+                _one_batch, spec, form, self.precision, batch, image, str(device), tunables=EXACT
+            )
             rows.append({
                 "model": spec.text, "form": form, "precision": self.precision, "batch": batch, "height": image[0],
                 "width": image[1], "weights_mib": weights / 2**20,
@@ -288,7 +290,7 @@ class Memory:
             })  # fmt: skip
         table = pd.DataFrame(rows)
         print(render_memory(table))
-        write(table, self.out, surroundings(device))
+        write(table, self.out, surroundings(device, allocator=EXACT))
 
 
 def _one_batch(

@@ -26,7 +26,9 @@ Mapped = np.memmap[Any, Any]
 Block = NDArray[Any]  # such rows of several queries
 Row = NDArray[Any]  # float similarities of one query, padded with -inf to whole tiles
 
-CHUNK_BYTES = 16 << 20  # similarities held at once: large enough for the matmul, small enough for the cache
+CHUNK_BYTES = 20 << 20  # similarities held at once: few enough to be still in a cache when they are looked at,
+QUERIES = 256  # but so many queries, as a product with fewer is slow,
+MOST_BYTES = 128 << 20  # and no more than this for it
 WORDS = 255  # 64-bit words of booleans that can be added up before one of the 8 bytes overflows
 SLAB_BYTES = 64 << 20  # of a gallery on disk
 TILE = 2 * 8 * WORDS  # columns come in multiples of this; below it NumPy's broadcast comparison is slow
@@ -44,7 +46,7 @@ def evaluate(
     query_cameras: Labels | None = None,
     gallery_cameras: Labels | None = None,
     max_rank: int = 50,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> Retrieval:
     """CMC, average precision and inverse negative penalty of every query (SPEC A.9).
 
@@ -62,7 +64,8 @@ def evaluate(
         query_cameras: (Q,) integers, given together with `gallery_cameras` or not at all.
         gallery_cameras: (G,) integers.
         max_rank: length of the CMC curve, at least 1; past the gallery's end it keeps its last value.
-        chunk_bytes: memory for one block of similarities; at least one query is taken at a time.
+        chunk_bytes: memory for one block of similarities, of which at least one query is taken at a time; None:
+            20 MiB, or what 256 queries need up to 128 MiB.
 
     Raises:
         UserError: arguments that do not fit together: shapes, types, lengths, only one camera array.
@@ -215,7 +218,7 @@ def top_k(
     gallery_ids: Labels | None = None,
     query_cameras: Labels | None = None,
     gallery_cameras: Labels | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> tuple[Indices, NDArray[np.float64]]:
     """The k nearest gallery items of every query, nearest first, ties in gallery order.
 
@@ -294,7 +297,7 @@ def _sum(true: NDArray[np.bool_]) -> Indices:
 
 
 @torch.no_grad()
-def _blocks(query: Tensor, gallery: Tensor | Mapped, chunk_bytes: int) -> Iterator[tuple[int, Block]]:
+def _blocks(query: Tensor, gallery: Tensor | Mapped, chunk_bytes: int | None) -> Iterator[tuple[int, Block]]:
     """Similarities of so many queries as fit, with the number of the first: (r, whole tiles), padded with -inf.
 
     The block is the caller's to change, until the next one.
@@ -306,7 +309,10 @@ def _blocks(query: Tensor, gallery: Tensor | Mapped, chunk_bytes: int) -> Iterat
     divide = bool(np.abs(lengths - 1).max() > 4 * torch.finfo(query.dtype).eps)
     scale = torch.from_numpy(lengths).to(query.dtype)
     width = _whole_tiles(columns)
-    rows = max(1, min(len(query), chunk_bytes // (width * query.element_size())))
+    row_bytes = width * query.element_size()
+    if chunk_bytes is None:
+        chunk_bytes = min(max(CHUNK_BYTES, QUERIES * row_bytes), MOST_BYTES)
+    rows = max(1, min(len(query), chunk_bytes // row_bytes))
     similarities = torch.full((rows, width), -torch.inf, dtype=query.dtype)
     for start in range(0, len(query), rows):
         chunk = query[start : start + rows]
