@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from bench.latency import race, surroundings, write
-from bench.memory import in_a_fresh_process, peak_extra
+from bench.memory import EXACT, in_a_fresh_process, peak_extra
 from msinet.errors import UserError, unknown_name
 from msinet.retrieval import evaluate, rerank, top_k
 
@@ -95,48 +95,53 @@ def dense_rerank(query: torch.Tensor, gallery: torch.Tensor, k1: int = 20, k2: i
     return result
 
 
-def _fresh(size: tuple[int, int, int, int], dim: int, work: str) -> tuple[int | None, float]:
-    """Bytes that a piece of work takes at its peak, and its seconds, in a fresh process."""
-    features = made_up(*size, dim)
-    torch.mm(features.query[:64], features.gallery[:64].T)  # libraries are loaded
+def _once(work: Callable[[], object]) -> tuple[int | None, float]:
+    """Bytes that a piece of work takes at its peak, and its seconds."""
     seconds = 0.0
 
     def run() -> None:
         nonlocal seconds
         began = time.perf_counter()
-        if work == "dense":
-            dense_rerank(features.query, features.gallery)
-        elif work == "sparse":
-            rerank(features.query, features.gallery)
-        else:
-            evaluate(features.query, features.gallery, **features.labels)  # type: ignore[arg-type]
+        work()
         seconds = time.perf_counter() - began
 
     return peak_extra(run), seconds
 
 
-def stream(items: int, queries: int, dim: int, folder: Path) -> tuple[float, int | None]:
-    """Seconds and bytes at the peak for the ten nearest of each query in a gallery on disk, written first."""
+def _at_size(size: tuple[int, int, int, int], dim: int, work: str) -> tuple[int | None, float]:
+    """`_once` for ranking or re-ranking features of that size. Runs in a fresh process."""
+    features = made_up(*size, dim)
+    torch.mm(features.query[:64], features.gallery[:64].T)  # libraries are loaded
+    works: dict[str, Callable[[], object]] = {
+        "ranking": lambda: evaluate(features.query, features.gallery, **features.labels),  # type: ignore[arg-type]
+        "sparse": lambda: rerank(features.query, features.gallery),
+        "dense": lambda: dense_rerank(features.query, features.gallery),
+    }
+    return _once(works[work])
+
+
+def write_gallery(path: Path, items: int, dim: int) -> None:
+    """Random float32 rows as .npy, a part at a time."""
     rng = np.random.default_rng(0)
-    path = folder / "gallery.npy"
     mapped = np.lib.format.open_memmap(path, "w+", np.float32, (items, dim))
     for start in range(0, items, 100_000):
         rows = rng.standard_normal((min(100_000, items - start), dim), np.float32)
         mapped[start : start + len(rows)] = rows
     mapped.flush()
-    del mapped
+
+
+def _on_disk(path: Path, queries: int) -> tuple[int | None, float]:
+    """`_once` for the ten nearest of so many queries in a gallery on disk. Runs in a fresh process."""
     gallery = np.load(path, mmap_mode="r")
-    query = rng.standard_normal((queries, dim), np.float32)
-    seconds = 0.0
+    query = np.random.default_rng(1).standard_normal((queries, gallery.shape[1]), np.float32)
+    torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # libraries are loaded
+    return _once(lambda: top_k(query, gallery, 10, chunk_bytes=STREAM_BYTES))
 
-    def run() -> None:
-        nonlocal seconds
-        began = time.perf_counter()
-        top_k(query, gallery, 10, chunk_bytes=STREAM_BYTES)
-        seconds = time.perf_counter() - began
 
-    extra = peak_extra(run)
-    return seconds, extra
+def memory_and_time(work: Callable[..., tuple[int | None, float]], *arguments: object) -> tuple[int | None, float]:
+    """Bytes and seconds of `work`, each of a process in which glibc is set for what is measured."""
+    extra, _ = in_a_fresh_process(work, *arguments, tunables=EXACT)
+    return extra, in_a_fresh_process(work, *arguments)[1]
 
 
 @dataclass(frozen=True)
@@ -172,20 +177,22 @@ class Ranking:
             times = race(
                 ranking(made_up(*SIZES[name], self.dim)), rounds=self.rounds, seconds=60.0, finish=lambda: None
             )
-            extra, _ = in_a_fresh_process(_fresh, SIZES[name], self.dim, "ranking")
+            extra, _ = in_a_fresh_process(_at_size, SIZES[name], self.dim, "ranking", tunables=EXACT)
             product, ours = times["product"].p50, times["ranking"].p50
             rows.append(_row(f"CMC + mAP, {name}", ours, extra, product=product, ratio=ours / product))
         if self.rerank:
-            extra, seconds = in_a_fresh_process(_fresh, SIZES["market1501"], self.dim, "sparse")
+            extra, seconds = memory_and_time(_at_size, SIZES["market1501"], self.dim, "sparse")
             rows.append(_row("re-ranking, market1501", seconds, extra))
         if self.dense:
-            extra, dense = in_a_fresh_process(_fresh, SIZES["market1501"], self.dim, "dense")
+            extra, dense = memory_and_time(_at_size, SIZES["market1501"], self.dim, "dense")
             rows.append(_row("the same with dense matrices", dense, extra))
             if self.rerank:
                 print(f"re-ranking is {dense / seconds:.1f} times as fast as with dense matrices")
         if self.disk:
             with tempfile.TemporaryDirectory() as folder:
-                seconds, extra = stream(self.disk, self.disk_queries, self.dim, Path(folder))
+                path = Path(folder) / "gallery.npy"
+                write_gallery(path, self.disk, self.dim)
+                extra, seconds = memory_and_time(_on_disk, path, self.disk_queries)
             rows.append(_row(f"10 nearest of {self.disk_queries} queries, {self.disk:,} on disk", seconds, extra))
         table = pd.DataFrame(rows)
         print(render(table))

@@ -236,7 +236,7 @@ def test_the_dense_reference_is_the_same_algorithm() -> None:
 def test_ranking_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(retrieval, "SIZES", {"market1501": (30, 200, 10, 3)})
     # Three processes would import torch for as many numbers that nobody looks at.
-    monkeypatch.setattr(retrieval, "in_a_fresh_process", lambda work, *arguments: work(*arguments))
+    monkeypatch.setattr(retrieval, "in_a_fresh_process", lambda work, *arguments, **_: work(*arguments))
     words = ["retrieval", "--sizes", "market1501", "--dense", "--disk", "1500", "--disk-queries", "7", "--dim", "32"]
     assert main([*words, "--out", str(tmp_path / "a.csv")]) == 0
     table = pd.read_csv(tmp_path / "a.csv")
