@@ -399,8 +399,8 @@ def comparisons(
     """Every row's difference to the baseline row, paired by seed: mean, 95 % confidence interval, paired t-test.
 
     A row named NETWORK|VARIANT is compared with the baseline's variant of its own network. p values are Holm's over
-    the rows of a column. Runs of one row and seed (random genotypes) count as their mean. With a single seed there is
-    no spread, and the line says so.
+    the rows of a column. Runs of one row and seed (random genotypes) count as their mean. A single seed has no
+    spread: its differences stand in one line, which says so.
     """
     lines = []
     for group in dict.fromkeys(row.group for row in rows):
@@ -414,13 +414,17 @@ def comparisons(
             others = [label for label, base in bases.items() if base in values and base != label]
             found = [paired(values[label] - values[bases[label]]) for label in others]
             adjusted = holm([difference.p for difference in found])
+            alone: dict[str, list[str]] = {}  # differences of a single seed, by the row that they are to
             for label, d, p in zip(others, found, adjusted, strict=True):
                 if d.count < 2:
-                    spread = "; one seed, so no spread is known"
-                else:
-                    verdict = "differs" if p < LEVEL else "within the noise"
-                    spread = f" [{d.low:+.1f}, {d.high:+.1f}], p {p:.3f} over {d.count} seeds: {verdict}"
-                lines.append(f"{group}, {column} {metric}, {label} minus {bases[label]}: {d.mean:+.1f}{spread}.")
+                    alone.setdefault(bases[label], []).append(f"{label} {d.mean:+.1f}")
+                    continue
+                verdict = "differs" if p < LEVEL else "within the noise"
+                spread = f"[{d.low:+.1f}, {d.high:+.1f}], p {p:.3f} over {d.count} seeds: {verdict}"
+                lines.append(f"{group}, {column} {metric}, {label} minus {bases[label]}: {d.mean:+.1f} {spread}.")
+            for base, each in alone.items():
+                shown = f"{group}, {column} {metric}, differences to {base}: {'; '.join(each)}"
+                lines.append(f"{shown}. One seed, so no spread is known.")
     if any("seeds:" in line for line in lines):
         lines.append(
             "Brackets: 95 % confidence interval; p: paired t-test by seed, adjusted after Holm within a column."

@@ -34,6 +34,7 @@ from reports.tables import (
     as_text,
     brief,
     build_table,
+    comparisons,
     grid,
     marked,
     paper_numbers,
@@ -318,14 +319,18 @@ def row(values: list[float], seeds: int = 1, paper: float | None = None) -> Plac
     return Place({"mAP": (mean, 0.0)}, len(values), seeds, {} if paper is None else {"mAP": paper}, "ran", ids)
 
 
-def marks_of(*rows: list[float], papers: tuple[float | None, ...] = ()) -> tuple[list[str], list[str]]:
-    """The marks of one column, one row a list of values by seed."""
-    found = [row(values, len(values), papers[i] if papers else None) for i, values in enumerate(rows)]
-    frame = pd.DataFrame(
+def records(*rows: list[float]) -> pd.DataFrame:
+    """The runs behind such places."""
+    return pd.DataFrame(
         [{"run_id": f"{value}-{seed}", "seed": seed, "mAP": value / 100} for values in rows for seed, value in
          enumerate(values)]
     ).drop_duplicates("run_id").set_index("run_id")  # fmt: skip
-    table = marked([Row("g", str(i), {"M": place}, None, None) for i, place in enumerate(found)], frame)
+
+
+def marks_of(*rows: list[float], papers: tuple[float | None, ...] = ()) -> tuple[list[str], list[str]]:
+    """The marks of one column, one row a list of values by seed."""
+    found = [row(values, len(values), papers[i] if papers else None) for i, values in enumerate(rows)]
+    table = marked([Row("g", str(i), {"M": place}, None, None) for i, place in enumerate(found)], records(*rows))
     places = [one.places["M"] for one in table]
     return [place.marks.get("mAP", "") for place in places], [place.paper_marks.get("mAP", "") for place in places]
 
@@ -353,6 +358,24 @@ def test_what_the_seeds_do_not_tell_from_the_best_is_marked() -> None:
     assert scipy.stats.ttest_rel([50, 51, 52], [49, 52, 50]).pvalue > 0.05
     # One seed tells nothing about noise.
     assert marks_of([50.0], [49.9], [10.0])[0] == ["*", "+", ""]
+
+
+def differences(**values: list[float]) -> list[str]:
+    rows = [Row("g", label, {"M": row(of, len(of))}, None, None) for label, of in values.items()]
+    return comparisons(rows, {"M": ("R1", "mAP")}, "base", records(*values.values()))
+
+
+def test_differences_of_a_single_seed_stand_in_one_line() -> None:
+    assert differences(base=[50.0], a=[52.5], b=[40.0]) == [
+        "g, M mAP, differences to base: a +2.5; b -10.0. One seed, so no spread is known."
+    ]
+
+
+def test_differences_of_several_seeds_have_an_interval() -> None:
+    low, high = scipy.stats.ttest_rel([53, 52, 55], [50, 51, 52]).confidence_interval(0.95)
+    line, explanation = differences(base=[50.0, 51.0, 52.0], a=[53.0, 52.0, 55.0])
+    assert line.startswith(f"g, M mAP, a minus base: +2.3 [{low:+.1f}, {high:+.1f}], p 0.073 over 3 seeds: within")
+    assert "paired t-test" in explanation
 
 
 def test_marks_look_as_their_format_allows() -> None:
