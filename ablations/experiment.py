@@ -67,9 +67,13 @@ class Experiment:
     def key(self) -> str:
         """Hash of the experiment alone.
 
-        The profile's name is not part of it: two profiles that come to the same settings share a run.
+        The profile's name is not part of it: two profiles that come to the same settings share a run. What waits for
+        a search has a key that no run has, or it would be taken for the network with the default genotype.
         """
-        return stable_hash({name: value for name, value in self.as_dict().items() if name != "profile"})
+        settings = {name: value for name, value in self.as_dict().items() if name != "profile"}
+        if self.genotype_from is not None:
+            settings["genotype_from"] = self.genotype_from.key
+        return stable_hash(settings)
 
     def run_id(self, fingerprints: dict[str, str], weights: str | None) -> str:
         """Hash of the experiment, of the data it reads and of the weights it starts from.

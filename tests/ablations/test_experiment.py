@@ -75,6 +75,16 @@ def test_what_found_a_genotype_is_no_part_of_its_training() -> None:
     assert pending != EXPERIMENT
 
 
+def test_what_waits_for_a_search_is_not_taken_for_another_run() -> None:
+    plain = replace(EXPERIMENT, options=())
+    searches = [replace(plain, model="supernet", seed=seed) for seed in (0, 1)]
+    waiting = [replace(plain, genotype_from=search) for search in searches]
+    assert len({experiment.key for experiment in (plain, *searches, *waiting)}) == 5
+    assert len({experiment.run_id(PRINTS, None) for experiment in (plain, *waiting)}) == 3
+    # The name of the profile does not matter to them either.
+    assert replace(waiting[0], genotype_from=replace(searches[0], profile="full")).key == waiting[0].key
+
+
 def test_no_two_of_these_changes_share_a_run() -> None:
     keys = {changed(level, name).key for level, name in SETTINGS}
     assert len(keys) == len(SETTINGS) > 20

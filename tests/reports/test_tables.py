@@ -15,6 +15,7 @@ import torch
 
 from ablations.calibration import CALIBRATION
 from ablations.catalogue import Request
+from ablations.discrepancies import DISCREPANCY_STUDY
 from ablations.experiment import Experiment
 from ablations.store import Store
 from ablations.table2 import PRETEXT_GROUP, TABLE2
@@ -212,6 +213,21 @@ def test_what_is_not_run_is_shown_as_not_run(store: Store) -> None:
     assert "MSINet-SAM" not in {row.label for row in table.rows if row.group == "from scratch"}
     labels = [(row.group, row.label) for row in table.rows]
     assert len(set(labels)) == len(labels) == 1 + 4 + 5
+
+
+def test_what_waits_for_its_search_does_not_show_the_papers_network(store: Store) -> None:
+    asked = request(store)
+    publish(store, experiments(asked)[0])  # the default genotype, trained from scratch
+    table = build_table(DISCREPANCY_STUDY, asked)
+    assert not any(row.places["MS"].values for row in table.rows)
+    waiting = DISCREPANCY_STUDY.cells(asked, asked.datasets)[1]
+    assert waiting.experiment.genotype_from is not None
+    found = {"genotype": "E" * 12, "agreement": 3, "skip_ratio": 0.0, "collapsed": False, "seconds_training": 1.0}
+    publish(store, waiting.experiment.genotype_from, **found)
+    publish(store, waiting.experiment.known("E" * 12), mAP=0.25)
+    table = build_table(DISCREPANCY_STUDY, asked)
+    assert [row.label for row in table.rows if row.places["MS"].values] == [waiting.row]
+    assert place(table, waiting.group, waiting.row).values["mAP"][0] == 25.0
 
 
 def test_failures_and_unfinished_runs_are_no_results(store: Store) -> None:
