@@ -51,14 +51,15 @@ VEHICLE_SIDE = {"mini": 48}
 MINI_LR = {"resnet50": 1e-3, "cdnet": 2e-3}
 
 
-#: Transformers have a recipe of their own. In mini they get the optimiser of the others, and no erasing either.
+#: Transformers have a recipe of their own. In mini they get the optimiser and the warm-up of the others, and no erasing
+#: either: with a tenth of this learning rate their features fall together and stay so (docs/tuning.md).
 TRANSFORMERS: dict[str, TransformerRecipe] = {
     "smoke": TransformerRecipe(
         height=32, width=16, identities=4, images=2, epochs=2, steps_per_epoch=3, optimizer="adam", lr=1e-3,
         warmup=1, augmentation=NoiseErasing(pad=1),
     ),
     "mini": TransformerRecipe(
-        height=64, width=32, epochs=16, steps_per_epoch=10, optimizer="adam", lr=5e-4, warmup=4,
+        height=64, width=32, epochs=16, steps_per_epoch=10, optimizer="adam", lr=4e-3, warmup=6,
         augmentation=NoiseErasing(pad=2, erase=0.0),
     ),
     "full": TransformerRecipe().with_epochs(60),
