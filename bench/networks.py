@@ -42,8 +42,11 @@ class Spec:
 
     @property
     def label(self) -> str:
-        """As the paper calls it, or the text itself."""
-        return LABELS.get(self.text, self.text)
+        """As the paper calls it, with a width other than 1 as tables tell it; or the text itself."""
+        name, *options = self.text.split()
+        family, width = split_name(name)
+        label = LABELS.get(" ".join((family, *options)))
+        return self.text if label is None else label + ("" if width == 1 else f" x{width:g}")
 
     def build(self, num_classes: int, image: tuple[int, int]) -> nn.Module:
         """The network with fresh weights.

@@ -17,6 +17,7 @@ from ablations.catalogue import Catalogue, Request
 from ablations.index import CATALOGUES, find_catalogue
 from ablations.store import Store
 from ablations.sweep import summary_path
+from ablations.table2 import NETWORKS
 from msinet.data import Dataset
 from msinet.errors import UserError
 from msinet.io import file_errors, write_text
@@ -485,9 +486,14 @@ class Build:
             data = accuracy_data(latencies, CATALOGUES["table2"], request, column, "deployed", batch)
             return draw_accuracy(data, title, stem.with_name(f"{stem.name}-{column}-cost"))
 
+        table2, command = built["table2"], page.run_command("table2", request)
+        if isinstance(table2, tables.Table) and any(row.parameters for row in table2.rows):
+            # There are results; what was timed are networks of another width.
+            timed = request.models or tuple(map(request.named, NETWORKS))
+            command = self.bench("latency", "--models", *timed, "--batches", str(batch))
         for column in ("M", "MS", "VR"):
             title = f"{column}: accuracy against latency, deployed, batch {batch}"
-            attempt(title, page.run_command("table2", request), partial(cost, column, title))
+            attempt(title, command, partial(cost, column, title))
         return drawn
 
     def measured(self, missing: list[page.Missing]) -> dict[str, pd.DataFrame]:
@@ -512,9 +518,9 @@ class Build:
         """Where a command of bench leaves its table."""
         return self.latency if name == "latency" else self.latency.with_name(f"{name}.csv")
 
-    def bench(self, name: str) -> str:
+    def bench(self, name: str, *words: str) -> str:
         """The command that measures."""
-        return shlex.join(["python", "-m", "bench", name, "--out", str(self.file(name))])
+        return shlex.join(["python", "-m", "bench", name, *words, "--out", str(self.file(name))])
 
 
 def file_name(name: str, request: Request) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ablations.catalogue import Catalogue, Request
-from bench.networks import LABELS
+from bench.networks import Spec
 from msinet.errors import UserError
 from reports.figures import STYLE, add_title, looks, write_figure
 from reports.placement import annotate
@@ -33,7 +33,7 @@ def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
     missing = {"model", "form", "precision", "batch", "p50_ms", "macs", "parameters", "map_bytes"} - set(table)
     if missing:
         raise UserError(f"{path} has no column {', '.join(sorted(missing))}; python -m bench latency writes them")
-    table["label"] = [LABELS.get(text, text) for text in table["model"]]
+    table["label"] = [Spec(text).label for text in table["model"]]
     return table, environment
 
 
@@ -71,7 +71,7 @@ def accuracy_data(
             "parameters": one["parameters"],
         })  # fmt: skip
     if not rows:
-        raise UserError(f"no network of {catalogue.name} has both a result on {column} and a latency; run the table")
+        raise UserError(f"no network of {catalogue.name} has both a result on {column} and a latency")
     return pd.DataFrame(rows)
 
 

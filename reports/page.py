@@ -31,6 +31,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from ablations.catalogue import Catalogue, Request
 from ablations.index import CATALOGUES
 from ablations.store import Store
+from ablations.sweep import summary_path
 from bench.cost import Cost, count
 from bench.networks import Spec
 from msinet.data import Dataset, load_dataset
@@ -86,8 +87,9 @@ class Figure:
 
 
 def run_command(name: str, request: Request) -> str:
-    """The command that runs a catalogue for a request."""
-    return shlex.join(["python", "-m", "ablations", "run", name, *request.as_args()])
+    """The command that runs a catalogue for a request, or the sweep whose outcome it shows."""
+    what = ["sweep", name.removeprefix("sweep_")] if name.startswith("sweep_") else ["run", name]
+    return shlex.join(["python", "-m", "ablations", *what, *request.as_args()])
 
 
 # --- Tables --------------------------------------------------------------------------------------
@@ -676,6 +678,11 @@ def build_tables(request: Request, catalogues: Iterable[Catalogue]) -> dict[str,
     """By catalogue its table, or why there is none."""
     built: dict[str, Table | str] = {}
     for catalogue in catalogues:
+        sweep = catalogue.name.removeprefix("sweep_")
+        if sweep != catalogue.name and not summary_path(request, sweep).exists():
+            # What its table could show are rows of other tables.
+            built[catalogue.name] = "the sweep was not run, or not to its end"
+            continue
         try:
             built[catalogue.name] = build_table(catalogue, request)
         except UserError as error:
