@@ -269,7 +269,7 @@ class Searches:
                 trajectory(store, str(record.name)), title, stem.with_name(f"{stem.name}-alphas-{part}")
             )
         title = f"Genotypes on {next(iter(found.values()))['source']}, profile {self.request.profile}; "
-        title += "dot: as in the paper (three of twelve by chance); dotted line: down-sampling"
+        title += "dot: as in the paper (3 of 12 by chance); dotted: down-sampling"
         written += draw_genotypes(genotypes, title, stem.with_name(f"{stem.name}-genotypes"))
         return written
 

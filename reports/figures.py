@@ -225,10 +225,15 @@ def draw_training(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         return write_figure(figure, data, stem)
 
 
+def title_lines(title: str, inches: float) -> list[str]:
+    """The lines that a title takes in a figure of that width."""
+    width = int(14.5 * inches)  # characters of this size to an inch
+    return [line for part in title.splitlines() for line in textwrap.wrap(part, width)]
+
+
 def add_title(figure: Figure, title: str) -> None:
     """A title on the left, in as many lines as the width asks for; a figure with a layout engine grows by them."""
-    width = int(14.5 * figure.get_figwidth())  # characters of this size to an inch
-    lines = [line for part in title.splitlines() for line in textwrap.wrap(part, width)]
+    lines = title_lines(title, figure.get_figwidth())
     if figure.get_layout_engine():
         figure.set_figheight(figure.get_figheight() + 0.16 * (len(lines) - 1))
     # A layout engine finds the place, unless it is told one.
@@ -237,25 +242,29 @@ def add_title(figure: Figure, title: str) -> None:
 
 
 def image_grid(
-    tall: int, wide: int, size: tuple[int, int], *, left: float, top: float, right: float = 0.05, below: float = 0.0,
-    side: float = 0.78,
+    tall: int, wide: int, size: tuple[int, int], title: str, *, left: float, top: float, right: float = 0.05,
+    below: float = 0.0, side: float = 0.78,
 ) -> tuple[Figure, list[list[Axes]], Axes]:  # fmt: skip
-    """A figure of images of one size without gaps between them: the figure, its axes by row, and axes for a bar.
+    """A figure of images of one size without gaps between them, with a title: it, its axes by row, axes for a bar.
 
     Args:
         tall: rows.
         wide: images in a row.
         size: (height, width) of an image, of which only the ratio counts.
+        title: of the figure.
         left: inches beside the images for labels.
-        top: inches above them for the title and labels.
+        top: inches above them for a title of one line and labels.
         right: inches beside them; room for a colour bar from 0.3 on.
         below: inches under every row for captions.
         side: inches of an image's longer side.
     """
     gap = 0.05
     height, width = side * min(1, size[0] / size[1]), side * min(1, size[1] / size[0])
-    whole = left + wide * (width + gap) + right, top + tall * (height + below + gap)
+    across = left + wide * (width + gap) + right
+    top += 0.16 * (len(title_lines(title, across)) - 1)
+    whole = across, top + tall * (height + below + gap)
     figure = plt.figure(figsize=whole)
+    add_title(figure, title)
 
     def box(x: float, y: float, w: float, h: float) -> Axes:  # inches from the top left corner
         return figure.add_axes((x / whole[0], 1 - (y + h) / whole[1], w / whole[0], h / whole[1]))
@@ -401,8 +410,11 @@ def draw_levels(data: pd.DataFrame, title: str, numbered: Numbered, stem: Path) 
             others = part[part["level"].isna()].groupby("row", sort=False)[metric].mean()
             for colour, (row, mean) in zip(COLOURS[1:], others.items(), strict=False):
                 axis.axhline(mean, color=colour, ls="--", lw=1.1)
-                axis.annotate(str(row), (1, mean), (-2, 2), xycoords=("axes fraction", "data"), ha="right",
-                              textcoords="offset points", fontsize=7, color=colour)  # fmt: skip
+                # At the end where the line through the means stays farther away.
+                side = int(abs(means.iloc[-1] - mean) > abs(means.iloc[0] - mean))
+                axis.annotate(str(row), (side, mean), (2 - 4 * side, 2), xycoords=("axes fraction", "data"),
+                              ha="right" if side else "left", textcoords="offset points", fontsize=7, color=colour,
+                              bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5})  # fmt: skip
             axis.set(xlabel=numbered.axis, ylabel=f"{metric} on {column}, %", xticks=list(means.index))
             axis.margins(x=0.06, y=0.15)
             if several:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from msinet.data import Dataset
 from msinet.data.loading import decode
-from reports.figures import COLOURS, STYLE, add_title, image_grid, write_figure
+from reports.figures import COLOURS, STYLE, image_grid, write_figure
 from reports.ranked import RankedList
 
 #: Colour, line and mark of a frame: what is right can be told from what is wrong without colours.
@@ -51,7 +51,7 @@ def draw_lists(
     rows = [pair for place in zip(*lists.values(), strict=True) for pair in zip(lists, place, strict=True)]
     longest = max(len(one.gallery) for _, one in rows)
     with mpl.rc_context(STYLE):
-        figure, axes, _ = image_grid(len(rows), 1 + longest, size, left=0.95, top=0.42, below=0.17, side=0.56)
+        figure, axes, _ = image_grid(len(rows), 1 + longest, size, title, left=0.95, top=0.42, below=0.17, side=0.56)
         for line, (network, one) in zip(axes, rows, strict=True):
             first = network == next(iter(lists))
             if first:
@@ -70,7 +70,6 @@ def draw_lists(
                 axis.set_visible(False)
         for rank, axis in enumerate(axes[0][1:], 1):
             axis.set_title(str(rank), loc="center", fontsize=7, pad=3)
-        add_title(figure, title)
         return write_figure(figure, as_frame(lists, dataset), stem)
 
 

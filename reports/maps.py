@@ -196,9 +196,10 @@ def draw_maps(seen: Seen, title: str, stem: Path, *, upright: bool) -> list[Path
     """
     lines = [("image", None), *seen.maps.items()]
     tall, wide = (len(lines), len(seen.pixels)) if upright else (len(seen.pixels), len(lines))
+    longest = max(len(line) for name, _ in lines for line in name.splitlines())
     with mpl.rc_context(STYLE):
         figure, axes, bar = image_grid(
-            tall, wide, seen.pixels[0].shape[:2], right=0.55, left=0.8 if upright else 0.05,
+            tall, wide, seen.pixels[0].shape[:2], title, right=0.55, left=0.15 + 0.065 * longest if upright else 0.05,
             top=0.3 if upright else 0.85,
         )  # fmt: skip
         for place, (name, maps) in enumerate(lines):
@@ -214,7 +215,6 @@ def draw_maps(seen: Seen, title: str, stem: Path, *, upright: bool) -> list[Path
         scale = figure.colorbar(colours, cax=bar, ticks=[0, 1])
         scale.ax.set_yticklabels(["low", "high"])
         scale.ax.spines[:].set_visible(False)
-        add_title(figure, title)
         return write_figure(figure, as_frame(seen), stem)
 
 

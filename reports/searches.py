@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
 
 from ablations.catalogue import Catalogue, Request
 from ablations.store import Store
@@ -91,6 +92,8 @@ def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         mean = data.groupby("epoch")["entropy"].mean()
         below.plot(mean.index, mean, color="black", lw=1.6)
         below.set(xlabel="epoch of the search", ylabel="entropy", xlim=(mean.index.min(), mean.index.max()))
+        for axis in figure.axes:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.set_title("entropy of the mixtures, 1: undecided (grey: each, black: their mean)", fontsize=7.5)
         below.grid(axis="y")
         handles = [Line2D([], [], color=colour, ls=line, label=f"{letter}: {name}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -18,7 +19,18 @@ from ablations.table2 import TABLE2
 from msinet.errors import UserError
 from msinet.training.run import write_csv
 from reports.__main__ import main
-from reports.figures import NUMBERED, by_group, curve_data, draw_curves, draw_levels, draw_rows, looks, training_data
+from reports.figures import (
+    NUMBERED,
+    STYLE,
+    by_group,
+    curve_data,
+    draw_curves,
+    draw_levels,
+    draw_rows,
+    image_grid,
+    looks,
+    training_data,
+)
 
 #: What every epoch tells.
 EPOCH = {"lr": 0.1, "loss": 2.0, "identity": 1.5, "triplet": 0.5, "accuracy": 0.25}
@@ -199,3 +211,13 @@ def test_groups_of_initial_weights_have_a_figure_each(tmp_path: Path) -> None:
     found = [(group, part["value"].tolist(), stem.name) for group, part, stem in by_group(data[:2], tmp_path / "a")]
     assert found == [("from scratch", [0, 1], "a")]
     assert [group for group, _, _ in by_group(data[:1], tmp_path / "a")] == ["no training"]
+
+
+def test_a_long_title_of_an_image_grid_pushes_the_images_down() -> None:
+    with mpl.rc_context(STYLE):
+        for title in ("short", "a title of several lines " * 12):
+            figure, axes, _ = image_grid(2, 3, (64, 32), title, left=0.5, top=0.3)
+            figure.canvas.draw()
+            heading = figure._suptitle  # type: ignore[attr-defined]
+            assert max(axis.get_window_extent().y1 for axis in axes[0]) < heading.get_window_extent().y0
+            plt.close(figure)

@@ -3,11 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from ablations.catalogue import Request
 from ablations.index import CATALOGUES
@@ -17,7 +19,7 @@ from msinet.errors import DataError, UserError
 from msinet.models import build_model
 from msinet.training.run import How
 from reports.__main__ import main
-from reports.maps import cell_maps, energy, final_maps, look, nearest_negatives, networks, overlay
+from reports.maps import Seen, cell_maps, draw_maps, energy, final_maps, look, nearest_negatives, networks, overlay
 from reports.ranked import spread_queries
 
 
@@ -25,6 +27,21 @@ from reports.ranked import spread_queries
 def asked(trained: Request) -> Request:
     """The set with cameras of the shared store."""
     return replace(trained, datasets=("market1501",))
+
+
+def test_names_of_networks_are_not_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pixels = np.zeros((64, 32, 3), np.uint8)
+    names = ("ResNet50 x0.25", "a network with quite a long name")
+    seen = Seen(("a.jpg", "b.jpg"), (pixels, pixels), {name: np.zeros((2, 4, 2), np.float32) for name in names})
+    kept: list[Figure] = []
+    monkeypatch.setattr("reports.maps.write_figure", lambda figure, *_: kept.append(figure))
+    draw_maps(seen, "title", tmp_path / "maps", upright=True)
+    (figure,) = kept
+    figure.canvas.draw()
+    labels = [axis.yaxis.label for axis in figure.axes if axis.get_ylabel()]
+    assert [label.get_text().splitlines()[0] for label in labels] == ["image", *names]
+    assert all(label.get_window_extent().x0 >= 0 for label in labels)
+    plt.close(figure)
 
 
 def test_a_map_is_the_sum_of_squares_scaled() -> None:
