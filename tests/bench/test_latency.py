@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from ablations.table2 import row_label
 from bench import latency, retrieval
 from bench.__main__ import main
 from bench.latency import LEAST, WARM_UP, race, render, render_memory, render_throughput
@@ -218,6 +219,17 @@ def test_a_network_is_a_name_with_options() -> None:
     )
     with pytest.raises(UserError, match="needs a name"):
         specs(("",))
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("msinet", "MSINet"), ("msinet_x0_25", "MSINet x0.25"), ("msinet_x0_25 pam=True", "MSINet-SAM x0.25"),
+     ("resnet50_x0_5", "ResNet50 x0.5"), ("msinet ratio=2", "msinet ratio=2")],
+)  # fmt: skip
+def test_networks_are_called_as_in_the_tables(text: str, label: str) -> None:
+    assert Spec(text).label == label
+    if " " not in text:
+        assert row_label(text) == label
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     with pytest.raises(UserError, match="fp32 alone"):

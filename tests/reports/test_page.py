@@ -5,6 +5,7 @@ import html.parser
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from ablations.catalogue import Request
 from ablations.experiment import Experiment
 from ablations.index import CATALOGUES
 from ablations.store import Store
+from ablations.sweep import SWEEP, summary_path
+from ablations.table2 import TABLE2
+from bench.networks import Spec
 from msinet.data import load_dataset
 from msinet.data.loading import decode
 from msinet.errors import UserError
 from msinet.training.recipe import Recipe
 from reports import page
-from reports.__main__ import main
+from reports.__main__ import Build, main
 from reports.claims import CLAIMS, Claim, Outcome, Verdict
 from reports.tables import Place, Row, Table, build_table
 
@@ -123,11 +127,53 @@ def test_an_empty_store_gives_a_page_that_says_what_to_run(
     text = build(request, tmp_path / "report")
     copied = [a["data-copy"] for tag, a in text.tags if tag == "button" and a.get("class") == "copy"]
     for name in CATALOGUES:
-        assert f"python -m ablations run {name} --profile smoke --store {request.store}" in copied
+        what = {"sweep_overlap": "sweep overlap", "sweep_alignment": "sweep alignment"}.get(name, f"run {name}")
+        assert f"python -m ablations {what} --profile smoke --store {request.store}" in copied
     for name in ("latency", "throughput", "memory", "retrieval"):
         assert f"python -m bench {name} --out {tmp_path}/report/none/{name}.csv" in copied
     assert "things missing" in capsys.readouterr().out
     assert json.loads(text.scripts["data-runs"]) == []
+
+
+def test_a_sweep_is_shown_when_it_has_run(trained: Request, tmp_path: Path) -> None:
+    assert page.build_tables(trained, [SWEEP])["sweep_overlap"] == "the sweep was not run, or not to its end"
+    request = replace(trained, store=tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    outcome = {"default_genotype": "", "best": {"overlap": 0.5}, "best_genotype": "N" * 12}
+    summary_path(request).write_text(json.dumps(outcome))
+    table = page.build_tables(request, [SWEEP])["sweep_overlap"]
+    assert isinstance(table, Table)
+    assert [row.label for row in table.rows] == ["MSINet, the paper's genotype", "best of the sweep, overlap 0.5"]
+
+
+def test_times_of_other_widths_are_missing_with_the_command_that_measures(trained: Request, tmp_path: Path) -> None:
+    latencies = pd.DataFrame([
+        {"model": model, "label": Spec(model).label, "form": "deployed", "precision": "fp32", "batch": 8, "height": 64,
+         "width": 32, "p50_ms": 8.0, "images_per_second": 1000.0, "parameters": 1e6, "macs": 1e7, "map_bytes": 4e5,
+         "weight_bytes": 4e6}
+        for model in ("msinet", "osnet")
+    ])  # fmt: skip
+    environment: dict[str, object] = {
+        "device": "cpu",
+        "cpu": "a machine",
+        "macs_per_second": 1e11,
+        "bytes_per_second": 1e10,
+    }
+    command = Build(replace(trained, models=()), latency=tmp_path / "latency.csv")
+    built = page.build_tables(trained, [TABLE2])
+    missing: list[page.Missing] = []
+    command.draw(built, latencies, environment, tmp_path, missing)
+    (gap,) = (one for one in missing if one.what.startswith("M: accuracy against latency"))
+    assert gap.command == (
+        "python -m bench latency --models resnet50_x0_25 osnet_x0_25 cdnet_x0_25 msinet_x0_25 --batches 8 "
+        f"--out {tmp_path}/latency.csv"
+    )
+    narrow = [f"{model}_x0_25" for model in latencies["model"]]
+    latencies = latencies.assign(model=narrow, label=[Spec(text).label for text in narrow])
+    missing.clear()
+    drawn = command.draw(built, latencies, environment, tmp_path, missing)
+    assert not any(one.what.startswith("M: ") for one in missing)
+    assert "M: accuracy against latency, deployed, batch 8" in [figure.title for figure in drawn]
 
 
 @pytest.fixture(scope="module")
