@@ -66,6 +66,8 @@ class Outcome:
     status: Status
     told: str
     """the effect in words and numbers, or what is missing"""
+    agrees: bool | None = None
+    """whether the mean of the differences is as the statement has it, noise aside; None: there is none"""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ class Verdict:
     outcomes: tuple[Outcome, ...]
     by_paper: str
     """yes, no, or - : whether the paper's own numbers bear the statement out"""
+
+    @property
+    def leans(self) -> bool | None:
+        """Whether every mean of an undecided claim is as the statement has it; None: decided, or there are none."""
+        means = [outcome.agrees for outcome in self.outcomes if outcome.agrees is not None]
+        return all(means) if self.status == "undecided" and means else None
 
 
 def _everywhere(
@@ -290,8 +298,9 @@ def _compare(
     if differences.empty:
         return Outcome("not run", f"{title}: no seed has both"), paper
     d = paired(differences)
+    agrees = bool(abs(d.mean) <= c.within if c.within is not None else d.mean > c.at_least)
     if d.count < 2:
-        return Outcome("undecided", f"{title}: {d.mean:+.1f}, one seed"), paper
+        return Outcome("undecided", f"{title}: {d.mean:+.1f}, one seed", agrees), paper
     status: Status = "undecided"
     if c.within is not None:
         if d.low >= -c.within and d.high <= c.within:
@@ -302,7 +311,8 @@ def _compare(
         status = "holds"
     elif d.high < c.at_least or (math.isclose(d.high, d.low) and d.high <= c.at_least):
         status = "fails"
-    return Outcome(status, f"{title}: {d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}], {d.count} seeds"), paper
+    told = f"{title}: {d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}], {d.count} seeds"
+    return Outcome(status, told, agrees), paper
 
 
 def command_for(c: Comparison, request: Request) -> str:

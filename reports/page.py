@@ -272,7 +272,7 @@ def claim_line(verdict: Verdict, request: Request) -> Data:
         commands = list(dict.fromkeys(command_for(c, wanted) for c in verdict.claim.comparisons))
     return {
         "key": verdict.claim.key, "statement": verdict.claim.statement, "source": verdict.claim.source,
-        "status": verdict.status, "by_paper": verdict.by_paper, "commands": commands,
+        "status": verdict.status, "leans": verdict.leans, "by_paper": verdict.by_paper, "commands": commands,
         "outcomes": [{"status": outcome.status, "told": outcome.told} for outcome in verdict.outcomes],
     }  # fmt: skip
 
@@ -636,6 +636,7 @@ def gather(
             "time": times["msinet"] / times["resnet50"] if {"msinet", "resnet50"} <= set(times) else None,
         },
         "glance": glance, "standings": standings(glance),
+        "leaning": Counter(verdict.leans for verdict in verdicts),
         "claims": claims, "decided": [c for status in ("holds", "fails") for c in claims if c["status"] == status],
         "verdicts": [{"status": status, "mark": mark, "count": statuses[status]} for status, mark in MARKS.items()],
         "marks": MARKS,

@@ -9,7 +9,7 @@ from ablations.catalogue import Request
 from ablations.index import CATALOGUES
 from reports import claims
 from reports.__main__ import main
-from reports.claims import CLAIMS, Claim, Comparison, Outcome, as_markdown, judge
+from reports.claims import CLAIMS, Claim, Comparison, Outcome, Verdict, as_markdown, judge
 from reports.tables import Place, Row, Table, paper_name
 
 REQUEST = Request(profile="smoke")
@@ -31,13 +31,13 @@ def a_store(values: dict[str, list[float]]) -> tuple[Table, pd.DataFrame]:
     )
 
 
-def verdict_on(comparison: Comparison, values: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch) -> str:
+def verdict_on(comparison: Comparison, values: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch) -> Verdict:
     table, frame = a_store(values)
     monkeypatch.setattr(claims, "build_table", lambda *_: table)
     monkeypatch.setattr(claims.Store, "frame", lambda _: frame)
     monkeypatch.setattr(claims, "CLAIMS", (Claim("a", "a", "a", (comparison,)),))
     (verdict,) = judge(REQUEST)
-    return str(verdict.status)
+    return verdict
 
 
 AHEAD = Comparison("table2", "M", "A", "B")
@@ -62,7 +62,33 @@ AHEAD = Comparison("table2", "M", "A", "B")
 def test_what_decides(
     comparison: Comparison, a: list[float], b: list[float], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert verdict_on(comparison, {"A": a, "B": b}, monkeypatch) == expected
+    assert verdict_on(comparison, {"A": a, "B": b}, monkeypatch).status == expected
+
+
+@pytest.mark.parametrize(
+    ("comparison", "a", "b", "leans"),
+    [
+        (AHEAD, [90], [10], True),
+        (AHEAD, [10], [90], False),
+        (AHEAD, [50, 30, 52], [40, 41, 42], True),
+        (Comparison("table2", "M", "A", "B", at_least=9), [50], [45], False),
+        (Comparison("table2", "M", "A", "B", within=1), [50], [50.5], True),
+        (Comparison("table2", "M", "A", "B", within=1), [50], [60], False),
+        (AHEAD, [50, 51, 52], [40, 41, 42.5], None),  # it holds
+        (AHEAD, [50, 51], [], None),
+    ],
+)
+def test_where_an_undecided_claim_points(
+    comparison: Comparison, a: list[float], b: list[float], leans: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert verdict_on(comparison, {"A": a, "B": b}, monkeypatch).leans is leans
+
+
+def test_one_mean_against_it_is_enough() -> None:
+    outcomes = (Outcome("holds", "", True), Outcome("undecided", "", False), Outcome("not run", ""))
+    claim = Claim("a", "a", "a", (AHEAD,))
+    assert Verdict(claim, "undecided", outcomes, "-").leans is False
+    assert Verdict(claim, "undecided", outcomes[::2], "-").leans is True
 
 
 def test_the_papers_own_numbers_are_asked() -> None:
