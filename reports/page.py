@@ -375,7 +375,7 @@ def ranked_data(
                 "lists": [
                     {"ap": None if math.isnan(one.ap) else 100 * one.ap, "first": one.first_rank,
                      "positives": one.positives,
-                     "items": [[thumbnails.place(image.path), round(distance, 3), int(right), image.identity,
+                     "items": [[thumbnails.place(image.path), round(distance, 2), int(right), image.identity,
                                 image.camera, image.path.name]
                                for image, distance, right in zip(one.gallery, one.distances, one.right, strict=True)]}
                     for one in lists

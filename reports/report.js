@@ -360,7 +360,7 @@ if (document.getElementById("ranked-set")) {
         make(
           "li",
           { class: right ? "right" : "wrong" },
-          make("img", { src: thumbnails[thumb], title: name, alt: `Rank ${i + 1}, ${right ? "right" : "wrong"}, distance ${distance.toFixed(3)}, identity ${id}${camera(cam)}` }),
+          make("img", { src: thumbnails[thumb], title: name, alt: `Rank ${i + 1}, ${right ? "right" : "wrong"}, distance ${distance.toFixed(2)}, identity ${id}${camera(cam)}` }),
           make("span", {}, make("b", { "aria-hidden": "true" }, right ? "✓" : "✗"), ` ${distance.toFixed(2)}`),
         ),
       );
