@@ -71,7 +71,10 @@ def accuracy_data(
             "parameters": one["parameters"],
         })  # fmt: skip
     if not rows:
-        raise UserError(f"no network of {catalogue.name} has both a result on {column} and a latency")
+        raise UserError(
+            f"no network of {catalogue.name} has both a result on {column} and a latency; run the "
+            "table, or python -m bench latency with networks as wide as its"
+        )
     return pd.DataFrame(rows)
 
 

@@ -140,6 +140,9 @@ def test_a_sweep_is_shown_when_it_has_run(trained: Request, tmp_path: Path) -> N
     request = replace(trained, store=tmp_path)
     (tmp_path / "sweeps").mkdir()
     outcome = {"default_genotype": "", "best": {"overlap": 0.5}, "best_genotype": "N" * 12}
+    for other in (replace(request, data_root=None), replace(request, data_root=tmp_path / "others")):
+        summary_path(other).write_text(json.dumps(outcome))
+    assert isinstance(page.build_tables(request, [SWEEP])["sweep_overlap"], str)  # those are of other data
     summary_path(request).write_text(json.dumps(outcome))
     table = page.build_tables(request, [SWEEP])["sweep_overlap"]
     assert isinstance(table, Table)
