@@ -73,6 +73,11 @@ class Request:
         return self.data_root is None
 
     @property
+    def repetitions(self) -> str:
+        """How many seeds, in words."""
+        return f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+
+    @property
     def complete(self) -> bool:
         """Whether everything is wanted, or on the rendered world only what a short hour allows."""
         return self.whole or not self.rendered or self.profile == "smoke"

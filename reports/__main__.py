@@ -89,7 +89,7 @@ def draw_ablation(catalogue: Catalogue, request: Request, table: tables.Table, o
     name = file_name(catalogue.name, request)
     written = []
     data = row_data(table, Store(request.store).frame())
-    title = f"{table.title}, profile {request.profile}, {request.seeds} seed(s)"
+    title = f"{table.title}, profile {request.profile}, {request.repetitions}"
     numbered = NUMBERED.get(catalogue.name)
     if len(data) and numbered is not None:
         written += draw_levels(data, title, numbered, folder / f"{name}-rows")
@@ -300,7 +300,7 @@ class Factors:
         written: list[Path] = []
         for group, part, one in by_group(data, stem):
             title = (
-                f"mAP by factor of the query, {group}, profile {self.request.profile}, {self.request.seeds} seed(s); "
+                f"mAP by factor of the query, {group}, profile {self.request.profile}, {self.request.repetitions}; "
                 "bars: 95 % bootstrap over identities, n: queries"
             )
             written += draw_factors(part, title, one)
@@ -360,9 +360,7 @@ class Claims:
         counts = Counter(verdict.status for verdict in verdicts)
         told = ", ".join(f"{counts[status]} {status}" for status in ("holds", "fails", "undecided", "not run"))
         data = "the rendered world" if self.request.rendered else str(self.request.root)
-        title = (
-            f"{len(verdicts)} claims, profile {self.request.profile} on {data}, {self.request.seeds} seed(s): {told}"
-        )
+        title = f"{len(verdicts)} claims, profile {self.request.profile} on {data}, {self.request.repetitions}: {told}"
         stem = (self.out or self.request.store / "tables") / file_name("claims", self.request)
         write_text(stem.with_suffix(".md"), claims_markdown(verdicts, title))
         write_text(stem.with_suffix(".csv"), claims_frame(verdicts).to_csv(index=False))

@@ -304,7 +304,7 @@ def _notes(request: Request, cells: Sequence[Cell], used: Sequence["pd.Series[An
         jitter = "colour jitter" + ("" if erased else " instead of random erasing")
         notes.append(f"Across data sets (A>B): {_length(across)}, {jitter}.")
     spread = "mean ± sample standard deviation" if request.seeds > 1 else "so nothing is said about the spread"
-    notes.append(f"{request.seeds} seed(s), {spread}. Last-epoch models, no selection on the test set.")
+    notes.append(f"{request.repetitions}, {spread}. Last-epoch models, no selection on the test set.")
     data = sorted({f"{r['target']} ({r['target_layout']}, fingerprint {r['target_fingerprint']})" for r in used})
     if data:
         notes.append(f"Data: {'; '.join(data)}.")
