@@ -54,8 +54,10 @@ class Study:
 
 
 def summary_path(request: Request, name: str = "overlap") -> Path:
-    """Where the last sweep of that name, profile and data root left its outcome: what one world prefers is not shown
-    beside results on another."""
+    """Where the last sweep of that name, profile and data root left its outcome.
+
+    What one world prefers is not shown beside results on another.
+    """
     data = "" if request.data_root is None else f"-{request.data_root.resolve().name}"
     return request.store / "sweeps" / f"{name}-{request.profile}{data}.json"
 
