@@ -204,7 +204,10 @@ def at_a_glance(table: Table | None, frame: pd.DataFrame, latencies: pd.DataFram
         line["shares"] = [None if v is None else v / (m or 1) for v, m in zip(line["values"], most, strict=True)]
         rivals = [other["values"] for other in rows if other["group"] == line["group"] and other is not line]
         line["best"] = [
-            value is not None and i >= 3 and bool(rivals) and all(r[i] is None or value >= r[i] for r in rivals)
+            value is not None
+            and i >= 3
+            and any(r[i] is not None for r in rivals)
+            and all(r[i] is None or value >= r[i] for r in rivals)
             for i, value in enumerate(line["values"])
         ]
     return {

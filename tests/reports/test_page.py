@@ -108,6 +108,22 @@ def test_standings_count_networks_that_learn() -> None:
     ]  # fmt: skip
 
 
+def test_best_is_only_what_has_a_rival() -> None:
+    def place(value: float | None, run_id: str) -> Place:
+        return Place(
+            {} if value is None else {"R1": (value, math.nan), "mAP": (value, math.nan)}, 1, 1, {}, "", (run_id,)
+        )
+
+    columns = {"M": ("R1", "mAP"), "MS>M": ("R1", "mAP")}
+    rows = [Row("g", "MSINet x0.25", {"M": place(40, "a"), "MS>M": place(20, "a")}, 1, 1),
+            Row("g", "OSNet x0.25", {"M": place(30, "b"), "MS>M": place(None, "b")}, 1, 1)]  # fmt: skip
+    frame = pd.DataFrame({"model": ["msinet_x0_25", "osnet_x0_25"]}, index=["a", "b"])
+    ours, other = page.at_a_glance(Table("T", columns, rows, []), frame, pd.DataFrame())["rows"]
+    assert ours["values"][3:] == [40, 20]
+    assert ours["best"][3:] == [True, False]
+    assert other["best"][3:] == [False, False]
+
+
 def test_open_claims_have_the_command_that_decides_them(tmp_path: Path) -> None:
     request = Request(store=tmp_path / "a b")
     claim = next(c for c in CLAIMS if c.key == "mul-poor")
