@@ -33,7 +33,10 @@ def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
     missing = {"model", "form", "precision", "batch", "p50_ms", "macs", "parameters", "map_bytes"} - set(table)
     if missing:
         raise UserError(f"{path} has no column {', '.join(sorted(missing))}; python -m bench latency writes them")
-    table["label"] = [Spec(text).label for text in table["model"]]
+    try:
+        table["label"] = [Spec(str(text)).label for text in table["model"]]
+    except UserError as error:
+        raise UserError(f"{path}: {error}; measure it again, or pass another file with --latency") from error
     return table, environment
 
 

@@ -79,6 +79,12 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         read_latencies(tmp_path / "a.csv")
 
 
+def test_a_network_that_is_not_known_is_named_with_its_file(measured: Path) -> None:
+    measured.write_text(measured.read_text().replace("osnet", "osnett"))
+    with pytest.raises(UserError, match=r"latency\.csv: unknown model 'osnett'"):
+        read_latencies(measured)
+
+
 def test_traffic_in_closed_form() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU(), nn.Identity())
     moved, weights = traffic(network, torch.zeros(1, 3, 4, 4))
