@@ -113,9 +113,15 @@ class Sweep:
         catalogue = find_catalogue(f"sweep_{self.study}")
         prepare(catalogue, self.request, self.how)
         outcome = sweep(
-            self.request, self.how, STUDIES[self.study], vary=self.vary, trials=self.trials, grid=self.grid,
-            pruning=self.pruning, storage=self.storage,
-        )  # fmt: skip
+            self.request,
+            self.how,
+            STUDIES[self.study],
+            vary=self.vary,
+            trials=self.trials,
+            grid=self.grid,
+            pruning=self.pruning,
+            storage=self.storage,
+        )
         print(f"written: {outcome}, {outcome.with_suffix('.csv').name}")
         return Run(catalogue.name, self.request, self.how)()
 
@@ -219,9 +225,15 @@ class Work:
         multiprocessing.set_forkserver_preload(["ablations.worker"])
         queue = Queue(self.storage or default_storage(self.store), Store(self.store))
         return Worker(
-            queue, partial(perform, how=self.how), lease=self.lease, attempts=self.attempts, max_runs=self.max_runs,
-            idle_exit=self.idle_exit, data_root=self.data_root, pretrained=self.pretrained,
-        )()  # fmt: skip
+            queue,
+            partial(perform, how=self.how),
+            lease=self.lease,
+            attempts=self.attempts,
+            max_runs=self.max_runs,
+            idle_exit=self.idle_exit,
+            data_root=self.data_root,
+            pretrained=self.pretrained,
+        )()
 
 
 @dataclass(frozen=True)
@@ -260,8 +272,10 @@ def main(args: Sequence[str] | None = None) -> int:
             | Annotated[Enqueue, tyro.conf.subcommand("enqueue")]
             | Annotated[Work, tyro.conf.subcommand("worker")]
             | Annotated[Proxy, tyro.conf.subcommand("proxy")],
-            prog="python -m ablations", description="The experiments behind every table and figure.", args=args,
-        )  # fmt: skip
+            prog="python -m ablations",
+            description="The experiments behind every table and figure.",
+            args=args,
+        )
         with file_errors():
             return command()
     except UserError as error:

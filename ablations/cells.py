@@ -14,17 +14,22 @@ def varied(request: Request, datasets: tuple[str, ...], rows: dict[str, dict[str
     """MSINet with each row's options; an option at its default is the run of every other table."""
     source = home(datasets, SOURCE)
     return [
-        Cell("from scratch", row, column_label(source, source),
-             request.experiment(request.named("msinet"), source, source, seed, **options))
-        for seed in range(request.seeds) for row, options in rows.items()
-    ]  # fmt: skip
+        Cell(
+            "from scratch",
+            row,
+            column_label(source, source),
+            request.experiment(request.named("msinet"), source, source, seed, **options),
+        )
+        for seed in range(request.seeds)
+        for row, options in rows.items()
+    ]
 
 
 def figure5c(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """How the branches are fused."""
-    return varied(request, datasets, {
-        row: {"fusion": fusion} if fusion != "sum" else {} for row, fusion in FUSIONS.items()
-    })  # fmt: skip
+    return varied(
+        request, datasets, {row: {"fusion": fusion} if fusion != "sum" else {} for row, fusion in FUSIONS.items()}
+    )
 
 
 def figure5d(request: Request, datasets: tuple[str, ...]) -> list[Cell]:

@@ -16,10 +16,15 @@ DISCREPANCIES: dict[str, dict[str, object]] = {
     "halves in list order": {"halves": "list"},
     "sides by n // 5": {"split": "fifths"},
     "all of them": {
-        "memory_init": "zeros", "order": "alphas", "leak": True, "mid": "in", "alpha_milestones": "without the last",
-        "halves": "list", "split": "fifths",
+        "memory_init": "zeros",
+        "order": "alphas",
+        "leak": True,
+        "mid": "in",
+        "alpha_milestones": "without the last",
+        "halves": "list",
+        "split": "fifths",
     },
-}  # fmt: skip
+}
 
 
 def discrepancies(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
@@ -35,9 +40,13 @@ def discrepancies(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
                 changes["alpha_milestones"] = plain.alpha_milestones[:-1]
             search = request.search(source, seed, **changes)
             cells.append(
-                Cell("searched, then trained from scratch", row, column_label(source, source),
-                     retrained(request, source, seed, search))
-            )  # fmt: skip
+                Cell(
+                    "searched, then trained from scratch",
+                    row,
+                    column_label(source, source),
+                    retrained(request, source, seed, search),
+                )
+            )
     return cells
 
 

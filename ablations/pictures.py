@@ -19,9 +19,10 @@ def trained(models: Sequence[str], request: Request, datasets: tuple[str, ...]) 
     column = column_label(source, source)
     return [
         Cell(group, row_label(model), column, request.experiment(model, source, source, seed, init))
-        for group, init in groups(request) for seed in range(request.seeds)
+        for group, init in groups(request)
+        for seed in range(request.seeds)
         for model in request.models or tuple(map(request.named, models))
-    ]  # fmt: skip
+    ]
 
 
 def _catalogue(name: str, title: str, models: Sequence[str]) -> Catalogue:

@@ -307,9 +307,10 @@ class Queue:
     def _first(self, trial: FrozenTrial) -> bool:
         """Of a run that is queued twice and was taken twice in one moment: the first keeps it."""
         return all(
-            other.number >= trial.number for other in self.trials()
+            other.number >= trial.number
+            for other in self.trials()
             if other.state == TrialState.RUNNING and other.user_attrs["run_id"] == trial.user_attrs["run_id"]
-        )  # fmt: skip
+        )
 
     def beat(self, trial: FrozenTrial, worker: str, lease: float, count: int) -> bool:
         """Tell that the worker lives; False if the trial is no longer its own."""

@@ -233,10 +233,12 @@ def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] 
     # Time left for the whole table: runs weigh what they compute, so that a ResNet50 counts for more.
     work = {p.run_id: _work(p, plan, costs[p.run_id]) for p in todo}
     meter = bar(
-        total=sum(work.values()), desc=f"{plan.catalogue.name}: {len(todo)} runs", position=1 if both.progress else 0,
+        total=sum(work.values()),
+        desc=f"{plan.catalogue.name}: {len(todo)} runs",
+        position=1 if both.progress else 0,
         disable=not how.progress or not todo,
         bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} passed, about {remaining} left",
-    )  # fmt: skip
+    )
     with meter:
         for number, planned in enumerate(todo, 1):
             heading = f"[{number}/{len(todo)}] {planned.experiment}"
@@ -297,15 +299,28 @@ def _one(
         remove_checkpoints(folder)
     elif isinstance(experiment.recipe, SearchRecipe):
         record = search(
-            folder, model=experiment.model, options=dict(experiment.options), source=plan.datasets[experiment.source],
-            recipe=experiment.recipe, seed=experiment.seed, how=how, on_step=on_step,
-        )  # fmt: skip
+            folder,
+            model=experiment.model,
+            options=dict(experiment.options),
+            source=plan.datasets[experiment.source],
+            recipe=experiment.recipe,
+            seed=experiment.seed,
+            how=how,
+            on_step=on_step,
+        )
     else:
         record = run(
-            folder, model=experiment.model, options=dict(experiment.options), source=plan.datasets[experiment.source],
-            target=plan.datasets[experiment.target], recipe=experiment.recipe, seed=experiment.seed,
-            weights=planned.weights, how=how, on_step=on_step,
-        )  # fmt: skip
+            folder,
+            model=experiment.model,
+            options=dict(experiment.options),
+            source=plan.datasets[experiment.source],
+            target=plan.datasets[experiment.target],
+            recipe=experiment.recipe,
+            seed=experiment.seed,
+            weights=planned.weights,
+            how=how,
+            on_step=on_step,
+        )
     store.publish(planned.run_id, experiment, costs | record)
     return record
 
@@ -376,6 +391,5 @@ def seconds_left(found: dict[Experiment, Any], plan: Plan, store: Store) -> floa
     if not every:
         return None
     return sum(
-        share.get(state, 0.0) * float(np.mean(took.get(experiment.model, every)))
-        for experiment, state in found.items()
-    )  # fmt: skip
+        share.get(state, 0.0) * float(np.mean(took.get(experiment.model, every))) for experiment, state in found.items()
+    )

@@ -47,7 +47,7 @@ def table1(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
             Cell(
                 "from scratch", "searched here", column, retrained(request, source, seed, request.search(source, seed))
             ),
-        ]  # fmt: skip
+        ]
     return cells
 
 
@@ -57,10 +57,15 @@ def figure5a(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     searches = [("CE, overlap 1", {"mechanism": "ce", "overlap": 1.0})]
     searches += [(f"TCM, overlap {ratio:g}", {"overlap": ratio}) for ratio in reversed(RATIOS)]
     return [
-        Cell("searched, then trained from scratch", row, column_label(source, source),
-             retrained(request, source, seed, request.search(source, seed, **changes)))
-        for seed in range(request.seeds) for row, changes in searches
-    ]  # fmt: skip
+        Cell(
+            "searched, then trained from scratch",
+            row,
+            column_label(source, source),
+            retrained(request, source, seed, request.search(source, seed, **changes)),
+        )
+        for seed in range(request.seeds)
+        for row, changes in searches
+    ]
 
 
 def figure5b(request: Request, datasets: tuple[str, ...]) -> list[Cell]:

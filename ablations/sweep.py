@@ -63,9 +63,16 @@ def summary_path(request: Request, name: str = "overlap") -> Path:
 
 
 def sweep(
-    request: Request, how: How, study: Study, *, vary: Sequence[str] = (), trials: int = 8,
-    grid: Sequence[float] = (), pruning: Literal["none", "asha"] = "none", storage: str = "",
-) -> Path:  # fmt: skip
+    request: Request,
+    how: How,
+    study: Study,
+    *,
+    vary: Sequence[str] = (),
+    trials: int = 8,
+    grid: Sequence[float] = (),
+    pruning: Literal["none", "asha"] = "none",
+    storage: str = "",
+) -> Path:
     """Run a study until it has so many finished trials; the same call goes on after any stop.
 
     The first trial is the default (overlap 0.4; weight 2). Trials that were cut off start again with the same values,
@@ -101,20 +108,29 @@ def sweep(
     inner = replace(request, datasets=tuple(dict.fromkeys(place)))
     default = {name: value for name, value in study.default(inner, place[0]).items() if name in vary}
     known = make_plan(_catalogue([]), inner).datasets
-    key = stable_hash([
-        *(known[name].fingerprint for name in dict.fromkeys(place)), list(vary), request.profile, request.recipe,
-        request.search_recipe, pruning,
-    ])  # fmt: skip
+    key = stable_hash(
+        [
+            *(known[name].fingerprint for name in dict.fromkeys(place)),
+            list(vary),
+            request.profile,
+            request.recipe,
+            request.search_recipe,
+            pruning,
+        ]
+    )
     folder = request.store / "sweeps"
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / f"{key}.lock", f"a sweep in {folder}"):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         trial_book = optuna.create_study(
-            storage=open_storage(storage or str(folder / f"{key}.journal")), study_name=f"{study.name}-{key}",
-            direction="maximize", load_if_exists=True,
+            storage=open_storage(storage or str(folder / f"{key}.journal")),
+            study_name=f"{study.name}-{key}",
+            direction="maximize",
+            load_if_exists=True,
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
-            if pruning == "asha" else optuna.pruners.NopPruner(),
-        )  # fmt: skip
+            if pruning == "asha"
+            else optuna.pruners.NopPruner(),
+        )
         _restart_cut_off(trial_book)
         _enqueue(trial_book, [{vary[0]: value} for value in grid] or [default])
         wanted = len(set(grid)) if grid else trials
@@ -125,8 +141,11 @@ def sweep(
             )  # neighbouring seeds would propose neighbours
             trial_book.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)
             trial = trial_book.ask()
-            changes = {name: trial.suggest_float(name, low, high, log=log)
-                       for name, (low, high, log) in study.space.items() if name in vary}  # fmt: skip
+            changes = {
+                name: trial.suggest_float(name, low, high, log=log)
+                for name, (low, high, log) in study.space.items()
+                if name in vary
+            }
             told = ", ".join(f"{name} {value:.3g}" for name, value in changes.items())
             tqdm.write(f"trial {number + 1} of {wanted}: {told}")
             _run_trial(trial_book, trial, inner, partial(study.trial, inner, place, changes), pruning, how)
@@ -134,9 +153,13 @@ def sweep(
 
 
 def _run_trial(
-    study: "optuna.Study", trial: optuna.Trial, inner: Request, experiment_of: Callable[[float], Experiment],
-    pruning: str, how: How,
-) -> None:  # fmt: skip
+    study: "optuna.Study",
+    trial: optuna.Trial,
+    inner: Request,
+    experiment_of: Callable[[float], Experiment],
+    pruning: str,
+    how: How,
+) -> None:
     store = Store(inner.store)
     for rung in RUNGS if pruning == "asha" else (1.0,):
         experiment = experiment_of(rung)
@@ -244,24 +267,38 @@ def _enqueue(study: "optuna.Study", wanted: Sequence[dict[str, float]]) -> None:
     """Add what no trial has or had: grids are enumerated, so that no cell runs twice."""
     known = [
         trial.params or trial.system_attrs.get("fixed_params", {})
-        for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL
-    ]  # fmt: skip
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.FAIL
+    ]
     for values in dict.fromkeys(tuple(one.items()) for one in wanted):
         if dict(values) not in known:
             study.enqueue_trial(dict(values))
 
 
 def _write_outcome(
-    trial_book: "optuna.Study", study: Study, request: Request, inner: Request, place: tuple[str, str],
+    trial_book: "optuna.Study",
+    study: Study,
+    request: Request,
+    inner: Request,
+    place: tuple[str, str],
     vary: Sequence[str],
-) -> Path:  # fmt: skip
+) -> Path:
     finished = sorted(_finished(trial_book), key=lambda trial: trial.number)
     path = summary_path(request, study.name)
-    write_csv(path.with_suffix(".csv"), [
-        {"trial": number, **trial.params, "mAP": trial.value, "state": trial.state.name.lower(),
-         "genotype": trial.user_attrs.get("genotype", ""), "run_ids": " ".join(trial.user_attrs["run_ids"])}
-        for number, trial in enumerate(finished)
-    ])  # fmt: skip
+    write_csv(
+        path.with_suffix(".csv"),
+        [
+            {
+                "trial": number,
+                **trial.params,
+                "mAP": trial.value,
+                "state": trial.state.name.lower(),
+                "genotype": trial.user_attrs.get("genotype", ""),
+                "run_ids": " ".join(trial.user_attrs["run_ids"]),
+            }
+            for number, trial in enumerate(finished)
+        ],
+    )
     complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     best = max(complete, key=lambda trial: trial.value or 0.0)
     importances: dict[str, float] = {}
@@ -272,13 +309,23 @@ def _write_outcome(
     # The default's runs are in the store if the default was a trial, as it is unless a grid leaves it out.
     default = study.trial(inner, place, study.default(inner, place[0]), 1.0)
     searched = default.genotype_from is not None
-    write_json(path, {
-        "set": " to ".join(dict.fromkeys(place)), "profile": request.profile, "vary": list(vary),
-        "trials": len(finished), "states": dict(Counter(trial.state.name.lower() for trial in finished)),
-        "best": best.params, "best_mAP": best.value, "best_genotype": best.user_attrs.get("genotype", ""),
-        "default_genotype": found_genotype(Store(inner.store), make_plan(_catalogue([default]), inner).runs()[0])
-        if searched else "", "importances": importances,
-    })  # fmt: skip
+    write_json(
+        path,
+        {
+            "set": " to ".join(dict.fromkeys(place)),
+            "profile": request.profile,
+            "vary": list(vary),
+            "trials": len(finished),
+            "states": dict(Counter(trial.state.name.lower() for trial in finished)),
+            "best": best.params,
+            "best_mAP": best.value,
+            "best_genotype": best.user_attrs.get("genotype", ""),
+            "default_genotype": found_genotype(Store(inner.store), make_plan(_catalogue([default]), inner).runs()[0])
+            if searched
+            else "",
+            "importances": importances,
+        },
+    )
     return path
 
 
@@ -296,8 +343,9 @@ def overlap_cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
         rows[f"best of the sweep, {told}"] = outcome["best_genotype"]
     return [
         Cell("from scratch", row, column, trained(request, source, seed, genotype))
-        for seed in range(request.seeds) for row, genotype in rows.items()
-    ]  # fmt: skip
+        for seed in range(request.seeds)
+        for row, genotype in rows.items()
+    ]
 
 
 SWEEP = Catalogue(
@@ -322,8 +370,9 @@ def alignment_cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
         weights[f"best of the sweep, {best:.3g}"] = best
     return [
         Cell("from scratch", row, column, weighted(request, source, target, seed, "scratch", weight))
-        for seed in range(request.seeds) for row, weight in weights.items()
-    ]  # fmt: skip
+        for seed in range(request.seeds)
+        for row, weight in weights.items()
+    ]
 
 
 ALIGNMENT_SWEEP = Catalogue(

@@ -17,9 +17,11 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     chosen = tuple(name for name in DATASETS if name in datasets) or datasets
     return [
         Cell(group, row_label(model), column, request.experiment(model, source, target, seed, init))
-        for seed in range(request.seeds) for model in request.models or tuple(map(request.named, NETWORKS))
-        for column, source, target in tasks(request, chosen) if source == target
-    ]  # fmt: skip
+        for seed in range(request.seeds)
+        for model in request.models or tuple(map(request.named, NETWORKS))
+        for column, source, target in tasks(request, chosen)
+        if source == target
+    ]
 
 
 TABLE3 = Catalogue(

@@ -347,4 +347,4 @@ def worker_lines(queue: Queue) -> list[str]:
         f"worker {name}: {mine['now'] or 'no run now'}; {mine['finished']} finished, "
         f"{mine['ended otherwise']} ended otherwise"
         for name, mine in found.items()
-    ]  # fmt: skip
+    ]

@@ -39,9 +39,14 @@ def prepare(catalogue: Catalogue, request: Request, how: How) -> None:
         if not out.exists():
             # Validation along the way would cost more than it tells here.
             record = pretrain(
-                out, model=model, options={}, data=data, recipe=pretrain_recipe(request.profile), seed=0,
+                out,
+                model=model,
+                options={},
+                data=data,
+                recipe=pretrain_recipe(request.profile),
+                seed=0,
                 how=replace(how, evaluate_every=0),
-            )  # fmt: skip
+            )
             tqdm.write(
                 f"{model}: pre-trained on the rendered pretext set, {100 * float(record['top1'] or 0):.1f} % of "
                 f"{record['val_images']} images right (chance {100 * float(record['chance'] or 0):.1f} %) -> {out}"

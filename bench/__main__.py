@@ -16,9 +16,12 @@ from msinet.io import file_errors
 
 #: One row per command; the fields and docstring of its class are its command line.
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
-    "cost": cost.Table, "latency": latency.Latency, "throughput": latency.Throughput, "memory": latency.Memory,
+    "cost": cost.Table,
+    "latency": latency.Latency,
+    "throughput": latency.Throughput,
+    "memory": latency.Memory,
     "retrieval": retrieval.Ranking,
-}  # fmt: skip
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:

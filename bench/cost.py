@@ -61,13 +61,38 @@ COUNTED = {
 #: Left out on purpose: a few operations per element at most, no product of matrices. ReLU and what only
 #: moves data (views, slices, concatenation) fvcore skips by itself, but for view_as.
 NOT_COUNTED = (
-    "aten::batch_norm", "aten::layer_norm", "aten::instance_norm", "aten::group_norm",
-    "aten::add", "aten::add_", "aten::neg", "aten::sub", "aten::rsub", "aten::mul", "aten::mul_", "aten::div",
-    "aten::div_", "aten::sqrt", "aten::reciprocal", "aten::round", "aten::mean", "aten::sum", "aten::amax",
-    "aten::max_pool2d", "aten::avg_pool2d", "aten::adaptive_avg_pool2d", "aten::adaptive_max_pool2d",
-    "aten::softmax", "aten::sigmoid", "aten::gelu", "aten::silu", "aten::silu_",
-    "aten::scatter_add_", "aten::view_as", "aten::unflatten",
-)  # fmt: skip
+    "aten::batch_norm",
+    "aten::layer_norm",
+    "aten::instance_norm",
+    "aten::group_norm",
+    "aten::add",
+    "aten::add_",
+    "aten::neg",
+    "aten::sub",
+    "aten::rsub",
+    "aten::mul",
+    "aten::mul_",
+    "aten::div",
+    "aten::div_",
+    "aten::sqrt",
+    "aten::reciprocal",
+    "aten::round",
+    "aten::mean",
+    "aten::sum",
+    "aten::amax",
+    "aten::max_pool2d",
+    "aten::avg_pool2d",
+    "aten::adaptive_avg_pool2d",
+    "aten::adaptive_max_pool2d",
+    "aten::softmax",
+    "aten::sigmoid",
+    "aten::gelu",
+    "aten::silu",
+    "aten::silu_",
+    "aten::scatter_add_",
+    "aten::view_as",
+    "aten::unflatten",
+)
 
 
 class CountError(RuntimeError):

@@ -67,9 +67,16 @@ def race(
 
 
 def measure(
-    networks: list[Spec], *, forms: tuple[str, ...], precisions: tuple[str, ...], batches: tuple[int, ...],
-    image: tuple[int, int], device: torch.device, rounds: int, seconds: float,
-) -> pd.DataFrame:  # fmt: skip
+    networks: list[Spec],
+    *,
+    forms: tuple[str, ...],
+    precisions: tuple[str, ...],
+    batches: tuple[int, ...],
+    image: tuple[int, int],
+    device: torch.device,
+    rounds: int,
+    seconds: float,
+) -> pd.DataFrame:
     """One row per network, form, precision and batch: milliseconds, images a second, ratios to `REFERENCE`.
 
     With it what an image costs: parameters and multiply-adds. `ratio` is to the reference as trained (eager, fp32),
@@ -93,13 +100,25 @@ def measure(
         for spec, form, precision in wanted:
             timing = times[" | ".join((spec.text, form, precision))]
             same = times[" | ".join((REFERENCE, form, precision))].p50
-            rows.append({
-                "model": spec.text, "form": form, "precision": precision, "batch": batch, "height": image[0],
-                "width": image[1], "calls": timing.calls,
-                "p50_ms": 1e3 * timing.p50, "p95_ms": 1e3 * timing.p95, "p99_ms": 1e3 * timing.p99,
-                "parameters": counted[spec].parameters_at_inference, "macs": counted[spec].macs,
-                "images_per_second": batch / timing.p50, "ratio": timing.p50 / base, "ratio_same": timing.p50 / same,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "model": spec.text,
+                    "form": form,
+                    "precision": precision,
+                    "batch": batch,
+                    "height": image[0],
+                    "width": image[1],
+                    "calls": timing.calls,
+                    "p50_ms": 1e3 * timing.p50,
+                    "p95_ms": 1e3 * timing.p95,
+                    "p99_ms": 1e3 * timing.p99,
+                    "parameters": counted[spec].parameters_at_inference,
+                    "macs": counted[spec].macs,
+                    "images_per_second": batch / timing.p50,
+                    "ratio": timing.p50 / base,
+                    "ratio_same": timing.p50 / same,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -174,9 +193,15 @@ class Latency:
                 raise UserError(f"there must be at least one {name}, got {values}")
         image = _image(self.height, self.width)
         table = measure(
-            specs(self.models), forms=self.forms, precisions=self.precisions, batches=self.batches,
-            image=image, device=device, rounds=max(self.rounds, LEAST), seconds=self.seconds,
-        )  # fmt: skip
+            specs(self.models),
+            forms=self.forms,
+            precisions=self.precisions,
+            batches=self.batches,
+            image=image,
+            device=device,
+            rounds=max(self.rounds, LEAST),
+            seconds=self.seconds,
+        )
         macs, bandwidth = rates(device)
         moved = {
             text: traffic(deploy(Spec(text).build(1, image)), torch.zeros(1, 3, *image)) for text in set(table["model"])
@@ -283,11 +308,18 @@ class Memory:
             extra, weights = in_a_fresh_process(
                 _one_batch, spec, form, self.precision, batch, image, str(device), tunables=EXACT
             )
-            rows.append({
-                "model": spec.text, "form": form, "precision": self.precision, "batch": batch, "height": image[0],
-                "width": image[1], "weights_mib": weights / 2**20,
-                "peak_mib": None if extra is None else extra / 2**20,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "model": spec.text,
+                    "form": form,
+                    "precision": self.precision,
+                    "batch": batch,
+                    "height": image[0],
+                    "width": image[1],
+                    "weights_mib": weights / 2**20,
+                    "peak_mib": None if extra is None else extra / 2**20,
+                }
+            )
         table = pd.DataFrame(rows)
         print(render_memory(table))
         write(table, self.out, surroundings(device, allocator=EXACT))

@@ -23,9 +23,15 @@ ALL = ("resnet50", "osnet", "cdnet", "msinet", "msinet pam=True", "deit_small", 
 REFERENCE = "resnet50"
 #: As the paper calls them.
 LABELS = {
-    "resnet50": "ResNet50", "osnet": "OSNet", "cdnet": "CDNet", "msinet": "MSINet", "msinet pam=True": "MSINet-SAM",
-    "deit_small": "DeiT-S", "deit_base": "DeiT-B", "vit_base": "ViT-B",
-}  # fmt: skip
+    "resnet50": "ResNet50",
+    "osnet": "OSNet",
+    "cdnet": "CDNet",
+    "msinet": "MSINet",
+    "msinet pam=True": "MSINet-SAM",
+    "deit_small": "DeiT-S",
+    "deit_base": "DeiT-B",
+    "vit_base": "ViT-B",
+}
 #: eager: as trained, in torch's default layout. channels_last: the same in the other layout. deployed: merged, and
 #: channels-last. compiled and cuda_graph: that through torch.compile, or captured. onnx: that in ONNX Runtime.
 FORMS = ("eager", "channels_last", "deployed", "compiled", "cuda_graph", "onnx")

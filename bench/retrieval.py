@@ -44,10 +44,16 @@ def made_up(queries: int, items: int, identities: int, cameras: int, dim: int, s
         return torch.nn.functional.normalize(torch.from_numpy(rows)), ids, rng.integers(0, cameras, count)
 
     (query, query_ids, query_cameras), (gallery, gallery_ids, gallery_cameras) = some(queries), some(items)
-    return Features(query, gallery, {
-        "query_ids": query_ids, "gallery_ids": gallery_ids,
-        "query_cameras": query_cameras, "gallery_cameras": gallery_cameras,
-    })  # fmt: skip
+    return Features(
+        query,
+        gallery,
+        {
+            "query_ids": query_ids,
+            "gallery_ids": gallery_ids,
+            "query_cameras": query_cameras,
+            "gallery_cameras": gallery_cameras,
+        },
+    )
 
 
 def ranking(features: Features) -> dict[str, Callable[[], object]]:
@@ -206,8 +212,11 @@ def render(table: pd.DataFrame) -> str:
 
 def _row(
     what: str, seconds: float, extra: int | None, product: float | None = None, ratio: float | None = None
-) -> dict[str, object]:  # fmt: skip
+) -> dict[str, object]:
     return {
-        "work": what, "seconds": seconds, "product_seconds": product, "ratio": ratio,
+        "work": what,
+        "seconds": seconds,
+        "product_seconds": product,
+        "ratio": ratio,
         "extra_mib": None if extra is None else extra / 2**20,
-    }  # fmt: skip
+    }

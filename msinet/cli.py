@@ -78,9 +78,16 @@ class Train:
             if distributed.leads() and (self.out / RECORD).exists() and self.how.resume:
                 raise UserError(f"{self.out} holds a finished run; choose another --out, or --no-resume to start again")
             record = run(
-                self.out, model=self.model, options=options, source=source, target=target,
-                recipe=recipe, seed=self.seed, weights=self.weights, how=self.how,
-            )  # fmt: skip
+                self.out,
+                model=self.model,
+                options=options,
+                source=source,
+                target=target,
+                recipe=recipe,
+                seed=self.seed,
+                weights=self.weights,
+                how=self.how,
+            )
         print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
         print(f"written: {self.out}/record.json, history.csv, queries.csv, model.safetensors, log.txt")
         return 0
@@ -123,7 +130,7 @@ class Search:
                 model=self.model,
                 options=parse_settings(self.options),
                 how=self.how,
-            )  # fmt: skip
+            )
         print(search_line(record))
         print(f"written: {self.out}/genotype.json, alphas.csv, history.csv, record.json, log.txt")
         print(f"train it: msinet train --data-root {self.data_root} --genotype {self.out}/genotype.json --out DIR")
@@ -161,10 +168,14 @@ class Pretrain:
         recipe = override(recipe, parse_settings(self.recipe))
         out = self.out or Path("weights") / f"{self.model}.safetensors"
         record = pretrain(
-            out, model=self.model, options=parse_settings(self.options),
-            data=load_class_folders(root, "imagenet" if self.imagenet else ""), recipe=recipe, seed=self.seed,
+            out,
+            model=self.model,
+            options=parse_settings(self.options),
+            data=load_class_folders(root, "imagenet" if self.imagenet else ""),
+            recipe=recipe,
+            seed=self.seed,
             how=self.how,
-        )  # fmt: skip
+        )
         shares = {name: float(record[name] or 0) for name in ("top1", "top5", "chance")}
         print(metrics_line(str(record["pretrained_on"]), shares))
         print(f"written: {out}, {out.stem}.json, {out.stem}.history.csv")
@@ -210,11 +221,20 @@ class Evaluate:
         if len(result.draws) > 1:
             print(f"  standard deviation over {len(result.draws)} draws: " + metrics_line("", result.std))
         if self.out is not None and distributed.leads():
-            write_json(self.out, {
-                **result.metrics, **{f"{name}_std_draws": value for name, value in result.std.items()},
-                "dataset": dataset.name, "fingerprint": dataset.fingerprint, "weights": str(self.weights),
-                "height": height, "width": width, "reranked": self.rerank, **describe(device),
-            })  # fmt: skip
+            write_json(
+                self.out,
+                {
+                    **result.metrics,
+                    **{f"{name}_std_draws": value for name, value in result.std.items()},
+                    "dataset": dataset.name,
+                    "fingerprint": dataset.fingerprint,
+                    "weights": str(self.weights),
+                    "height": height,
+                    "width": width,
+                    "reranked": self.rerank,
+                    **describe(device),
+                },
+            )
             print(f"written: {self.out}")
         return 0
 
@@ -239,12 +259,14 @@ class Embed(Evaluate):
             return 0
         with atomic_path(self.out) as temporary, temporary.open("wb") as stream:
             np.savez(
-                stream, features=features.numpy(),
+                stream,
+                features=features.numpy(),
                 paths=np.array([i.path.relative_to(dataset.root).as_posix() for i in dataset.test]),
                 identities=np.array([i.identity for i in dataset.test]),
                 cameras=np.array([i.camera for i in dataset.test]),
-                query=dataset.draws[0].query, gallery=dataset.draws[0].gallery,
-            )  # fmt: skip
+                query=dataset.draws[0].query,
+                gallery=dataset.draws[0].gallery,
+            )
         print(f"{features.shape[0]} features of {features.shape[1]} numbers, written: {self.out}")
         return 0
 

@@ -53,10 +53,16 @@ def export_onnx(network: nn.Module, path: StrPath, image: tuple[int, int]) -> fl
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter reports on its own internals
             torch.onnx.export(
-                shipped, (example,), str(temporary), input_names=["images"], output_names=["features"],
-                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}, dynamo=True, external_data=False,
+                shipped,
+                (example,),
+                str(temporary),
+                input_names=["images"],
+                output_names=["features"],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+                dynamo=True,
+                external_data=False,
                 verbose=False,
-            )  # fmt: skip
+            )
         difference = _difference(shipped, temporary, image)
         if not difference <= TOLERANCE:
             raise UserError(

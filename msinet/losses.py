@@ -23,9 +23,7 @@ def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Ten
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
-def triplet_loss(
-    embeddings: Tensor, labels: Tensor, margin: float | None = 0.3, *, normalize: bool = True
-) -> Tensor:  # fmt: skip
+def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float | None = 0.3, *, normalize: bool = True) -> Tensor:
     """Batch-hard triplet loss (Eq. 6): the farthest positive against the nearest negative of each anchor.
 
     The anchor counts among its own positives, which is harmless: its distance is the smallest. An
@@ -55,9 +53,15 @@ Variant = Literal["none", "self-pos", "self-neg", "unified", "separated", "pam-s
 
 
 def alignment_loss(
-    feature_map: Tensor, labels: Tensor, variant: Variant = "pam-self", *, activation: Tensor | None = None,
-    partner_grid: bool = False, self_pairs: bool = True, per_pair: bool = True,
-) -> Tensor:  # fmt: skip
+    feature_map: Tensor,
+    labels: Tensor,
+    variant: Variant = "pam-self",
+    *,
+    activation: Tensor | None = None,
+    partner_grid: bool = False,
+    self_pairs: bool = True,
+    per_pair: bool = True,
+) -> Tensor:
     """Spatial alignment (Eq. 7-9; the variants of Table 5): an anchor agrees with its partners at the same positions.
 
     With u(i, j) the correlation of anchor i with j as a unit vector over positions, the dissimilarity of a set of n

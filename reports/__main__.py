@@ -212,11 +212,10 @@ class Figure6(Picture):
         queries = some_queries(dataset, self.images)
         lists = {
             one.label: ranked_lists(
-                store, one.run_ids[0], dataset, queries, self.length,
-                device=self.how.device, progress=self.how.progress,
+                store, one.run_ids[0], dataset, queries, self.length, device=self.how.device, progress=self.how.progress
             )
             for one in looked
-        }  # fmt: skip
+        }
         _, height, width = load_run(store, looked[0].run_ids[0])
         stem = (self.out or self.request.store / "figures") / file_name("figure6", self.request)
         title = f"Figure 6: the {self.length} nearest, {where_trained(looked[0], dataset, self.request)}"
@@ -330,9 +329,7 @@ class Costs:
         latencies, environment = read_latencies(self.latency)
         folder = self.out or self.request.store / "figures"
         written = draw_roofline(latencies, environment, folder / "roofline")
-        data = accuracy_data(
-            latencies, find_catalogue(self.name), self.request, self.column, self.form, self.batch
-        )  # fmt: skip
+        data = accuracy_data(latencies, find_catalogue(self.name), self.request, self.column, self.form, self.batch)
         size = f"{latencies['height'].iloc[0]}x{latencies['width'].iloc[0]}"
         title = f"{self.column}, profile {self.request.profile}, against {self.form} at batch {self.batch} and {size}"
         written += draw_accuracy(data, title, folder / f"{file_name(self.name, self.request)}-cost")
@@ -424,9 +421,18 @@ class Build:
                 datasets.append(entry)
         machine = str(environment.get("cpu" if environment.get("device") == "cpu" else "device", ""))
         context = page.gather(
-            request, verdicts, built, drawn, missing, latencies, measured, ranked, datasets, machine,
+            request,
+            verdicts,
+            built,
+            drawn,
+            missing,
+            latencies,
+            measured,
+            ranked,
+            datasets,
+            machine,
             self.bench("latency"),
-        )  # fmt: skip
+        )
         page.write_page(context, out / "index.html")
         size = (out / "index.html").stat().st_size / 2**20
         told = f", {len(context['missing'])} things missing, named at its end" if context["missing"] else ""
@@ -434,9 +440,13 @@ class Build:
         return 0
 
     def draw(
-        self, built: Mapping[str, tables.Table | str], latencies: pd.DataFrame, environment: dict[str, object],
-        folder: Path, missing: list[page.Missing],
-    ) -> list[page.Figure]:  # fmt: skip
+        self,
+        built: Mapping[str, tables.Table | str],
+        latencies: pd.DataFrame,
+        environment: dict[str, object],
+        folder: Path,
+        missing: list[page.Missing],
+    ) -> list[page.Figure]:
         """Every figure that the store and the latencies allow; what cannot be drawn goes to `missing`."""
         request = self.request
         drawn: list[page.Figure] = []
@@ -450,9 +460,10 @@ class Build:
                 drawn.extend(page.Figure(path.with_suffix(""), title) for path in pictures)
 
         ablations = {
-            name: table for name, table in built.items()
+            name: table
+            for name, table in built.items()
             if isinstance(table, tables.Table) and CATALOGUES[name].baseline
-        }  # fmt: skip
+        }
         for name, table in bar(iterable=ablations.items(), desc="figures"):
             attempt(
                 table.title,
@@ -460,9 +471,10 @@ class Build:
                 partial(draw_ablation, CATALOGUES[name], request, table, folder),
             )
         for name, picture in (
-            ("figure1", Figure1(request, out=folder)), ("figure4", Figure4(request, out=folder)),
+            ("figure1", Figure1(request, out=folder)),
+            ("figure4", Figure4(request, out=folder)),
             ("figure6", Figure6(request, out=folder)),
-        ):  # fmt: skip
+        ):
             attempt(CATALOGUES[name].title, page.run_command(name, request), picture.draw)
         for name in ("table1", "figure5a"):
             title = f"What the searches of {name} found, and how"
@@ -476,8 +488,11 @@ class Build:
             why = f"{self.latency} does not exist"
             missing.append(page.Missing("accuracy against latency, and the roofline", why, self.bench("latency")))
             return drawn
-        attempt("Roofline of the deployed networks", self.bench("latency"),
-                lambda: draw_roofline(latencies, environment, folder / "roofline"))  # fmt: skip
+        attempt(
+            "Roofline of the deployed networks",
+            self.bench("latency"),
+            lambda: draw_roofline(latencies, environment, folder / "roofline"),
+        )
         batch = int(latencies["batch"].max())
 
         def cost(column: str, title: str) -> list[Path]:
@@ -528,19 +543,24 @@ def file_name(name: str, request: Request) -> str:
 
 
 COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
-    "build": Build, "table": Table, "curves": Curves, "figure1": Figure1, "figure4": Figure4, "figure6": Figure6,
-    "searches": Searches, "factors": Factors, "costs": Costs, "claims": Claims,
-}  # fmt: skip
+    "build": Build,
+    "table": Table,
+    "curves": Curves,
+    "figure1": Figure1,
+    "figure4": Figure4,
+    "figure6": Figure6,
+    "searches": Searches,
+    "factors": Factors,
+    "costs": Costs,
+    "claims": Claims,
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for an error that the user can mend."""
     try:
         command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="python -m reports",
-            description="Tables and figures from finished runs.",
-            args=args,
+            COMMANDS, prog="python -m reports", description="Tables and figures from finished runs.", args=args
         )
         with file_errors():
             return command()

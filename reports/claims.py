@@ -89,7 +89,7 @@ class Verdict:
 
 def _everywhere(
     catalogue: str, columns: str, better: str, worse: str, init: str = "scratch", **more: object
-) -> tuple[Comparison, ...]:  # fmt: skip
+) -> tuple[Comparison, ...]:
     """One comparison for each column; VID tasks are judged by R1, the others by mAP."""
     return tuple(
         Comparison(catalogue, column, better, worse, init, metric="R1" if column.endswith("VID") else "mAP", **more)  # type: ignore[arg-type]
@@ -143,91 +143,253 @@ def _faster(text: str, than: str) -> Callable[[pd.DataFrame], Outcome]:
 
 #: In the order of the paper.
 CLAIMS: tuple[Claim, ...] = (
-    Claim("ce-poor", "The model searched by classification performs worse than by contrast on the same identities",
-          "Sec. 4.4, Fig. 5a", (Comparison("figure5a", "MS", "TCM, overlap 1", "CE, overlap 1"),)),
-    Claim("tcm-partial", "Unbinding the identities of the two sides (overlap 0.4) improves on a full overlap",
-          "Sec. 4.4, Fig. 5a", (Comparison("figure5a", "MS", "TCM, overlap 0.4", "TCM, overlap 1"),)),
-    Claim("tcm-ce", "The complete search beats the classification scheme",
-          "Sec. 4.4, Fig. 5a", (Comparison("figure5a", "MS", "TCM, overlap 0.4", "CE, overlap 1"),)),
-    Claim("gate-best", "Of the four operations alone, the channel gate performs best", "Sec. 4.4, Fig. 5b", tuple(
-        Comparison("figure5b", "MS", "Channel Gate everywhere", f"{other} everywhere")
-        for other in ("None", "Exchange", "Cross Attention"))),
-    Claim("msinet-over-single", "MSINet surpasses every network of a single operation", "Sec. 4.4, Fig. 5b", tuple(
-        Comparison("figure5b", "MS", "MSINet, the paper's genotype", f"{other} everywhere")
-        for other in ("None", "Exchange", "Channel Gate", "Cross Attention"))),
-    Claim("msinet-over-random", "MSINet surpasses random architectures", "Sec. 4.4, Fig. 5b",
-          (Comparison("figure5b", "MS", "MSINet, the paper's genotype", f"Random, {RANDOM} genotypes"),)),
-    Claim("search-over-random", "What the search finds surpasses random architectures", "Sec. 4.4, Fig. 5b",
-          (Comparison("figure5b", "MS", "TCM, searched here", f"Random, {RANDOM} genotypes"),)),
-    Claim("minus-sum", "Fusion by difference is about as good as by sum (within 1 point)", "Sec. 4.4, Fig. 5c",
-          (Comparison("figure5c", "MS", "Minus", "Sum", within=1.0),)),
-    Claim("mul-poor", "Fusion by product performs worse than by sum", "Sec. 4.4, Fig. 5c",
-          (Comparison("figure5c", "MS", "Sum", "Mul"),)),
-    Claim("scale-helps", "Branches of different scale (2:1) improve on equal ones", "Sec. 4.4, Fig. 5d",
-          (Comparison("figure5d", "MS", "2:1", "1:1"),)),
-    Claim("scale-three", "A ratio of 3:1 is at least as good as 2:1", "Sec. 4.4, Fig. 5d",
-          (Comparison("figure5d", "MS", "3:1", "2:1"),)),
-    Claim("scale-more", "Beyond 3:1 little is gained (4:1 within 1 point)", "Sec. 4.4, Fig. 5d",
-          (Comparison("figure5d", "MS", "4:1", "3:1", within=1.0),)),
-    Claim("alignment-helps", "Alignment of any weight helps across data sets", "Sec. 4.4, Fig. 5e", tuple(
-        Comparison("figure5e", "VR>VID", f"weight {weight:g}", "weight 0", metric="R1")
-        for weight in WEIGHTS if weight)),
-    Claim("weight-two", "The best weight of alignment is 2", "Sec. 4.4, Fig. 5e", tuple(
-        Comparison("figure5e", "VR>VID", "weight 2", f"weight {weight:g}", metric="R1")
-        for weight in WEIGHTS if weight != 2)),
-    Claim("scratch-resnet", "From scratch, MSINet surpasses ResNet50 on every set", "Sec. 4.2, Table 2",
-          _everywhere("table2", "M MS VR VID", "MSINet", "ResNet50")),
-    Claim("scratch-osnet", "From scratch, MSINet surpasses OSNet on every set", "Sec. 4.2, Table 2",
-          _everywhere("table2", "M MS VR VID", "MSINet", "OSNet")),
-    Claim("scratch-cdnet", "From scratch, MSINet surpasses CDNet on every set", "Sec. 4.2, Table 2",
-          _everywhere("table2", "M MS VR VID", "MSINet", "CDNet")),
-    Claim("resnet-worst", "ResNet50 has the worst performance from scratch", "Sec. 4.2, Table 2", (
-        *_everywhere("table2", "M MS VR VID", "OSNet", "ResNet50"),
-        *_everywhere("table2", "M MS VR VID", "CDNet", "ResNet50"))),
-    Claim("scratch-over-pretrained", "MSINet without pre-training surpasses pre-trained ResNet50 on all metrics",
-          "Sec. 4.2, Table 2", (
-              *_everywhere("table2", "M MS VR VID", "MSINet", "ResNet50", worse_init="imagenet"),
-              *(Comparison("table2", column, "MSINet", "ResNet50", worse_init="imagenet", metric=metric)
-                for column, metric in (("M", "R1"), ("MS", "R1"), ("VR", "R1"), ("VID", "R5"))))),
-    Claim("nine-points", "Pre-trained, MSINet surpasses ResNet50 by 9 points of mAP on MSMT17", "Abstract, Table 2",
-          (Comparison("table2", "MS", "MSINet", "ResNet50", "imagenet", at_least=9.0),)),
-    Claim("pretrained-others", "Pre-trained, MSINet surpasses OSNet and CDNet", "Sec. 4.2, Table 2", (
-        *_everywhere("table2", "M MS VR VID", "MSINet", "OSNet", "imagenet"),
-        *_everywhere("table2", "M MS", "MSINet", "CDNet", "imagenet"))),
-    Claim("across", "Across data sets MSINet surpasses ResNet50 and OSNet", "Sec. 4.2, Table 2", (
-        *_everywhere("table2", "MS>M VR>VID", "MSINet", "ResNet50", "imagenet"),
-        *_everywhere("table2", "MS>M VR>VID", "MSINet", "OSNet", "imagenet"))),
-    Claim("sixteen-points", "With alignment, MSINet surpasses ResNet50 by 16 points of mAP on MSMT17 to Market-1501",
-          "Sec. 1, Table 2", (Comparison("table2", "MS>M", "MSINet-SAM", "ResNet50", "imagenet", at_least=16.0),)),
-    Claim("sam-across", "Alignment improves MSINet across data sets", "Sec. 4.2, Table 2",
-          _everywhere("table2", "MS>M VR>VID", "MSINet-SAM", "MSINet", "imagenet")),
-    Claim("sam-inside", "Alignment costs nothing inside a data set (VeRi-776, within 0.5 points)", "Sec. 4.4, Table 5",
-          (Comparison("table5", "VR", "MSINet|PAM-Self", "MSINet|none", "imagenet", within=0.5),)),
-    Claim("sam-each", "Aligning positives or negatives alone improves across data sets", "Sec. 4.4, Table 5", (
-        *_everywhere("table5", "VR>VID", "MSINet|Self-Pos", "MSINet|none", "imagenet"),
-        *_everywhere("table5", "VR>VID", "MSINet|Self-Neg", "MSINet|none", "imagenet"))),
-    Claim("sam-unified", "Aligning all pairs alike is worse than apart", "Sec. 4.4, Table 5",
-          _everywhere("table5", "VR>VID", "MSINet|Separated", "MSINet|Unified", "imagenet")),
-    Claim("sam-pam", "Positive alignment by PAM performs best of all variants", "Sec. 4.4, Table 5", tuple(
-        comparison for other in ("none", "Self-Pos", "Self-Neg", "Unified", "Separated")
-        for comparison in _everywhere("table5", "VR>VID", "MSINet|PAM-Self", f"MSINet|{other}", "imagenet"))),
-    Claim("sam-osnet", "Alignment improves OSNet across data sets as well", "Sec. 4.4, Table 5",
-          _everywhere("table5", "VR>VID", "OSNet|PAM-Self", "OSNet|none", "imagenet")),
-    Claim("transformers-ms", "DeiT-B and ViT-B surpass MSINet on MSMT17", "Sec. 4.4, Table 6", (
-        *_everywhere("table6", "MS", "DeiT-B", "MSINet", "imagenet"),
-        *_everywhere("table6", "MS", "ViT-B", "MSINet", "imagenet"))),
-    Claim("transformers-vr", "MSINet surpasses every transformer on VeRi-776", "Sec. 4.4, Table 6", tuple(
-        comparison for other in ("DeiT-S", "DeiT-B", "ViT-B")
-        for comparison in _everywhere("table6", "VR", "MSINet", other, "imagenet"))),
-    Claim("size", "MSINet has 2.3 and MSINet-SAM 2.4 million parameters", "Table 2",
-          measure=_parameters(("msinet", 2.3), ("msinet pam=True", 2.4))),
-    Claim("size-others", "OSNet has 2.2 and CDNet 1.8 million parameters, counted as MSINet's are", "Table 2",
-          measure=_parameters(("osnet", 2.2), ("cdnet", 1.8))),
-    Claim("faster-resnet", "MSINet is faster than ResNet50", "Sec. 4.2, Table 2",
-          measure=_faster("msinet", "resnet50")),
+    Claim(
+        "ce-poor",
+        "The model searched by classification performs worse than by contrast on the same identities",
+        "Sec. 4.4, Fig. 5a",
+        (Comparison("figure5a", "MS", "TCM, overlap 1", "CE, overlap 1"),),
+    ),
+    Claim(
+        "tcm-partial",
+        "Unbinding the identities of the two sides (overlap 0.4) improves on a full overlap",
+        "Sec. 4.4, Fig. 5a",
+        (Comparison("figure5a", "MS", "TCM, overlap 0.4", "TCM, overlap 1"),),
+    ),
+    Claim(
+        "tcm-ce",
+        "The complete search beats the classification scheme",
+        "Sec. 4.4, Fig. 5a",
+        (Comparison("figure5a", "MS", "TCM, overlap 0.4", "CE, overlap 1"),),
+    ),
+    Claim(
+        "gate-best",
+        "Of the four operations alone, the channel gate performs best",
+        "Sec. 4.4, Fig. 5b",
+        tuple(
+            Comparison("figure5b", "MS", "Channel Gate everywhere", f"{other} everywhere")
+            for other in ("None", "Exchange", "Cross Attention")
+        ),
+    ),
+    Claim(
+        "msinet-over-single",
+        "MSINet surpasses every network of a single operation",
+        "Sec. 4.4, Fig. 5b",
+        tuple(
+            Comparison("figure5b", "MS", "MSINet, the paper's genotype", f"{other} everywhere")
+            for other in ("None", "Exchange", "Channel Gate", "Cross Attention")
+        ),
+    ),
+    Claim(
+        "msinet-over-random",
+        "MSINet surpasses random architectures",
+        "Sec. 4.4, Fig. 5b",
+        (Comparison("figure5b", "MS", "MSINet, the paper's genotype", f"Random, {RANDOM} genotypes"),),
+    ),
+    Claim(
+        "search-over-random",
+        "What the search finds surpasses random architectures",
+        "Sec. 4.4, Fig. 5b",
+        (Comparison("figure5b", "MS", "TCM, searched here", f"Random, {RANDOM} genotypes"),),
+    ),
+    Claim(
+        "minus-sum",
+        "Fusion by difference is about as good as by sum (within 1 point)",
+        "Sec. 4.4, Fig. 5c",
+        (Comparison("figure5c", "MS", "Minus", "Sum", within=1.0),),
+    ),
+    Claim(
+        "mul-poor",
+        "Fusion by product performs worse than by sum",
+        "Sec. 4.4, Fig. 5c",
+        (Comparison("figure5c", "MS", "Sum", "Mul"),),
+    ),
+    Claim(
+        "scale-helps",
+        "Branches of different scale (2:1) improve on equal ones",
+        "Sec. 4.4, Fig. 5d",
+        (Comparison("figure5d", "MS", "2:1", "1:1"),),
+    ),
+    Claim(
+        "scale-three",
+        "A ratio of 3:1 is at least as good as 2:1",
+        "Sec. 4.4, Fig. 5d",
+        (Comparison("figure5d", "MS", "3:1", "2:1"),),
+    ),
+    Claim(
+        "scale-more",
+        "Beyond 3:1 little is gained (4:1 within 1 point)",
+        "Sec. 4.4, Fig. 5d",
+        (Comparison("figure5d", "MS", "4:1", "3:1", within=1.0),),
+    ),
+    Claim(
+        "alignment-helps",
+        "Alignment of any weight helps across data sets",
+        "Sec. 4.4, Fig. 5e",
+        tuple(
+            Comparison("figure5e", "VR>VID", f"weight {weight:g}", "weight 0", metric="R1")
+            for weight in WEIGHTS
+            if weight
+        ),
+    ),
+    Claim(
+        "weight-two",
+        "The best weight of alignment is 2",
+        "Sec. 4.4, Fig. 5e",
+        tuple(
+            Comparison("figure5e", "VR>VID", "weight 2", f"weight {weight:g}", metric="R1")
+            for weight in WEIGHTS
+            if weight != 2
+        ),
+    ),
+    Claim(
+        "scratch-resnet",
+        "From scratch, MSINet surpasses ResNet50 on every set",
+        "Sec. 4.2, Table 2",
+        _everywhere("table2", "M MS VR VID", "MSINet", "ResNet50"),
+    ),
+    Claim(
+        "scratch-osnet",
+        "From scratch, MSINet surpasses OSNet on every set",
+        "Sec. 4.2, Table 2",
+        _everywhere("table2", "M MS VR VID", "MSINet", "OSNet"),
+    ),
+    Claim(
+        "scratch-cdnet",
+        "From scratch, MSINet surpasses CDNet on every set",
+        "Sec. 4.2, Table 2",
+        _everywhere("table2", "M MS VR VID", "MSINet", "CDNet"),
+    ),
+    Claim(
+        "resnet-worst",
+        "ResNet50 has the worst performance from scratch",
+        "Sec. 4.2, Table 2",
+        (
+            *_everywhere("table2", "M MS VR VID", "OSNet", "ResNet50"),
+            *_everywhere("table2", "M MS VR VID", "CDNet", "ResNet50"),
+        ),
+    ),
+    Claim(
+        "scratch-over-pretrained",
+        "MSINet without pre-training surpasses pre-trained ResNet50 on all metrics",
+        "Sec. 4.2, Table 2",
+        (
+            *_everywhere("table2", "M MS VR VID", "MSINet", "ResNet50", worse_init="imagenet"),
+            *(
+                Comparison("table2", column, "MSINet", "ResNet50", worse_init="imagenet", metric=metric)
+                for column, metric in (("M", "R1"), ("MS", "R1"), ("VR", "R1"), ("VID", "R5"))
+            ),
+        ),
+    ),
+    Claim(
+        "nine-points",
+        "Pre-trained, MSINet surpasses ResNet50 by 9 points of mAP on MSMT17",
+        "Abstract, Table 2",
+        (Comparison("table2", "MS", "MSINet", "ResNet50", "imagenet", at_least=9.0),),
+    ),
+    Claim(
+        "pretrained-others",
+        "Pre-trained, MSINet surpasses OSNet and CDNet",
+        "Sec. 4.2, Table 2",
+        (
+            *_everywhere("table2", "M MS VR VID", "MSINet", "OSNet", "imagenet"),
+            *_everywhere("table2", "M MS", "MSINet", "CDNet", "imagenet"),
+        ),
+    ),
+    Claim(
+        "across",
+        "Across data sets MSINet surpasses ResNet50 and OSNet",
+        "Sec. 4.2, Table 2",
+        (
+            *_everywhere("table2", "MS>M VR>VID", "MSINet", "ResNet50", "imagenet"),
+            *_everywhere("table2", "MS>M VR>VID", "MSINet", "OSNet", "imagenet"),
+        ),
+    ),
+    Claim(
+        "sixteen-points",
+        "With alignment, MSINet surpasses ResNet50 by 16 points of mAP on MSMT17 to Market-1501",
+        "Sec. 1, Table 2",
+        (Comparison("table2", "MS>M", "MSINet-SAM", "ResNet50", "imagenet", at_least=16.0),),
+    ),
+    Claim(
+        "sam-across",
+        "Alignment improves MSINet across data sets",
+        "Sec. 4.2, Table 2",
+        _everywhere("table2", "MS>M VR>VID", "MSINet-SAM", "MSINet", "imagenet"),
+    ),
+    Claim(
+        "sam-inside",
+        "Alignment costs nothing inside a data set (VeRi-776, within 0.5 points)",
+        "Sec. 4.4, Table 5",
+        (Comparison("table5", "VR", "MSINet|PAM-Self", "MSINet|none", "imagenet", within=0.5),),
+    ),
+    Claim(
+        "sam-each",
+        "Aligning positives or negatives alone improves across data sets",
+        "Sec. 4.4, Table 5",
+        (
+            *_everywhere("table5", "VR>VID", "MSINet|Self-Pos", "MSINet|none", "imagenet"),
+            *_everywhere("table5", "VR>VID", "MSINet|Self-Neg", "MSINet|none", "imagenet"),
+        ),
+    ),
+    Claim(
+        "sam-unified",
+        "Aligning all pairs alike is worse than apart",
+        "Sec. 4.4, Table 5",
+        _everywhere("table5", "VR>VID", "MSINet|Separated", "MSINet|Unified", "imagenet"),
+    ),
+    Claim(
+        "sam-pam",
+        "Positive alignment by PAM performs best of all variants",
+        "Sec. 4.4, Table 5",
+        tuple(
+            comparison
+            for other in ("none", "Self-Pos", "Self-Neg", "Unified", "Separated")
+            for comparison in _everywhere("table5", "VR>VID", "MSINet|PAM-Self", f"MSINet|{other}", "imagenet")
+        ),
+    ),
+    Claim(
+        "sam-osnet",
+        "Alignment improves OSNet across data sets as well",
+        "Sec. 4.4, Table 5",
+        _everywhere("table5", "VR>VID", "OSNet|PAM-Self", "OSNet|none", "imagenet"),
+    ),
+    Claim(
+        "transformers-ms",
+        "DeiT-B and ViT-B surpass MSINet on MSMT17",
+        "Sec. 4.4, Table 6",
+        (
+            *_everywhere("table6", "MS", "DeiT-B", "MSINet", "imagenet"),
+            *_everywhere("table6", "MS", "ViT-B", "MSINet", "imagenet"),
+        ),
+    ),
+    Claim(
+        "transformers-vr",
+        "MSINet surpasses every transformer on VeRi-776",
+        "Sec. 4.4, Table 6",
+        tuple(
+            comparison
+            for other in ("DeiT-S", "DeiT-B", "ViT-B")
+            for comparison in _everywhere("table6", "VR", "MSINet", other, "imagenet")
+        ),
+    ),
+    Claim(
+        "size",
+        "MSINet has 2.3 and MSINet-SAM 2.4 million parameters",
+        "Table 2",
+        measure=_parameters(("msinet", 2.3), ("msinet pam=True", 2.4)),
+    ),
+    Claim(
+        "size-others",
+        "OSNet has 2.2 and CDNet 1.8 million parameters, counted as MSINet's are",
+        "Table 2",
+        measure=_parameters(("osnet", 2.2), ("cdnet", 1.8)),
+    ),
+    Claim(
+        "faster-resnet", "MSINet is faster than ResNet50", "Sec. 4.2, Table 2", measure=_faster("msinet", "resnet50")
+    ),
     Claim("faster-osnet", "MSINet is faster than OSNet", "Table 2", measure=_faster("msinet", "osnet")),
     Claim("sam-free", "Alignment costs nothing at inference", "Sec. 3.3, Table 2", measure=_macs_unchanged),
-)  # fmt: skip
+)
 
 
 def judge(request: Request, latencies: pd.DataFrame | None = None) -> list[Verdict]:
@@ -330,8 +492,10 @@ def _by_paper(c: Comparison) -> bool | None:
     """Whether the paper's own numbers agree with a comparison; None: it gives none."""
     numbers = paper_numbers()
     numbers = numbers[numbers["table"] == f"T{c.catalogue.removeprefix('table')}"]
-    theirs = [paper_place(numbers, row, init, c.column)[0].get(c.metric)
-              for row, init in ((c.better, c.init), (c.worse, c.worse_init or c.init))]  # fmt: skip
+    theirs = [
+        paper_place(numbers, row, init, c.column)[0].get(c.metric)
+        for row, init in ((c.better, c.init), (c.worse, c.worse_init or c.init))
+    ]
     if theirs[0] is None or theirs[1] is None:
         return None
     difference = round(theirs[0] - theirs[1], 1)
@@ -340,11 +504,19 @@ def _by_paper(c: Comparison) -> bool | None:
 
 def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One row per claim."""
-    return pd.DataFrame([
-        {"key": v.claim.key, "claim": v.claim.statement, "source": v.claim.source, "verdict": v.status,
-         "paper's own numbers": v.by_paper, "evidence": "; ".join(outcome.told for outcome in v.outcomes)}
-        for v in verdicts
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "key": v.claim.key,
+                "claim": v.claim.statement,
+                "source": v.claim.source,
+                "verdict": v.status,
+                "paper's own numbers": v.by_paper,
+                "evidence": "; ".join(outcome.told for outcome in v.outcomes),
+            }
+            for v in verdicts
+        ]
+    )
 
 
 def as_markdown(verdicts: Sequence[Verdict], title: str) -> str:

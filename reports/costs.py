@@ -53,7 +53,7 @@ def pareto(costs: "pd.Series[float]", gains: "pd.Series[float]") -> list[int]:
 
 def accuracy_data(
     latencies: pd.DataFrame, catalogue: Catalogue, request: Request, column: str, form: str, batch: int
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """One row per network that has both: group, label, mAP in per cent, milliseconds an image, parameters.
 
     Raises:
@@ -69,10 +69,15 @@ def accuracy_data(
         if place is None or "mAP" not in place.values or row.label not in by_label.index:
             continue
         one = by_label.loc[row.label]
-        rows.append({
-            "group": row.group, "label": row.label, "mAP": place.values["mAP"][0], "ms": one["p50_ms"] / batch,
-            "parameters": one["parameters"],
-        })  # fmt: skip
+        rows.append(
+            {
+                "group": row.group,
+                "label": row.label,
+                "mAP": place.values["mAP"][0],
+                "ms": one["p50_ms"] / batch,
+                "parameters": one["parameters"],
+            }
+        )
     if not rows:
         raise UserError(
             f"no network of {catalogue.name} has both a result on {column} and a latency; run the "
@@ -103,9 +108,10 @@ def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 colour, marker = look[str(row["label"])]
                 axis.scatter(row["ms"], row["mAP"], s=_area(row["parameters"]), color=colour, marker=marker, alpha=0.8)
             axis.set(
-                xlabel="milliseconds an image", xlim=(0, 1.2 * part["ms"].max()),
+                xlabel="milliseconds an image",
+                xlim=(0, 1.2 * part["ms"].max()),
                 ylim=(max(0, data["mAP"].min() - 0.25 * spread), data["mAP"].max() + 0.25 * spread),
-            )  # fmt: skip
+            )
             axis.set_title(str(group))
             axis.grid()
             axis.set_axisbelow(True)
@@ -116,9 +122,14 @@ def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
             areas = [_area(parameters) for parameters in part["parameters"]]
             front = pareto(part["ms"], part["mAP"])
             annotate(
-                axis, part["ms"].tolist(), part["mAP"].tolist(), texts, areas=areas, fontsize=7.5,
+                axis,
+                part["ms"].tolist(),
+                part["mAP"].tolist(),
+                texts,
+                areas=areas,
+                fontsize=7.5,
                 line=(part["ms"].iloc[front], part["mAP"].iloc[front]),
-            )  # fmt: skip
+            )
         return write_figure(figure, data, stem)
 
 
@@ -157,11 +168,14 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
             colour, marker = look[str(row["label"])]
             axis.plot(row["intensity"], row["rate"] / 1e9, marker, color=colour, ms=6, zorder=3)
         axis.set(
-            xscale="log", yscale="log", xlim=(low, high), xlabel="multiply-adds for each byte moved",
+            xscale="log",
+            yscale="log",
+            xlim=(low, high),
+            xlabel="multiply-adds for each byte moved",
             ylabel="$10^9$ multiply-adds a second",
             # A decade at least, so that differences look as large as they are.
             ylim=(min(peak / 1e10, 0.5 * data["rate"].min() / 1e9), 1.6 * peak / 1e9),
-        )  # fmt: skip
+        )
         for side in (axis.xaxis, axis.yaxis):
             side.set_major_locator(LogLocator(10, (1, 2, 5)))
             side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -174,8 +188,12 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
             "line: what the machine can do, per cent: of that"
         )
         annotate(
-            axis, points["intensity"].tolist(), (points["rate"] / 1e9).tolist(),
+            axis,
+            points["intensity"].tolist(),
+            (points["rate"] / 1e9).tolist(),
             [f"{row['label']} {row['share_of_roof']:.0%}" for _, row in points.iterrows()],
-            areas=[36.0] * len(points), fontsize=7.5, line=(line, np.minimum(peak, line * bandwidth) / 1e9),
-        )  # fmt: skip
+            areas=[36.0] * len(points),
+            fontsize=7.5,
+            line=(line, np.minimum(peak, line * bandwidth) / 1e9),
+        )
         return write_figure(figure, data, stem)

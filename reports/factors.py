@@ -52,12 +52,20 @@ def by_factor(catalogue: Catalogue, request: Request) -> pd.DataFrame:
                     low = high
                     if len(part):
                         below, above = interval(part["ap"].to_numpy(), part["identity"].to_numpy())
-                        rows.append({
-                            "group": row.group, "method": row.label, "column": column, "factor": factor,
-                            "level": name, "queries": len(part) // len(frames),
-                            "R1": 100 * (part["first_rank"] == 1).mean(), "mAP": 100 * part["ap"].mean(),
-                            "low": 100 * below, "high": 100 * above,
-                        })  # fmt: skip
+                        rows.append(
+                            {
+                                "group": row.group,
+                                "method": row.label,
+                                "column": column,
+                                "factor": factor,
+                                "level": name,
+                                "queries": len(part) // len(frames),
+                                "R1": 100 * (part["first_rank"] == 1).mean(),
+                                "mAP": 100 * part["ap"].mean(),
+                                "low": 100 * below,
+                                "high": 100 * above,
+                            }
+                        )
     if not rows:
         raise UserError(f"no finished run of {catalogue.name} in {request.store} was ranked on rendered images")
     return pd.DataFrame(rows)
@@ -97,9 +105,13 @@ def draw_factors(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     columns = list(dict.fromkeys(data["column"]))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
-            len(columns), len(LEVELS), figsize=(7.1, 0.8 + 1.45 * len(columns)), squeeze=False, sharey="row",
+            len(columns),
+            len(LEVELS),
+            figsize=(7.1, 0.8 + 1.45 * len(columns)),
+            squeeze=False,
+            sharey="row",
             layout="constrained",
-        )  # fmt: skip
+        )
         for line, column in zip(axes, columns, strict=True):
             for axis, (factor, levels) in zip(line, LEVELS.items(), strict=True):
                 part = data[(data["column"] == column) & (data["factor"] == factor)]
@@ -110,9 +122,8 @@ def draw_factors(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                     x = one["level"].map(order).astype(float) + 0.09 * (number - (len(look) - 1) / 2)
                     bars = [(one["mAP"] - one["low"]).clip(lower=0), (one["high"] - one["mAP"]).clip(lower=0)]
                     axis.errorbar(
-                        x, one["mAP"], yerr=bars,
-                        color=colour, marker=marker, ms=3.5, lw=1, elinewidth=0.8, label=label,
-                    )  # fmt: skip
+                        x, one["mAP"], yerr=bars, color=colour, marker=marker, ms=3.5, lw=1, elinewidth=0.8, label=label
+                    )
                 ticks = [f"{textwrap.fill(name, 13)}\nn={queries.get(name, 0)}" for _, name in levels]
                 axis.set_xticks(range(len(levels)), ticks, fontsize=6.5)
                 axis.set_xlim(-0.45, len(levels) - 0.55)
@@ -137,8 +148,12 @@ def as_markdown(data: pd.DataFrame) -> str:
         for group, method in methods:
             groups[method].append(group)
         names = [method if len(groups[method]) == 1 else f"{method}, {group}" for group, method in methods]
-        out += [f"**{column}**, R1 / mAP", "", f"| factor | level | queries | {' | '.join(names)} |",
-                "|" + "---|" * (3 + len(names))]  # fmt: skip
+        out += [
+            f"**{column}**, R1 / mAP",
+            "",
+            f"| factor | level | queries | {' | '.join(names)} |",
+            "|" + "---|" * (3 + len(names)),
+        ]
         for (factor, level), cells in part.groupby(["factor", "level"], sort=False):
             found = {(c["group"], c["method"]): f"{c['R1']:.1f} / {c['mAP']:.1f}" for _, c in cells.iterrows()}
             values = " | ".join(found.get(method, "-") for method in methods)

@@ -25,12 +25,25 @@ from reports.tables import Table, baseline_of, build_table, headline, paper_name
 
 #: Of every figure: text as small as a paper's captions, no frame beyond the axes, the same SVG from the same data.
 STYLE: dict[Any, Any] = {
-    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5, "legend.frameon": False, "figure.titlesize": 8.5, "axes.linewidth": 0.7,
-    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "lines.linewidth": 1.3, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.titlelocation": "left", "grid.color": "0.92", "grid.linewidth": 0.7,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "figure.titlesize": 8.5,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "lines.linewidth": 1.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "grid.color": "0.92",
+    "grid.linewidth": 0.7,
     "svg.hashsalt": "0",
-}  # fmt: skip
+}
 #: Colours that people with any kind of colour vision can tell apart (Okabe and Ito), each with a marker of its own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^vDP"
@@ -70,26 +83,37 @@ def curve_data(store: Store, catalogue: Catalogue, request: Request) -> pd.DataF
     Raises:
         UserError: no run of the request was evaluated on the way.
     """
-    wanted = {run_id: column for row in build_table(catalogue, request).rows for column, place in row.places.items()
-              for run_id in place.run_ids}  # fmt: skip
+    wanted = {
+        run_id: column
+        for row in build_table(catalogue, request).rows
+        for column, place in row.places.items()
+        for run_id in place.run_ids
+    }
     frame = store.frame()
     rows = []
     for run_id, column in wanted.items():
         run = frame.loc[run_id]
         label = row_label(str(run["model"])).replace("_", " ")
         if not run["steps"]:
-            rows.append({"model": label, "column": column, "seed": 0, "step": 0,
-                         "mAP": 100 * run["mAP"], "R1": 100 * run["R1"]})  # fmt: skip
+            rows.append(
+                {"model": label, "column": column, "seed": 0, "step": 0, "mAP": 100 * run["mAP"], "R1": 100 * run["R1"]}
+            )
             continue
         history = pd.read_csv(store.run_folder(run_id) / "history.csv")
         if "mAP" not in history:
             continue
         history["step"] = history["steps"].cumsum()
         rows += [
-            {"model": label, "column": column, "seed": run["seed"], "step": point["step"],
-             "mAP": 100 * point["mAP"], "R1": 100 * point["R1"]}
+            {
+                "model": label,
+                "column": column,
+                "seed": run["seed"],
+                "step": point["step"],
+                "mAP": 100 * point["mAP"],
+                "R1": 100 * point["R1"],
+            }
             for _, point in history.dropna(subset="mAP").iterrows()
-        ]  # fmt: skip
+        ]
     data = pd.DataFrame(rows)
     if data.empty or not (data["step"] > 0).any():
         raise UserError("no run of this request was evaluated on the way; run it with --evaluate-every N")
@@ -115,8 +139,15 @@ def draw_curves(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
             for model, lines in part[part["step"] > 0].groupby("model", sort=False):
                 colour, marker = look[str(model)]
                 for number, (_, line) in enumerate(lines.groupby("seed")):
-                    axis.plot(line["step"], line["mAP"], marker=marker, ms=3.5, color=colour, alpha=0.9,
-                              label=str(model) if number == 0 else None)  # fmt: skip
+                    axis.plot(
+                        line["step"],
+                        line["mAP"],
+                        marker=marker,
+                        ms=3.5,
+                        color=colour,
+                        alpha=0.9,
+                        label=str(model) if number == 0 else None,
+                    )
             for _, level in part[part["step"] == 0].iterrows():
                 axis.axhline(level["mAP"], color="0.4", ls="--", lw=1, label=f"{level['model']} (learns nothing)")
             axis.set(xlabel="training steps", ylim=(0, None), xlim=(0, None))
@@ -149,11 +180,22 @@ def training_data(store: Store, catalogue: Catalogue, request: Request) -> pd.Da
                 if not frame.loc[run_id, "steps"]:
                     continue  # what learns nothing has no history
                 history = pd.read_csv(store.run_folder(run_id) / "history.csv")
-                parts.append(pd.DataFrame({
-                    "group": row.group, "row": row.label, "column": column, "seed": frame.loc[run_id, "seed"],
-                    "run_id": run_id, "epoch": history["epoch"], "step": history["steps"].cumsum(),
-                    "loss": history["loss"], "accuracy": 100 * history["accuracy"], "lr": history["lr"],
-                }))  # fmt: skip
+                parts.append(
+                    pd.DataFrame(
+                        {
+                            "group": row.group,
+                            "row": row.label,
+                            "column": column,
+                            "seed": frame.loc[run_id, "seed"],
+                            "run_id": run_id,
+                            "epoch": history["epoch"],
+                            "step": history["steps"].cumsum(),
+                            "loss": history["loss"],
+                            "accuracy": 100 * history["accuracy"],
+                            "lr": history["lr"],
+                        }
+                    )
+                )
     if not parts:
         raise missing(catalogue, request)
     return pd.concat(parts, ignore_index=True)
@@ -200,17 +242,30 @@ def draw_training(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     look = looks(data["row"])
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
-            len(TRAINING), len(panels), figsize=(0.9 + 1.9 * len(panels), 1.2 + 1.3 * len(TRAINING)), squeeze=False,
-            sharex="col", sharey="row", layout="constrained",
-        )  # fmt: skip
+            len(TRAINING),
+            len(panels),
+            figsize=(0.9 + 1.9 * len(panels), 1.2 + 1.3 * len(TRAINING)),
+            squeeze=False,
+            sharex="col",
+            sharey="row",
+            layout="constrained",
+        )
         for place, (column, part) in enumerate(panels):
             for axis, name in zip(axes[:, place], TRAINING, strict=True):
                 for row, runs in part.groupby("row", sort=False):
                     colour, marker = look[str(row)]
                     for _, run in runs.groupby("run_id"):
                         every = max(1, len(run) // 6)
-                        axis.plot(run["step"], run[name], color=colour, marker=marker, markevery=every, ms=3, lw=1.1,
-                                  label=str(row))  # fmt: skip
+                        axis.plot(
+                            run["step"],
+                            run[name],
+                            color=colour,
+                            marker=marker,
+                            markevery=every,
+                            ms=3,
+                            lw=1.1,
+                            label=str(row),
+                        )
                 axis.grid(axis="y")
                 axis.set_xlim(0, None)
             axes[0, place].set_title(str(column))
@@ -242,9 +297,17 @@ def add_title(figure: Figure, title: str) -> None:
 
 
 def image_grid(
-    tall: int, wide: int, size: tuple[int, int], title: str, *, left: float, top: float, right: float = 0.05,
-    below: float = 0.0, side: float = 0.78,
-) -> tuple[Figure, list[list[Axes]], Axes]:  # fmt: skip
+    tall: int,
+    wide: int,
+    size: tuple[int, int],
+    title: str,
+    *,
+    left: float,
+    top: float,
+    right: float = 0.05,
+    below: float = 0.0,
+    side: float = 0.78,
+) -> tuple[Figure, list[list[Axes]], Axes]:
     """A figure of images of one size without gaps between them, with a title: it, its axes by row, axes for a bar.
 
     Args:
@@ -269,8 +332,10 @@ def image_grid(
     def box(x: float, y: float, w: float, h: float) -> Axes:  # inches from the top left corner
         return figure.add_axes((x / whole[0], 1 - (y + h) / whole[1], w / whole[0], h / whole[1]))
 
-    axes = [[box(left + x * (width + gap), top + y * (height + below + gap), width, height) for x in range(wide)]
-            for y in range(tall)]  # fmt: skip
+    axes = [
+        [box(left + x * (width + gap), top + y * (height + below + gap), width, height) for x in range(wide)]
+        for y in range(tall)
+    ]
     for axis in (one for row in axes for one in row):
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -299,11 +364,20 @@ def row_data(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
     for row in table.rows:
         for column, place in row.places.items():
             for run_id, run in frame.loc[list(place.run_ids)].iterrows():
-                rows.append({
-                    "group": row.group, "row": row.label, "column": column, "seed": run["seed"], "run_id": run_id,
-                    "metric": headline(table.columns[column]), "R1": 100 * run["R1"], "mAP": 100 * run["mAP"],
-                    "parameters": run["parameters_without_classifier"], "macs": run["macs"],
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "group": row.group,
+                        "row": row.label,
+                        "column": column,
+                        "seed": run["seed"],
+                        "run_id": run_id,
+                        "metric": headline(table.columns[column]),
+                        "R1": 100 * run["R1"],
+                        "mAP": 100 * run["mAP"],
+                        "parameters": run["parameters_without_classifier"],
+                        "macs": run["macs"],
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -325,9 +399,13 @@ def draw_rows(data: pd.DataFrame, title: str, baseline: str, stem: Path) -> list
     repeated = bool(data.groupby(["group", "column", "row"]).size().max() > 1)
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, len(panels), figsize=(1 + 0.055 * max(map(len, rows)) + 2.3 * len(panels), 1.3 + 0.21 * len(rows)),
-            squeeze=False, sharey=True, layout="constrained",
-        )  # fmt: skip
+            1,
+            len(panels),
+            figsize=(1 + 0.055 * max(map(len, rows)) + 2.3 * len(panels), 1.3 + 0.21 * len(rows)),
+            squeeze=False,
+            sharey=True,
+            layout="constrained",
+        )
         for axis, ((group, column), part) in zip(axes[0], panels, strict=True):
             metric = str(part["metric"].iloc[0])
             means = part.groupby("row", sort=False)[metric].mean().reindex(rows)
@@ -336,14 +414,27 @@ def draw_rows(data: pd.DataFrame, title: str, baseline: str, stem: Path) -> list
                 bases = [means.get(baseline_of(row, baseline), means[baseline]) for row in rows]
                 axis.hlines(range(len(rows)), bases, means, color="0.8", lw=2, zorder=0)
             sns.stripplot(
-                part, x=metric, y="row", order=rows, color=COLOURS[0], size=4.5, jitter=False,
-                alpha=0.55 if repeated else 1, ax=axis,
-            )  # fmt: skip
+                part,
+                x=metric,
+                y="row",
+                order=rows,
+                color=COLOURS[0],
+                size=4.5,
+                jitter=False,
+                alpha=0.55 if repeated else 1,
+                ax=axis,
+            )
             if repeated:
                 axis.plot(means, range(len(rows)), "|", ms=11, mew=2, color=COLOURS[1])
             for place, mean in enumerate(means):
-                axis.text(1.02, place, "-" if pd.isna(mean) else f"{mean:.1f}", va="center", fontsize=7.5,
-                          transform=axis.get_yaxis_transform())  # fmt: skip
+                axis.text(
+                    1.02,
+                    place,
+                    "-" if pd.isna(mean) else f"{mean:.1f}",
+                    va="center",
+                    fontsize=7.5,
+                    transform=axis.get_yaxis_transform(),
+                )
             axis.margins(x=0.12)
             axis.xaxis.set_major_locator(MaxNLocator(5))
             axis.set(xlabel=f"{metric}, %", ylabel="", ylim=(len(rows) - 0.4, -0.6))
@@ -412,9 +503,17 @@ def draw_levels(data: pd.DataFrame, title: str, numbered: Numbered, stem: Path) 
                 axis.axhline(mean, color=colour, ls="--", lw=1.1)
                 # At the end where the line through the means stays farther away.
                 side = int(abs(means.iloc[-1] - mean) > abs(means.iloc[0] - mean))
-                axis.annotate(str(row), (side, mean), (2 - 4 * side, 2), xycoords=("axes fraction", "data"),
-                              ha="right" if side else "left", textcoords="offset points", fontsize=7, color=colour,
-                              bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5})  # fmt: skip
+                axis.annotate(
+                    str(row),
+                    (side, mean),
+                    (2 - 4 * side, 2),
+                    xycoords=("axes fraction", "data"),
+                    ha="right" if side else "left",
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=colour,
+                    bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
+                )
             axis.set(xlabel=numbered.axis, ylabel=f"{metric} on {column}, %", xticks=list(means.index))
             axis.margins(x=0.06, y=0.15)
             if several:
@@ -467,8 +566,12 @@ def draw_sweep(outcome: Path, stem: Path) -> list[Path]:
             axis.set_axisbelow(True)
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         if importances:
-            sns.barplot(x=list(importances.values()), y=[n.replace("_", " ") for n in importances], color=COLOURS[0],
-                        ax=axes[0][-1])  # fmt: skip
+            sns.barplot(
+                x=list(importances.values()),
+                y=[n.replace("_", " ") for n in importances],
+                color=COLOURS[0],
+                ax=axes[0][-1],
+            )
             axes[0][-1].set(xlabel="share of the variance that it explains (PED-ANOVA)", ylabel="")
         add_title(figure, f"Sweep on {summary['set']}, profile {summary['profile']}, {len(trials)} trials")
         return write_figure(figure, trials, stem)

@@ -25,12 +25,22 @@ def as_frame(lists: Mapping[str, Sequence[RankedList]], dataset: Dataset) -> pd.
     def name(path: Path) -> str:
         return path.relative_to(dataset.root).as_posix()
 
-    return pd.DataFrame([
-        {"network": network, "query": name(one.query.path), "ap": one.ap, "rank": rank, "gallery": name(image.path),
-         "distance": distance, "right": right}
-        for network, found in lists.items() for one in found
-        for rank, (image, distance, right) in enumerate(zip(one.gallery, one.distances, one.right, strict=True), 1)
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "network": network,
+                "query": name(one.query.path),
+                "ap": one.ap,
+                "rank": rank,
+                "gallery": name(image.path),
+                "distance": distance,
+                "right": right,
+            }
+            for network, found in lists.items()
+            for one in found
+            for rank, (image, distance, right) in enumerate(zip(one.gallery, one.distances, one.right, strict=True), 1)
+        ]
+    )
 
 
 def draw_lists(
@@ -64,8 +74,11 @@ def draw_lists(
             for axis, image, distance, right in zip(line[1:], one.gallery, one.distances, one.right, strict=False):
                 colour, style, mark = RIGHT if right else WRONG
                 _show(axis, decode(image.path, *size), f"{distance:.2f} {mark}", colour)
-                axis.add_patch(Rectangle((0, 0), 1, 1, transform=axis.transAxes, fill=False, ec=colour, lw=2, ls=style,
-                                         clip_on=False))  # fmt: skip
+                axis.add_patch(
+                    Rectangle(
+                        (0, 0), 1, 1, transform=axis.transAxes, fill=False, ec=colour, lw=2, ls=style, clip_on=False
+                    )
+                )
             for axis in line[1 + len(one.gallery) :]:
                 axis.set_visible(False)
         for rank, axis in enumerate(axes[0][1:], 1):

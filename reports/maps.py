@@ -168,17 +168,29 @@ def as_frame(seen: Seen) -> pd.DataFrame:
     for name, maps in seen.maps.items():
         for path, one in zip(seen.paths, maps, strict=True):
             y, x = np.indices(one.shape)
-            rows.append(pd.DataFrame({
-                "image": path, "map": name.replace("\n", ": "), "y": y.ravel(), "x": x.ravel(), "value": one.ravel(),
-            }))  # fmt: skip
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "image": path,
+                        "map": name.replace("\n", ": "),
+                        "y": y.ravel(),
+                        "x": x.ravel(),
+                        "value": one.ravel(),
+                    }
+                )
+            )
     return pd.concat(rows, ignore_index=True)
 
 
 def overlay(pixels: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArray[np.float32]:
     """An image in grey with its map, interpolated to the image's size, over it: (height, width, 3) in [0, 1]."""
-    grown = torch.nn.functional.interpolate(
-        torch.from_numpy(activation)[None, None], pixels.shape[:2], mode="bicubic", align_corners=False
-    )[0, 0].clamp(0, 1).numpy()  # fmt: skip
+    grown = (
+        torch.nn.functional.interpolate(
+            torch.from_numpy(activation)[None, None], pixels.shape[:2], mode="bicubic", align_corners=False
+        )[0, 0]
+        .clamp(0, 1)
+        .numpy()
+    )
     grey = (pixels / 255) @ np.array([0.299, 0.587, 0.114])
     mixed = 0.35 * grey[..., None] + 0.65 * mpl.colormaps[COLOURMAP](grown)[..., :3]
     result: NDArray[np.float32] = mixed.astype(np.float32)
@@ -199,9 +211,14 @@ def draw_maps(seen: Seen, title: str, stem: Path, *, upright: bool) -> list[Path
     longest = max(len(line) for name, _ in lines for line in name.splitlines())
     with mpl.rc_context(STYLE):
         figure, axes, bar = image_grid(
-            tall, wide, seen.pixels[0].shape[:2], title, right=0.55, left=0.15 + 0.065 * longest if upright else 0.05,
+            tall,
+            wide,
+            seen.pixels[0].shape[:2],
+            title,
+            right=0.55,
+            left=0.15 + 0.065 * longest if upright else 0.05,
             top=0.3 if upright else 0.85,
-        )  # fmt: skip
+        )
         for place, (name, maps) in enumerate(lines):
             for number, pixels in enumerate(seen.pixels):
                 axis = axes[place][number] if upright else axes[number][place]
@@ -240,10 +257,14 @@ def nearest_negatives(features: NDArray[np.float32], dataset: Dataset, count: in
     cameras = np.array([image.camera for image in dataset.test])
     same = np.zeros(len(identities), int)  # one camera for all: everything of the query's identity is left out
     _, squares = top_k(
-        unit[draw.query], unit[draw.gallery], min(count, len(draw.gallery)),
-        query_ids=identities[draw.query], gallery_ids=identities[draw.gallery],
-        query_cameras=same[draw.query], gallery_cameras=same[draw.gallery],
-    )  # fmt: skip
+        unit[draw.query],
+        unit[draw.gallery],
+        min(count, len(draw.gallery)),
+        query_ids=identities[draw.query],
+        gallery_ids=identities[draw.gallery],
+        query_cameras=same[draw.query],
+        gallery_cameras=same[draw.gallery],
+    )
     rows = []
     for query, found in zip(draw.query, np.sqrt(squares), strict=True):
         own = draw.gallery[identities[draw.gallery] == identities[query]]
@@ -253,11 +274,14 @@ def nearest_negatives(features: NDArray[np.float32], dataset: Dataset, count: in
         if not len(own) or not len(found):
             continue
         positives = float(np.linalg.norm(unit[own] - unit[query], axis=1).mean())
-        rows.append({
-            "query": dataset.test[query].path.relative_to(dataset.root).as_posix(),
-            "negatives": float(found.mean()), "positives": positives,
-            "ratio": float(found.mean()) / positives if positives else float("nan"),
-        })  # fmt: skip
+        rows.append(
+            {
+                "query": dataset.test[query].path.relative_to(dataset.root).as_posix(),
+                "negatives": float(found.mean()),
+                "positives": positives,
+                "ratio": float(found.mean()) / positives if positives else float("nan"),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -301,8 +325,13 @@ def draw_distances(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 weights = np.full(len(part), 100 / len(part))
                 axis.hist(shown, bins, weights=weights, histtype="stepfilled", color=colour, alpha=0.2)
                 axis.hist(shown, bins, weights=weights, histtype="step", color=colour, ls=style, lw=1.3)
-                axis.axvline(part[name].median(), color=colour, ls=style, lw=1,
-                             label=f"{network}, median {part[name].median():.2f}")  # fmt: skip
+                axis.axvline(
+                    part[name].median(),
+                    color=colour,
+                    ls=style,
+                    lw=1,
+                    label=f"{network}, median {part[name].median():.2f}",
+                )
             axis.set(xlabel=label, ylabel="queries, %")
             axis.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, handlelength=2.2)
         axes[1].axvline(1, color="0.6", lw=0.8, zorder=0)

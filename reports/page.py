@@ -106,10 +106,14 @@ def table_panel(name: str, table: Table) -> Data:
         metrics = last.split("/") if "/" in last and place >= network else []
         if title == "paper" and place >= network:  # of the column before it
             metrics = columns[-1]["metrics"]
-        columns.append({
-            "title": words if metrics and title != "paper" else title, "metrics": metrics, "numeric": place > 0,
-            "paper": title == "paper",
-        })  # fmt: skip
+        columns.append(
+            {
+                "title": words if metrics and title != "paper" else title,
+                "metrics": metrics,
+                "numeric": place > 0,
+                "paper": title == "paper",
+            }
+        )
     rows = []
     for row, (group, cells) in zip(table.rows, lines, strict=True):
         shown: list[Data] = [{"text": group, "values": [], "runs": ()}]
@@ -120,12 +124,16 @@ def table_panel(name: str, table: Table) -> Data:
         rows.append(shown)
     done, planned = progress(table)
     return {
-        "name": name, "label": short_title(name, table.title), "title": table.title, "columns": columns,
-        "rows": rows, "notes": table.notes, "done": done, "planned": planned,
-        "files": {
-            ".csv": as_frame(table).to_csv(index=False), ".tex": as_latex(table), ".md": as_markdown(table),
-        },
-    }  # fmt: skip
+        "name": name,
+        "label": short_title(name, table.title),
+        "title": table.title,
+        "columns": columns,
+        "rows": rows,
+        "notes": table.notes,
+        "done": done,
+        "planned": planned,
+        "files": {".csv": as_frame(table).to_csv(index=False), ".tex": as_latex(table), ".md": as_markdown(table)},
+    }
 
 
 def short_title(name: str, title: str) -> str:
@@ -154,14 +162,25 @@ def file_panel(name: str, title: str, frame: pd.DataFrame) -> Data:
         texts = ["-" if text == "nan" else text for text in texts]
         rows.append([{"text": text, "values": numbers(text), "runs": ()} for text in texts])
     columns = [
-        {"title": str(column).replace("_", " "), "metrics": [], "paper": False,
-         "numeric": pd.api.types.is_numeric_dtype(frame[column])}
+        {
+            "title": str(column).replace("_", " "),
+            "metrics": [],
+            "paper": False,
+            "numeric": pd.api.types.is_numeric_dtype(frame[column]),
+        }
         for column in frame
-    ]  # fmt: skip
+    ]
     return {
-        "name": name, "label": short_title(name, title), "title": title, "columns": columns, "rows": rows,
-        "notes": [], "done": len(rows), "planned": len(rows), "files": {".csv": frame.to_csv(index=False)},
-    }  # fmt: skip
+        "name": name,
+        "label": short_title(name, title),
+        "title": title,
+        "columns": columns,
+        "rows": rows,
+        "notes": [],
+        "done": len(rows),
+        "planned": len(rows),
+        "files": {".csv": frame.to_csv(index=False)},
+    }
 
 
 # --- Summary -------------------------------------------------------------------------------------
@@ -189,13 +208,20 @@ def at_a_glance(table: Table | None, frame: pd.DataFrame, latencies: pd.DataFram
         model = str(frame.loc[ids[0], "model"])
         cost = full_size_cost(model)
         values = [row.places[c].values.get(metric[c], (None,))[0] if c in row.places else None for c in tasks]
-        rows.append({
-            "group": row.group, "label": row.label, "ours": row.label.split(" x")[0] == "MSINet",
-            "learns": cost.parameters_without_classifier > 0,
-            "values": [
-                cost.parameters_without_classifier / 1e6 or None, cost.macs / 1e9 or None, times.get(model), *values,
-            ],
-        })  # fmt: skip
+        rows.append(
+            {
+                "group": row.group,
+                "label": row.label,
+                "ours": row.label.split(" x")[0] == "MSINet",
+                "learns": cost.parameters_without_classifier > 0,
+                "values": [
+                    cost.parameters_without_classifier / 1e6 or None,
+                    cost.macs / 1e9 or None,
+                    times.get(model),
+                    *values,
+                ],
+            }
+        )
     most = [
         max((line["values"][i] for line in rows if line["values"][i] is not None), default=1.0)
         for i in range(3 + len(tasks))
@@ -211,13 +237,15 @@ def at_a_glance(table: Table | None, frame: pd.DataFrame, latencies: pd.DataFram
             for i, value in enumerate(line["values"])
         ]
     return {
-        "rows": rows, "form": form,
+        "rows": rows,
+        "form": form,
         "columns": [
-            {"title": "parameters", "unit": "M", "digits": 2}, {"title": "multiply-adds", "unit": "G", "digits": 2},
+            {"title": "parameters", "unit": "M", "digits": 2},
+            {"title": "multiply-adds", "unit": "G", "digits": 2},
             {"title": "time an image", "unit": "ms", "digits": 1},
             *({"title": column.replace(">", " → "), "unit": metric[column], "digits": 1} for column in tasks),
         ],
-    }  # fmt: skip
+    }
 
 
 def milliseconds(latencies: pd.DataFrame) -> tuple[str, dict[str, float]]:
@@ -274,10 +302,15 @@ def claim_line(verdict: Verdict, request: Request) -> Data:
         wanted = replace(request, seeds=seeds)
         commands = list(dict.fromkeys(command_for(c, wanted) for c in verdict.claim.comparisons))
     return {
-        "key": verdict.claim.key, "statement": verdict.claim.statement, "source": verdict.claim.source,
-        "status": verdict.status, "leans": verdict.leans, "by_paper": verdict.by_paper, "commands": commands,
+        "key": verdict.claim.key,
+        "statement": verdict.claim.statement,
+        "source": verdict.claim.source,
+        "status": verdict.status,
+        "leans": verdict.leans,
+        "by_paper": verdict.by_paper,
+        "commands": commands,
         "outcomes": [{"status": outcome.status, "told": outcome.told} for outcome in verdict.outcomes],
-    }  # fmt: skip
+    }
 
 
 # --- Figures -------------------------------------------------------------------------------------
@@ -299,10 +332,15 @@ def figure_entries(drawn: Sequence[Figure], folder: Path, profile: str) -> list[
         kind = "image/svg+xml" if picture.suffix == ".svg" else "image/png"
         made = datetime.fromtimestamp(picture.stat().st_mtime, UTC)
         table = figure.stem.with_suffix(".csv")
-        entries.append({
-            "name": figure.stem.name, "title": figure.title, "picture": data_uri(picture.read_bytes(), kind),
-            "made": f"{made:%Y-%m-%d %H:%M}", "csv": table.read_text(encoding="utf-8") if table.is_file() else "",
-        })  # fmt: skip
+        entries.append(
+            {
+                "name": figure.stem.name,
+                "title": figure.title,
+                "picture": data_uri(picture.read_bytes(), kind),
+                "made": f"{made:%Y-%m-%d %H:%M}",
+                "csv": table.read_text(encoding="utf-8") if table.is_file() else "",
+            }
+        )
     return entries
 
 
@@ -344,7 +382,7 @@ class Thumbnails:
 
 def ranked_data(
     steps: Iterable[tuple[str, list[tuple[str, str, str]]]], request: Request, queries: int, device: str
-) -> tuple[Data, list[Missing]]:  # fmt: skip
+) -> tuple[Data, list[Missing]]:
     """Ranked lists of networks on the same queries, with thumbnails.
 
     Args:
@@ -373,25 +411,44 @@ def ranked_data(
             except UserError as error:
                 missing.append(Missing(f"ranked lists of {label} on {column}", str(error)))
                 continue
-            networks.append({
-                "name": label, "group": group, "run": run_id, "mAP": 100 * runs[run_id]["mAP"],
-                "lists": [
-                    {"ap": None if math.isnan(one.ap) else 100 * one.ap, "first": one.first_rank,
-                     "positives": one.positives,
-                     "items": [[thumbnails.place(image.path), round(distance, 2), int(right), image.identity,
-                                image.camera, image.path.name]
-                               for image, distance, right in zip(one.gallery, one.distances, one.right, strict=True)]}
-                    for one in lists
-                ],
-            })  # fmt: skip
+            networks.append(
+                {
+                    "name": label,
+                    "group": group,
+                    "run": run_id,
+                    "mAP": 100 * runs[run_id]["mAP"],
+                    "lists": [
+                        {
+                            "ap": None if math.isnan(one.ap) else 100 * one.ap,
+                            "first": one.first_rank,
+                            "positives": one.positives,
+                            "items": [
+                                [
+                                    thumbnails.place(image.path),
+                                    round(distance, 2),
+                                    int(right),
+                                    image.identity,
+                                    image.camera,
+                                    image.path.name,
+                                ]
+                                for image, distance, right in zip(one.gallery, one.distances, one.right, strict=True)
+                            ],
+                        }
+                        for one in lists
+                    ],
+                }
+            )
         if not networks:
             continue
         images = [dataset.test[dataset.draws[0].query[position]] for position in chosen]
-        sets.append({
-            "name": column.replace(">", " → "), "about": about_lists(dataset, str(runs[places[0][2]]["source"])),
-            "networks": networks,
-            "queries": [[thumbnails.place(i.path), i.identity, i.camera, i.path.name] for i in images],
-        })  # fmt: skip
+        sets.append(
+            {
+                "name": column.replace(">", " → "),
+                "about": about_lists(dataset, str(runs[places[0][2]]["source"])),
+                "networks": networks,
+                "queries": [[thumbnails.place(i.path), i.identity, i.camera, i.path.name] for i in images],
+            }
+        )
     return {"thumbnails": thumbnails.uris, "sets": sets}, missing
 
 
@@ -448,14 +505,20 @@ def _finished(folder: Path, environment: set[str]) -> Data:
     if "genotype" in record:
         entry["network"] += f" → {record['genotype']}"
     return entry | {
-        "id": folder.name, "state": "done", "folder": str(folder),
-        "R1": _percent(record.get("R1")), "mAP": _percent(record.get("mAP")),
-        "seconds": _rounded(record.get("seconds_training")), "finished": str(record.get("finished", "")),
+        "id": folder.name,
+        "state": "done",
+        "folder": str(folder),
+        "R1": _percent(record.get("R1")),
+        "mAP": _percent(record.get("mAP")),
+        "seconds": _rounded(record.get("seconds_training")),
+        "finished": str(record.get("finished", "")),
         "metrics": _pairs({k: v for k, v in record.items() if k in named}, percent=True),
         "outcome": _pairs({k: v for k, v in record.items() if k not in named | environment | {"run_id", "experiment"}}),
         "environment": _pairs({k: v for k, v in record.items() if k in environment}),
-        "history": _history(folder / "history.csv"), "log": _tail(folder / "log.txt"), "error": "",
-    }  # fmt: skip
+        "history": _history(folder / "history.csv"),
+        "log": _tail(folder / "log.txt"),
+        "error": "",
+    }
 
 
 def _unfinished(store: Store, folder: Path) -> Data:
@@ -469,11 +532,20 @@ def _unfinished(store: Store, folder: Path) -> Data:
     newest = max((file.stat().st_mtime for file in folder.iterdir()), default=folder.stat().st_mtime)
     partial = store.partial_folder(folder.name)
     return described | {
-        "id": folder.name, "state": state, "folder": str(folder), "R1": None, "mAP": None, "seconds": None,
-        "finished": datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds"), "metrics": [], "outcome": [],
-        "environment": [], "history": _history(partial / "history.csv"), "log": _tail(partial / "log.txt"),
+        "id": folder.name,
+        "state": state,
+        "folder": str(folder),
+        "R1": None,
+        "mAP": None,
+        "seconds": None,
+        "finished": datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds"),
+        "metrics": [],
+        "outcome": [],
+        "environment": [],
+        "history": _history(partial / "history.csv"),
+        "log": _tail(partial / "log.txt"),
         "error": error.read_text(encoding="utf-8", errors="replace")[-ERROR_CHARACTERS:] if error.is_file() else "",
-    }  # fmt: skip
+    }
 
 
 def _described(experiment: Data) -> Data:
@@ -487,10 +559,14 @@ def _described(experiment: Data) -> Data:
     flat = {k: v for k, v in experiment.items() if k not in ("recipe", "options")} | options | recipe
     flat |= flat.pop("augmentation", {})
     return {
-        "model": str(experiment.get("model", "")), "network": " ".join(words),
-        "data": source if source == target else f"{source} → {target}", "init": str(experiment.get("init", "")),
-        "seed": experiment.get("seed"), "profile": str(experiment.get("profile", "")), "configuration": _pairs(flat),
-    }  # fmt: skip
+        "model": str(experiment.get("model", "")),
+        "network": " ".join(words),
+        "data": source if source == target else f"{source} → {target}",
+        "init": str(experiment.get("init", "")),
+        "seed": experiment.get("seed"),
+        "profile": str(experiment.get("profile", "")),
+        "configuration": _pairs(flat),
+    }
 
 
 def _pairs(values: Mapping[str, Any], *, percent: bool = False) -> list[list[str]]:
@@ -561,27 +637,45 @@ def dataset_entries(names: Iterable[str], request: Request, folder: Path) -> Ite
         pictures: list[Data] = []
         for path in sheets:
             with PIL.Image.open(path) as sheet:
-                pictures.append({"kind": path.stem.removeprefix(f"{name}-"), "picture": jpeg(sheet.convert("RGB"), 80),
-                                 "width": sheet.width, "height": sheet.height})  # fmt: skip
+                pictures.append(
+                    {
+                        "kind": path.stem.removeprefix(f"{name}-"),
+                        "picture": jpeg(sheet.convert("RGB"), 80),
+                        "width": sheet.width,
+                        "height": sheet.height,
+                    }
+                )
         parts = [
             [role, len(images), len({i.identity for i in images}), len({i.camera for i in images})]
             for role, images in dataset.splits().items()
         ]
         yield {
-            "name": name, "layout": dataset.layout, "fingerprint": dataset.fingerprint, "splits": parts,
-            "junk": dataset.junk, "draws": len(dataset.draws), "sheets": pictures,
-        }  # fmt: skip
+            "name": name,
+            "layout": dataset.layout,
+            "fingerprint": dataset.fingerprint,
+            "splits": parts,
+            "junk": dataset.junk,
+            "draws": len(dataset.draws),
+            "sheets": pictures,
+        }
 
 
 # --- The page ------------------------------------------------------------------------------------
 
 
 def gather(
-    request: Request, verdicts: Sequence[Verdict], built: Mapping[str, Table | str],
-    drawn: Sequence[Figure], missing: Sequence[Missing], latencies: pd.DataFrame,
-    measured: Mapping[str, pd.DataFrame], ranked: Data, datasets: Sequence[Data], machine: str = "",
+    request: Request,
+    verdicts: Sequence[Verdict],
+    built: Mapping[str, Table | str],
+    drawn: Sequence[Figure],
+    missing: Sequence[Missing],
+    latencies: pd.DataFrame,
+    measured: Mapping[str, pd.DataFrame],
+    ranked: Data,
+    datasets: Sequence[Data],
+    machine: str = "",
     latency_command: str = "python -m bench latency",
-) -> Data:  # fmt: skip
+) -> Data:
     """Everything that the template shows, as plain data.
 
     Args:
@@ -625,34 +719,48 @@ def gather(
     devices = sorted({str(row["cpu"] if row["device"] == "cpu" else row["device"]) for _, row in frame.iterrows()})
     return {
         "request": {
-            "profile": request.profile, "recipe": list(request.recipe), "seeds": request.seeds,
-            "rendered": request.rendered, "root": str(request.root), "store": str(request.store),
+            "profile": request.profile,
+            "recipe": list(request.recipe),
+            "seeds": request.seeds,
+            "rendered": request.rendered,
+            "root": str(request.root),
+            "store": str(request.store),
         },
         "built": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "states": dict(Counter(run["state"] for run in runs).most_common()),
-        "devices": devices, "versions": sorted(set(frame.get("torch", ()))), "machine": machine,
+        "devices": devices,
+        "versions": sorted(set(frame.get("torch", ()))),
+        "machine": machine,
         "costs": {
-            "parameters": ours.parameters_without_classifier, "inference": ours.parameters_at_inference,
+            "parameters": ours.parameters_without_classifier,
+            "inference": ours.parameters_at_inference,
             "macs": ours.macs,
             "fewer_parameters": resnet.parameters_without_classifier / ours.parameters_without_classifier,
             "fewer_macs": resnet.macs / ours.macs,
             "time": times["msinet"] / times["resnet50"] if {"msinet", "resnet50"} <= set(times) else None,
         },
-        "glance": glance, "standings": standings(glance),
+        "glance": glance,
+        "standings": standings(glance),
         "leaning": Counter(verdict.leans for verdict in verdicts),
-        "claims": claims, "decided": [c for status in ("holds", "fails") for c in claims if c["status"] == status],
+        "claims": claims,
+        "decided": [c for status in ("holds", "fails") for c in claims if c["status"] == status],
         "verdicts": [{"status": status, "mark": mark, "count": statuses[status]} for status, mark in MARKS.items()],
         "marks": MARKS,
-        "tables": panels, "figures": figures,
+        "tables": panels,
+        "figures": figures,
         "downloads": {
             "tables": {panel["name"]: panel["files"] for panel in panels},
             "figures": {figure["name"]: figure["csv"] for figure in figures},
         },
-        "ranked": ranked, "top": TOP, "thumbnail": THUMBNAIL, "runs": runs, "datasets": list(datasets),
+        "ranked": ranked,
+        "top": TOP,
+        "thumbnail": THUMBNAIL,
+        "runs": runs,
+        "datasets": list(datasets),
         "missing": [asdict(gap) for gap in (*gaps, *missing)],
         "bounds": {"points": POINTS, "lines": LINES},
         "latency_command": latency_command,
-    }  # fmt: skip
+    }
 
 
 def render(context: Data) -> str:

@@ -83,9 +83,15 @@ def _beside(point: Box, size: tuple[float, float], direction: tuple[int, int], g
 
 
 def annotate(
-    axis: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str], *, areas: Sequence[float],
-    line: tuple[Any, Any] = ((), ()), **style: Any,
-) -> None:  # fmt: skip
+    axis: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    texts: Sequence[str],
+    *,
+    areas: Sequence[float],
+    line: tuple[Any, Any] = ((), ()),
+    **style: Any,
+) -> None:
     """Write a text at each point of finished axes, with a line to it where it had to move away.
 
     Call it last: limits, scales and the layout of the figure are settled first and stay as they are.

@@ -48,9 +48,15 @@ class RankedList:
 
 
 def ranked_lists(
-    store: Store, run_id: str, dataset: Dataset, queries: Sequence[int], k: int = 15, *,
-    device: str = "auto", progress: bool = False,
-) -> list[RankedList]:  # fmt: skip
+    store: Store,
+    run_id: str,
+    dataset: Dataset,
+    queries: Sequence[int],
+    k: int = 15,
+    *,
+    device: str = "auto",
+    progress: bool = False,
+) -> list[RankedList]:
     """The k nearest gallery images of some queries, ranked as the run was (first draw of the set).
 
     Args:
@@ -78,21 +84,30 @@ def ranked_lists(
     if not len(chosen):
         return []
     indices, squares = top_k(
-        features[chosen], features[draw.gallery], k,
-        query_ids=identities[chosen], gallery_ids=identities[draw.gallery],
+        features[chosen],
+        features[draw.gallery],
+        k,
+        query_ids=identities[chosen],
+        gallery_ids=identities[draw.gallery],
         query_cameras=cameras[chosen] if dataset.remove_same_camera else None,
         gallery_cameras=cameras[draw.gallery] if dataset.remove_same_camera else None,
-    )  # fmt: skip
+    )
     lists = []
     for position, query, nearest, square in zip(queries, chosen, indices, squares, strict=True):
         found = draw.gallery[nearest[nearest >= 0]]
         row = recorded.iloc[position]
-        lists.append(RankedList(
-            int(position), dataset.test[query], tuple(dataset.test[i] for i in found),
-            tuple(float(d) for d in np.sqrt(square[nearest >= 0])),
-            tuple(bool(r) for r in identities[found] == identities[query]),
-            int(row["positives"]), int(row["first_rank"]), float(row["ap"]),
-        ))  # fmt: skip
+        lists.append(
+            RankedList(
+                int(position),
+                dataset.test[query],
+                tuple(dataset.test[i] for i in found),
+                tuple(float(d) for d in np.sqrt(square[nearest >= 0])),
+                tuple(bool(r) for r in identities[found] == identities[query]),
+                int(row["positives"]),
+                int(row["first_rank"]),
+                float(row["ap"]),
+            )
+        )
     return lists
 
 

@@ -22,9 +22,11 @@ from reports.tables import build_table
 
 #: The operations of the search space: name, colour and line.
 OPERATIONS = {
-    "N": ("none", "0.4", (0, (1, 1))), "E": ("exchange", COLOURS[4], "-."), "G": ("channel gate", COLOURS[0], "-"),
+    "N": ("none", "0.4", (0, (1, 1))),
+    "E": ("exchange", COLOURS[4], "-."),
+    "G": ("channel gate", COLOURS[0], "-"),
     "A": ("cross attention", COLOURS[1], "--"),
-}  # fmt: skip
+}
 PAPER = "the paper, Table 1"
 
 
@@ -77,8 +79,14 @@ def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
             axis = figure.add_subplot(grid[half, cell])
             part = data[data["interaction"] == number].sort_values("epoch")
             for letter, (_, colour, line) in OPERATIONS.items():
-                axis.plot(part["epoch"], part[f"weight_{letter}"], ls=line, color=colour, lw=1.3,
-                          zorder=3 if letter == "N" else 2)  # fmt: skip
+                axis.plot(
+                    part["epoch"],
+                    part[f"weight_{letter}"],
+                    ls=line,
+                    color=colour,
+                    lw=1.3,
+                    zorder=3 if letter == "N" else 2,
+                )
             kept = max(OPERATIONS, key=lambda letter: part[f"weight_{letter}"].iloc[-1])
             axis.axhline(1 / len(OPERATIONS), color="0.85", lw=0.7, zorder=0)
             axis.set_title(f"cell {cell + 1}, IM-{half + 1}: {kept}", fontsize=7.5)
@@ -96,8 +104,10 @@ def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.set_title("entropy of the mixtures, 1: undecided (grey: each, black: their mean)", fontsize=7.5)
         below.grid(axis="y")
-        handles = [Line2D([], [], color=colour, ls=line, label=f"{letter}: {name}")
-                   for letter, (name, colour, line) in OPERATIONS.items()]  # fmt: skip
+        handles = [
+            Line2D([], [], color=colour, ls=line, label=f"{letter}: {name}")
+            for letter, (name, colour, line) in OPERATIONS.items()
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=3)
         add_title(figure, title)
         return write_figure(figure, data, stem)
@@ -108,21 +118,31 @@ def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
 
 def genotype_data(genotypes: Mapping[str, str]) -> pd.DataFrame:
     """One row per architecture and interaction: architecture, cell, module (1 or 2), operation, name, as_in_paper."""
-    return pd.DataFrame([
-        {"architecture": label, "cell": 1 + place // 2, "module": 1 + place % 2, "operation": letter,
-         "name": OPERATIONS[letter][0],
-         "as_in_paper": place < len(SEARCHED) == len(genotype) and letter == SEARCHED[place]}
-        for label, genotype in genotypes.items() for place, letter in enumerate(genotype)
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "architecture": label,
+                "cell": 1 + place // 2,
+                "module": 1 + place % 2,
+                "operation": letter,
+                "name": OPERATIONS[letter][0],
+                "as_in_paper": place < len(SEARCHED) == len(genotype) and letter == SEARCHED[place],
+            }
+            for label, genotype in genotypes.items()
+            for place, letter in enumerate(genotype)
+        ]
+    )
 
 
 def as_latex(data: pd.DataFrame) -> str:
     """The layout of the paper's Table 1: a column per cell, the two interactions of each cell below each other."""
     cells = sorted(data["cell"].unique())
     lines = [
-        r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{ll*{{{len(cells)}}}{{c}}}}", r"\toprule",
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{ll*{{{len(cells)}}}{{c}}}}",
+        r"\toprule",
         "architecture & & " + " & ".join(f"Cell {cell}" for cell in cells) + r" \\",
-    ]  # fmt: skip
+    ]
     for label in data["architecture"].unique():
         part = data[data["architecture"] == label]
         lines.append(r"\midrule")
@@ -192,9 +212,18 @@ def _legend(axis: Axes, width: float) -> None:
         start, stop = x + 0.42, x + 1.12
         swaps = letter == "E"
         for a, b in ((upper, lower if swaps else upper), (lower, upper if swaps else lower)):
-            axis.add_patch(FancyArrowPatch(
-                (start, a), (stop, b), arrowstyle="-|>", mutation_scale=6, color=colour, lw=1.2, shrinkA=0, shrinkB=0
-            ))  # fmt: skip
+            axis.add_patch(
+                FancyArrowPatch(
+                    (start, a),
+                    (stop, b),
+                    arrowstyle="-|>",
+                    mutation_scale=6,
+                    color=colour,
+                    lw=1.2,
+                    shrinkA=0,
+                    shrinkB=0,
+                )
+            )
         middle = (start + stop) / 2
         if letter == "G":
             for y in (upper, lower):
@@ -203,8 +232,10 @@ def _legend(axis: Axes, width: float) -> None:
             axis.plot([middle - 0.12, middle + 0.08], [upper, lower], color=colour, lw=0.9, ls="--")
             axis.plot([middle - 0.12, middle + 0.08], [lower, upper], color=colour, lw=0.9, ls="--")
         said = {
-            "N": "branches stay apart", "E": "branches change places", "G": "one gate weighs both",
+            "N": "branches stay apart",
+            "E": "branches change places",
+            "G": "one gate weighs both",
             "A": "keys of the other branch",
-        }  # fmt: skip
+        }
         axis.text(x - 0.07, 0.31, name, weight="bold", fontsize=7, va="center")
         axis.text(x - 0.07, 0.14, said[letter], fontsize=6.5, color="0.3", va="center")

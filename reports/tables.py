@@ -162,9 +162,11 @@ def _run_id(experiment: Experiment, row: "pd.Series[Any]") -> str:
 
 
 def _rows(
-    cells: Sequence[Cell], columns: Mapping[str, tuple[str, str]],
-    record: Callable[[Experiment], "pd.Series[Any] | None"], table: str,
-) -> list[Row]:  # fmt: skip
+    cells: Sequence[Cell],
+    columns: Mapping[str, tuple[str, str]],
+    record: Callable[[Experiment], "pd.Series[Any] | None"],
+    table: str,
+) -> list[Row]:
     numbers = paper_numbers()
     numbers = numbers[numbers["table"] == table]
     labels = list(dict.fromkeys((cell.group, cell.row) for cell in cells))
@@ -191,11 +193,15 @@ def _rows(
                 paper, origin = paper_place(known_init, paper_name(label), init, column)
                 ids = tuple(str(row.name) for row in found)
                 places[column] = Place(_mean_std(found, metrics), len(found), len(wanted), paper, origin, ids)
-            rows.append(Row(
-                group, label, places,
-                None if first is None else int(first["parameters_without_classifier"]),
-                None if first is None else int(first["macs"]),
-            ))  # fmt: skip
+            rows.append(
+                Row(
+                    group,
+                    label,
+                    places,
+                    None if first is None else int(first["parameters_without_classifier"]),
+                    None if first is None else int(first["macs"]),
+                )
+            )
     return rows
 
 
@@ -225,12 +231,15 @@ def marked(rows: Sequence[Row], frame: pd.DataFrame) -> list[Row]:
                 for i, mark in _podium({i: p.paper[metric] for i, p in places.items() if metric in p.paper}).items():
                     theirs[i, column][metric] = mark
     return [
-        replace(row, places={
-            column: replace(place, marks=marks.get((i, column), {}), paper_marks=theirs.get((i, column), {}))
-            for column, place in row.places.items()
-        })
+        replace(
+            row,
+            places={
+                column: replace(place, marks=marks.get((i, column), {}), paper_marks=theirs.get((i, column), {}))
+                for column, place in row.places.items()
+            },
+        )
         for i, row in enumerate(rows)
-    ]  # fmt: skip
+    ]
 
 
 def _podium(values: Mapping[int, float]) -> dict[int, str]:
@@ -338,9 +347,10 @@ def orderings(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> li
         for column, metrics in columns.items():
             metric = headline(metrics)
             found = [
-                (row.label, row.places[column]) for row in rows
+                (row.label, row.places[column])
+                for row in rows
                 if row.group == group and row.places[column].values and metric in row.places[column].paper
-            ]  # fmt: skip
+            ]
             if len(found) < 2:
                 continue
             holds = undecided = total = 0
@@ -451,10 +461,11 @@ def brief(table: Table) -> Table:
 #: Tables of the paper whose methods this suite does not have: title, group of its rows, and why nothing is measured.
 NOT_HERE = {
     "table4": (
-        "Table 4: training without labels (USL), and adaptation without labels of the target (UDA)", "without labels",
+        "Table 4: training without labels (USL), and adaptation without labels of the target (UDA)",
+        "without labels",
         "Nothing is measured: the methods (clustering and contrast on unlabelled images) are no part of this suite.",
-    ),
-}  # fmt: skip
+    )
+}
 
 
 def paper_table(name: str) -> Table:
@@ -569,9 +580,16 @@ def as_latex(table: Table) -> str:
 
     def tex(text: str) -> str:
         for plain, escaped in (
-            ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#"), ("±", r" $\pm$ "), (">", r"$\to$"),
-            ("~", r"$\sim$"), (NOISE, r"$^{\approx}$"), ("|", r"$\vert$"),
-        ):  # fmt: skip
+            ("_", r"\_"),
+            ("%", r"\%"),
+            ("&", r"\&"),
+            ("#", r"\#"),
+            ("±", r" $\pm$ "),
+            (">", r"$\to$"),
+            ("~", r"$\sim$"),
+            (NOISE, r"$^{\approx}$"),
+            ("|", r"$\vert$"),
+        ):
             text = text.replace(plain, escaped)
         return text
 
@@ -595,16 +613,27 @@ def as_latex(table: Table) -> str:
 
 def as_frame(table: Table) -> pd.DataFrame:
     """One row per group, network, column and metric, for further work."""
-    return pd.DataFrame([
-        {
-            "group": row.group, "method": row.label, "parameters": row.parameters, "macs": row.macs,
-            "column": column, "metric": metric,
-            "mean": place.values.get(metric, (None, None))[0], "std": place.values.get(metric, (None, None))[1],
-            "seeds": place.seeds, "planned": place.planned,
-            "paper": place.paper.get(metric), "origin": place.origin,
-        }
-        for row in table.rows for column, place in row.places.items() for metric in table.columns[column]
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "group": row.group,
+                "method": row.label,
+                "parameters": row.parameters,
+                "macs": row.macs,
+                "column": column,
+                "metric": metric,
+                "mean": place.values.get(metric, (None, None))[0],
+                "std": place.values.get(metric, (None, None))[1],
+                "seeds": place.seeds,
+                "planned": place.planned,
+                "paper": place.paper.get(metric),
+                "origin": place.origin,
+            }
+            for row in table.rows
+            for column, place in row.places.items()
+            for metric in table.columns[column]
+        ]
+    )
 
 
 def write_table(table: Table, stem: Path) -> list[Path]:

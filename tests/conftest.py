@@ -121,8 +121,11 @@ def make_vehicleid(root: Path) -> Path:
     train = [add(100 + i, shot) for i in range(TRAIN_IDENTITIES) for shot in range(4)]
     test = [add(200 + i, shot) for i in range(TEST_IDENTITIES) for shot in range(1 if i == 4 else 4)]
     for name, lines in {
-        "train_list": train, "test_list_800": test[:8], "test_list_1600": test[:12], "test_list_2400": test,
-    }.items():  # fmt: skip
+        "train_list": train,
+        "test_list_800": test[:8],
+        "test_list_1600": test[:12],
+        "test_list_2400": test,
+    }.items():
         (folder / "train_test_split" / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 

@@ -43,14 +43,16 @@ from reports.__main__ import main as reports
 
 TIMES = int(os.environ.get("MSINET_FUZZ", "1"))
 few = settings(
-    max_examples=40 * TIMES, deadline=None,
+    max_examples=40 * TIMES,
+    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 #: JSON that is valid but not what any file here holds, deep and large numbers included.
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=8,
-)  # fmt: skip
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
 DEEP = "[" * 200_000
 HUGE = '{"fingerprint": "x", "seed": 1e999, "genotype": 1e999}'
 
@@ -135,18 +137,35 @@ def test_damaged_lists(sets: Path, place: tuple[str, str], damage: Callable[[byt
         loads_or_refuses(name, sets)
 
 
-hostile_names = st.sampled_from([
-    "../secret.jpg", "/etc/passwd", "a/../../secret.jpg", "..", ".", "", "~/x.jpg", "\x00", "a" * 5000, "-",
-    "..\\secret.jpg", "%2e%2e/secret.jpg", "0000/../../../secret.jpg", "\u2024\u2024/secret.jpg", "\ud83d\ude00.jpg",
-])  # fmt: skip
+hostile_names = st.sampled_from(
+    [
+        "../secret.jpg",
+        "/etc/passwd",
+        "a/../../secret.jpg",
+        "..",
+        ".",
+        "",
+        "~/x.jpg",
+        "\x00",
+        "a" * 5000,
+        "-",
+        "..\\secret.jpg",
+        "%2e%2e/secret.jpg",
+        "0000/../../../secret.jpg",
+        "\u2024\u2024/secret.jpg",
+        "\ud83d\ude00.jpg",
+    ]
+)
 hostile_numbers = st.sampled_from(["0", "-1", "9" * 30, "9" * 5000, "1e3", "٣", "²", "0x1", "", "nan", "1_0"])
 
 
 @few
 @given(
     st.sampled_from([(name, part) for name, (_, parts) in LISTS.items() for part in parts]),
-    hostile_names | st.text(max_size=30), hostile_numbers | st.text(max_size=5), st.booleans(),
-)  # fmt: skip
+    hostile_names | st.text(max_size=30),
+    hostile_numbers | st.text(max_size=5),
+    st.booleans(),
+)
 @example(("vehicleid", "train_test_split/train_list.txt"), "../../secret", "1", False)
 @example(("msmt17", "list_train.txt"), "../../secret.jpg", "1", True)
 @example(("veri776", "name_query.txt"), "../../secret.jpg", "", True)
@@ -184,8 +203,9 @@ def test_a_list_that_leads_out_of_its_folder_is_refused(sets: Path, name: str, e
     st.sampled_from(["bounding_box_train", "query", "bounding_box_test"]),
     st.text(st.characters(exclude_characters="/\x00", codec="utf-8"), min_size=1, max_size=40).filter(
         lambda name: name not in (".", "..")
-    ) | st.sampled_from([f"{'9' * 200}_c1", "٣_c٣s1", "0002_c" + "9" * 200, "-1_c0", "-2_c1", "0001_c1\n"]),
-)  # fmt: skip
+    )
+    | st.sampled_from([f"{'9' * 200}_c1", "٣_c٣s1", "0002_c" + "9" * 200, "-1_c0", "-2_c1", "0001_c1\n"]),
+)
 def test_hostile_file_names(sets: Path, folder: str, name: str) -> None:
     path = sets / "Market-1501-v15.09.15" / folder / f"{name[:40]}.jpg"
     good = next((sets / "Market-1501-v15.09.15" / folder).glob("*.jpg")).read_bytes()

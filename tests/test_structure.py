@@ -48,9 +48,10 @@ def third_party(root: Path, *, suites: bool = False) -> set[str]:
     """Distributions that the wings import, or that the suites of benchmarks do."""
     modules = {
         name.split(".")[0]
-        for path, tree in sources(root) if path.is_relative_to(SUITES) is suites
+        for path, tree in sources(root)
+        if path.is_relative_to(SUITES) is suites
         for name in imports(tree)
-    }  # fmt: skip
+    }
     return {DISTRIBUTIONS.get(m, m).lower() for m in modules - set(sys.stdlib_module_names) - set(WINGS)}
 
 

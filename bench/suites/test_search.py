@@ -112,8 +112,16 @@ def test_three_iterations_of_a_search_at_batch_64(benchmark: BenchmarkFixture, f
 
     def run() -> None:
         search_alphas(
-            twins, pixels, *sides, recipe, tmp_path, seed=0, identity="bench", device=torch.device("cpu"), resume=False,
+            twins,
+            pixels,
+            *sides,
+            recipe,
+            tmp_path,
+            seed=0,
+            identity="bench",
+            device=torch.device("cpu"),
+            resume=False,
             progress=False,
-        )  # fmt: skip
+        )
 
     benchmark.pedantic(run, rounds=5, warmup_rounds=1)

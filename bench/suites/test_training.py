@@ -31,9 +31,12 @@ def test_a_training_step_at_batch_64(
     images, labels = torch.randn(64, 3, height, width), torch.arange(16).repeat_interleave(4)
     if form == "plain":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            [p for p in network.parameters() if p.requires_grad], recipe.lr, 0.9,
-            weight_decay=recipe.weight_decay, foreach=False,
-        )  # fmt: skip
+            [p for p in network.parameters() if p.requires_grad],
+            recipe.lr,
+            0.9,
+            weight_decay=recipe.weight_decay,
+            foreach=False,
+        )
     else:
         network = network.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)

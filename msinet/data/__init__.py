@@ -6,6 +6,17 @@ from msinet.data.sampler import epoch_batches, pk_batches
 from msinet.data.transforms import Augmentation, augment, normalize
 
 __all__ = [
-    "LAYOUTS", "Augmentation", "Dataset", "Draw", "Image", "augment", "epoch_batches", "load_dataset",
-    "normalize", "open_pixels", "pk_batches", "test_batches", "train_batches",
-]  # fmt: skip
+    "LAYOUTS",
+    "Augmentation",
+    "Dataset",
+    "Draw",
+    "Image",
+    "augment",
+    "epoch_batches",
+    "load_dataset",
+    "normalize",
+    "open_pixels",
+    "pk_batches",
+    "test_batches",
+    "train_batches",
+]

@@ -51,8 +51,11 @@ def query_factors(dataset: Dataset, draw: Draw) -> list[dict[str, float]]:
         if dataset.remove_same_camera:
             matches = matches[cameras[matches] != cameras[query]]
         turn = abs((yaw[matches] - yaw[query] + 180) % 360 - 180)
-        result.append({
-            "occlusion": float(rows[query]["occlusion"]), "light": float(rows[query]["light"]),
-            "view_change": float(turn.min()) if len(turn) else float("nan"),
-        })  # fmt: skip
+        result.append(
+            {
+                "occlusion": float(rows[query]["occlusion"]),
+                "light": float(rows[query]["light"]),
+                "view_change": float(turn.min()) if len(turn) else float("nan"),
+            }
+        )
     return result

@@ -102,10 +102,14 @@ def load_class_folders(root: Path | str, name: str = "") -> ClassFolders:
         return np.array([number[one] for one, images in split.items() for _ in images], dtype=np.int64)
 
     return ClassFolders(
-        name or ("rendered" if (root / WORLD).is_file() else root.name), root, classes,
-        tuple(image for images in train.values() for image in images), labels(train),
-        tuple(image for images in val.values() for image in images), labels(val),
-    )  # fmt: skip
+        name or ("rendered" if (root / WORLD).is_file() else root.name),
+        root,
+        classes,
+        tuple(image for images in train.values() for image in images),
+        labels(train),
+        tuple(image for images in val.values() for image in images),
+        labels(val),
+    )
 
 
 def _split(root: Path, split: str) -> dict[str, list[str]]:

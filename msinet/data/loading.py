@@ -218,9 +218,13 @@ class _TrainImages(TorchDataset[tuple[Tensor, int]]):
     """Augmented images; the chance of each comes from (seed, epoch, place in the epoch) alone."""
 
     def __init__(
-        self, pixels: PixelSource, labels: np.ndarray, augmentation: Augmentation, seed: int,
+        self,
+        pixels: PixelSource,
+        labels: np.ndarray,
+        augmentation: Augmentation,
+        seed: int,
         size: tuple[int, int] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.pixels, self.labels, self.augmentation, self.seed, self.size = pixels, labels, augmentation, seed, size
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
@@ -230,9 +234,16 @@ class _TrainImages(TorchDataset[tuple[Tensor, int]]):
 
 
 def train_batches(
-    pixels: PixelSource, labels: np.ndarray, augmentation: Augmentation, plan: Plan, *, seed: int, workers: int = 0,
-    pin_memory: bool = False, size: tuple[int, int] | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    pixels: PixelSource,
+    labels: np.ndarray,
+    augmentation: Augmentation,
+    plan: Plan,
+    *,
+    seed: int,
+    workers: int = 0,
+    pin_memory: bool = False,
+    size: tuple[int, int] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches in the order of `plan`: images (B, 3, H, W) float32 and labels (B,) int64.
 
     What a batch holds depends on the plan and the seed, never on the number of workers. `size` is (H, W),
@@ -244,9 +255,12 @@ def train_batches(
         for epoch, step, batch in plan
     )
     loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-        _TrainImages(pixels, labels, augmentation, seed, size), batch_sampler=keys, num_workers=workers,
-        pin_memory=pin_memory, worker_init_fn=_quiet if workers else None,
-    )  # fmt: skip
+        _TrainImages(pixels, labels, augmentation, seed, size),
+        batch_sampler=keys,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_quiet if workers else None,
+    )
     yield from loader
 
 

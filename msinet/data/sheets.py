@@ -19,9 +19,16 @@ from msinet.io import atomic_path
 INK, PAPER, PALE = (30, 30, 30), (255, 255, 255), (110, 110, 110)
 #: Factors worth a row, with the unit that stands beside the value.
 SHOWN = {
-    "yaw": "°", "elevation": "°", "light": "", "occlusion": "", "zoom": "", "shift_x": "", "blur": " px", "noise": "",
+    "yaw": "°",
+    "elevation": "°",
+    "light": "",
+    "occlusion": "",
+    "zoom": "",
+    "shift_x": "",
+    "blur": " px",
+    "noise": "",
     "resolution": "",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,12 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
     shown = {i.path.name: i for i in dataset.test if i.identity or dataset.layout.startswith("MSMT17")}
     images = sorted(shown.values(), key=lambda i: i.path)
     sheets = {
-        "identities": (by_identity(images, factors, dataset.root, rows, columns),
-                       "one identity per row, through different cameras"),
+        "identities": (
+            by_identity(images, factors, dataset.root, rows, columns),
+            "one identity per row, through different cameras",
+        ),
         "cameras": (by_camera(images, rows, columns), "one camera per row, different identities"),
-    }  # fmt: skip
+    }
     if factors:
         sheets["factors"] = (by_factor(images, factors, dataset.root, columns), "one factor per row, from low to high")
     width = height if dataset.layout.startswith(("VeRi", "VehicleID")) else height // 2
@@ -104,8 +113,12 @@ def by_camera(images: Sequence[Image], rows: int, columns: int) -> list[Line]:
     lines = []
     for camera in sorted(groups)[:rows]:
         chosen = _spaced(groups[camera], columns)
-        lines.append(Line(f"camera {camera}" if camera else "no camera\nnumbers",
-                          tuple((i.path, f"id {i.identity}") for i in chosen)))  # fmt: skip
+        lines.append(
+            Line(
+                f"camera {camera}" if camera else "no camera\nnumbers",
+                tuple((i.path, f"id {i.identity}") for i in chosen),
+            )
+        )
     return lines
 
 

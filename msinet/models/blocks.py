@@ -15,8 +15,10 @@ def scaled(channels: int, width: float) -> int:
     """
     result = round(channels * width)
     if result < 4 or result % 4:
-        raise UserError(f"width {width:g} turns {channels} channels into {channels * width:g}; "
-                        "choose a width that keeps multiples of four, such as 0.25 or 0.5")  # fmt: skip
+        raise UserError(
+            f"width {width:g} turns {channels} channels into {channels * width:g}; "
+            "choose a width that keeps multiples of four, such as 0.25 or 0.5"
+        )
     return result
 
 
@@ -24,9 +26,15 @@ class ConvBN(nn.Sequential):
     """Convolution without bias, batch norm and, unless `linear`, ReLU."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1,
-        padding: int = 0, *, linear: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        linear: bool = False,
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)

@@ -164,9 +164,7 @@ class TokenNeck(nn.Module):
 
 
 Neck = Callable[[int, int, int], nn.Module]
-NECKS: dict[str, Neck] = {
-    "fbl": FBLNeck, "cdnet": CDNetNeck, "bn": BNNeck, "fc": FCHead,
-}  # fmt: skip
+NECKS: dict[str, Neck] = {"fbl": FBLNeck, "cdnet": CDNetNeck, "bn": BNNeck, "fc": FCHead}
 
 
 class Backbone(Protocol):

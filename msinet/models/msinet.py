@@ -31,9 +31,14 @@ class MSICell(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, interactions: Sequence[Make], ratio: int = 3,
-        fusion: Fusion = "sum", mid: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        interactions: Sequence[Make],
+        ratio: int = 3,
+        fusion: Fusion = "sum",
+        mid: int | None = None,
+    ) -> None:
         super().__init__()
         mid = mid or out_channels // 4
         self.fusion = fusion
@@ -71,9 +76,15 @@ def check_genotype(genotype: str) -> str:
 
 @register("msinet")
 def msinet(
-    num_classes: int, *, width: float = 1.0, genotype: str = SEARCHED, ratio: int = 3,
-    fusion: Fusion = "sum", neck: str = "fbl", pam: bool = False,
-) -> ReIDNet:  # fmt: skip
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    genotype: str = SEARCHED,
+    ratio: int = 3,
+    fusion: Fusion = "sum",
+    neck: str = "fbl",
+    pam: bool = False,
+) -> ReIDNet:
     """MSINet for any genotype, scale ratio and fusion.
 
     Args:
@@ -114,9 +125,11 @@ def stages(
     def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
         makes = interactions[number * per_stage : (number + 1) * per_stage]
         widths = [in_channels, *[out_channels] * (per_stage // 2)]
-        return nn.Sequential(*(
-            MSICell(a, b, makes[2 * i : 2 * i + 2], ratio, fusion, a // 4 if mid_of_input else None)
-            for i, (a, b) in enumerate(pairwise(widths))
-        ))  # fmt: skip
+        return nn.Sequential(
+            *(
+                MSICell(a, b, makes[2 * i : 2 * i + 2], ratio, fusion, a // 4 if mid_of_input else None)
+                for i, (a, b) in enumerate(pairwise(widths))
+            )
+        )
 
     return stage

@@ -38,9 +38,7 @@ def split_name(name: str) -> tuple[str, float]:
     return family, width
 
 
-def build_model(
-    name: str, num_classes: int, *, image: tuple[int, int] = (256, 128), **options: Any
-) -> nn.Module:  # fmt: skip
+def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 128), **options: Any) -> nn.Module:
     """A network by name, with fresh weights from torch's global random state.
 
     Args:

@@ -66,9 +66,14 @@ def genotype_of(alphas: Tensor) -> str:
 
 @register("supernet")
 def supernet(
-    num_classes: int, *, width: float = 1.0, ratio: int = 3, fusion: Fusion = "sum", mid: Literal["out", "in"] = "out",
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    ratio: int = 3,
+    fusion: Fusion = "sum",
+    mid: Literal["out", "in"] = "out",
     interactions: int = len(SEARCHED),
-) -> ReIDNet:  # fmt: skip
+) -> ReIDNet:
     """MSINet with mixed interactions, and pooled feature, batch norm and linear classifier for a neck.
 
     Args:

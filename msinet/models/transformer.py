@@ -76,8 +76,10 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # (B, 3, H, W)
         if images.shape[2:] != self.image:
-            raise UserError(f"this transformer was built for images of {self.image[0]}x{self.image[1]}, "
-                            f"not {images.shape[2]}x{images.shape[3]}")  # fmt: skip
+            raise UserError(
+                f"this transformer was built for images of {self.image[0]}x{self.image[1]}, "
+                f"not {images.shape[2]}x{images.shape[3]}"
+            )
         patches = self.conv_proj(images * self.scale + self.shift)  # (B, D, h, w)
         tokens = patches.flatten(2).transpose(1, 2)  # (B, N, D)
         x = (
@@ -104,26 +106,41 @@ def _transformer(
 
 @register("vit_base")
 def vit_base(
-    num_classes: int, *, width: float = 1.0, image: tuple[int, int] = (256, 128), patch: int = 0, depth: int = 12,
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    image: tuple[int, int] = (256, 128),
+    patch: int = 0,
+    depth: int = 12,
     pam: bool = False,
-) -> ReIDNet:  # fmt: skip
+) -> ReIDNet:
     """ViT-B/16, usually from weights trained on ImageNet-21k and -1k."""
     return _transformer(num_classes, 768, width, image, patch, depth, pam=pam)
 
 
 @register("deit_base")
 def deit_base(
-    num_classes: int, *, width: float = 1.0, image: tuple[int, int] = (256, 128), patch: int = 0, depth: int = 12,
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    image: tuple[int, int] = (256, 128),
+    patch: int = 0,
+    depth: int = 12,
     pam: bool = False,
-) -> ReIDNet:  # fmt: skip
+) -> ReIDNet:
     """DeiT-B/16: ViT-B's network, from distilled weights and with a recipe of its own."""
     return _transformer(num_classes, 768, width, image, patch, depth, pam=pam)
 
 
 @register("deit_small")
 def deit_small(
-    num_classes: int, *, width: float = 1.0, image: tuple[int, int] = (256, 128), patch: int = 0, depth: int = 12,
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    image: tuple[int, int] = (256, 128),
+    patch: int = 0,
+    depth: int = 12,
     pam: bool = False,
-) -> ReIDNet:  # fmt: skip
+) -> ReIDNet:
     """DeiT-S/16: half of ViT-B's width, six heads."""
     return _transformer(num_classes, 384, width, image, patch, depth, pam=pam)

@@ -225,11 +225,14 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
 
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     report = LoadReport(
-        path, layout.name, len(fitting), len(own),
+        path,
+        layout.name,
+        len(fitting),
+        len(own),
         missing=tuple(key for key in own if key not in state),
         unexpected=tuple(key for key in state if key not in own),
         mismatched=tuple(key for key in state if key in own and key not in fitting),
-    )  # fmt: skip
+    )
     if not fitting:
         raise WeightsError(
             f"nothing in {path} ({layout.name} layout; {_some(list(raw))}) fits the network; "
@@ -339,8 +342,9 @@ def _check(path: Path, state: Any) -> State:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(f"{path}: entry {key!r} is no tensor but {type(value).__name__}; {EXPECTED}")
         if not value.isfinite().all():
-            raise WeightsError(f"{path}: {key} has NaN or infinite values, as of a run that diverged; "
-                               "use an earlier checkpoint")  # fmt: skip
+            raise WeightsError(
+                f"{path}: {key} has NaN or infinite values, as of a run that diverged; use an earlier checkpoint"
+            )
     return dict(state)
 
 
@@ -359,7 +363,7 @@ def _problems(
     def harmless(key: str) -> bool:
         return bool(
             CLASSIFIER.fullmatch(key) or COUNTER.fullmatch(key) or re.match(layout.lacks, key) or key.startswith("pam.")
-        )  # fmt: skip  (trained with alignment, which pre-training has not)
+        )  # trained with alignment, which pre-training has not
 
     missing = [key for key in report.missing if not harmless(key)]
     unexpected = [key for key in report.unexpected if not (CLASSIFIER.fullmatch(key) or re.match(layout.extra, key))]
@@ -410,9 +414,7 @@ def _differing(letters: Mapping[str, str], state: State, metadata: Mapping[str, 
     return [f"{len(differing)} interactions differ ({_some(differing)})"] if differing else []
 
 
-def _fit_positions(
-    path: Path, embedding: Tensor, tokens: int, model: nn.Module, metadata: Mapping[str, str]
-) -> Tensor:  # fmt: skip
+def _fit_positions(path: Path, embedding: Tensor, tokens: int, model: nn.Module, metadata: Mapping[str, str]) -> Tensor:
     """A position embedding (1, tokens + N, D) on the network's grid, bilinearly resized: (1, 1 + N', D).
 
     The first `tokens` rows are of the class token and, in distilled weights, of a second one, which is left out.

@@ -80,9 +80,14 @@ def evaluate(
 
 
 def evaluate_distances(
-    distances: NDArray[np.floating[Any]], *, query_ids: Labels, gallery_ids: Labels,
-    query_cameras: Labels | None = None, gallery_cameras: Labels | None = None, max_rank: int = 50,
-) -> Retrieval:  # fmt: skip
+    distances: NDArray[np.floating[Any]],
+    *,
+    query_ids: Labels,
+    gallery_ids: Labels,
+    query_cameras: Labels | None = None,
+    gallery_cameras: Labels | None = None,
+    max_rank: int = 50,
+) -> Retrieval:
     """As `evaluate`, for distances (Q, G) that are no features' own, such as those of re-ranking.
 
     Raises:
@@ -353,9 +358,14 @@ class _Split:
     """Which gallery items match a query, and which are removed: its identity, by other and by its own camera."""
 
     def __init__(
-        self, query_ids: Labels, gallery_ids: Labels, query_cameras: Labels | None, gallery_cameras: Labels | None,
-        queries: int, items: int,
-    ) -> None:  # fmt: skip
+        self,
+        query_ids: Labels,
+        gallery_ids: Labels,
+        query_cameras: Labels | None,
+        gallery_cameras: Labels | None,
+        queries: int,
+        items: int,
+    ) -> None:
         self.queries, self.items = queries, items
         wanted, ids = _labels("query_ids", query_ids, queries), _labels("gallery_ids", gallery_ids, items)
         self.cameras: tuple[Indices, Indices] | None = None

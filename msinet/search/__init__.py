@@ -6,6 +6,14 @@ from msinet.search.run import check_sides, read_genotype, search, search_line
 from msinet.search.split import Side, block_sizes, split_identities
 
 __all__ = [
-    "Memory", "SearchRecipe", "Side", "block_sizes", "check_sides", "read_genotype", "search", "search_line",
-    "search_recipe", "split_identities",
-]  # fmt: skip
+    "Memory",
+    "SearchRecipe",
+    "Side",
+    "block_sizes",
+    "check_sides",
+    "read_genotype",
+    "search",
+    "search_line",
+    "search_recipe",
+    "split_identities",
+]

@@ -59,9 +59,13 @@ class SearchRecipe(Recipe):
         if self.precision != "fp32":
             raise UserError("recipe: a search runs in fp32; precision is a setting of trainings")
         for name, known in (
-            ("mechanism", ("tcm", "ce", "tpe")), ("split", ("general", "fifths")), ("halves", ("random", "list")),
-            ("memory_init", ("centroids", "zeros")), ("order", ("weights", "alphas")), ("mid", ("out", "in")),
-        ):  # fmt: skip
+            ("mechanism", ("tcm", "ce", "tpe")),
+            ("split", ("general", "fifths")),
+            ("halves", ("random", "list")),
+            ("memory_init", ("centroids", "zeros")),
+            ("order", ("weights", "alphas")),
+            ("mid", ("out", "in")),
+        ):
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
         if not 0 <= self.overlap <= 1:
@@ -112,17 +116,37 @@ class SearchRecipe(Recipe):
 #: Of searches, by the names of the profiles. Mini's few steps need larger ones of the architecture too.
 SEARCHES: dict[str, SearchRecipe] = {
     "smoke": SearchRecipe(
-        height=32, width=16, identities=3, images=2, epochs=2, steps_per_epoch=3, optimizer="adam", lr=1e-3,
-        warmup=1, milestones=(2,), augmentation=Augmentation(pad=1), alpha_lr=0.1, alpha_milestones=(2,), trials=2,
+        height=32,
+        width=16,
+        identities=3,
+        images=2,
+        epochs=2,
+        steps_per_epoch=3,
+        optimizer="adam",
+        lr=1e-3,
+        warmup=1,
+        milestones=(2,),
+        augmentation=Augmentation(pad=1),
+        alpha_lr=0.1,
+        alpha_milestones=(2,),
+        trials=2,
     ),
     "mini": SearchRecipe(
-        height=64, width=32, epochs=12, steps_per_epoch=10, optimizer="adam", lr=4e-3,
-        warmup=5, milestones=(10, 11), augmentation=Augmentation(pad=2, erase=0.0), alpha_lr=0.05,
+        height=64,
+        width=32,
+        epochs=12,
+        steps_per_epoch=10,
+        optimizer="adam",
+        lr=4e-3,
+        warmup=5,
+        milestones=(10, 11),
+        augmentation=Augmentation(pad=2, erase=0.0),
+        alpha_lr=0.05,
         alpha_milestones=(10, 11),
     ),
     "full": SearchRecipe().with_epochs(120),
     "paper": SearchRecipe(),
-}  # fmt: skip
+}
 
 
 def search_recipe(profile: str, source: str) -> SearchRecipe:

@@ -34,9 +34,16 @@ GENOTYPE = "genotype.json"
 
 
 def search(
-    folder: Path, *, source: Dataset, recipe: SearchRecipe, seed: int, model: str = "supernet",
-    options: Mapping[str, Any] | None = None, how: How | None = None, on_step: Callable[[float], None] | None = None,
-) -> Record:  # fmt: skip
+    folder: Path,
+    *,
+    source: Dataset,
+    recipe: SearchRecipe,
+    seed: int,
+    model: str = "supernet",
+    options: Mapping[str, Any] | None = None,
+    how: How | None = None,
+    on_step: Callable[[float], None] | None = None,
+) -> Record:
     """Search an architecture on a training set; its test images are not looked at.
 
     Files in `folder`: `record.json` (last), `genotype.json` with its provenance, `history.csv` per epoch, `alphas.csv`
@@ -92,14 +99,23 @@ def search(
     if recipe.mechanism == "tpe":
         cameras = np.array([image.camera for image in source.train])
         trials = search_trials(
-            discrete, *arguments, identities=source.labels, cameras=cameras if source.remove_same_camera else None,
-            options=options, seed=mixed, identity=identity, device=device, how=how, on_step=on_step, title=title,
-        )  # fmt: skip
+            discrete,
+            *arguments,
+            identities=source.labels,
+            cameras=cameras if source.remove_same_camera else None,
+            options=options,
+            seed=mixed,
+            identity=identity,
+            device=device,
+            how=how,
+            on_step=on_step,
+            title=title,
+        )
         genotype, result, found = trials.genotype, trials.result, trials.record
     else:
         result, alphas = _search_supernet(
-            network, *arguments, seed=mixed, identity=identity, device=device, how=how, on_step=on_step, title=title,
-        )  # fmt: skip
+            network, *arguments, seed=mixed, identity=identity, device=device, how=how, on_step=on_step, title=title
+        )
         genotype, found = genotype_of(alphas), {"entropy": float(entropy(alphas).mean())}
     skipped = genotype.count("N") / len(genotype)
     record: Record = {
@@ -138,9 +154,13 @@ def search(
 
 def _sides(source: Dataset, recipe: SearchRecipe, mixed: int) -> tuple[Side, Side]:
     return split_identities(
-        source.labels, recipe.overlap, side_ratio=recipe.side_ratio, seed=mixed, fifths=recipe.split == "fifths",
+        source.labels,
+        recipe.overlap,
+        side_ratio=recipe.side_ratio,
+        seed=mixed,
+        fifths=recipe.split == "fifths",
         list_order=recipe.halves == "list",
-    )  # fmt: skip
+    )
 
 
 def check_sides(source: Dataset, recipe: SearchRecipe, seed: int) -> None:
@@ -156,18 +176,41 @@ def _mixed(source: Dataset, seed: int) -> int:
 
 
 def _search_supernet(
-    network: nn.Module, pixels: PixelSource, training: Side, validation: Side, recipe: SearchRecipe, folder: Path, *,
-    seed: int, identity: str, device: torch.device, how: How, on_step: Callable[[float], None] | None, title: str,
-) -> tuple[Result, Tensor]:  # fmt: skip
+    network: nn.Module,
+    pixels: PixelSource,
+    training: Side,
+    validation: Side,
+    recipe: SearchRecipe,
+    folder: Path,
+    *,
+    seed: int,
+    identity: str,
+    device: torch.device,
+    how: How,
+    on_step: Callable[[float], None] | None,
+    title: str,
+) -> tuple[Result, Tensor]:
     assert isinstance(network, ReIDNet)
     training_memory, validation_memory = (
         Memory(side.classes, network.channels, recipe.temperature, recipe.momentum) for side in (training, validation)
     )
     twins = Twins(network, training_memory, validation_memory).to(device).to(memory_format=torch.channels_last)
     result = search_alphas(
-        twins, pixels, training, validation, recipe, folder, seed=seed, identity=identity, device=device,
-        resume=how.resume, workers=how.workers, on_step=on_step, title=title, progress=how.progress,
-    )  # fmt: skip
+        twins,
+        pixels,
+        training,
+        validation,
+        recipe,
+        folder,
+        seed=seed,
+        identity=identity,
+        device=device,
+        resume=how.resume,
+        workers=how.workers,
+        on_step=on_step,
+        title=title,
+        progress=how.progress,
+    )
     return result, alphas_of(network)
 
 
@@ -181,12 +224,15 @@ def _apart(history: Sequence[Row]) -> tuple[list[Row], list[Row]]:
         for number, (alpha, weight, spread) in enumerate(
             zip(alphas.tolist(), alphas.softmax(1).tolist(), entropy(alphas).tolist(), strict=True), 1
         ):
-            trajectory.append({
-                "epoch": row["epoch"], "interaction": number,
-                **{f"alpha_{name}": value for name, value in zip(OPERATIONS, alpha, strict=True)},
-                **{f"weight_{name}": value for name, value in zip(OPERATIONS, weight, strict=True)},
-                "entropy": spread,
-            })  # fmt: skip
+            trajectory.append(
+                {
+                    "epoch": row["epoch"],
+                    "interaction": number,
+                    **{f"alpha_{name}": value for name, value in zip(OPERATIONS, alpha, strict=True)},
+                    **{f"weight_{name}": value for name, value in zip(OPERATIONS, weight, strict=True)},
+                    "entropy": spread,
+                }
+            )
     return plain, trajectory
 
 

@@ -41,9 +41,14 @@ def block_sizes(n: int, overlap: float, side_ratio: float = 2.0, *, fifths: bool
 
 
 def split_identities(
-    labels: np.ndarray, overlap: float, *, side_ratio: float = 2.0, seed: int = 0, fifths: bool = False,
+    labels: np.ndarray,
+    overlap: float,
+    *,
+    side_ratio: float = 2.0,
+    seed: int = 0,
+    fifths: bool = False,
     list_order: bool = False,
-) -> tuple[Side, Side]:  # fmt: skip
+) -> tuple[Side, Side]:
     """The training and the validation side of a training set.
 
     Identities are taken in ascending order: training only, shared, validation only. A shared identity gives half

@@ -49,18 +49,39 @@ def trial_recipe(recipe: SearchRecipe, steps: int) -> Recipe:
         steps: iterations of one of the search's epochs.
     """
     return Recipe(
-        height=recipe.height, width=recipe.width, identities=recipe.identities, images=recipe.images,
-        epochs=recipe.epochs, steps_per_epoch=max(1, round(2 * steps / recipe.trials)), optimizer=recipe.optimizer,
-        lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup, milestones=recipe.milestones,
+        height=recipe.height,
+        width=recipe.width,
+        identities=recipe.identities,
+        images=recipe.images,
+        epochs=recipe.epochs,
+        steps_per_epoch=max(1, round(2 * steps / recipe.trials)),
+        optimizer=recipe.optimizer,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        warmup=recipe.warmup,
+        milestones=recipe.milestones,
         augmentation=recipe.augmentation,
-    )  # fmt: skip
+    )
 
 
 def search_trials(
-    model: str, pixels: PixelSource, training: Side, validation: Side, recipe: SearchRecipe, folder: Path, *,
-    identities: np.ndarray, cameras: np.ndarray | None, options: dict[str, Any], seed: int, identity: str,
-    device: torch.device, how: How, on_step: Callable[[float], None] | None = None, title: str = "search",
-) -> Trials:  # fmt: skip
+    model: str,
+    pixels: PixelSource,
+    training: Side,
+    validation: Side,
+    recipe: SearchRecipe,
+    folder: Path,
+    *,
+    identities: np.ndarray,
+    cameras: np.ndarray | None,
+    options: dict[str, Any],
+    seed: int,
+    identity: str,
+    device: torch.device,
+    how: How,
+    on_step: Callable[[float], None] | None = None,
+    title: str = "search",
+) -> Trials:
     """Train genotypes on the training side, rank the validation side with each, and keep the best.
 
     Finished trials are in `trials.json`, from which an interrupted search goes on to the same end.
@@ -112,11 +133,20 @@ def search_trials(
 
             part = folder / f"trial{number}"
             result = train(
-                network, Subset(pixels, training.positions), training.labels, plan, part, seed=seed + number,
-                identity=stable_hash([identity, number, genotype]), device=device, resume=how.resume,
-                workers=how.workers, on_step=on_part, title=f"{title} {number + 1}/{recipe.trials} {genotype}",
+                network,
+                Subset(pixels, training.positions),
+                training.labels,
+                plan,
+                part,
+                seed=seed + number,
+                identity=stable_hash([identity, number, genotype]),
+                device=device,
+                resume=how.resume,
+                workers=how.workers,
+                on_step=on_part,
+                title=f"{title} {number + 1}/{recipe.trials} {genotype}",
                 progress=how.progress,
-            )  # fmt: skip
+            )
             features = embed(network, Subset(pixels, validation.positions), device).numpy()
             ids = identities[validation.positions]
             views = np.arange(len(ids)) if cameras is None else cameras[validation.positions]

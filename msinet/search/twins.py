@@ -84,10 +84,22 @@ class Optimizers:
 
 
 def search_alphas(
-    twins: Twins, pixels: PixelSource, training: Side, validation: Side, recipe: SearchRecipe, folder: Path, *,
-    seed: int, identity: str, device: torch.device, resume: bool = True, workers: int = 0,
-    on_step: Callable[[float], None] | None = None, title: str = "search", progress: bool = True,
-) -> Result:  # fmt: skip
+    twins: Twins,
+    pixels: PixelSource,
+    training: Side,
+    validation: Side,
+    recipe: SearchRecipe,
+    folder: Path,
+    *,
+    seed: int,
+    identity: str,
+    device: torch.device,
+    resume: bool = True,
+    workers: int = 0,
+    on_step: Callable[[float], None] | None = None,
+    title: str = "search",
+    progress: bool = True,
+) -> Result:
     """Alternate between the weights on the training side and the architecture on the validation side.
 
     One iteration, as the paper orders it: loss of a training batch against its memory, step of the weights, update of
@@ -146,9 +158,14 @@ def search_alphas(
         labels = side.identities[side.labels] if recipe.mechanism == "ce" else side.labels
         plan = (one for one in plan_batches(at, recipe.epochs, batches_of) if one[1] >= first)
         return train_batches(
-            Subset(pixels, side.positions), labels, recipe.augmentation, plan, seed=own_seed, workers=workers,
+            Subset(pixels, side.positions),
+            labels,
+            recipe.augmentation,
+            plan,
+            seed=own_seed,
+            workers=workers,
             pin_memory=device.type == "cuda",
-        )  # fmt: skip
+        )
 
     # The released code leaves out the first step of the architecture in each epoch.
     first = 1 if recipe.order == "alphas" else 0
@@ -217,10 +234,18 @@ def search_alphas(
         }
 
     return drive(
-        at, recipe.epochs, begin_epoch, take_step, end_epoch,
+        at,
+        recipe.epochs,
+        begin_epoch,
+        take_step,
+        end_epoch,
         lambda: save_checkpoint(folder, identity, twins, optimizers, vars(at)),
-        twins, folder, on_step=on_step, title=title, progress=progress,
-    )  # fmt: skip
+        twins,
+        folder,
+        on_step=on_step,
+        title=title,
+        progress=progress,
+    )
 
 
 def side_batches(

@@ -37,9 +37,11 @@ def embed(
     model.eval()
     features = []
     batches = bar(
-        iterable=test_batches(pixels, batch_size), desc="features",
-        total=-(-len(pixels) // (batch_size * distributed.world())), disable=not progress,
-    )  # fmt: skip
+        iterable=test_batches(pixels, batch_size),
+        desc="features",
+        total=-(-len(pixels) // (batch_size * distributed.world())),
+        disable=not progress,
+    )
     for images in batches:
         images = images.to(device, memory_format=torch.channels_last)
         features.append(distributed.gather_batch(model(images).float(), batch_size).cpu())  # (world * B, D)
@@ -56,10 +58,11 @@ def rank(features: Tensor | np.ndarray, dataset: Dataset, *, reranked: bool = Fa
         query, gallery = torch.from_numpy(draw.query), torch.from_numpy(draw.gallery)
         features = torch.as_tensor(features)
         labels = {
-            "query_ids": identities[draw.query], "gallery_ids": identities[draw.gallery],
+            "query_ids": identities[draw.query],
+            "gallery_ids": identities[draw.gallery],
             "query_cameras": cameras[draw.query] if dataset.remove_same_camera else None,
             "gallery_cameras": cameras[draw.gallery] if dataset.remove_same_camera else None,
-        }  # fmt: skip
+        }
         if reranked:
             draws.append(evaluate_distances(rerank(features[query], features[gallery]), **labels))
         else:
@@ -69,8 +72,13 @@ def rank(features: Tensor | np.ndarray, dataset: Dataset, *, reranked: bool = Fa
 
 
 def evaluate_model(
-    model: nn.Module, dataset: Dataset, pixels: PixelSource, device: torch.device, *, progress: bool = False,
+    model: nn.Module,
+    dataset: Dataset,
+    pixels: PixelSource,
+    device: torch.device,
+    *,
+    progress: bool = False,
     reranked: bool = False,
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """Embed every test image of a data set and rank it by the set's protocol."""
     return rank(embed(model, pixels, device, progress=progress), dataset, reranked=reranked)

@@ -81,16 +81,20 @@ def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     if isinstance(recipe, Pretraining):
         return {"loss": identity, "identity": identity}
     margin = None if isinstance(recipe, TransformerRecipe) and recipe.soft_margin else recipe.margin
-    triplet = torch.stack([
-        triplet_loss(one, labels, margin, normalize=recipe.normalize_triplet) for one in output.embeddings
-    ]).sum()  # fmt: skip
+    triplet = torch.stack(
+        [triplet_loss(one, labels, margin, normalize=recipe.normalize_triplet) for one in output.embeddings]
+    ).sum()
     if recipe.alignment == "none":
         return {"loss": identity + triplet, "identity": identity, "triplet": triplet}
     alignment = alignment_loss(
-        output.feature_map, labels, recipe.alignment, activation=output.activation,
-        partner_grid=recipe.alignment_grid == "partner", self_pairs=recipe.alignment_self_pairs,
+        output.feature_map,
+        labels,
+        recipe.alignment,
+        activation=output.activation,
+        partner_grid=recipe.alignment_grid == "partner",
+        self_pairs=recipe.alignment_self_pairs,
         per_pair=recipe.alignment_per_pair,
-    )  # fmt: skip
+    )
     total = identity + triplet + recipe.alignment_weight * alignment
     return {"loss": total, "identity": identity, "triplet": triplet, "alignment": alignment}
 
@@ -101,9 +105,11 @@ def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Output:
         output: Output = model(images)
     activation = None if output.activation is None else at_least_float(output.activation)
     return Output(
-        tuple(at_least_float(one) for one in output.logits), tuple(at_least_float(one) for one in output.embeddings),
-        at_least_float(output.feature_map), activation,
-    )  # fmt: skip
+        tuple(at_least_float(one) for one in output.logits),
+        tuple(at_least_float(one) for one in output.embeddings),
+        at_least_float(output.feature_map),
+        activation,
+    )
 
 
 def gather(output: Output, *, feature_map: bool) -> Output:
@@ -117,11 +123,23 @@ def gather(output: Output, *, feature_map: bool) -> Output:
 
 
 def train(
-    model: nn.Module, pixels: PixelSource, labels: np.ndarray, recipe: Recipe, folder: Path, *,
-    seed: int, identity: str, device: torch.device, resume: bool = True, workers: int = 0,
-    evaluate: Callable[[nn.Module], Row] | None = None, evaluate_every: int = 0,
-    on_step: Callable[[float], None] | None = None, title: str = "training", progress: bool = True,
-) -> Result:  # fmt: skip
+    model: nn.Module,
+    pixels: PixelSource,
+    labels: np.ndarray,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    seed: int,
+    identity: str,
+    device: torch.device,
+    resume: bool = True,
+    workers: int = 0,
+    evaluate: Callable[[nn.Module], Row] | None = None,
+    evaluate_every: int = 0,
+    on_step: Callable[[float], None] | None = None,
+    title: str = "training",
+    progress: bool = True,
+) -> Result:
     """Train `model` in place, from its current weights or from the checkpoint in `folder`.
 
     The state is saved every 30 seconds, on SIGINT and SIGTERM, and at the end; a training
@@ -165,9 +183,15 @@ def train(
         return recipe.batches(labels, seed=seed, epoch=epoch)
 
     batches = train_batches(
-        pixels, labels, recipe.augmentation, plan_batches(at, recipe.epochs, batches_of), seed=seed, workers=workers,
-        pin_memory=device.type == "cuda", size=(recipe.height, recipe.width),
-    )  # fmt: skip
+        pixels,
+        labels,
+        recipe.augmentation,
+        plan_batches(at, recipe.epochs, batches_of),
+        seed=seed,
+        workers=workers,
+        pin_memory=device.type == "cuda",
+        size=(recipe.height, recipe.width),
+    )
     model.train()
 
     def begin_epoch(epoch: int) -> Row:
@@ -196,10 +220,18 @@ def train(
         return {}
 
     return drive(
-        at, recipe.epochs, begin_epoch, take_step, end_epoch, lambda: save_checkpoint(
-            folder, identity, model, optimizer, vars(at)
-        ), model, folder, on_step=on_step, title=title, progress=progress,
-    )  # fmt: skip
+        at,
+        recipe.epochs,
+        begin_epoch,
+        take_step,
+        end_epoch,
+        lambda: save_checkpoint(folder, identity, model, optimizer, vars(at)),
+        model,
+        folder,
+        on_step=on_step,
+        title=title,
+        progress=progress,
+    )
 
 
 def plan_batches(
@@ -209,9 +241,10 @@ def plan_batches(
     start = at.epoch, at.step
     return (
         (epoch, step, batch)
-        for epoch in range(start[0], epochs) for step, batch in enumerate(batches_of(epoch))
+        for epoch in range(start[0], epochs)
+        for step, batch in enumerate(batches_of(epoch))
         if (epoch, step) >= start
-    )  # fmt: skip
+    )
 
 
 def next_batch(batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -230,10 +263,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def drive(
-    at: Progress, epochs: int, begin_epoch: Callable[[int], Row], take_step: Callable[[int, int], Row],
-    end_epoch: Callable[[int], Row], save: Callable[[], None], model: nn.Module, folder: Path, *,
-    on_step: Callable[[float], None] | None, title: str, progress: bool,
-) -> Result:  # fmt: skip
+    at: Progress,
+    epochs: int,
+    begin_epoch: Callable[[int], Row],
+    take_step: Callable[[int, int], Row],
+    end_epoch: Callable[[int], Row],
+    save: Callable[[], None],
+    model: nn.Module,
+    folder: Path,
+    *,
+    on_step: Callable[[float], None] | None,
+    title: str,
+    progress: bool,
+) -> Result:
     """Epochs and steps from where `at` stands, with bar, history, checkpoints and interruption.
 
     Args:
@@ -266,9 +308,8 @@ def drive(
     # Passes differ by a batch or so: the length of the first is the estimate that the bar shows.
     per_epoch = int(begin_epoch(at.epoch)["steps"]) if at.epoch < epochs else 0
     meter = bar(
-        desc=title, total=epochs * per_epoch, initial=at.epoch * per_epoch + at.step, unit="step",
-        disable=not progress,
-    )  # fmt: skip
+        desc=title, total=epochs * per_epoch, initial=at.epoch * per_epoch + at.step, unit="step", disable=not progress
+    )
     saved = time.monotonic()
     with meter, _interruptible() as signalled:
 

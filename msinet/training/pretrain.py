@@ -33,9 +33,16 @@ VERIFY_LIMIT = 50_000
 
 
 def pretrain(
-    out: Path, *, model: str, options: Mapping[str, Any], data: ClassFolders, recipe: Pretraining, seed: int,
-    how: How | None = None, on_step: Callable[[float], None] | None = None,
-) -> Record:  # fmt: skip
+    out: Path,
+    *,
+    model: str,
+    options: Mapping[str, Any],
+    data: ClassFolders,
+    recipe: Pretraining,
+    seed: int,
+    how: How | None = None,
+    on_step: Callable[[float], None] | None = None,
+) -> Record:
     """Train a network to classify and write its weights as `out`, which `load_weights` and --pretrained take.
 
     Files: X.safetensors (last, so that its presence means the training is whole), and beside it X.json (the
@@ -70,9 +77,15 @@ def pretrain(
 
 
 def _pretrain(
-    out: Path, model: str, options: dict[str, Any], data: ClassFolders, recipe: Pretraining, seed: int, how: How,
+    out: Path,
+    model: str,
+    options: dict[str, Any],
+    data: ClassFolders,
+    recipe: Pretraining,
+    seed: int,
+    how: How,
     on_step: Callable[[float], None] | None,
-) -> Record:  # fmt: skip
+) -> Record:
     device = pick_device(how.device)
     how.prepare()
     mixed = derived_seed(data.fingerprint, model, seed)  # not by name: the folder may be called anything
@@ -104,11 +117,22 @@ def _pretrain(
     if distributed.leads():
         out.unlink(missing_ok=True)
     result = train(
-        network, FolderImages(data.root, data.train), data.train_labels, recipe, partial, seed=mixed,
-        identity=stable_hash(["pretrain", model, options, data.fingerprint, recipe.named(), seed]), device=device,
-        resume=how.resume, workers=how.workers, evaluate=evaluate, evaluate_every=how.evaluate_every,
-        on_step=on_step, title=f"{model} {data.name} seed {seed}", progress=how.progress,
-    )  # fmt: skip
+        network,
+        FolderImages(data.root, data.train),
+        data.train_labels,
+        recipe,
+        partial,
+        seed=mixed,
+        identity=stable_hash(["pretrain", model, options, data.fingerprint, recipe.named(), seed]),
+        device=device,
+        resume=how.resume,
+        workers=how.workers,
+        evaluate=evaluate,
+        evaluate_every=how.evaluate_every,
+        on_step=on_step,
+        title=f"{model} {data.name} seed {seed}",
+        progress=how.progress,
+    )
     began = time.perf_counter()
     final = evaluate(network)
     seconds_evaluating = time.perf_counter() - began
@@ -150,9 +174,14 @@ def _pretrain(
 
 @torch.inference_mode()
 def classify(
-    network: nn.Module, pixels: PixelSource, labels: Tensor, device: torch.device, *, batch_size: int = 64,
+    network: nn.Module,
+    pixels: PixelSource,
+    labels: Tensor,
+    device: torch.device,
+    *,
+    batch_size: int = 64,
     progress: bool = False,
-) -> Row:  # fmt: skip
+) -> Row:
     """How often the right class is first (top1) and among the first five (top5), as shares in [0, 1].
 
     Args:
@@ -165,9 +194,11 @@ def classify(
     """
     ranked = []
     batches = bar(
-        iterable=test_batches(pixels, batch_size), desc="validation",
-        total=-(-len(pixels) // (batch_size * distributed.world())), disable=not progress,
-    )  # fmt: skip
+        iterable=test_batches(pixels, batch_size),
+        desc="validation",
+        total=-(-len(pixels) // (batch_size * distributed.world())),
+        disable=not progress,
+    )
     with _classifying(network):
         for images in batches:
             output: Output = network(images.to(device, memory_format=torch.channels_last))

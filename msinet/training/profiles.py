@@ -16,19 +16,35 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 #: The short profiles have an optimiser of their own: the paper's SGD at 0.065 needs tens of thousands of steps.
 PROFILES: dict[str, Recipe] = {
     "smoke": Recipe(
-        height=32, width=16, identities=4, images=2, epochs=2, steps_per_epoch=3, optimizer="adam", lr=1e-3,
-        warmup=1, milestones=(2,), augmentation=Augmentation(pad=1),
+        height=32,
+        width=16,
+        identities=4,
+        images=2,
+        epochs=2,
+        steps_per_epoch=3,
+        optimizer="adam",
+        lr=1e-3,
+        warmup=1,
+        milestones=(2,),
+        augmentation=Augmentation(pad=1),
     ),
     # 16 epochs of 10 steps on any data set. With so few steps a long warm-up gets over the first plateau sooner, and
     # the learning rate must stay high to near the end; erasing, which guards long trainings against learning the
     # images by heart, only slows so short a one (docs/tuning.md).
     "mini": Recipe(
-        height=64, width=32, epochs=16, steps_per_epoch=10, optimizer="adam", lr=4e-3,
-        warmup=6, milestones=(13, 15), augmentation=Augmentation(pad=2, erase=0.0),
+        height=64,
+        width=32,
+        epochs=16,
+        steps_per_epoch=10,
+        optimizer="adam",
+        lr=4e-3,
+        warmup=6,
+        milestones=(13, 15),
+        augmentation=Augmentation(pad=2, erase=0.0),
     ),
     "full": Recipe().with_epochs(120),
     "paper": Recipe(),
-}  # fmt: skip
+}
 
 #: Networks with the recipe of `TRANSFORMERS`.
 TRANSFORMER_FAMILIES = ("vit_base", "deit_base", "deit_small")
@@ -55,16 +71,30 @@ MINI_LR = {"resnet50": 1e-3, "cdnet": 2e-3}
 #: either: with a tenth of this learning rate their features fall together and stay so (docs/tuning.md).
 TRANSFORMERS: dict[str, TransformerRecipe] = {
     "smoke": TransformerRecipe(
-        height=32, width=16, identities=4, images=2, epochs=2, steps_per_epoch=3, optimizer="adam", lr=1e-3,
-        warmup=1, augmentation=NoiseErasing(pad=1),
+        height=32,
+        width=16,
+        identities=4,
+        images=2,
+        epochs=2,
+        steps_per_epoch=3,
+        optimizer="adam",
+        lr=1e-3,
+        warmup=1,
+        augmentation=NoiseErasing(pad=1),
     ),
     "mini": TransformerRecipe(
-        height=64, width=32, epochs=16, steps_per_epoch=10, optimizer="adam", lr=4e-3, warmup=6,
+        height=64,
+        width=32,
+        epochs=16,
+        steps_per_epoch=10,
+        optimizer="adam",
+        lr=4e-3,
+        warmup=6,
         augmentation=NoiseErasing(pad=2, erase=0.0),
     ),
     "full": TransformerRecipe().with_epochs(60),
     "paper": TransformerRecipe(),
-}  # fmt: skip
+}
 
 
 def transformer_recipe(profile: str, source: str, family: str) -> TransformerRecipe:
@@ -108,16 +138,37 @@ def recipe_for(profile: str, source: str, model: str = "", *, cross_domain: bool
 #: Of pre-training, by the same names. In 200 steps a twelfth of an image is too hard a view of it.
 PRETRAINING: dict[str, Pretraining] = {
     "smoke": Pretraining(
-        height=32, width=32, identities=4, images=2, epochs=2, steps_per_epoch=3, optimizer="adam", lr=1e-3,
-        weight_decay=5e-4, warmup=1, epoch_decay=1.0, augmentation=ResizedCrop(crop=0.25),
+        height=32,
+        width=32,
+        identities=4,
+        images=2,
+        epochs=2,
+        steps_per_epoch=3,
+        optimizer="adam",
+        lr=1e-3,
+        weight_decay=5e-4,
+        warmup=1,
+        epoch_decay=1.0,
+        augmentation=ResizedCrop(crop=0.25),
     ),
     "mini": Pretraining(
-        height=64, width=64, identities=16, images=4, epochs=20, steps_per_epoch=10, optimizer="adam", lr=2e-3,
-        weight_decay=5e-4, warmup=8, milestones=(16, 19), epoch_decay=1.0, augmentation=ResizedCrop(crop=0.25),
+        height=64,
+        width=64,
+        identities=16,
+        images=4,
+        epochs=20,
+        steps_per_epoch=10,
+        optimizer="adam",
+        lr=2e-3,
+        weight_decay=5e-4,
+        warmup=8,
+        milestones=(16, 19),
+        epoch_decay=1.0,
+        augmentation=ResizedCrop(crop=0.25),
     ),
     "full": Pretraining().with_epochs(60),
     "paper": Pretraining(),
-}  # fmt: skip
+}
 
 
 def pretrain_recipe(profile: str) -> Pretraining:

@@ -85,8 +85,10 @@ class Recipe:
         if self.augmentation.pad < 0:
             raise UserError(f"recipe: pad must be at least 0, got {self.augmentation.pad}")
         shares = {
-            "label_smoothing": self.label_smoothing, "flip": self.augmentation.flip, "erase": self.augmentation.erase,
-        }  # fmt: skip
+            "label_smoothing": self.label_smoothing,
+            "flip": self.augmentation.flip,
+            "erase": self.augmentation.erase,
+        }
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise UserError(f"recipe: {name} must lie in [0, 1], got {value}")

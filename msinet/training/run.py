@@ -81,9 +81,18 @@ def derived_seed(dataset: str, model: str, seed: int) -> int:
 
 
 def run(
-    folder: Path, *, model: str, options: Mapping[str, Any], source: Dataset, target: Dataset, recipe: Recipe,
-    seed: int, weights: Path | None = None, how: How | None = None, on_step: Callable[[float], None] | None = None,
-) -> Record:  # fmt: skip
+    folder: Path,
+    *,
+    model: str,
+    options: Mapping[str, Any],
+    source: Dataset,
+    target: Dataset,
+    recipe: Recipe,
+    seed: int,
+    weights: Path | None = None,
+    how: How | None = None,
+    on_step: Callable[[float], None] | None = None,
+) -> Record:
     """Train a network on `source`, rank it on `target`, and write what came out into `folder`.
 
     Files: `record.json` (last, so that its presence means the run is whole), `model.safetensors`,
@@ -132,9 +141,9 @@ def run(
     def evaluation() -> Evaluation:
         return evaluate_model(network, target, test_pixels, device, progress=how.progress)
 
-    identity = stable_hash([
-        model, dict(options), source.fingerprint, recipe.named(), seed, file_hash(weights) if weights else None
-    ])  # fmt: skip
+    identity = stable_hash(
+        [model, dict(options), source.fingerprint, recipe.named(), seed, file_hash(weights) if weights else None]
+    )
     log(f"{model} {dict(options)} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
     # A run that this one replaces stands until here, where the inputs are known to be good.
     if distributed.leads():
@@ -142,11 +151,22 @@ def run(
     result = Result((), 0.0, 0)
     if pixels is not None:
         result = train(
-            network, pixels, source.labels, recipe, folder, seed=mixed, identity=identity, device=device,
-            resume=how.resume, workers=how.workers, evaluate=lambda _: evaluation().metrics,
-            evaluate_every=how.evaluate_every, on_step=on_step,
-            title=f"{model} {source.name} seed {seed}", progress=how.progress,
-        )  # fmt: skip
+            network,
+            pixels,
+            source.labels,
+            recipe,
+            folder,
+            seed=mixed,
+            identity=identity,
+            device=device,
+            resume=how.resume,
+            workers=how.workers,
+            evaluate=lambda _: evaluation().metrics,
+            evaluate_every=how.evaluate_every,
+            on_step=on_step,
+            title=f"{model} {source.name} seed {seed}",
+            progress=how.progress,
+        )
     began = time.perf_counter()
     final = evaluation()
     seconds_evaluating = time.perf_counter() - began
@@ -172,10 +192,18 @@ def run(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if distributed.leads():
-        save_weights(network, folder / "model.safetensors", {
-            "model": model, "options": json.dumps(dict(options)), "num_classes": str(source.num_classes),
-            "height": str(recipe.height), "width": str(recipe.width), "source": source.name,
-        })  # fmt: skip
+        save_weights(
+            network,
+            folder / "model.safetensors",
+            {
+                "model": model,
+                "options": json.dumps(dict(options)),
+                "num_classes": str(source.num_classes),
+                "height": str(recipe.height),
+                "width": str(recipe.width),
+                "source": source.name,
+            },
+        )
         write_csv(folder / "history.csv", result.history)
         write_csv(folder / "queries.csv", _per_query(final, target))
         write_json(folder / RECORD, record)

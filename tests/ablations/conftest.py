@@ -126,9 +126,14 @@ def postgres() -> Iterator[str]:
     def call(name: str, *words: str) -> None:
         with (folder / "log").open("ab") as log:
             subprocess.run(
-                [*become, str(binaries / name), *words], check=True, cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, env={**os.environ, "LC_ALL": "C"},
-            )  # fmt: skip
+                [*become, str(binaries / name), *words],
+                check=True,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "LC_ALL": "C"},
+            )
 
     data = str(folder / "data")
     try:

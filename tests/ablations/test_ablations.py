@@ -44,18 +44,16 @@ def test_table_5_varies_the_alignment_and_the_network() -> None:
     assert len(found) == 8 * 2 * 2
     inside = [cell.experiment for cell in found if cell.column == "VR" and cell.group == "from scratch"]
     assert differences([experiment.recipe for experiment in inside]) == {"alignment"}
-    assert {e.recipe.alignment for e in inside} == {
-        "none", "self-pos", "self-neg", "unified", "separated", "pam-self"
-    }  # fmt: skip
+    assert {e.recipe.alignment for e in inside} == {"none", "self-pos", "self-neg", "unified", "separated", "pam-self"}
     assert all(("pam", True) in e.options or e.recipe.alignment != "pam-self" for e in inside)
     # Without alignment it is the run of Table 2, so that nothing is trained twice.
     table2 = {cell.experiment.key for cell in cells("table2")}
     assert {c.experiment.key for c in found if c.row.endswith("none")} <= table2
 
 
-@pytest.mark.parametrize(("name", "option", "values"), [
-    ("figure5c", "fusion", ["sum", "minus", "mul"]), ("figure5d", "ratio", [1, 2, 3, 4]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "option", "values"), [("figure5c", "fusion", ["sum", "minus", "mul"]), ("figure5d", "ratio", [1, 2, 3, 4])]
+)
 def test_figures_5c_and_5d_vary_one_option(name: str, option: str, values: list[object]) -> None:
     found = cells(name)
     assert {(cell.column, cell.group) for cell in found} == {("MS", "from scratch")}

@@ -21,10 +21,12 @@ def test_all_of_it(settings) -> None:
     cells = CALIBRATION.cells(Request(**settings), ALL)
     seeds = settings.get("seeds", 1)
     assert Counter((cell.group, cell.row) for cell in cells) == {
-        ("no training", "colour histogram"): 6, ("no training", "MSINet, random weights"): 6,
-        ("from scratch", "ResNet50"): 6 * seeds, ("from scratch", "OSNet"): 6 * seeds,
+        ("no training", "colour histogram"): 6,
+        ("no training", "MSINet, random weights"): 6,
+        ("from scratch", "ResNet50"): 6 * seeds,
+        ("from scratch", "OSNet"): 6 * seeds,
         ("from scratch", "MSINet"): 6 * seeds,
-    }  # fmt: skip
+    }
     assert {cell.column for cell in cells} == {"M", "MS", "VR", "VID", "MS>M", "VR>VID"}
     assert {cell.column for cell in cells} <= CALIBRATION.columns.keys()
 

@@ -40,9 +40,19 @@ def words(command: str, store: Path, *more: str, recipe: tuple[str, ...] = SHORT
     """The words after `python -m ablations`, without a data root."""
     how = ["--no-progress", "--device", "cpu"] if command == "run" else []
     return [
-        command, "table2", "--profile", "smoke", "--store", str(store), "--models", MODEL, "--recipe", *recipe,
-        *how, *more,
-    ]  # fmt: skip
+        command,
+        "table2",
+        "--profile",
+        "smoke",
+        "--store",
+        str(store),
+        "--models",
+        MODEL,
+        "--recipe",
+        *recipe,
+        *how,
+        *more,
+    ]
 
 
 def asked(store: Path, **settings: Any) -> Request:

@@ -14,10 +14,16 @@ EXPERIMENT = Experiment("msinet", "msmt17", "market1501", Recipe(), "paper", opt
 PRINTS = {"msmt17": "aaa", "market1501": "bbb", "veri776": "ccc", "vehicleid": "ddd"}
 #: For settings that take only some values.
 OTHERS = {
-    "optimizer": "adam", "init": "pretrained", "steps_per_epoch": 7, "options": (("ratio", 2),),
-    "source": "veri776", "target": "vehicleid", "alignment": "unified", "alignment_grid": "partner",
+    "optimizer": "adam",
+    "init": "pretrained",
+    "steps_per_epoch": 7,
+    "options": (("ratio", 2),),
+    "source": "veri776",
+    "target": "vehicleid",
+    "alignment": "unified",
+    "alignment_grid": "partner",
     "precision": "bf16",
-}  # fmt: skip
+}
 #: With spatial alignment, whose settings name a run only where there is some.
 ALIGNED = replace(EXPERIMENT, recipe=Recipe(alignment="separated"))
 

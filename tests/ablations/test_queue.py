@@ -387,9 +387,16 @@ def test_a_missing_driver_is_named_with_the_remedy(store: Store, monkeypatch: py
 
 def test_a_request_comes_back_from_its_words(data_root: Path, tmp_path: Path) -> None:
     request = Request(
-        "smoke", data_root, ("market1501", "veri776"), models=("msinet_x0_25",), seeds=2,
-        recipe=("epochs=2", "milestones=(1,2)"), search_recipe=("epochs=1",), whole=True, store=tmp_path / "here",
-    )  # fmt: skip
+        "smoke",
+        data_root,
+        ("market1501", "veri776"),
+        models=("msinet_x0_25",),
+        seeds=2,
+        recipe=("epochs=2", "milestones=(1,2)"),
+        search_recipe=("epochs=1",),
+        whole=True,
+        store=tmp_path / "here",
+    )
     plan = make_plan(TABLE2, request)
     queued = jobs(plan)
     assert [job.run_id for job in queued] == [planned.run_id for planned in plan.runs()]
@@ -410,13 +417,30 @@ Start = Callable[..., BaseProcess]
 
 
 def words(
-    command: str, root: Path, store: Store, *more: str, models: tuple[str, ...] = (MODEL,),
+    command: str,
+    root: Path,
+    store: Store,
+    *more: str,
+    models: tuple[str, ...] = (MODEL,),
     recipe: tuple[str, ...] = ("epochs=2", "steps_per_epoch=5"),
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     return [
-        command, "table2", "--profile", "smoke", "--data-root", str(root), "--store", str(store.root),
-        "--datasets", "market1501", "--models", *models, "--recipe", *recipe, *more,
-    ]  # fmt: skip
+        command,
+        "table2",
+        "--profile",
+        "smoke",
+        "--data-root",
+        str(root),
+        "--store",
+        str(store.root),
+        "--datasets",
+        "market1501",
+        "--models",
+        *models,
+        "--recipe",
+        *recipe,
+        *more,
+    ]
 
 
 def worker(store: Store, *more: str, lease: float = 9.0) -> list[str]:
@@ -678,10 +702,23 @@ def test_trainings_follow_when_their_search_is_finished(
     data_root: Path, store: Store, tmp_path: Path, start: Start, capsys
 ) -> None:
     request = [
-        "table1", "--profile", "smoke", "--data-root", str(data_root), "--store", str(store.root),
-        "--datasets", "msmt17", "--recipe", "epochs=1", "steps_per_epoch=2",
-        "--search-recipe", "epochs=1", "steps_per_epoch=1", "identities=2",
-    ]  # fmt: skip
+        "table1",
+        "--profile",
+        "smoke",
+        "--data-root",
+        str(data_root),
+        "--store",
+        str(store.root),
+        "--datasets",
+        "msmt17",
+        "--recipe",
+        "epochs=1",
+        "steps_per_epoch=2",
+        "--search-recipe",
+        "epochs=1",
+        "steps_per_epoch=1",
+        "identities=2",
+    ]
     assert main(["enqueue", *request]) == 0
     out = capsys.readouterr().out
     follow = int(re.search(r"(\d+) training\(s\) follow", out)[1])  # type: ignore[index]

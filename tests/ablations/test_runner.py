@@ -43,15 +43,34 @@ FILES = {"experiment.json", "record.json", "history.csv", "queries.csv", "log.tx
 
 
 def words(
-    command: str, root: Path, store: Path, *more: str, datasets: tuple[str, ...] = ("market1501",),
-    models: tuple[str, ...] = (MODEL,), recipe: tuple[str, ...] = SHORT,
-) -> list[str]:  # fmt: skip
+    command: str,
+    root: Path,
+    store: Path,
+    *more: str,
+    datasets: tuple[str, ...] = ("market1501",),
+    models: tuple[str, ...] = (MODEL,),
+    recipe: tuple[str, ...] = SHORT,
+) -> list[str]:
     """The words after `python -m ablations`, for one small data set unless told otherwise."""
     how = ["--no-progress", "--device", "cpu"] if command == "run" else []
     return [
-        command, "table2", "--profile", "smoke", "--data-root", str(root), "--store", str(store),
-        "--datasets", *datasets, "--models", *models, "--recipe", *recipe, *how, *more,
-    ]  # fmt: skip
+        command,
+        "table2",
+        "--profile",
+        "smoke",
+        "--data-root",
+        str(root),
+        "--store",
+        str(store),
+        "--datasets",
+        *datasets,
+        "--models",
+        *models,
+        "--recipe",
+        *recipe,
+        *how,
+        *more,
+    ]
 
 
 def names(folder: Path) -> set[str]:
@@ -161,9 +180,7 @@ def test_a_finished_run_can_be_traced(finished: Finished) -> None:
         recipe |= {"augmentation": Augmentation(**recipe["augmentation"]), "milestones": tuple(recipe["milestones"])}
         stored["options"] = tuple(map(tuple, stored["options"]))
         experiment = Experiment(**stored, recipe=Recipe(**recipe))
-        prints = {
-            experiment.source: record["source_fingerprint"], experiment.target: record["target_fingerprint"],
-        }  # fmt: skip
+        prints = {experiment.source: record["source_fingerprint"], experiment.target: record["target_fingerprint"]}
         assert folder.name == record["run_id"] == experiment.run_id(prints, record["weights"])
         assert record["experiment"] == experiment.key
         for name in ("code", "torch", "cpu", "threads", "seconds_training", "finished", "macs", "mINP", "queries"):
@@ -343,10 +360,7 @@ def test_a_broken_image_stops_the_command_before_any_run(data_root: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("more", "recipe", "told"),
-    [
-        (["--device", "abacus"], SHORT, "device 'abacus'"),
-        ([], ("identities=9",), "a batch needs 9 identities"),
-    ],
+    [(["--device", "abacus"], SHORT, "device 'abacus'"), ([], ("identities=9",), "a batch needs 9 identities")],
 )
 def test_what_no_run_could_do_stops_the_command_before_any_run(
     data_root: Path, tmp_path: Path, capsys, more: list[str], recipe: tuple[str, ...], told: str
@@ -607,9 +621,14 @@ def test_killed_at_random_moments(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_says_so_and_goes_on(
-    number: int, data_root: Path, tmp_path: Path, start: Callable[..., Any], finish: Callable[..., int], whole: Whole,
+    number: int,
+    data_root: Path,
+    tmp_path: Path,
+    start: Callable[..., Any],
+    finish: Callable[..., int],
+    whole: Whole,
     capsys,
-) -> None:  # fmt: skip
+) -> None:
     store, log = tmp_path / "results", tmp_path / "log"
     command = words("run", data_root, store, recipe=LONGER)
     # Slow enough that the signal finds it in the midst of a training on any machine.

@@ -73,8 +73,9 @@ def test_figure_5a_varies_mechanism_and_overlap_alone() -> None:
     assert len(recipes) == 2 * (1 + len(RATIOS))
     assert all(isinstance(recipe, SearchRecipe) for recipe in recipes)
     assert {(recipe.mechanism, recipe.overlap) for recipe in recipes if isinstance(recipe, SearchRecipe)} == {
-        ("ce", 1.0), *(("tcm", ratio) for ratio in RATIOS)
-    }  # fmt: skip
+        ("ce", 1.0),
+        *(("tcm", ratio) for ratio in RATIOS),
+    }
     assert len({replace(r, mechanism="tcm", overlap=0.4) for r in recipes if isinstance(r, SearchRecipe)}) == 1
 
 
@@ -310,10 +311,13 @@ def test_several_settings_have_importances(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"vary": ("overlpa",)}, "Did you mean 'overlap'"),
-     ({"trials": 0}, "at least one"), ({"grid": (0.2, 1.2)}, "values in"),
-     ({"grid": (0.2,), "vary": ("overlap", "momentum")}, "over one setting")],
-)  # fmt: skip
+    [
+        ({"vary": ("overlpa",)}, "Did you mean 'overlap'"),
+        ({"trials": 0}, "at least one"),
+        ({"grid": (0.2, 1.2)}, "values in"),
+        ({"grid": (0.2,), "vary": ("overlap", "momentum")}, "over one setting"),
+    ],
+)
 def test_a_sweep_that_makes_no_sense_is_refused(changes: dict[str, object], message: str, store: Path) -> None:
     with pytest.raises(UserError, match=message):
         sweep(Request(profile="smoke", store=store), QUIET, OVERLAP, **changes)  # type: ignore[arg-type]

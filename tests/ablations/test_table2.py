@@ -28,8 +28,10 @@ def test_all_of_it() -> None:
     # Six columns of four networks; SPEC C.2 has nothing of CDNet across data sets, and MSINet-SAM pre-trained alone.
     cells = TABLE2.cells(photographs(seeds=2), ALL)
     assert Counter(cell.group for cell in cells) == {
-        "no training": 6, "from scratch": 2 * (6 * 4 - 2), "pre-trained": 2 * (6 * 5 - 2),
-    }  # fmt: skip
+        "no training": 6,
+        "from scratch": 2 * (6 * 4 - 2),
+        "pre-trained": 2 * (6 * 5 - 2),
+    }
     across = [cell for cell in cells if ">" in cell.column and cell.group != "no training"]
     assert Counter(cell.row for cell in across) == {"ResNet50": 8, "OSNet": 8, "MSINet": 8, "MSINet-SAM": 4}
     assert {cell.column for cell in cells} == {"M", "MS", "VR", "VID", "MS>M", "VR>VID"}
@@ -45,9 +47,13 @@ def test_the_colour_histogram_is_ranked_once_per_test_set() -> None:
     # It learns nothing, so neither seeds nor training sets make a difference: six columns, four runs.
     plain = [cell for cell in TABLE2.cells(photographs(seeds=3), ALL) if cell.group == "no training"]
     assert {cell.column: cell.experiment.target for cell in plain} == {
-        "M": "market1501", "MS": "msmt17", "VR": "veri776", "VID": "vehicleid", "MS>M": "market1501",
+        "M": "market1501",
+        "MS": "msmt17",
+        "VR": "veri776",
+        "VID": "vehicleid",
+        "MS>M": "market1501",
         "VR>VID": "vehicleid",
-    }  # fmt: skip
+    }
     assert len({cell.experiment for cell in plain}) == 4
     assert not any(cell.experiment.cross_domain for cell in plain)
 
@@ -81,15 +87,20 @@ def test_every_known_data_set_has_a_column(name: str) -> None:
 def test_models_are_those_asked_for() -> None:
     cells = TABLE2.cells(photographs(models=("osnet_x0_25", "msinet")), ("veri776",))
     assert {(cell.experiment.model, cell.row) for cell in cells} == {
-        ("colour_histogram", "colour histogram"), ("osnet_x0_25", "OSNet x0.25"), ("msinet", "MSINet"),
-    }  # fmt: skip
+        ("colour_histogram", "colour histogram"),
+        ("osnet_x0_25", "OSNet x0.25"),
+        ("msinet", "MSINet"),
+    }
 
 
 def test_the_smoke_profile_takes_quarter_widths_and_says_so() -> None:
     cells = TABLE2.cells(Request(profile="smoke"), ("market1501",))
     assert {cell.experiment.model for cell in cells if cell.group == "from scratch"} == {
-        "resnet50_x0_25", "osnet_x0_25", "cdnet_x0_25", "msinet_x0_25",
-    }  # fmt: skip
+        "resnet50_x0_25",
+        "osnet_x0_25",
+        "cdnet_x0_25",
+        "msinet_x0_25",
+    }
     assert row_label("cdnet_x0_25") == "CDNet x0.25"
     # A model that is asked for is taken as it is.
     asked = TABLE2.cells(Request(profile="smoke", models=("msinet",)), ("market1501",))
@@ -101,12 +112,21 @@ def test_recipes_of_the_paper() -> None:
     request = photographs(profile="paper", models=("msinet",))
     recipes = {c.column: c.experiment.recipe for c in TABLE2.cells(request, ALL) if c.group == "from scratch"}
     assert {c: r.epochs for c, r in recipes.items()} == {
-        "M": 350, "MS": 350, "VR": 350, "VID": 350, "MS>M": 250, "VR>VID": 250,
-    }  # fmt: skip
+        "M": 350,
+        "MS": 350,
+        "VR": 350,
+        "VID": 350,
+        "MS>M": 250,
+        "VR>VID": 250,
+    }
     assert {c: (r.height, r.width) for c, r in recipes.items()} == {
-        "M": (256, 128), "MS": (256, 128), "MS>M": (256, 128),
-        "VR": (256, 256), "VID": (256, 256), "VR>VID": (256, 256),
-    }  # fmt: skip
+        "M": (256, 128),
+        "MS": (256, 128),
+        "MS>M": (256, 128),
+        "VR": (256, 256),
+        "VID": (256, 256),
+        "VR>VID": (256, 256),
+    }
     for column, recipe in recipes.items():
         across = ">" in column
         assert recipe.milestones == (150, 225, 300)
@@ -123,8 +143,9 @@ def test_networks_of_a_column_are_trained_alike(profile: str) -> None:
     for column in {cell.column for cell in cells}:
         trained = [
             replace(c.experiment, recipe=replace(c.experiment.recipe, alignment="none"))
-            for c in cells if c.column == column and c.group != "no training"
-        ]  # fmt: skip
+            for c in cells
+            if c.column == column and c.group != "no training"
+        ]
         recipes = {replace(e.recipe, lr=1.0) if profile == "mini" else e.recipe for e in trained}
         assert len(recipes) == 1
         for family in {split_name(e.model)[0] for e in trained}:  # neither does it depend on the initial weights
@@ -167,8 +188,12 @@ def test_the_default_leaves_out_what_takes_long() -> None:
     assert list(dict.fromkeys(cell.column for cell in cells)) == ["M", "MS", "VR", "MS>M", "VR>VID"]
     # Row by row: MSINet's five columns and CDNet's three.
     assert Counter(cell.row for cell in cells) == {
-        "colour histogram": 5, "ResNet50": 5, "OSNet": 5, "CDNet": 3, "MSINet": 5,
-    }  # fmt: skip
+        "colour histogram": 5,
+        "ResNet50": 5,
+        "OSNet": 5,
+        "CDNet": 3,
+        "MSINet": 5,
+    }
 
 
 def test_the_whole_of_it_has_vehicleid_and_the_pretrained_group() -> None:
@@ -288,9 +313,17 @@ def test_list_of_a_table_with_data_has_the_columns_of_those_data(data_root: Path
 def test_a_request_comes_back_from_its_own_words() -> None:
     # `run` hands the request to another process as words; what is lost there would show another table.
     request = Request(
-        profile="smoke", data_root=Path("/d"), datasets=("veri776", "msmt17"), whole=True, models=("osnet",), seeds=3,
-        recipe=("lr=0.01", "milestones=(2, 3)"), search_recipe=("overlap=0.5",), pretrained=Path("w"), store=Path("s"),
-    )  # fmt: skip
+        profile="smoke",
+        data_root=Path("/d"),
+        datasets=("veri776", "msmt17"),
+        whole=True,
+        models=("osnet",),
+        seeds=3,
+        recipe=("lr=0.01", "milestones=(2, 3)"),
+        search_recipe=("overlap=0.5",),
+        pretrained=Path("w"),
+        store=Path("s"),
+    )
     assert all(getattr(request, f.name) != f.default for f in fields(Request))  # a new setting belongs here
     assert tyro.cli(Request, args=request.as_args()) == request
     assert tyro.cli(Request, args=replace(request, whole=False).as_args()) == replace(request, whole=False)

@@ -39,8 +39,7 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("name", "person", "vehicle"),
-    [("osnet", 0.979, 1.957), ("cdnet", 0.955, 1.910), ("resnet50", 4.053, 8.107)],
+    ("name", "person", "vehicle"), [("osnet", 0.979, 1.957), ("cdnet", 0.955, 1.910), ("resnet50", 4.053, 8.107)]
 )
 def test_macs_are_those_of_the_specification(name, person, vehicle):
     assert round(cost(name).macs / 1e9, 3) == person
@@ -126,16 +125,8 @@ def tokens(images):  # (1, 3, H, W) -> (1, H*W, 3)
         (Net(lambda x: x.flatten(2) @ tokens(x)), "matmul", 3 * 3 * PIXELS),
         (Net(lambda x: torch.bmm(tokens(x), x.flatten(2))), "bmm", 3 * PIXELS**2),
         (Net(lambda x: torch.mm(tokens(x)[0], x.flatten(2)[0])), "mm", 3 * PIXELS**2),
-        (
-            Net(lambda x: torch.addmm(x.new_zeros(1), tokens(x)[0], x.flatten(2)[0])),
-            "addmm",
-            3 * PIXELS**2,
-        ),
-        (
-            Net(lambda x: torch.baddbmm(x.new_zeros(1, 1, 1), tokens(x), x.flatten(2))),
-            "baddbmm",
-            3 * PIXELS**2,
-        ),
+        (Net(lambda x: torch.addmm(x.new_zeros(1), tokens(x)[0], x.flatten(2)[0])), "addmm", 3 * PIXELS**2),
+        (Net(lambda x: torch.baddbmm(x.new_zeros(1, 1, 1), tokens(x), x.flatten(2))), "baddbmm", 3 * PIXELS**2),
         (Net(lambda x: torch.einsum("bchw,bdhw->bcd", x, x)), "einsum", 3 * 3 * PIXELS),
         (
             Net(lambda x: F.scaled_dot_product_attention(tokens(x)[:, :5], tokens(x), tokens(x)[..., :2])),

@@ -223,9 +223,14 @@ def test_a_network_is_a_name_with_options() -> None:
 
 @pytest.mark.parametrize(
     ("text", "label"),
-    [("msinet", "MSINet"), ("msinet_x0_25", "MSINet x0.25"), ("msinet_x0_25 pam=True", "MSINet-SAM x0.25"),
-     ("resnet50_x0_5", "ResNet50 x0.5"), ("msinet ratio=2", "msinet ratio=2")],
-)  # fmt: skip
+    [
+        ("msinet", "MSINet"),
+        ("msinet_x0_25", "MSINet x0.25"),
+        ("msinet_x0_25 pam=True", "MSINet-SAM x0.25"),
+        ("resnet50_x0_5", "ResNet50 x0.5"),
+        ("msinet ratio=2", "msinet ratio=2"),
+    ],
+)
 def test_networks_are_called_as_in_the_tables(text: str, label: str) -> None:
     assert Spec(text).label == label
     if " " not in text:

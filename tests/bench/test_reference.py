@@ -13,9 +13,11 @@ from bench.networks import LABELS, paper_costs
 ROOT = Path(__file__).parents[2]
 RECORDS = sorted((ROOT / "bench" / "reference").glob("*/*.csv"))
 RENDER: dict[str, Callable[[pd.DataFrame], str]] = {
-    "cost": cost.render, "throughput": latency.render_throughput, "memory": latency.render_memory,
+    "cost": cost.render,
+    "throughput": latency.render_throughput,
+    "memory": latency.render_memory,
     "retrieval": retrieval.render,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}-{path.stem}")

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = {
-    "market1501": "Market-1501-v15.09.15", "msmt17": "MSMT17_V1", "veri776": "VeRi", "vehicleid": "VehicleID",
-}  # fmt: skip
+FOLDERS = {"market1501": "Market-1501-v15.09.15", "msmt17": "MSMT17_V1", "veri776": "VeRi", "vehicleid": "VehicleID"}
 
 
 @pytest.fixture

@@ -102,25 +102,41 @@ def batch_norms(dtype: str, offset: float) -> dict[str, Any]:
 
 def training(model: str = "msinet_x0_25", exact: bool = True, settings: Any = None, **options: Any) -> dict[str, Any]:
     """Losses of the steps and the weights after them."""
-    recipe = replace(recipe_for("smoke", "market1501"), **{
-        "epochs": 3, "steps_per_epoch": 1, "height": 64, "width": 32, "identities": 4, "images": 4,
-        "optimizer": "sgd", "lr": 1e-5, **(settings or {}),
-    })  # fmt: skip
+    recipe = replace(
+        recipe_for("smoke", "market1501"),
+        **{
+            "epochs": 3,
+            "steps_per_epoch": 1,
+            "height": 64,
+            "width": 32,
+            "identities": 4,
+            "images": 4,
+            "optimizer": "sgd",
+            "lr": 1e-5,
+            **(settings or {}),
+        },
+    )
     torch.manual_seed(0)
     network = build_model(model, 8, image=(64, 32), **options)
     network = Exact(network) if exact else network
-    result = train(
-        network, PIXELS, LABELS, recipe, FOLDER, seed=1, identity="", device=CPU, progress=False,
-    )  # fmt: skip
+    result = train(network, PIXELS, LABELS, recipe, FOLDER, seed=1, identity="", device=CPU, progress=False)
     return {"history": [dict(row) for row in result.history], **network.state_dict()}
 
 
 def searching(**way: Any) -> dict[str, Any]:
     """History, architecture, memories and weights of a search of four iterations, in float64."""
     recipe = replace(
-        search_recipe("smoke", "msmt17"), height=64, width=32, identities=4, images=4, epochs=2, steps_per_epoch=2,
-        optimizer="sgd", lr=0.01, **{"overlap": 1.0, **way},
-    )  # fmt: skip
+        search_recipe("smoke", "msmt17"),
+        height=64,
+        width=32,
+        identities=4,
+        images=4,
+        epochs=2,
+        steps_per_epoch=2,
+        optimizer="sgd",
+        lr=0.01,
+        **{"overlap": 1.0, **way},
+    )
     training, validation = split_identities(LABELS, recipe.overlap, seed=0)
     torch.manual_seed(0)
     network = Exact(build_model("supernet_x0_25", 8, interactions=6))
@@ -128,7 +144,7 @@ def searching(**way: Any) -> dict[str, Any]:
     twins = Twins(network, *memories).double()
     result = search_alphas(
         twins, PIXELS, training, validation, recipe, FOLDER, seed=3, identity="", device=CPU, progress=False
-    )  # fmt: skip
+    )
     return {"history": [dict(row) for row in result.history], "alphas": alphas_of(network), **twins.state_dict()}
 
 
@@ -149,9 +165,16 @@ def complete(root: Path, stop: int = 0, model: str = "cdnet_x0_25", **how: Any) 
 
     try:
         run(
-            FOLDER, model=model, options={}, source=dataset, target=dataset, recipe=recipe_for("smoke", "market1501"),
-            seed=0, how=How(device="cpu", progress=False, **how), on_step=on_step,
-        )  # fmt: skip
+            FOLDER,
+            model=model,
+            options={},
+            source=dataset,
+            target=dataset,
+            recipe=recipe_for("smoke", "market1501"),
+            seed=0,
+            how=How(device="cpu", progress=False, **how),
+            on_step=on_step,
+        )
     except KeyboardInterrupt:
         return {"interrupted": True}
     return {"interrupted": False}
@@ -168,9 +191,16 @@ def refused(damage: str) -> dict[str, Any]:
         _TrainImages.__getitem__ = None  # type: ignore[method-assign,assignment]
     try:
         train(
-            network, PIXELS, LABELS, recipe, FOLDER, seed=1, device=CPU, progress=False,
+            network,
+            PIXELS,
+            LABELS,
+            recipe,
+            FOLDER,
+            seed=1,
+            device=CPU,
+            progress=False,
             identity=f"{RANK}" if damage == "identity" else "",
-        )  # fmt: skip
+        )
     except Exception as error:
         return {"kind": type(error).__name__, "message": str(error), "tells": distributed.first_to_fail()}
     return {}

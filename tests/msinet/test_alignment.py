@@ -90,9 +90,14 @@ def test_every_variant_equals_the_loop(variant: str, partner_grid: bool, self_pa
     x = maps().requires_grad_()
     activation = torch.randn(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
     ours = alignment_loss(
-        x, LABELS, variant, activation=activation, partner_grid=partner_grid, self_pairs=self_pairs,  # type: ignore[arg-type]
+        x,
+        LABELS,
+        variant,
+        activation=activation,
+        partner_grid=partner_grid,
+        self_pairs=self_pairs,  # type: ignore[arg-type]
         per_pair=per_pair,
-    )  # fmt: skip
+    )
     theirs = naive_loss(x, LABELS, variant, activation, partner_grid, self_pairs, per_pair)
     torch.testing.assert_close(ours, theirs)
     inputs = (x, activation) if variant == "pam-self" else (x,)

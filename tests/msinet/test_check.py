@@ -32,8 +32,11 @@ def test_everything_recognised_is_listed(data_root: Path, capsys: pytest.Capture
     assert status == 0
     headers = re.findall(r"^(\w+): (.*) in (.*)$", output, re.MULTILINE)
     assert [header[:2] for header in headers] == [
-        ("market1501", "Market-1501"), ("msmt17", "MSMT17_V1"), ("veri776", "VeRi-776"), ("vehicleid", "VehicleID"),
-    ]  # fmt: skip
+        ("market1501", "Market-1501"),
+        ("msmt17", "MSMT17_V1"),
+        ("veri776", "VeRi-776"),
+        ("vehicleid", "VehicleID"),
+    ]
     assert Path(headers[2][2]) == (data_root / "VeRi").resolve()
 
 
@@ -49,8 +52,11 @@ def test_rendered_sets_are_called_so(world_root: Path, capsys: pytest.CaptureFix
     status, output, _ = check(capsys, world_root)
     assert status == 0
     assert re.findall(r"^(\w+): .*, rendered in ", output, re.MULTILINE) == [
-        "market1501", "msmt17", "veri776", "vehicleid",
-    ]  # fmt: skip
+        "market1501",
+        "msmt17",
+        "veri776",
+        "vehicleid",
+    ]
 
 
 def test_counts_stand_beside_the_published_ones(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:

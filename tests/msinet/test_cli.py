@@ -93,10 +93,13 @@ def test_embedded_features_rank_to_the_same_metrics(trained: Path, data_root: Pa
     assert all(path.startswith("bounding_box_test/") for path in found["paths"][gallery])
     features = torch.from_numpy(found["features"])
     result = evaluate(
-        features[query], features[gallery],
-        query_ids=found["identities"][query], gallery_ids=found["identities"][gallery],
-        query_cameras=found["cameras"][query], gallery_cameras=found["cameras"][gallery],
-    )  # fmt: skip
+        features[query],
+        features[gallery],
+        query_ids=found["identities"][query],
+        gallery_ids=found["identities"][gallery],
+        query_cameras=found["cameras"][query],
+        gallery_cameras=found["cameras"][gallery],
+    )
     assert result.metrics() == metrics(trained / "record.json")
 
 
@@ -272,13 +275,28 @@ def test_an_interrupted_command_is_status_130_and_goes_on(trained, data_root, tm
 def test_the_command_of_the_shell_stops_at_ctrl_c(data_root: Path, tmp_path: Path) -> None:
     """The only test that starts Python anew, with the restart for the allocator."""
     out = tmp_path / "run"
-    words = ["train", "--data-root", data_root, "--out", out, "--model", NETWORK, "--profile", "smoke", *QUIET,
-             "--recipe", "epochs=5000"]  # fmt: skip
+    words = [
+        "train",
+        "--data-root",
+        data_root,
+        "--out",
+        out,
+        "--model",
+        NETWORK,
+        "--profile",
+        "smoke",
+        *QUIET,
+        "--recipe",
+        "epochs=5000",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "msinet", *map(str, words)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     try:
         deadline = time.monotonic() + 300
         while not (out / "log.txt").exists():
@@ -321,12 +339,16 @@ def test_help_lists_the_commands(words: list[str], names: list[str], capsys) -> 
 @pytest.mark.parametrize(
     ("words", "commands"),
     [
-        (["train"], [Train, How]), (["evaluate"], [Evaluate, How]), (["embed"], [Embed, How]),
-        (["data", "check"], [Check]), (["pretrain"], [Pretrain, How]), (["data", "render"], [Render]),
+        (["train"], [Train, How]),
+        (["evaluate"], [Evaluate, How]),
+        (["embed"], [Embed, How]),
+        (["data", "check"], [Check]),
+        (["pretrain"], [Pretrain, How]),
+        (["data", "render"], [Render]),
         (["data", "show"], [Show]),
     ],
     ids=["train", "evaluate", "embed", "check", "pretrain", "render", "show"],
-)  # fmt: skip
+)
 def test_help_shows_every_option_with_its_default(words: list[str], commands: list[Any], capsys) -> None:
     text = help_of(words, capsys).split("-h, --help")[1]  # behind the line of usage
     shown = [f for command in commands for f in dataclasses.fields(command) if f.name not in ("how", "root")]

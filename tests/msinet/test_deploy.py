@@ -16,12 +16,20 @@ from msinet.models.deploy import MergedBlock, MergedCell, deploy
 
 IMAGE = (64, 32)
 NETWORKS = [
-    ("msinet_x0_25", {}), ("msinet_x0_25", {"fusion": "minus"}), ("msinet_x0_25", {"fusion": "mul"}),
-    ("msinet_x0_25", {"genotype": "NEGANEGANEGA", "ratio": 2}), ("msinet_x0_25", {"pam": True, "neck": "cdnet"}),
-    ("msinet_x0_25", {"neck": "bn"}), ("osnet_x0_25", {}), ("osnet_x0_25", {"neck": "fbl"}), ("cdnet_x0_25", {}),
-    ("resnet18_x0_25", {}), ("resnet50_x0_25", {"neck": "fc"}), ("deit_small_x0_25", {"depth": 2}),
+    ("msinet_x0_25", {}),
+    ("msinet_x0_25", {"fusion": "minus"}),
+    ("msinet_x0_25", {"fusion": "mul"}),
+    ("msinet_x0_25", {"genotype": "NEGANEGANEGA", "ratio": 2}),
+    ("msinet_x0_25", {"pam": True, "neck": "cdnet"}),
+    ("msinet_x0_25", {"neck": "bn"}),
+    ("osnet_x0_25", {}),
+    ("osnet_x0_25", {"neck": "fbl"}),
+    ("cdnet_x0_25", {}),
+    ("resnet18_x0_25", {}),
+    ("resnet50_x0_25", {"neck": "fc"}),
+    ("deit_small_x0_25", {"depth": 2}),
     ("colour_histogram", {}),
-]  # fmt: skip
+]
 
 
 def trained(name: str, options: dict[str, object]) -> nn.Module:

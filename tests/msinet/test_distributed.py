@@ -45,13 +45,21 @@ def together(context: ForkServerContext, tmp_path: Path):
         (folder / "store").unlink(missing_ok=True)
         processes = [
             context.Process(
-                target=runpy.run_path, args=(str(WORKER),),
-                kwargs={"run_name": "__main__", "init_globals": {
-                    "CASE": case, "RANK": rank, "WORLD": world, "FOLDER": folder, "ARGUMENTS": arguments,
-                }},
+                target=runpy.run_path,
+                args=(str(WORKER),),
+                kwargs={
+                    "run_name": "__main__",
+                    "init_globals": {
+                        "CASE": case,
+                        "RANK": rank,
+                        "WORLD": world,
+                        "FOLDER": folder,
+                        "ARGUMENTS": arguments,
+                    },
+                },
             )
             for rank in range(world)
-        ]  # fmt: skip
+        ]
         for process in processes:
             process.start()
         deadline = time.monotonic() + 200
@@ -134,11 +142,7 @@ def test_features_are_the_same_to_the_last_bit(together) -> None:
 SAM = {"alignment": "pam-self"}
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [{}, {"settings": SAM, "pam": True}],
-    ids=["plain", "alignment"],
-)
+@pytest.mark.parametrize("arguments", [{}, {"settings": SAM, "pam": True}], ids=["plain", "alignment"])
 def test_a_training_is_that_of_one_process(together, arguments: dict[str, Any]) -> None:
     (one,) = together("training", 1, **arguments)
     several = same_on_all(together("training", 2, **arguments))
@@ -225,16 +229,35 @@ def test_torchrun_does_what_one_process_does(data_root: Path, tmp_path: Path, co
     def words(folder: Path) -> list[str]:
         network = {"train": "msinet_x0_25", "search": "supernet_x0_25"}[command]
         return [
-            command, "--data-root", str(data_root), "--out", str(folder), "--dataset", "market1501", "--profile",
-            "smoke", "--model", network, "--recipe", "identities=2", "lr=1e-6", "--device", "cpu", "--no-progress",
-        ]  # fmt: skip
+            command,
+            "--data-root",
+            str(data_root),
+            "--out",
+            str(folder),
+            "--dataset",
+            "market1501",
+            "--profile",
+            "smoke",
+            "--model",
+            network,
+            "--recipe",
+            "identities=2",
+            "lr=1e-6",
+            "--device",
+            "cpu",
+            "--no-progress",
+        ]
 
     def torchrun(folder: Path) -> subprocess.CompletedProcess[str]:
         start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "msinet"]
         return subprocess.run(
-            [*start, *words(folder)], capture_output=True, text=True, check=False, timeout=400,
+            [*start, *words(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
             env={name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"},
-        )  # fmt: skip
+        )
 
     assert run_command(words(tmp_path / "one")) == 0
     done = torchrun(tmp_path / "two")

@@ -20,12 +20,7 @@ def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     return subprocess.run(
-        [*command, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=environment,
+        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False, env=environment
     )
 
 
@@ -120,8 +115,7 @@ def test_a_file_that_outgrows_its_limit_leaves_the_old_one(tmp_path: Path) -> No
     path = tmp_path / "a.txt"
     path.write_text("old")
     result = run(
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); write_text(sys.argv[1], 'x' * 100_000)",
-        path,
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); write_text(sys.argv[1], 'x' * 100_000)", path
     )
     assert result.returncode == 1
     assert "UserError: cannot write" in result.stderr

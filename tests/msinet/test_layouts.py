@@ -59,9 +59,7 @@ def test_market1501(data_root: Path) -> None:
         # read by position, not by pattern: 0002_c1s1_000000_01.jpg
         expected = [(f"{folder}/{f}", int(f[:4]), int(f[6])) for f in files if not f.startswith("-1")]
         assert rows(dataset, split) == expected
-    assert counts(dataset) == {
-        "train": (8, 31, {1, 2, 3}), "query": (5, 10, {1, 2}), "gallery": (6, 33, {1, 2, 3}),
-    }  # fmt: skip
+    assert counts(dataset) == {"train": (8, 31, {1, 2, 3}), "query": (5, 10, {1, 2}), "gallery": (6, 33, {1, 2, 3})}
     assert (dataset.name, dataset.layout, dataset.remove_same_camera) == ("market1501", "Market-1501", True)
     assert Counter(i.identity for i in dataset.train) == {2: 1, 4: 2, 6: 3, 8: 5, 10: 5, 12: 5, 14: 5, 16: 5}
 
@@ -91,8 +89,9 @@ def test_only_images_are_read_whatever_the_case_of_their_suffix(own_copy: Copy) 
     (folder / "query" / "._0001_c1s1_000020_01.jpg").write_bytes(b"left by macOS")
     (folder / "query" / "readme.txt").write_text("no image")
     assert [i[0] for i in rows(load_dataset("market1501", folder), "query")][:2] == [
-        "query/0001_c1s1_000020_01.JPG", "query/0001_c2s1_000021_01.jpg",
-    ]  # fmt: skip
+        "query/0001_c1s1_000020_01.JPG",
+        "query/0001_c2s1_000021_01.jpg",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -105,16 +104,16 @@ def test_msmt17(own_copy: Copy, version: str, train: str, test: str) -> None:
         shutil.rmtree(v1)
     dataset = load_dataset("msmt17", folder.parent)
     for split, part, lists in (
-        ("train", train, ("train", "val")), ("query", test, ("query",)), ("gallery", test, ("gallery",)),
-    ):  # fmt: skip
+        ("train", train, ("train", "val")),
+        ("query", test, ("query",)),
+        ("gallery", test, ("gallery",)),
+    ):
         expected = []
         for line in itertools.chain(*(lines(folder / f"list_{name}.txt") for name in lists)):
             path, identity = line.split()
             expected.append((f"{part}/{path}", int(identity), int(path[14:16])))  # 0000/0000_000_01_0303morning...
         assert rows(dataset, split) == expected
-    assert counts(dataset) == {
-        "train": (8, 40, {1, 2, 3, 4}), "query": (5, 10, {1, 2}), "gallery": (5, 20, {1, 2, 3}),
-    }  # fmt: skip
+    assert counts(dataset) == {"train": (8, 40, {1, 2, 3, 4}), "query": (5, 10, {1, 2}), "gallery": (5, 20, {1, 2, 3})}
     assert (dataset.layout, dataset.root) == (f"MSMT17_{version}", folder.resolve())
     assert (dataset.remove_same_camera, dataset.junk) == (True, 0)
 
@@ -162,11 +161,14 @@ def test_veri776_lists_choose_and_order(own_copy: Copy) -> None:
     assert [i.path.name for i in load_dataset("veri776", folder).train] == chosen
 
 
-@pytest.mark.parametrize(("name", "size", "query", "gallery"), [
-    ("vehicleid", 2400, (4, 12, {0}), (5, 5, {0})),  # the fifth vehicle has one image, which is no query
-    ("vehicleid_1600", 1600, (3, 9, {0}), (3, 3, {0})),
-    ("vehicleid_800", 800, (2, 6, {0}), (2, 2, {0})),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "size", "query", "gallery"),
+    [
+        ("vehicleid", 2400, (4, 12, {0}), (5, 5, {0})),  # the fifth vehicle has one image, which is no query
+        ("vehicleid_1600", 1600, (3, 9, {0}), (3, 3, {0})),
+        ("vehicleid_800", 800, (2, 6, {0}), (2, 2, {0})),
+    ],
+)
 def test_vehicleid(
     data_root: Path, name: str, size: int, query: tuple[int, int, set[int]], gallery: tuple[int, int, set[int]]
 ) -> None:
@@ -238,21 +240,24 @@ def test_each_image_is_as_likely_to_be_drawn() -> None:
 # --- Where sets are found ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "folder", "placement"), [
-    ("market1501", "Market-1501-v15.09.15", "Market-1501-v15.09.15"),
-    ("market1501", "Market-1501-v15.09.15", "market1501/Market-1501-v15.09.15"),
-    ("market1501", "Market-1501-v15.09.15", "market1501"),
-    ("market1501", "Market-1501-v15.09.15", "."),
-    ("msmt17", "MSMT17_V1", "MSMT17_V1"),
-    ("msmt17", "MSMT17_V1", "msmt17/MSMT17_V1"),
-    ("msmt17", "MSMT17_V1", "."),
-    ("veri776", "VeRi", "VeRi"),
-    ("veri776", "VeRi", "veri/VeRi"),
-    ("veri776", "VeRi", "."),
-    ("vehicleid", "VehicleID", "VehicleID"),
-    ("vehicleid_800", "VehicleID", "VehicleID_V1.0"),
-    ("vehicleid", "VehicleID", "."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "folder", "placement"),
+    [
+        ("market1501", "Market-1501-v15.09.15", "Market-1501-v15.09.15"),
+        ("market1501", "Market-1501-v15.09.15", "market1501/Market-1501-v15.09.15"),
+        ("market1501", "Market-1501-v15.09.15", "market1501"),
+        ("market1501", "Market-1501-v15.09.15", "."),
+        ("msmt17", "MSMT17_V1", "MSMT17_V1"),
+        ("msmt17", "MSMT17_V1", "msmt17/MSMT17_V1"),
+        ("msmt17", "MSMT17_V1", "."),
+        ("veri776", "VeRi", "VeRi"),
+        ("veri776", "VeRi", "veri/VeRi"),
+        ("veri776", "VeRi", "."),
+        ("vehicleid", "VehicleID", "VehicleID"),
+        ("vehicleid_800", "VehicleID", "VehicleID_V1.0"),
+        ("vehicleid", "VehicleID", "."),
+    ],
+)
 def test_placements(data_root: Path, tmp_path: Path, name: str, folder: str, placement: str) -> None:
     place = tmp_path / "root" / placement
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -328,10 +333,17 @@ def drop_line(folder: Path) -> None:
     file.write_text("\n".join(lines(file)[1:]))
 
 
-@pytest.mark.parametrize(("name", "change"), [
-    ("market1501", add_image), ("market1501", rename_image), ("market1501", relabel_image), ("market1501", grow_image),
-    ("vehicleid", change_line), ("vehicleid", drop_line),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("market1501", add_image),
+        ("market1501", rename_image),
+        ("market1501", relabel_image),
+        ("market1501", grow_image),
+        ("vehicleid", change_line),
+        ("vehicleid", drop_line),
+    ],
+)
 def test_a_change_changes_the_fingerprint(own_copy: Copy, name: str, change: Callable[[Path], None]) -> None:
     folder = own_copy(name)
     before = load_dataset(name, folder).fingerprint
@@ -544,7 +556,7 @@ BAD = [
     ("market1501", link_to_nothing, ("market1501 in", "0001_c1s1_000099_01.jpg", "No such file", "mend it")),
     ("market1501", file_for_folder, ("market1501 in", "query", "Not a directory", "mend it")),
     ("veri776", endless_line, ("veri776 in", "File name too long")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "damage", "parts"), BAD, ids=[damage.__name__ for _, damage, _ in BAD])

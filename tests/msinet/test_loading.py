@@ -56,10 +56,13 @@ def picture(height: int = 30, width: int = 20) -> PIL.Image.Image:
 
 def test_decoding_is_that_of_the_released_code(data_root: Path) -> None:
     dataset = load_dataset("market1501", data_root)
-    pipeline = released.Compose([
-        released.Resize((20, 12)), released.ToTensor(),
-        released.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ])  # fmt: skip
+    pipeline = released.Compose(
+        [
+            released.Resize((20, 12)),
+            released.ToTensor(),
+            released.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
     (batch,) = batches_in_order(DecodeOnDemand(dataset.test[:8], 20, 12), 8)
     for image, tensor in zip(dataset.test, batch, strict=False):
         with PIL.Image.open(image.path) as file:
@@ -272,9 +275,10 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("cache", [True, False, None])
-@pytest.mark.parametrize(("role", "name"), [
-    ("train", "bounding_box_train/0008_c1s1_000000_01.jpg"), ("test", "query/0001_c1s1_000020_01.jpg"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [("train", "bounding_box_train/0008_c1s1_000000_01.jpg"), ("test", "query/0001_c1s1_000020_01.jpg")],
+)
 def test_a_truncated_image_is_named_before_training(
     own_copy: Copy, own_cache: Path, cache: bool | None, role: str, name: str
 ) -> None:

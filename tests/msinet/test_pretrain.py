@@ -105,18 +105,31 @@ def interrupt() -> None:
 
 
 def go(
-    out: Path, data: ClassFolders, *, model: str = NETWORK, recipe: Pretraining = SMOKE, seed: int = 0,
-    options: Mapping[str, Any] | None = None, at: Mapping[int, Callable[[], object]] | None = None, **how: Any,
-) -> Record:  # fmt: skip
+    out: Path,
+    data: ClassFolders,
+    *,
+    model: str = NETWORK,
+    recipe: Pretraining = SMOKE,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    at: Mapping[int, Callable[[], object]] | None = None,
+    **how: Any,
+) -> Record:
     """One pre-training; `at` says what happens after a step, counted from 1."""
 
     def on_step(share: float) -> None:
         (at or {}).get(round(share * STEPS), lambda: None)()
 
     return pretrain(
-        out, model=model, options=options or {}, data=data, recipe=recipe, seed=seed,
-        how=How(**{"device": "cpu", "progress": False, **how}), on_step=on_step,
-    )  # fmt: skip
+        out,
+        model=model,
+        options=options or {},
+        data=data,
+        recipe=recipe,
+        seed=seed,
+        how=How(**{"device": "cpu", "progress": False, **how}),
+        on_step=on_step,
+    )
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -287,10 +300,21 @@ def test_a_shorter_schedule_ends_at_the_same_rate() -> None:
 def test_the_paper_s_recipe_is_that_of_cdnet() -> None:
     paper = pretrain_recipe("paper")
     assert paper == Pretraining(
-        height=224, width=224, identities=32, images=4, epochs=240, steps_per_epoch=None, optimizer="sgd", lr=0.1,
-        weight_decay=3e-5, warmup=0, milestones=(), label_smoothing=0.1, epoch_decay=0.97,
+        height=224,
+        width=224,
+        identities=32,
+        images=4,
+        epochs=240,
+        steps_per_epoch=None,
+        optimizer="sgd",
+        lr=0.1,
+        weight_decay=3e-5,
+        warmup=0,
+        milestones=(),
+        label_smoothing=0.1,
+        epoch_decay=0.97,
         augmentation=ResizedCrop(flip=0.5, pad=0, jitter=False, erase=0.0, crop=0.08),
-    )  # fmt: skip
+    )
     with pytest.raises(UserError, match=r"unknown profile 'papr'\. Did you mean 'paper'\? Known: full, mini, paper"):
         pretrain_recipe("papr")
     assert set(PRETRAINING) == set(PROFILES)
@@ -312,10 +336,17 @@ def test_settings_of_pre_training_can_be_changed_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("epoch_decay", 0.0), ("epoch_decay", 1.01), ("epoch_decay", math.nan), ("crop", 0.0), ("crop", 1.5),
-        ("crop", math.nan), ("pad", 2), ("height", 15), ("lr", 0.0),
+        ("epoch_decay", 0.0),
+        ("epoch_decay", 1.01),
+        ("epoch_decay", math.nan),
+        ("crop", 0.0),
+        ("crop", 1.5),
+        ("crop", math.nan),
+        ("pad", 2),
+        ("height", 15),
+        ("lr", 0.0),
     ],
-)  # fmt: skip
+)
 def test_a_recipe_that_cannot_be_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(UserError, match=rf"recipe: {name} must .*{value!r}"):
         override(SMOKE, {name: value})
@@ -489,9 +520,16 @@ def test_five_of_two_classes_are_both(shapes: ClassFolders) -> None:
 
 def test_it_learns(shapes: ClassFolders, tmp_path: Path) -> None:
     recipe = replace(
-        SMOKE, identities=8, images=4, epochs=7, steps_per_epoch=8, lr=3e-3, warmup=0, milestones=(),
+        SMOKE,
+        identities=8,
+        images=4,
+        epochs=7,
+        steps_per_epoch=8,
+        lr=3e-3,
+        warmup=0,
+        milestones=(),
         augmentation=ResizedCrop(crop=0.5),
-    )  # fmt: skip
+    )
     record = go(tmp_path / "a.safetensors", shapes, recipe=recipe, evaluate_every=2)
     with (tmp_path / "a.history.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -509,8 +547,17 @@ def test_every_part_of_the_head_moves(shapes: ClassFolders, tmp_path: Path) -> N
         torch.manual_seed(0)
         network = build_model(model, 6)
         before = {name: value.clone() for name, value in network.head.named_parameters()}
-        train(network, FolderImages(shapes.root, shapes.train), shapes.train_labels, SMOKE, tmp_path / model, seed=0,
-              identity="", device=CPU, progress=False)  # fmt: skip
+        train(
+            network,
+            FolderImages(shapes.root, shapes.train),
+            shapes.train_labels,
+            SMOKE,
+            tmp_path / model,
+            seed=0,
+            identity="",
+            device=CPU,
+            progress=False,
+        )
         still = [n for n, p in network.head.named_parameters() if p.requires_grad and torch.equal(p, before[n])]
         assert not still, f"{model} never moved: {still}"
 
@@ -587,9 +634,12 @@ def test_a_checkpoint_of_another_training_is_refused(shapes: ClassFolders, own: 
         go(out, shapes, at={3: interrupt})
     draw(own / "train/ant/more.png", 5, 99)
     for other in (
-        {"seed": 1}, {"recipe": replace(SMOKE, epoch_decay=0.9)}, {"recipe": override(SMOKE, {"crop": 0.5})},
-        {"data": load_class_folders(own)}, {"options": {"ratio": 2}},
-    ):  # fmt: skip
+        {"seed": 1},
+        {"recipe": replace(SMOKE, epoch_decay=0.9)},
+        {"recipe": override(SMOKE, {"crop": 0.5})},
+        {"data": load_class_folders(own)},
+        {"options": {"ratio": 2}},
+    ):
         with pytest.raises(WeightsError, match=r"belongs to another training; .*--no-resume"):
             go(out, **{"data": shapes, **other})
 
@@ -619,8 +669,12 @@ def test_among_very_many_images_a_broken_one_stops_the_training(own, tmp_path: P
     broken = own / data.train[SMOKE.batches(data.train_labels, seed=0, epoch=0)[0][0]]  # of some batch
 
     with pytest.raises(DataError, match=rf"{broken.name}: cannot be decoded .*; fetch it again or take it out"):
-        go(tmp_path / "x.safetensors", data, recipe=replace(SMOKE, epochs=9, steps_per_epoch=5),
-           at={1: lambda: broken.write_bytes(b"")})  # fmt: skip
+        go(
+            tmp_path / "x.safetensors",
+            data,
+            recipe=replace(SMOKE, epochs=9, steps_per_epoch=5),
+            at={1: lambda: broken.write_bytes(b"")},
+        )
     assert (tmp_path / "x.partial/checkpoint.pt").exists()
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
@@ -696,8 +750,23 @@ def test_the_command_s_weights_start_a_training(folder, data_root, tmp_path: Pat
     assert command(*words) == 2
     assert "is there already" in capsys.readouterr().err
     for name, more in (("with", ["--weights", f"weights/{NETWORK}.safetensors"]), ("without", [])):
-        words = ["train", "--data-root", str(data_root), "--out", name, "--model", NETWORK, "--profile", "smoke",
-                 "--recipe", "epochs=0", "--device", "cpu", "--no-progress", *more]  # fmt: skip
+        words = [
+            "train",
+            "--data-root",
+            str(data_root),
+            "--out",
+            name,
+            "--model",
+            NETWORK,
+            "--profile",
+            "smoke",
+            "--recipe",
+            "epochs=0",
+            "--device",
+            "cpu",
+            "--no-progress",
+            *more,
+        ]
         assert run_command(words) == 0
     assert len({json.loads(Path(name, "record.json").read_text())["mAP"] for name in ("with", "without")}) == 2
 

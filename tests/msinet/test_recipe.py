@@ -17,10 +17,16 @@ from msinet.training.profiles import PROFILES, override, parse_settings, recipe_
 @pytest.mark.parametrize(
     ("epochs", "expected"),
     [
-        ([0], 0.00065), ([1], 0.007085), ([5], 0.032825), ([9], 0.058565), (range(10, 150), 0.065),
-        (range(150, 225), 0.0065), (range(225, 300), 0.00065), (range(300, 350), 0.000065),
+        ([0], 0.00065),
+        ([1], 0.007085),
+        ([5], 0.032825),
+        ([9], 0.058565),
+        (range(10, 150), 0.065),
+        (range(150, 225), 0.0065),
+        (range(225, 300), 0.00065),
+        (range(300, 350), 0.000065),
     ],
-)  # fmt: skip
+)
 def test_learning_rate_of_the_paper(epochs: list[int], expected: float) -> None:
     for epoch in epochs:
         assert Recipe().learning_rate(epoch) == pytest.approx(expected, rel=1e-12)
@@ -76,9 +82,15 @@ def test_settings_are_literals_or_text() -> None:
         "x=",
     ]
     assert parse_settings(words) == {
-        "ratio": 2, "lr": 0.001, "milestones": (2, 3), "jitter": True, "steps_per_epoch": None, "genotype": "GGEG",
-        "a": "b=c", "x": "",
-    }  # fmt: skip
+        "ratio": 2,
+        "lr": 0.001,
+        "milestones": (2, 3),
+        "jitter": True,
+        "steps_per_epoch": None,
+        "genotype": "GGEG",
+        "a": "b=c",
+        "x": "",
+    }
     assert parse_settings([]) == {}
     assert parse_settings(["lr=1", "lr=2"]) == {"lr": 2}  # the last one counts, as in any command line
 
@@ -128,11 +140,23 @@ def test_an_unknown_setting_is_named_beside_all_known_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("lr", "fast"), ("lr", None), ("lr", True), ("epochs", 2.5), ("epochs", "many"), ("images", False),
-        ("normalize_triplet", 1), ("jitter", 0), ("milestones", 3), ("milestones", (1.5,)), ("optimizer", 3),
-        ("steps_per_epoch", 1.5), ("steps_per_epoch", True), ("pad", 1.0), ("erase", "no"),
+        ("lr", "fast"),
+        ("lr", None),
+        ("lr", True),
+        ("epochs", 2.5),
+        ("epochs", "many"),
+        ("images", False),
+        ("normalize_triplet", 1),
+        ("jitter", 0),
+        ("milestones", 3),
+        ("milestones", (1.5,)),
+        ("optimizer", 3),
+        ("steps_per_epoch", 1.5),
+        ("steps_per_epoch", True),
+        ("pad", 1.0),
+        ("erase", "no"),
     ],
-)  # fmt: skip
+)
 def test_a_value_of_another_type_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(UserError, match=rf"recipe: {name} is a .*, not {re.escape(repr(value))}"):
         override(PROFILES["smoke"], {name: value})
@@ -141,12 +165,28 @@ def test_a_value_of_another_type_is_refused_by_name(name: str, value: object) ->
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("height", 15), ("width", 0), ("identities", 1), ("images", 0), ("epochs", -1), ("warmup", -1),
-        ("steps_per_epoch", 0), ("optimizer", "lion"), ("lr", 0.0), ("lr", -0.1), ("lr", float("inf")),
-        ("lr", float("nan")), ("weight_decay", -1e-4), ("weight_decay", float("nan")), ("label_smoothing", -0.1),
-        ("label_smoothing", 1.1), ("label_smoothing", float("nan")), ("pad", -1), ("flip", 1.5), ("erase", -0.5),
+        ("height", 15),
+        ("width", 0),
+        ("identities", 1),
+        ("images", 0),
+        ("epochs", -1),
+        ("warmup", -1),
+        ("steps_per_epoch", 0),
+        ("optimizer", "lion"),
+        ("lr", 0.0),
+        ("lr", -0.1),
+        ("lr", float("inf")),
+        ("lr", float("nan")),
+        ("weight_decay", -1e-4),
+        ("weight_decay", float("nan")),
+        ("label_smoothing", -0.1),
+        ("label_smoothing", 1.1),
+        ("label_smoothing", float("nan")),
+        ("pad", -1),
+        ("flip", 1.5),
+        ("erase", -0.5),
     ],
-)  # fmt: skip
+)
 def test_a_recipe_that_cannot_be_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(UserError, match=rf"recipe: {name} must .*{value!r}"):
         override(Recipe(), {name: value})
@@ -162,10 +202,22 @@ def test_the_smallest_recipe_is_allowed() -> None:
 def test_the_paper_s_recipe_for_persons_and_vehicles() -> None:
     persons = recipe_for("paper", "market1501")
     assert persons == Recipe(
-        height=256, width=128, identities=16, images=4, epochs=350, steps_per_epoch=None, optimizer="sgd", lr=0.065,
-        weight_decay=5e-4, warmup=10, milestones=(150, 225, 300), label_smoothing=0.1, margin=0.3,
-        normalize_triplet=True, augmentation=Augmentation(flip=0.5, pad=10, jitter=False, erase=0.5),
-    )  # fmt: skip
+        height=256,
+        width=128,
+        identities=16,
+        images=4,
+        epochs=350,
+        steps_per_epoch=None,
+        optimizer="sgd",
+        lr=0.065,
+        weight_decay=5e-4,
+        warmup=10,
+        milestones=(150, 225, 300),
+        label_smoothing=0.1,
+        margin=0.3,
+        normalize_triplet=True,
+        augmentation=Augmentation(flip=0.5, pad=10, jitter=False, erase=0.5),
+    )
     assert recipe_for("paper", "veri776") == replace(persons, width=256)
 
 

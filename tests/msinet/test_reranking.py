@@ -57,12 +57,14 @@ def clustered(seed: int, queries: int, items: int, identities: int, dim: int = 1
 
 @settings(max_examples=25, deadline=None)
 @given(
-    seed=st.integers(0, 10**6), queries=st.integers(1, 8), items=st.integers(12, 40), k1=st.integers(1, 12),
-    k2=st.integers(1, 6), weight=st.sampled_from([0.0, 0.3, 1.0]),
-)  # fmt: skip
-def test_against_the_published_algorithm(
-    seed: int, queries: int, items: int, k1: int, k2: int, weight: float
-) -> None:  # fmt: skip
+    seed=st.integers(0, 10**6),
+    queries=st.integers(1, 8),
+    items=st.integers(12, 40),
+    k1=st.integers(1, 12),
+    k2=st.integers(1, 6),
+    weight=st.sampled_from([0.0, 0.3, 1.0]),
+)
+def test_against_the_published_algorithm(seed: int, queries: int, items: int, k1: int, k2: int, weight: float) -> None:
     query, gallery = clustered(seed, queries, items, 6)
     k2 = min(k1, k2)
     found = rerank(query, gallery, k1=k1, k2=k2, weight=weight)
@@ -99,9 +101,7 @@ def test_neighbours_shared_bring_an_identity_together() -> None:
     rng = np.random.default_rng(7)
     centres = rng.standard_normal((30, 64))
     ids = np.arange(30), np.arange(240) % 30
-    query, gallery = (
-        (centres[one] + 1.5 * rng.standard_normal((len(one), 64))).astype(np.float32) for one in ids
-    )  # fmt: skip
+    query, gallery = ((centres[one] + 1.5 * rng.standard_normal((len(one), 64))).astype(np.float32) for one in ids)
     plain = evaluate(query, gallery, query_ids=ids[0], gallery_ids=ids[1])
     shared = evaluate_distances(rerank(query, gallery, k1=8, k2=3), query_ids=ids[0], gallery_ids=ids[1])
     assert shared.ap.mean() > 1.1 * plain.ap.mean()
@@ -109,9 +109,13 @@ def test_neighbours_shared_bring_an_identity_together() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"k1": 45}, "k1 = 45, 45 images"), ({"k2": 21}, "1 <= k2 <= k1"), ({"k2": 0}, "1 <= k2"),
-     ({"weight": 1.5}, r"\[0, 1\]")],
-)  # fmt: skip
+    [
+        ({"k1": 45}, "k1 = 45, 45 images"),
+        ({"k2": 21}, "1 <= k2 <= k1"),
+        ({"k2": 0}, "1 <= k2"),
+        ({"weight": 1.5}, r"\[0, 1\]"),
+    ],
+)
 def test_what_cannot_be_is_refused(changes: dict[str, float], message: str) -> None:
     query, gallery = clustered(4, 5, 40, 6)
     with pytest.raises(UserError, match=message):
@@ -133,9 +137,7 @@ def test_distances_rank_as_their_features_do() -> None:
     query, gallery = clustered(6, 20, 300, 10)
     ids = np.arange(20) % 10, np.arange(300) % 10
     cameras = np.arange(20) % 3, np.arange(300) % 4
-    kinds = {
-        "query_ids": ids[0], "gallery_ids": ids[1], "query_cameras": cameras[0], "gallery_cameras": cameras[1],
-    }  # fmt: skip
+    kinds = {"query_ids": ids[0], "gallery_ids": ids[1], "query_cameras": cameras[0], "gallery_cameras": cameras[1]}
     unit = [
         x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True) for x in (query, gallery)
     ]

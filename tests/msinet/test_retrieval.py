@@ -328,10 +328,7 @@ def test_mean_over_draws() -> None:
         ({"query_cameras": np.zeros((3, 1), int)}, r"query_cameras .* shape \(3, 1\)"),
         ({"gallery_cameras": None}, "gallery_cameras is missing"),
         ({"query_cameras": None}, "query_cameras is missing"),
-        (
-            {"query_ids": np.array([7, 8, 0]), "gallery_ids": np.arange(8) % 7 * 0 + 9},
-            "3 of 3 have an identity",
-        ),
+        ({"query_ids": np.array([7, 8, 0]), "gallery_ids": np.arange(8) % 7 * 0 + 9}, "3 of 3 have an identity"),
         ({"max_rank": 0}, "max_rank"),
     ],
 )
@@ -343,14 +340,7 @@ def test_refuses(change: Case, message: str) -> None:
 
 def test_refuses_a_split_where_matches_share_their_camera() -> None:
     with pytest.raises(DataError, match="1 of 2 have an identity that none of the 1 gallery items has, 1 share"):
-        evaluate(
-            np.eye(2),
-            np.eye(2)[:1],
-            query_ids=[0, 1],
-            gallery_ids=[0],
-            query_cameras=[3, 3],
-            gallery_cameras=[3],
-        )
+        evaluate(np.eye(2), np.eye(2)[:1], query_ids=[0, 1], gallery_ids=[0], query_cameras=[3, 3], gallery_cameras=[3])
 
 
 @pytest.mark.parametrize("side", ["query", "gallery"])

@@ -116,8 +116,9 @@ def cases(draw: st.DrawFn, overlaps: st.SearchStrategy[float] | None = None) -> 
         overlaps = st.sampled_from([0.0, 0.2, 0.4, 1.0]) | st.floats(0, 1)
     overlap = draw(overlaps)
     order = np.random.default_rng(draw(st.integers(0, 99))).permutation(len(labels))
-    return Case(labels[order], overlap, draw(st.sampled_from([0.5, 1.0, 2.0])), draw(st.integers(0, 99)),
-                draw(st.booleans()))  # fmt: skip
+    return Case(
+        labels[order], overlap, draw(st.sampled_from([0.5, 1.0, 2.0])), draw(st.integers(0, 99)), draw(st.booleans())
+    )
 
 
 def split(case: Case) -> tuple[Side, Side]:
@@ -137,11 +138,15 @@ def blocks_of(case: Case) -> list[str]:
 def test_every_image_is_on_the_side_of_its_identity(case: Case) -> None:
     counts, blocks = np.bincount(case.labels), blocks_of(case)
     expected = {
-        "training": [m if b == "training" or (b == "shared" and m == 1) else (m // 2 if b == "shared" else 0)
-                     for m, b in zip(counts, blocks, strict=True)],
-        "validation": [m if b == "validation" else (m - m // 2 if b == "shared" and m > 1 else 0)
-                       for m, b in zip(counts, blocks, strict=True)],
-    }  # fmt: skip
+        "training": [
+            m if b == "training" or (b == "shared" and m == 1) else (m // 2 if b == "shared" else 0)
+            for m, b in zip(counts, blocks, strict=True)
+        ],
+        "validation": [
+            m if b == "validation" else (m - m // 2 if b == "shared" and m > 1 else 0)
+            for m, b in zip(counts, blocks, strict=True)
+        ],
+    }
     empty = [name for name, sizes in expected.items() if not sum(sizes)]
     if empty:
         with pytest.raises(DataError, match=f"the ({'|'.join(empty)}) side of the search is empty"):
@@ -256,8 +261,12 @@ def unit_rows(classes: int, channels: int, seed: int = 0) -> Tensor:
 
 
 @some
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=16), st.sampled_from([0.0, 0.2, 0.9]), st.integers(0, 999),
-       st.booleans())  # fmt: skip
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=16),
+    st.sampled_from([0.0, 0.2, 0.9]),
+    st.integers(0, 999),
+    st.booleans(),
+)
 def test_an_update_goes_sample_by_sample(labels: list[int], momentum: float, seed: int, empty: bool) -> None:
     start = torch.zeros(5, 3, dtype=torch.float64) if empty else unit_rows(5, 3, seed)
     features = 4 * torch.randn(len(labels), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -335,12 +344,28 @@ def test_a_filled_memory_holds_the_means_of_unit_features() -> None:
 
 def test_the_defaults_are_the_paper_s() -> None:
     expected = {
-        "optimizer": "sgd", "lr": 0.025, "weight_decay": 5e-4, "epochs": 350, "warmup": 10,
-        "milestones": (150, 225, 300), "alpha_lr": 0.002, "alpha_weight_decay": 1e-3,
-        "alpha_milestones": (150, 225, 300), "temperature": 0.05, "momentum": 0.2, "overlap": 0.4, "side_ratio": 2.0,
-        "mechanism": "tcm", "order": "weights", "leak": False, "memory_init": "centroids", "mid": "out",
-        "identities": 16, "images": 4, "label_smoothing": 0.0,
-    }  # fmt: skip
+        "optimizer": "sgd",
+        "lr": 0.025,
+        "weight_decay": 5e-4,
+        "epochs": 350,
+        "warmup": 10,
+        "milestones": (150, 225, 300),
+        "alpha_lr": 0.002,
+        "alpha_weight_decay": 1e-3,
+        "alpha_milestones": (150, 225, 300),
+        "temperature": 0.05,
+        "momentum": 0.2,
+        "overlap": 0.4,
+        "side_ratio": 2.0,
+        "mechanism": "tcm",
+        "order": "weights",
+        "leak": False,
+        "memory_init": "centroids",
+        "mid": "out",
+        "identities": 16,
+        "images": 4,
+        "label_smoothing": 0.0,
+    }
     assert asdict(SearchRecipe()) | expected == asdict(SearchRecipe())
     assert search_recipe("paper", "msmt17") == SearchRecipe()
 
@@ -418,8 +443,13 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], messa
 
 
 def test_settings_at_the_edge_are_accepted() -> None:
-    for changes in ({"overlap": 0.0}, {"overlap": 1.0, "mechanism": "ce"}, {"momentum": 0.0}, {"trials": 1},
-                     {"alpha_weight_decay": 0.0}):  # fmt: skip
+    for changes in (
+        {"overlap": 0.0},
+        {"overlap": 1.0, "mechanism": "ce"},
+        {"momentum": 0.0},
+        {"trials": 1},
+        {"alpha_weight_decay": 0.0},
+    ):
         assert asdict(SearchRecipe(**changes)) == asdict(SearchRecipe()) | changes
 
 
@@ -436,13 +466,20 @@ def test_a_label_tells_what_is_not_as_in_the_paper() -> None:
 def test_vehicles_are_searched_in_squares() -> None:
     sizes = {
         (profile, source): (search_recipe(profile, source).height, search_recipe(profile, source).width)
-        for profile in ("smoke", "mini", "paper") for source in ("msmt17", "veri776", "vehicleid_800")
-    }  # fmt: skip
+        for profile in ("smoke", "mini", "paper")
+        for source in ("msmt17", "veri776", "vehicleid_800")
+    }
     assert sizes == {
-        ("smoke", "msmt17"): (32, 16), ("smoke", "veri776"): (32, 32), ("smoke", "vehicleid_800"): (32, 32),
-        ("mini", "msmt17"): (64, 32), ("mini", "veri776"): (48, 48), ("mini", "vehicleid_800"): (48, 48),
-        ("paper", "msmt17"): (256, 128), ("paper", "veri776"): (256, 256), ("paper", "vehicleid_800"): (256, 256),
-    }  # fmt: skip
+        ("smoke", "msmt17"): (32, 16),
+        ("smoke", "veri776"): (32, 32),
+        ("smoke", "vehicleid_800"): (32, 32),
+        ("mini", "msmt17"): (64, 32),
+        ("mini", "veri776"): (48, 48),
+        ("mini", "vehicleid_800"): (48, 48),
+        ("paper", "msmt17"): (256, 128),
+        ("paper", "veri776"): (256, 256),
+        ("paper", "vehicleid_800"): (256, 256),
+    }
     with pytest.raises(UserError, match=r"unknown profile 'papper'\. Did you mean 'paper'"):
         search_recipe("papper", "msmt17")
 
@@ -488,9 +525,18 @@ def start(dataset: Dataset, recipe: SearchRecipe, seed: int = 0) -> Setting:
 
 def alternate(setting: Setting, recipe: SearchRecipe, folder: Path, **more: Any) -> loop.Result:
     return search_alphas(
-        setting.twins, setting.pixels, setting.training, setting.validation, recipe, folder,
-        seed=11, identity="", device=CPU, progress=False, **more,
-    )  # fmt: skip
+        setting.twins,
+        setting.pixels,
+        setting.training,
+        setting.validation,
+        recipe,
+        folder,
+        seed=11,
+        identity="",
+        device=CPU,
+        progress=False,
+        **more,
+    )
 
 
 def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
@@ -517,10 +563,13 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
         plan = [
             (epoch, step, batch)
             for epoch in range(recipe.epochs)
-            for step, batch in enumerate(epoch_batches(
-                side.labels, recipe.identities, recipe.images, seed=seed, epoch=epoch, steps=recipe.steps_per_epoch
-            )) if step >= first
-        ]  # fmt: skip
+            for step, batch in enumerate(
+                epoch_batches(
+                    side.labels, recipe.identities, recipe.images, seed=seed, epoch=epoch, steps=recipe.steps_per_epoch
+                )
+            )
+            if step >= first
+        ]
         labels = side.identities[side.labels] if recipe.mechanism == "ce" else side.labels
         own = [setting.pixels[int(i)] for i in side.positions]
         return train_batches(own, labels, recipe.augmentation, iter(plan), seed=seed)
@@ -577,14 +626,21 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
                 ordinary()
     return {
         **{f"network.{name}": value for name, value in network.state_dict().items()},
-        "training_memory.centres": memories[0], "validation_memory.centres": memories[1],
-    }  # fmt: skip
+        "training_memory.centres": memories[0],
+        "validation_memory.centres": memories[1],
+    }
 
 
 LEARNING = replace(
-    SMOKE, optimizer="sgd", lr=0.05, warmup=0, milestones=(), alpha_lr=0.1, alpha_milestones=(1,),
+    SMOKE,
+    optimizer="sgd",
+    lr=0.05,
+    warmup=0,
+    milestones=(),
+    alpha_lr=0.1,
+    alpha_milestones=(1,),
     augmentation=Augmentation(pad=1),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -594,10 +650,14 @@ def market(data_root: Path) -> Dataset:
 
 @pytest.mark.parametrize(
     "way",
-    [*WAYS.values(), {"order": "alphas"}, {"order": "alphas", "leak": True, "memory_init": "zeros"},
-     {"mechanism": "ce", "overlap": 1.0, "leak": True, "order": "alphas"}],
+    [
+        *WAYS.values(),
+        {"order": "alphas"},
+        {"order": "alphas", "leak": True, "memory_init": "zeros"},
+        {"mechanism": "ce", "overlap": 1.0, "leak": True, "order": "alphas"},
+    ],
     ids=lambda way: " ".join(f"{name}={value}" for name, value in way.items()) or "default",
-)  # fmt: skip
+)
 def test_a_search_is_the_algorithm_written_out_plainly(market: Dataset, tmp_path: Path, way: dict[str, Any]) -> None:
     recipe = replace(LEARNING, **way)
     setting = start(market, recipe)
@@ -694,19 +754,32 @@ def test_what_memories_hold_at_first_shows_in_the_first_loss(market, tmp_path: P
 
 
 def go(
-    folder: Path, dataset: Dataset, *, way: Mapping[str, Any] | None = None, recipe: SearchRecipe = SMOKE,
-    seed: int = 0, model: str = SUPERNET, options: Mapping[str, Any] | None = None,
-    at: Mapping[int, Callable[[], object]] | None = None, **how: Any,
-) -> Record:  # fmt: skip
+    folder: Path,
+    dataset: Dataset,
+    *,
+    way: Mapping[str, Any] | None = None,
+    recipe: SearchRecipe = SMOKE,
+    seed: int = 0,
+    model: str = SUPERNET,
+    options: Mapping[str, Any] | None = None,
+    at: Mapping[int, Callable[[], object]] | None = None,
+    **how: Any,
+) -> Record:
     """One search in `folder`; `at` says what happens after an iteration, counted from 1."""
 
     def on_step(share: float) -> None:
         (at or {}).get(round(share * STEPS), lambda: None)()
 
     return search(
-        folder, source=dataset, recipe=replace(recipe, **(way or {})), seed=seed, model=model, options=options,
-        how=How(**{"device": "cpu", "progress": False, **how}), on_step=on_step,
-    )  # fmt: skip
+        folder,
+        source=dataset,
+        recipe=replace(recipe, **(way or {})),
+        seed=seed,
+        model=model,
+        options=options,
+        how=How(**{"device": "cpu", "progress": False, **how}),
+        on_step=on_step,
+    )
 
 
 def stop() -> None:
@@ -918,11 +991,22 @@ def test_one_line_tells_what_was_found() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        None, "", "{", "[]", '"GGEGAG"', "7", '{"genotyp": "GGEGAG"}', '{"genotype": 7}', '{"genotype": null}',
-        '{"genotype": ["G", "G", "E", "G", "A", "G"]}', '{"genotype": "GGEGAX"}', '{"genotype": "GGEGA"}',
-        '{"genotype": ""}', b"\xff\xfe\x00",
+        None,
+        "",
+        "{",
+        "[]",
+        '"GGEGAG"',
+        "7",
+        '{"genotyp": "GGEGAG"}',
+        '{"genotype": 7}',
+        '{"genotype": null}',
+        '{"genotype": ["G", "G", "E", "G", "A", "G"]}',
+        '{"genotype": "GGEGAX"}',
+        '{"genotype": "GGEGA"}',
+        '{"genotype": ""}',
+        b"\xff\xfe\x00",
     ],
-)  # fmt: skip
+)
 def test_what_holds_no_genotype_is_refused(tmp_path: Path, text: str | bytes | None) -> None:
     path = tmp_path / "genotype.json"
     if text is not None:
@@ -956,9 +1040,13 @@ def test_a_search_that_is_interrupted_at_every_step_leaves_no_trace(market, whol
 
 @pytest.mark.parametrize(
     ("name", "step"),
-    [*(("default", step) for step in (1, 3, 4, STEPS)), ("alphas first, leak", 2), ("alphas first, leak", 5),
-     ("weights first, leak", 3)],
-)  # fmt: skip
+    [
+        *(("default", step) for step in (1, 3, 4, STEPS)),
+        ("alphas first, leak", 2),
+        ("alphas first, leak", 5),
+        ("weights first, leak", 3),
+    ],
+)
 def test_a_sudden_end_leaves_no_trace(market, whole, tmp_path: Path, monkeypatch, name: str, step: int) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step
     with pytest.raises(Stopped):
@@ -1010,11 +1098,16 @@ def checkpoint(market: Dataset, tmp_path_factory: pytest.TempPathFactory) -> byt
 @pytest.mark.parametrize(
     "other",
     [
-        {"seed": 1}, {"model": "supernet_x0_50"}, {"options": {"fusion": "minus"}}, {"way": {"overlap": 0.6}},
-        {"way": {"leak": True}}, {"way": {"alpha_milestones": (1,)}}, {"way": {"order": "alphas"}},
+        {"seed": 1},
+        {"model": "supernet_x0_50"},
+        {"options": {"fusion": "minus"}},
+        {"way": {"overlap": 0.6}},
+        {"way": {"leak": True}},
+        {"way": {"alpha_milestones": (1,)}},
+        {"way": {"order": "alphas"}},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_checkpoint_of_another_search_is_refused(market, checkpoint, tmp_path: Path, other: dict[str, Any]) -> None:
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(checkpoint)
@@ -1052,13 +1145,15 @@ def test_a_huge_learning_rate_diverges_in_words(market: Dataset, tmp_path: Path,
     ("way", "message"),
     [
         ({"identities": 6}, "the training side of the search is too small: a batch needs 6 identities, .* has 5"),
-        ({"identities": 5, "overlap": 0.0, "side_ratio": 0.4},
-         "the validation side of the search is too small: a batch needs 5 identities, .* has 2"),
+        (
+            {"identities": 5, "overlap": 0.0, "side_ratio": 0.4},
+            "the validation side of the search is too small: a batch needs 5 identities, .* has 2",
+        ),
         ({"overlap": 0.0, "side_ratio": 1e3}, "the training side of the search is empty"),
         ({"order": "alphas", "steps_per_epoch": 1}, r"an epoch of 1 iteration\(s\) leaves no step of the architecture"),
     ],
     ids=["training", "validation", "empty", "one iteration"],
-)  # fmt: skip
+)
 def test_too_little_data_is_told_with_the_side(market, tmp_path: Path, way: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         go(tmp_path, market, way=way)
@@ -1138,8 +1233,21 @@ def test_what_the_command_finds_can_be_trained(data_root: Path, whole, tmp_path:
 
 
 def test_settings_and_options_of_the_command_arrive(data_root: Path, tmp_path: Path) -> None:
-    words = ("--recipe", "mechanism=ce", "overlap=1", "order=alphas", "leak=True", "mid=in", "epochs=1",
-             "alpha_lr=0.05", "--options", "interactions=6", "fusion=minus", "--seed", 3)  # fmt: skip
+    words = (
+        "--recipe",
+        "mechanism=ce",
+        "overlap=1",
+        "order=alphas",
+        "leak=True",
+        "mid=in",
+        "epochs=1",
+        "alpha_lr=0.05",
+        "--options",
+        "interactions=6",
+        "fusion=minus",
+        "--seed",
+        3,
+    )
     assert command("search", data_root, tmp_path, *words) == 0
     found = json.loads((tmp_path / "genotype.json").read_text())
     recipe = found["recipe"]

@@ -200,10 +200,14 @@ def test_the_command_draws_what_is_recognised(world_root: Path, tmp_path: Path, 
     assert len(list((tmp_path / "one").iterdir())) == 3
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["--datasets", "veri"], "unknown data set 'veri'"), (["--rows", "0"], "rows and columns must be at least 1"),
-    (["--height", "3"], "height at least 16"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--datasets", "veri"], "unknown data set 'veri'"),
+        (["--rows", "0"], "rows and columns must be at least 1"),
+        (["--height", "3"], "height at least 16"),
+    ],
+)
 def test_what_cannot_be_shown_is_one_line_and_status_2(data_root, tmp_path: Path, capsys, words, told: str) -> None:
     assert run_command(["data", "show", str(data_root), "--out", str(tmp_path / "out"), *words]) == 2
     printed, message = capsys.readouterr()

@@ -94,13 +94,16 @@ def sizes(low: float, high: float) -> st.SearchStrategy[tuple[float, ...]]:
 DIRECTIONS = place(1).filter(lambda n: np.linalg.norm(n) > 0.3)
 ELLIPSOIDS = st.builds(ellipsoid, place(0.5), sizes(0.1, 0.5))
 TUBES = st.builds(
-    tube, place(0.4), DIRECTIONS.map(lambda n: tuple(np.array(n) / np.linalg.norm(n) * 0.7)), st.floats(0.1, 0.2),
-    st.floats(0.8, 1.3), st.floats(0.8, 1.25),
-)  # fmt: skip
+    tube,
+    place(0.4),
+    DIRECTIONS.map(lambda n: tuple(np.array(n) / np.linalg.norm(n) * 0.7)),
+    st.floats(0.1, 0.2),
+    st.floats(0.8, 1.3),
+    st.floats(0.8, 1.25),
+)
 POLYHEDRA = st.builds(
-    polyhedron, place(0.5), sizes(0.2, 0.9),
-    st.lists(st.tuples(DIRECTIONS, st.floats(0.3, 0.9)), max_size=3),
-)  # fmt: skip
+    polyhedron, place(0.5), sizes(0.2, 0.9), st.lists(st.tuples(DIRECTIONS, st.floats(0.3, 0.9)), max_size=3)
+)
 
 
 @st.composite
@@ -149,9 +152,10 @@ def moved(level: Level, offset, turn: float) -> Level:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(ELLIPSOIDS | TUBES | POLYHEDRA, min_size=1, max_size=4), views(),
+    st.lists(ELLIPSOIDS | TUBES | POLYHEDRA, min_size=1, max_size=4),
+    views(),
     st.none() | st.tuples(place(0.3), st.floats(-4, 4)),
-)  # fmt: skip
+)
 def test_every_pixel_sees_the_nearest_solid_at_its_depth(solids: list[Solid], view: View, move) -> None:
     """The true depth lies between those of the solid made a little larger and a little smaller."""
     body = Body()
@@ -162,10 +166,13 @@ def test_every_pixel_sees_the_nearest_solid_at_its_depth(solids: list[Solid], vi
     for solid in solids:  # a view into a cone's own opening is left to chance in the code
         if solid.axis is not None:
             turn = move[1] if move else 0.0
-            axis = np.array((
-                solid.axis[0] * np.cos(turn) - solid.axis[1] * np.sin(turn),
-                solid.axis[0] * np.sin(turn) + solid.axis[1] * np.cos(turn), solid.axis[2],
-            ))  # fmt: skip
+            axis = np.array(
+                (
+                    solid.axis[0] * np.cos(turn) - solid.axis[1] * np.sin(turn),
+                    solid.axis[0] * np.sin(turn) + solid.axis[1] * np.cos(turn),
+                    solid.axis[2],
+                )
+            )
             assume(np.abs(directions @ axis).max() < np.cos(np.radians(12)))
     if move:
         body = body.moved(*move)
@@ -382,9 +389,15 @@ def test_a_moved_body_takes_its_patterns_and_decals_along() -> None:
 
 #: Share of its rectangle that each outline fills.
 AREAS = {
-    "rectangle": 1.0, "disc": np.pi / 4, "triangle": 0.5, "cross": 1 - 0.66**2, "ring": 0.7 * np.pi / 4, "bars": 0.5,
-    "diamond": 0.5, "arch": 0.5 + np.pi / 8,
-}  # fmt: skip
+    "rectangle": 1.0,
+    "disc": np.pi / 4,
+    "triangle": 0.5,
+    "cross": 1 - 0.66**2,
+    "ring": 0.7 * np.pi / 4,
+    "bars": 0.5,
+    "diamond": 0.5,
+    "arch": 0.5 + np.pi / 8,
+}
 #: Azimuth, elevation from which a side of a box is seen.
 SIDES = {(0, 1): (0, 0), (0, -1): (180, 0), (1, 1): (90, 0), (1, -1): (270, 0), (2, 1): (0, 89.9), (2, -1): (0, -89.9)}
 

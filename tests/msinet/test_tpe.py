@@ -46,18 +46,31 @@ def market(data_root: Path) -> Dataset:
 
 
 def go(
-    folder: Path, dataset: Dataset, *, recipe: SearchRecipe = TPE, seed: int = 0, model: str = "supernet_x0_25",
-    options: Mapping[str, Any] | None = None, at: Mapping[int, Callable[[], object]] | None = None, **how: Any,
-) -> Record:  # fmt: skip
+    folder: Path,
+    dataset: Dataset,
+    *,
+    recipe: SearchRecipe = TPE,
+    seed: int = 0,
+    model: str = "supernet_x0_25",
+    options: Mapping[str, Any] | None = None,
+    at: Mapping[int, Callable[[], object]] | None = None,
+    **how: Any,
+) -> Record:
     """One search in `folder`; `at` says what happens after a step of any trial, counted from 1."""
 
     def on_step(share: float) -> None:
         (at or {}).get(round(share * STEPS), lambda: None)()
 
     return search(
-        folder, source=dataset, recipe=recipe, seed=seed, model=model, options=options,
-        how=How(**{"device": "cpu", "progress": False, **how}), on_step=on_step,
-    )  # fmt: skip
+        folder,
+        source=dataset,
+        recipe=recipe,
+        seed=seed,
+        model=model,
+        options=options,
+        how=How(**{"device": "cpu", "progress": False, **how}),
+        on_step=on_step,
+    )
 
 
 def stop() -> None:
@@ -223,8 +236,19 @@ def test_all_trials_together_pass_as_many_batches_as_the_supernet(trials: int, s
 def test_a_trial_trains_as_the_search_does() -> None:
     trial = trial_recipe(TPE, 3)
     assert type(trial) is Recipe
-    names = ("height", "width", "identities", "images", "epochs", "optimizer", "lr", "weight_decay", "warmup",
-             "milestones", "augmentation")  # fmt: skip
+    names = (
+        "height",
+        "width",
+        "identities",
+        "images",
+        "epochs",
+        "optimizer",
+        "lr",
+        "weight_decay",
+        "warmup",
+        "milestones",
+        "augmentation",
+    )
     assert [getattr(trial, name) for name in names] == [getattr(TPE, name) for name in names]
     assert trial.steps_per_epoch == 2
     assert (trial.label_smoothing, trial.margin) == (0.1, 0.3)  # of an ordinary training
@@ -299,10 +323,15 @@ def test_no_resume_starts_again(market, whole, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"seed": 1}, {"recipe": replace(TPE, lr=2e-3)}, {"recipe": replace(TPE, trials=4)},
-     {"options": {"fusion": "mul"}}, {"model": "supernet_x0_50"}],
+    [
+        {"seed": 1},
+        {"recipe": replace(TPE, lr=2e-3)},
+        {"recipe": replace(TPE, trials=4)},
+        {"options": {"fusion": "mul"}},
+        {"model": "supernet_x0_50"},
+    ],
     ids=["seed", "recipe", "trials", "options", "width"],
-)  # fmt: skip
+)
 def test_trials_of_another_search_are_refused(market, done, tmp_path: Path, other: dict[str, Any]) -> None:
     before = (done / "trials.json").read_text()
     (tmp_path / "trials.json").write_text(before)
@@ -344,9 +373,29 @@ def test_a_genotype_cannot_be_given(market: Dataset, tmp_path: Path) -> None:
 
 
 def test_the_command_finds_the_same(data_root: Path, whole, tmp_path: Path, capsys) -> None:
-    words = ("search", "--data-root", data_root, "--out", tmp_path, "--dataset", "market1501", "--profile", "smoke",
-             "--model", "supernet_x0_25", "--recipe", "mechanism=tpe", f"trials={TRIALS}", "epochs=1", "warmup=1",
-             "milestones=2,", "alpha_milestones=2,", "--device", "cpu", "--no-progress")  # fmt: skip
+    words = (
+        "search",
+        "--data-root",
+        data_root,
+        "--out",
+        tmp_path,
+        "--dataset",
+        "market1501",
+        "--profile",
+        "smoke",
+        "--model",
+        "supernet_x0_25",
+        "--recipe",
+        "mechanism=tpe",
+        f"trials={TRIALS}",
+        "epochs=1",
+        "warmup=1",
+        "milestones=2,",
+        "alpha_milestones=2,",
+        "--device",
+        "cpu",
+        "--no-progress",
+    )
     assert run_command([str(word) for word in words]) == 0
     assert outcome(tmp_path) == whole
     assert f"genotype {whole['genotype']}" in capsys.readouterr().out

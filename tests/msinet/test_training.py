@@ -57,18 +57,31 @@ def market(data_root: Path) -> Dataset:
 
 
 def go(
-    folder: Path, dataset: Dataset, *, model: str = NETWORK, recipe: Recipe = SMOKE, seed: int = 0,
-    at: Mapping[int, Callable[[], object]] | None = None, **how: Any,
-) -> Record:  # fmt: skip
+    folder: Path,
+    dataset: Dataset,
+    *,
+    model: str = NETWORK,
+    recipe: Recipe = SMOKE,
+    seed: int = 0,
+    at: Mapping[int, Callable[[], object]] | None = None,
+    **how: Any,
+) -> Record:
     """One run in `folder`; `at` says what happens after a step, counted from 1."""
 
     def on_step(share: float) -> None:
         (at or {}).get(round(share * STEPS), lambda: None)()
 
     return run(
-        folder, model=model, options={}, source=dataset, target=dataset, recipe=recipe, seed=seed,
-        how=How(**{"device": "cpu", "progress": False, **how}), on_step=on_step,
-    )  # fmt: skip
+        folder,
+        model=model,
+        options={},
+        source=dataset,
+        target=dataset,
+        recipe=recipe,
+        seed=seed,
+        how=How(**{"device": "cpu", "progress": False, **how}),
+        on_step=on_step,
+    )
 
 
 def stop() -> None:
@@ -116,17 +129,28 @@ def test_the_loss_is_the_sum_over_heads_and_kinds() -> None:
     for name in ("loss", "identity", "triplet"):
         torch.testing.assert_close(both[name], each[0][name] + each[1][name])
     torch.testing.assert_close(both["loss"], both["identity"] + both["triplet"])
-    other = losses(Output((logits[0],), (embeddings[0],), torch.empty(0)), labels,
-                   replace(SMOKE, margin=1.0, label_smoothing=0.0, normalize_triplet=False))  # fmt: skip
+    other = losses(
+        Output((logits[0],), (embeddings[0],), torch.empty(0)),
+        labels,
+        replace(SMOKE, margin=1.0, label_smoothing=0.0, normalize_triplet=False),
+    )
     assert other["identity"] != each[0]["identity"]
     assert other["triplet"] != each[0]["triplet"]
 
 
 def test_the_loss_falls_to_what_smoothing_leaves(market: Dataset, tmp_path: Path) -> None:
     recipe = replace(
-        SMOKE, identities=8, images=4, epochs=6, steps_per_epoch=5, optimizer="sgd", lr=0.1, warmup=0, milestones=(),
+        SMOKE,
+        identities=8,
+        images=4,
+        epochs=6,
+        steps_per_epoch=5,
+        optimizer="sgd",
+        lr=0.1,
+        warmup=0,
+        milestones=(),
         augmentation=replace(SMOKE.augmentation, erase=0.0),
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     network = build_model(NETWORK, market.num_classes)
     before = {name: value.clone() for name, value in network.named_parameters()}
@@ -448,8 +472,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(market,
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("head.fc.weight", math.nan), ("head.fc.weight", math.inf), ("head.bn.running_var", math.inf)],
+    ("name", "value"), [("head.fc.weight", math.nan), ("head.fc.weight", math.inf), ("head.bn.running_var", math.inf)]
 )  # in training the loss does not see running statistics, so only the checkpoint can
 def test_a_spoilt_state_is_never_saved(market, whole, networks, tmp_path: Path, monkeypatch, name, value) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
@@ -545,9 +568,19 @@ def start(context: ForkServerContext, data_root: Path, tmp_path: Path):
 
 def words(folder: Path, data_root: Path) -> list[str]:
     return [
-        "train", "--data-root", str(data_root), "--out", str(folder), "--model", DROPOUT, "--profile", "smoke",
-        "--device", "cpu", "--no-progress",
-    ]  # fmt: skip
+        "train",
+        "--data-root",
+        str(data_root),
+        "--out",
+        str(folder),
+        "--model",
+        DROPOUT,
+        "--profile",
+        "smoke",
+        "--device",
+        "cpu",
+        "--no-progress",
+    ]
 
 
 def wait_for(path: Path, process: ForkServerProcess) -> None:
@@ -675,20 +708,52 @@ def test_the_record_says_what_came_out_and_on_what(market: Dataset, tmp_path: Pa
     record = strict(tmp_path / "record.json")
     assert record == returned
     assert set(record) == {
-        "mAP", "R1", "R5", "R10", "mINP", "mAP_std_draws", "R1_std_draws", "R5_std_draws", "R10_std_draws",
-        "mINP_std_draws", "draws", "queries", "queries_without_match", "source_fingerprint", "target_fingerprint",
-        "source_layout", "target_layout", "weights", "identities", "steps", "seconds_training", "seconds_evaluating",
-        "code", "python", "torch", "torchvision", "numpy", "platform", "cpu", "threads", "device", "allocator",
+        "mAP",
+        "R1",
+        "R5",
+        "R10",
+        "mINP",
+        "mAP_std_draws",
+        "R1_std_draws",
+        "R5_std_draws",
+        "R10_std_draws",
+        "mINP_std_draws",
+        "draws",
+        "queries",
+        "queries_without_match",
+        "source_fingerprint",
+        "target_fingerprint",
+        "source_layout",
+        "target_layout",
+        "weights",
+        "identities",
+        "steps",
+        "seconds_training",
+        "seconds_evaluating",
+        "code",
+        "python",
+        "torch",
+        "torchvision",
+        "numpy",
+        "platform",
+        "cpu",
+        "threads",
+        "device",
+        "allocator",
         "finished",
-    }  # fmt: skip
+    }
     assert all(0 <= float(record[name] or 0) <= 1 for name in METRICS)
     assert (record["draws"], record["queries"], record["queries_without_match"]) == (1, 10, 0)
     assert (record["identities"], record["steps"], record["device"], record["weights"]) == (8, STEPS, "cpu", None)
     assert record["source_fingerprint"] == record["target_fingerprint"] == market.fingerprint
     assert float(record["seconds_training"] or 0) > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "history.csv", "log.txt", "model.safetensors", "queries.csv", "record.json",
-    ]  # fmt: skip
+        "history.csv",
+        "log.txt",
+        "model.safetensors",
+        "queries.csv",
+        "record.json",
+    ]
 
 
 def test_the_per_query_results_come_to_the_record(market: Dataset, tmp_path: Path) -> None:
@@ -769,9 +834,7 @@ def test_pretrained_weights_are_where_training_starts(market: Dataset, tmp_path:
     go(tmp_path / "a", market)
     weights = tmp_path / "a" / "model.safetensors"
     arguments = {"model": NETWORK, "options": {}, "source": market, "target": market, "seed": 5, "weights": weights}
-    record = run(
-        tmp_path / "b", recipe=replace(SMOKE, epochs=0), how=How(device="cpu", progress=False), **arguments
-    )  # fmt: skip
+    record = run(tmp_path / "b", recipe=replace(SMOKE, epochs=0), how=How(device="cpu", progress=False), **arguments)
     expected = strict(tmp_path / "a" / "record.json")
     assert {name: record[name] for name in METRICS} == {name: expected[name] for name in METRICS}
     assert record["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()[:12]

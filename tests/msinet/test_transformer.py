@@ -70,8 +70,9 @@ def reference(state: dict[str, Tensor], images: Tensor, heads: int, depth: int) 
     b, _, height, width = x.shape
     tokens = [
         (w["conv_proj.weight"] * x[:, None, :, i : i + patch, j : j + patch]).sum((2, 3, 4)) + w["conv_proj.bias"]
-        for i in range(0, height, patch) for j in range(0, width, patch)
-    ]  # fmt: skip
+        for i in range(0, height, patch)
+        for j in range(0, width, patch)
+    ]
     x = torch.stack([w["class_token"][0].expand(b, d), *tokens], 1) + w["pos_embedding"]
     for n in range(depth):
         p = {key.removeprefix(f"layers.{n}."): value for key, value in w.items() if key.startswith(f"layers.{n}.")}
@@ -144,21 +145,35 @@ def timm_state(grid: int, *, distilled: bool) -> dict[str, Tensor]:
     torch.manual_seed(1)
     d, extra = 96, 2 if distilled else 1
     state = {
-        "cls_token": torch.randn(1, 1, d), "pos_embed": torch.randn(1, extra + grid * grid, d),
-        "patch_embed.proj.weight": torch.randn(d, 3, 8, 8), "patch_embed.proj.bias": torch.randn(d),
-        "norm.weight": torch.randn(d), "norm.bias": torch.randn(d),
-        "head.weight": torch.randn(1000, d), "head.bias": torch.randn(1000),
-    }  # fmt: skip
+        "cls_token": torch.randn(1, 1, d),
+        "pos_embed": torch.randn(1, extra + grid * grid, d),
+        "patch_embed.proj.weight": torch.randn(d, 3, 8, 8),
+        "patch_embed.proj.bias": torch.randn(d),
+        "norm.weight": torch.randn(d),
+        "norm.bias": torch.randn(d),
+        "head.weight": torch.randn(1000, d),
+        "head.bias": torch.randn(1000),
+    }
     if distilled:
         state |= {
-            "dist_token": torch.randn(1, 1, d), "head_dist.weight": torch.randn(1000, d),
+            "dist_token": torch.randn(1, 1, d),
+            "head_dist.weight": torch.randn(1000, d),
             "head_dist.bias": torch.randn(1000),
-        }  # fmt: skip
+        }
     shapes = {
-        "norm1.weight": (d,), "norm1.bias": (d,), "attn.qkv.weight": (3 * d, d), "attn.qkv.bias": (3 * d,),
-        "attn.proj.weight": (d, d), "attn.proj.bias": (d,), "norm2.weight": (d,), "norm2.bias": (d,),
-        "mlp.fc1.weight": (4 * d, d), "mlp.fc1.bias": (4 * d,), "mlp.fc2.weight": (d, 4 * d), "mlp.fc2.bias": (d,),
-    }  # fmt: skip
+        "norm1.weight": (d,),
+        "norm1.bias": (d,),
+        "attn.qkv.weight": (3 * d, d),
+        "attn.qkv.bias": (3 * d,),
+        "attn.proj.weight": (d, d),
+        "attn.proj.bias": (d,),
+        "norm2.weight": (d,),
+        "norm2.bias": (d,),
+        "mlp.fc1.weight": (4 * d, d),
+        "mlp.fc1.bias": (4 * d,),
+        "mlp.fc2.weight": (d, 4 * d),
+        "mlp.fc2.bias": (d,),
+    }
     for n in range(3):
         state |= {f"blocks.{n}.{key}": 0.1 * torch.randn(shape) for key, shape in shapes.items()}
     return state
@@ -245,10 +260,13 @@ def test_cosine_with_warm_up() -> None:
 @pytest.mark.parametrize(
     ("model", "source", "lr", "erase"),
     [
-        ("vit_base", "msmt17", 0.008, 0.5), ("vit_base", "veri776", 0.008, 0.5), ("deit_base", "msmt17", 0.005, 0.8),
-        ("deit_base", "veri776", 0.01, 0.8), ("deit_small", "msmt17", 0.005, 0.8),
+        ("vit_base", "msmt17", 0.008, 0.5),
+        ("vit_base", "veri776", 0.008, 0.5),
+        ("deit_base", "msmt17", 0.005, 0.8),
+        ("deit_base", "veri776", 0.01, 0.8),
+        ("deit_small", "msmt17", 0.005, 0.8),
     ],
-)  # fmt: skip
+)
 def test_recipes_of_the_paper_profile(model: str, source: str, lr: float, erase: float) -> None:
     recipe = recipe_for("paper", source, model)
     assert isinstance(recipe, TransformerRecipe)

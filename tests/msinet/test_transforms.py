@@ -197,9 +197,10 @@ def enhanced(pixels: np.ndarray, factors: tuple[float, ...], order: tuple[int, .
     return np.asarray(image).astype(int)
 
 
-@pytest.mark.parametrize("factors", [
-    (0.6, 1, 1), (1.4, 1, 1), (1, 0.6, 1), (1, 1.4, 1), (1, 1, 0.7), (1, 1, 1.3), (0.8, 1.3, 0.75), (1.35, 0.7, 1.2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "factors",
+    [(0.6, 1, 1), (1.4, 1, 1), (1, 0.6, 1), (1, 1.4, 1), (1, 1, 0.7), (1, 1, 1.3), (0.8, 1.3, 0.75), (1.35, 0.7, 1.2)],
+)
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_jitter_matches_pillow(factors: tuple[float, float, float], order: tuple[int, int, int]) -> None:
     pixels = noise(24, 24)

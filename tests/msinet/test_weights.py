@@ -322,9 +322,7 @@ def test_our_file_of_another_network(tmp_path: Path) -> None:
     save_weights(small("cdnet"), tmp_path / "a.safetensors", {})
     refused(small("osnet"), tmp_path / "a.safetensors", "looks like a checkpoint of CDNet, not of OSNet")
     refused(
-        build_model("colour_histogram", 5),
-        tmp_path / "a.safetensors",
-        "nothing in .* fits.*like a checkpoint of CDNet",
+        build_model("colour_histogram", 5), tmp_path / "a.safetensors", "nothing in .* fits.*like a checkpoint of CDNet"
     )
 
 
@@ -347,11 +345,7 @@ def test_a_genotype_of_other_operations(tmp_path: Path) -> None:
 def test_a_genotype_that_only_the_notes_tell_apart(tmp_path: Path) -> None:
     save_weights(small(genotype=SEARCHED), tmp_path / "a.safetensors", {})
     other = small(genotype=SEARCHED.replace("N", "E"))
-    refused(
-        other,
-        tmp_path / "a.safetensors",
-        "1 interactions differ .stage2.1.interaction2 is N in the file and E",
-    )
+    refused(other, tmp_path / "a.safetensors", "1 interactions differ .stage2.1.interaction2 is N in the file and E")
     load_weights(small(genotype=SEARCHED), tmp_path / "a.safetensors")
 
 
@@ -376,12 +370,7 @@ def test_partial_loads_what_fits_and_reports_the_rest(tmp_path: Path) -> None:
 
 def test_partial_does_not_accept_a_file_of_which_nothing_fits(tmp_path: Path) -> None:
     torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "a.pth")
-    refused(
-        small(),
-        tmp_path / "a.pth",
-        "unrecognised layout; encoder.weight.*Known layouts: our own",
-        partial=True,
-    )
+    refused(small(), tmp_path / "a.pth", "unrecognised layout; encoder.weight.*Known layouts: our own", partial=True)
 
 
 KEY = "backbone.stage1.0.fuse_a.conv.weight"  # (64, 16, 1, 1) at a quarter of the width
@@ -393,21 +382,9 @@ SPOILS: list[tuple[str, Callable[[State], object], str]] = [
         lambda s: {**s, KEY: torch.zeros(64, 8, 1, 1)},
         "1 of another shape.*64x8x1x1 in the file but 64x16x1x1 here",
     ),
-    (
-        "width of a classifier",
-        lambda s: {**s, "head.classifier.weight": torch.zeros(5, 3)},
-        "5x3 in the file",
-    ),
-    (
-        "nan",
-        lambda s: {**s, KEY: s[KEY] * float("nan")},
-        f"{KEY} has NaN or infinite values.*earlier checkpoint",
-    ),
-    (
-        "infinite",
-        lambda s: {**s, "head.bn.running_var": torch.full((128,), torch.inf)},
-        "running_var has NaN or inf",
-    ),
+    ("width of a classifier", lambda s: {**s, "head.classifier.weight": torch.zeros(5, 3)}, "5x3 in the file"),
+    ("nan", lambda s: {**s, KEY: s[KEY] * float("nan")}, f"{KEY} has NaN or infinite values.*earlier checkpoint"),
+    ("infinite", lambda s: {**s, "head.bn.running_var": torch.full((128,), torch.inf)}, "running_var has NaN or inf"),
     ("no tensor", lambda s: {**s, KEY: 3}, f"'{KEY}' is no tensor but int"),
     ("nested", lambda s: {"net": s}, "'net' is no tensor but dict; expected a dictionary of tensors"),
     ("numbered", lambda s: {3: s[KEY]}, "entry 3 is no tensor"),
@@ -443,13 +420,7 @@ def test_damaged_files(tmp_path: Path, suffix: str) -> None:
     state = {key: value + 1 for key, value in network.state_dict().items()}
     torch.save(state, path) if suffix == ".pth" else save_file(state, path)
     whole = path.read_bytes()
-    for damaged in (
-        whole[: len(whole) // 2],
-        whole[:-1],
-        whole[:3],
-        b"<html>404: not found</html>",
-        b"\x80\x02}q",
-    ):
+    for damaged in (whole[: len(whole) // 2], whole[:-1], whole[:3], b"<html>404: not found</html>", b"\x80\x02}q"):
         path.write_bytes(damaged)
         refused(network, path, "damaged or not a weights file: fetch or save it again")
     path.write_bytes(whole)

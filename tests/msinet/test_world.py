@@ -86,10 +86,22 @@ def plain() -> person.Person:
     """Somebody in white and grey, without prints and bags."""
     someone = person.draw_family(np.random.default_rng(0), EVEN["person"])
     return replace(
-        someone, upper="shirt", upper_colour="white", upper_pattern="plain", lower="trousers", lower_colour="grey",
-        lower_pattern="plain", front_print="none", back_print="none", print_colour="red", hair_length="short",
-        hat="none", bag="none", bag_colour="green", bag_second="blue",
-    )  # fmt: skip
+        someone,
+        upper="shirt",
+        upper_colour="white",
+        upper_pattern="plain",
+        lower="trousers",
+        lower_colour="grey",
+        lower_pattern="plain",
+        front_print="none",
+        back_print="none",
+        print_colour="red",
+        hair_length="short",
+        hat="none",
+        bag="none",
+        bag_colour="green",
+        bag_second="blue",
+    )
 
 
 def test_prints_are_on_the_side_they_are_named_for(plain: person.Person) -> None:
@@ -122,9 +134,14 @@ def test_left_and_right_are_not_mirrored(plain: person.Person) -> None:
 @pytest.mark.parametrize("shape", vehicle.SHAPES)
 def test_a_dent_is_seen_at_its_own_corner(shape: str) -> None:
     car = replace(
-        vehicle.draw_family(np.random.default_rng(1), EVEN["vehicle"]), type=shape, colour="white", damage=0,
-        two_tone="none", door_sticker="none", rear_sticker="none",
-    )  # fmt: skip
+        vehicle.draw_family(np.random.default_rng(1), EVEN["vehicle"]),
+        type=shape,
+        colour="white",
+        damage=0,
+        two_tone="none",
+        door_sticker="none",
+        rear_sticker="none",
+    )
     corners = {1: 45, 2: 315, 3: 135, 4: 225}  # front left, front right, rear left, rear right
     for damage, azimuth in corners.items():
         seen = {a: changed(car, replace(car, damage=damage), a) for a in corners.values()}
@@ -157,24 +174,44 @@ def test_bodies_stand_on_the_ground_at_their_height(plain: person.Person) -> Non
 #: Fields that `vary` may change with each part.
 FIELDS = {
     "person": {
-        "hair": {"hair", "hair_length"}, "hat": {"hat", "hat_colour"}, "pattern": {"upper_pattern", "upper_second"},
-        "inner": {"inner_colour"}, "print": {"front_print", "back_print", "print_colour"},
-        "lower pattern": {"lower_pattern", "lower_second"}, "shoes": {"shoe_colour"},
-        "bag": {"bag", "bag_colour", "bag_second"}, "lower colour": {"lower_colour"}, "upper colour": {"upper_colour"},
+        "hair": {"hair", "hair_length"},
+        "hat": {"hat", "hat_colour"},
+        "pattern": {"upper_pattern", "upper_second"},
+        "inner": {"inner_colour"},
+        "print": {"front_print", "back_print", "print_colour"},
+        "lower pattern": {"lower_pattern", "lower_second"},
+        "shoes": {"shoe_colour"},
+        "bag": {"bag", "bag_colour", "bag_second"},
+        "lower colour": {"lower_colour"},
+        "upper colour": {"upper_colour"},
     },
     "vehicle": {
-        "two-tone": {"two_tone", "second"}, "rims": {"rims", "rim_colour"},
+        "two-tone": {"two_tone", "second"},
+        "rims": {"rims", "rim_colour"},
         "roof": {"roof", "roof_colour", "roof_place"},
-        "stickers": {"door_sticker", "rear_sticker", "bonnet_sticker", "sticker_colour"}, "cargo": {"cargo"},
-        "damage": {"damage"}, "windscreen": {"windscreen"}, "colour": {"colour"},
+        "stickers": {"door_sticker", "rear_sticker", "bonnet_sticker", "sticker_colour"},
+        "cargo": {"cargo"},
+        "damage": {"damage"},
+        "windscreen": {"windscreen"},
+        "colour": {"colour"},
     },
-}  # fmt: skip
+}
 KINDS = {"person": person, "vehicle": vehicle}
 PALETTE = {
-    "person": ("hat_colour", "upper_colour", "upper_second", "inner_colour", "print_colour", "lower_colour",
-               "lower_second", "shoe_colour", "bag_colour", "bag_second"),
+    "person": (
+        "hat_colour",
+        "upper_colour",
+        "upper_second",
+        "inner_colour",
+        "print_colour",
+        "lower_colour",
+        "lower_second",
+        "shoe_colour",
+        "bag_colour",
+        "bag_second",
+    ),
     "vehicle": ("colour", "second", "roof_colour", "sticker_colour", "cargo"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -324,10 +361,18 @@ def test_no_two_images_share_a_name_or_a_seed(name: str, identities: int, test: 
     assert len({(shot.style, shot.key) for shot in shots}) == len(shots)
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("identities", 3), ("test_identities", 2), ("images", 3.9), ("height", 15), ("identities", -5),
-    ("images", float("nan")), ("images", float("inf")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("identities", 3),
+        ("test_identities", 2),
+        ("images", 3.9),
+        ("height", 15),
+        ("identities", -5),
+        ("images", float("nan")),
+        ("images", float("inf")),
+    ],
+)
 def test_a_size_that_makes_no_set_is_refused(field: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"world: {field} must be .*, got {value}"):
         replace(TINY, **{field: value})
@@ -344,9 +389,10 @@ def someone_of(kind: str, seed: int = 0) -> Any:
     return KINDS[kind].draw_family(np.random.default_rng(seed), EVEN[kind])
 
 
-@pytest.mark.parametrize(("style", "square", "shape"), [
-    ("market1501", False, (64, 32)), ("market1501", True, (64, 64)), ("veri776", True, (64, 64)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("style", "square", "shape"),
+    [("market1501", False, (64, 32)), ("market1501", True, (64, 64)), ("veri776", True, (64, 64))],
+)
 def test_an_image_has_the_size_of_its_kind(style: str, square: bool, shape: tuple[int, int]) -> None:
     camera = draw_camera(style, 2, 0)
     who = someone_of(STYLES[style].kind)
@@ -392,8 +438,16 @@ def test_without_occluders_nothing_is_hidden() -> None:
 
 def test_what_the_camera_does_is_in_the_image() -> None:
     """More light is brighter, a red cast is redder, a low resolution is smoother."""
-    clean = replace(draw_camera("market1501", 1, 0), noise=0.0, occluded=0.0, blur=0.2, quality=95, light=0.7,
-                    gains=(1.0, 1.0, 1.0), resolution=1.3)  # fmt: skip
+    clean = replace(
+        draw_camera("market1501", 1, 0),
+        noise=0.0,
+        occluded=0.0,
+        blur=0.2,
+        quality=95,
+        light=0.7,
+        gains=(1.0, 1.0, 1.0),
+        resolution=1.3,
+    )
 
     def shot(**changes: Any) -> np.ndarray:
         return picture(
@@ -414,8 +468,16 @@ def test_what_the_camera_does_is_in_the_image() -> None:
 
 def test_yaw_is_the_direction_that_is_seen() -> None:
     """The print on the front shows at yaw 0 and not at yaw 180."""
-    who = replace(someone_of("person"), upper="shirt", upper_pattern="plain", upper_colour="white", print_colour="red",
-                  back_print="none", bag="none", lower_colour="grey")  # fmt: skip
+    who = replace(
+        someone_of("person"),
+        upper="shirt",
+        upper_pattern="plain",
+        upper_colour="white",
+        print_colour="red",
+        back_print="none",
+        bag="none",
+        lower_colour="grey",
+    )
     for yaw, visible in ((0.0, True), (180.0, False)):
         camera = replace(
             draw_camera("market1501", 1, 0), directions=(yaw, yaw), spread=0.0, noise=0.0, occluded=0.0, elevation=5.0
@@ -590,10 +652,15 @@ def test_sets_are_drawn_alone_as_together(world_root: Path, tmp_path: Path) -> N
     assert files(tmp_path / "VehicleID") == files(world_root / "VehicleID")
 
 
-@pytest.mark.parametrize(("changes", "told"), [
-    ({"seed": 1}, "seed 0"), ({"size": replace(TINY, identities=5)}, "identities 4"),
-    ({"size": replace(TINY, height=20)}, "height 16"), ({"size": replace(TINY, images=5)}, "images_per_identity 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 1}, "seed 0"),
+        ({"size": replace(TINY, identities=5)}, "identities 4"),
+        ({"size": replace(TINY, height=20)}, "height 16"),
+        ({"size": replace(TINY, images=5)}, "images_per_identity 4"),
+    ],
+)
 def test_another_rendering_in_the_way_is_refused_and_kept(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     (folder,) = draw(tmp_path)
     before = files(tmp_path)
@@ -735,9 +802,16 @@ def test_the_description_says_what_was_rendered(world_root: Path, name: str) -> 
     found = table(folder)
     digest = hashlib.sha256("".join(f"{row['path']} {row['digest']}\n" for row in found).encode()).hexdigest()
     assert world == {
-        "set": name, "version": 1, "seed": 0, "identities": 8, "test_identities": 6, "height": 32,
-        "images_per_identity": 5, "images": len(found), "fingerprint": digest[:12],
-    }  # fmt: skip
+        "set": name,
+        "version": 1,
+        "seed": 0,
+        "identities": 8,
+        "test_identities": 6,
+        "height": 32,
+        "images_per_identity": 5,
+        "images": len(found),
+        "fingerprint": digest[:12],
+    }
     assert json.loads((folder / WORLD).read_text()) == world
 
 
@@ -774,8 +848,19 @@ def test_one_identity_keeps_its_looks_and_one_camera_its_habits(world_root: Path
 
 # --- Commands ------------------------------------------------------------------------------------
 
-SMALLEST = ("--identities", "4", "--test-identities", "3", "--images-per-identity", "4", "--height", "16",
-            "--processes", "1", "--no-progress")  # fmt: skip
+SMALLEST = (
+    "--identities",
+    "4",
+    "--test-identities",
+    "3",
+    "--images-per-identity",
+    "4",
+    "--height",
+    "16",
+    "--processes",
+    "1",
+    "--no-progress",
+)
 
 
 def test_the_command_renders_what_the_function_does(tiny: Path, tmp_path: Path, capsys) -> None:
@@ -789,23 +874,37 @@ def test_the_command_renders_what_the_function_does(tiny: Path, tmp_path: Path, 
 
 
 def test_test_identities_follow_identities(tmp_path: Path, capsys) -> None:
-    words = ("--datasets", "vehicleid", "--identities", "5", "--images-per-identity", "4", "--height", "16",
-             "--processes", "1", "--no-progress")  # fmt: skip
+    words = (
+        "--datasets",
+        "vehicleid",
+        "--identities",
+        "5",
+        "--images-per-identity",
+        "4",
+        "--height",
+        "16",
+        "--processes",
+        "1",
+        "--no-progress",
+    )
     assert run_command(["data", "render", str(tmp_path), *words]) == 0
     world = read_world(tmp_path / "VehicleID")
     assert world is not None
     assert (world["identities"], world["test_identities"]) == (5, 5)
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["--profile", "ful"], "unknown profile of the rendered world 'ful'. Did you mean 'full'?"),
-    (["--datasets", "veri"], "unknown rendered set 'veri'"),
-    (["--identities", "3"], "world: identities must be at least 4, got 3"),
-    (["--height", "8"], "world: height must be at least 16, got 8"),
-    (["--images-per-identity", "nan"], "world: images must be"),
-    (["--seed", "-1"], "seed must be at least 0"),
-    (["--processes", "-1"], "processes must be at least 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--profile", "ful"], "unknown profile of the rendered world 'ful'. Did you mean 'full'?"),
+        (["--datasets", "veri"], "unknown rendered set 'veri'"),
+        (["--identities", "3"], "world: identities must be at least 4, got 3"),
+        (["--height", "8"], "world: height must be at least 16, got 8"),
+        (["--images-per-identity", "nan"], "world: images must be"),
+        (["--seed", "-1"], "seed must be at least 0"),
+        (["--processes", "-1"], "processes must be at least 0"),
+    ],
+)
 def test_what_cannot_be_rendered_is_one_line_and_status_2(tmp_path: Path, capsys, words: list[str], told: str) -> None:
     assert run_command(["data", "render", str(tmp_path / "root"), *SMALLEST, *words]) == 2
     printed, message = capsys.readouterr()
@@ -816,11 +915,26 @@ def test_what_cannot_be_rendered_is_one_line_and_status_2(tmp_path: Path, capsys
     assert not (tmp_path / "root").exists()
 
 
-@pytest.mark.parametrize(("command", "options"), [
-    ("render", ("--profile", "--datasets", "--identities", "--test-identities", "--images-per-identity", "--height",
-                "--seed", "--processes", "--progress")),
-    ("show", ("--datasets", "--out", "--rows", "--columns", "--height")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (
+            "render",
+            (
+                "--profile",
+                "--datasets",
+                "--identities",
+                "--test-identities",
+                "--images-per-identity",
+                "--height",
+                "--seed",
+                "--processes",
+                "--progress",
+            ),
+        ),
+        ("show", ("--datasets", "--out", "--rows", "--columns", "--height")),
+    ],
+)
 def test_help_names_every_option(capsys, command: str, options: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as caught:
         run_command(["data", command, "--help"])

@@ -200,10 +200,7 @@ def test_the_labels_of_veri776_are_xml_that_agrees_with_the_names(world_root: Pa
         assert item.attrib["imageName"].startswith(f"{item.attrib['vehicleID']}_{item.attrib['cameraID']}_")
         kinds.setdefault(item.attrib["vehicleID"], set()).add((item.attrib["colorID"], item.attrib["typeID"]))
     assert all(len(found) == 1 for found in kinds.values())
-    for column, file, known in (
-        (0, "list_color.txt", vehicle.PAINTS),
-        (1, "list_type.txt", vehicle.SHAPES),
-    ):
+    for column, file, known in ((0, "list_color.txt", vehicle.PAINTS), (1, "list_type.txt", vehicle.SHAPES)):
         listed = dict(line.split() for line in lines(folder / file))
         assert set(listed.values()) == set(known)
         assert {next(iter(found))[column] for found in kinds.values()} <= set(listed)
@@ -245,8 +242,22 @@ def test_batches_hold_identities_side_by_side(world_root: Path, name: str) -> No
 
 @pytest.mark.parametrize("name", ["market1501", "vehicleid"])
 def test_a_rendered_set_can_be_trained_and_ranked(world_root: Path, tmp_path: Path, capsys, name: str) -> None:
-    words = ["train", "--data-root", str(world_root), "--out", str(tmp_path), "--model", "msinet_x0_25",
-             "--dataset", name, "--profile", "smoke", "--device", "cpu", "--no-progress"]  # fmt: skip
+    words = [
+        "train",
+        "--data-root",
+        str(world_root),
+        "--out",
+        str(tmp_path),
+        "--model",
+        "msinet_x0_25",
+        "--dataset",
+        name,
+        "--profile",
+        "smoke",
+        "--device",
+        "cpu",
+        "--no-progress",
+    ]
     assert run_command(words) == 0
     assert f"{name}: " in capsys.readouterr().out
     assert (tmp_path / "record.json").exists()

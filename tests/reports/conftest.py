@@ -16,9 +16,13 @@ DATASETS = ("market1501", "vehicleid")
 def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Request:
     """Table 2 on two of the small data sets, a step of training each. Shared by all tests: do not change its runs."""
     request = Request(
-        profile="smoke", data_root=data_root, datasets=DATASETS, models=MODELS,
-        recipe=("epochs=1", "steps_per_epoch=2"), store=tmp_path_factory.mktemp("trained"),
-    )  # fmt: skip
+        profile="smoke",
+        data_root=data_root,
+        datasets=DATASETS,
+        models=MODELS,
+        recipe=("epochs=1", "steps_per_epoch=2"),
+        store=tmp_path_factory.mktemp("trained"),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ablations.__main__.show", lambda *_, **__: 0)  # starts a process of its own
         words = ["run", "table2", *request.as_args(), "--device", "cpu", "--no-progress"]

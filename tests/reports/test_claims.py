@@ -19,13 +19,19 @@ def a_store(values: dict[str, list[float]]) -> tuple[Table, pd.DataFrame]:
     """A table with one column, M, and the records behind it: mAP in per cent by row and seed."""
     records = [
         {"run": f"{row} {seed}", "seed": seed, "mAP": value / 100}
-        for row, found in values.items() for seed, value in enumerate(found)
-    ]  # fmt: skip
-    rows = [
-        Row("from scratch", row, {"M": Place({}, len(found), 3, {}, "",
-                                             tuple(f"{row} {seed}" for seed in range(len(found))))}, 1, 1)
         for row, found in values.items()
-    ]  # fmt: skip
+        for seed, value in enumerate(found)
+    ]
+    rows = [
+        Row(
+            "from scratch",
+            row,
+            {"M": Place({}, len(found), 3, {}, "", tuple(f"{row} {seed}" for seed in range(len(found))))},
+            1,
+            1,
+        )
+        for row, found in values.items()
+    ]
     return Table("", {"M": ("R1", "mAP")}, rows, []), pd.DataFrame(records, columns=["run", "seed", "mAP"]).set_index(
         "run"
     )
@@ -104,9 +110,15 @@ def test_the_papers_own_numbers_are_asked() -> None:
 
 @pytest.mark.parametrize(
     ("statuses", "expected"),
-    [(["holds", "holds"], "holds"), (["holds", "fails"], "fails"), (["holds", "undecided"], "undecided"),
-     (["holds", "not run"], "undecided"), (["fails", "not run"], "fails"), (["not run", "not run"], "not run")],
-)  # fmt: skip
+    [
+        (["holds", "holds"], "holds"),
+        (["holds", "fails"], "fails"),
+        (["holds", "undecided"], "undecided"),
+        (["holds", "not run"], "undecided"),
+        (["fails", "not run"], "fails"),
+        (["not run", "not run"], "not run"),
+    ],
+)
 def test_a_statement_is_as_strong_as_its_weakest_part(statuses: list[claims.Status], expected: str) -> None:
     assert claims._together(statuses) == expected
 
@@ -121,8 +133,13 @@ def test_claims_name_rows_and_columns_that_exist() -> None:
         assert bool(claim.comparisons) != bool(claim.measure)
         for c in claim.comparisons:
             for row, init in ((c.better, c.init), (c.worse, c.worse_init or c.init)):
-                found = [cell for cell in cells[c.catalogue] if cell.row == row and cell.column == c.column
-                         and (cell.experiment.init == "pretrained") == (init == "imagenet")]  # fmt: skip
+                found = [
+                    cell
+                    for cell in cells[c.catalogue]
+                    if cell.row == row
+                    and cell.column == c.column
+                    and (cell.experiment.init == "pretrained") == (init == "imagenet")
+                ]
                 if row == "CDNet" and c.column in ("VR", "VID") and init == "imagenet":
                     continue
                 assert found, (claim.key, row, c.column, init)
@@ -140,11 +157,14 @@ def test_the_papers_false_statement_is_found_false() -> None:
 
 def test_speed_is_decided_by_a_latency_file() -> None:
     def rows(msinet: float) -> pd.DataFrame:
-        return pd.DataFrame([
-            {"model": model, "form": form, "precision": "fp32", "batch": batch, "p50_ms": ms}
-            for model, ms in (("msinet", msinet), ("resnet50", 10.0)) for batch in (1, 32)
-            for form in ("eager", "deployed")
-        ])  # fmt: skip
+        return pd.DataFrame(
+            [
+                {"model": model, "form": form, "precision": "fp32", "batch": batch, "p50_ms": ms}
+                for model, ms in (("msinet", msinet), ("resnet50", 10.0))
+                for batch in (1, 32)
+                for form in ("eager", "deployed")
+            ]
+        )
 
     faster = next(claim for claim in CLAIMS if claim.key == "faster-resnet").measure
     assert faster is not None

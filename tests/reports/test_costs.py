@@ -20,17 +20,29 @@ from reports.tables import Place, Row, Table
 @pytest.fixture
 def measured(tmp_path: Path) -> Path:
     rows = [
-        {"model": model, "form": form, "precision": "fp32", "batch": batch, "height": 64, "width": 32, "calls": 5,
-         "p50_ms": batch * cost * (1 if form == "eager" else 0.5), "images_per_second": 1000 / cost,
-         "parameters": 1_000_000 * cost, "macs": 10_000_000 * cost, "map_bytes": 400_000 * cost,
-         "weight_bytes": 4_000_000}
-        for model, cost in (("msinet", 2), ("osnet", 1), ("resnet50", 10)) for form in ("eager", "deployed")
+        {
+            "model": model,
+            "form": form,
+            "precision": "fp32",
+            "batch": batch,
+            "height": 64,
+            "width": 32,
+            "calls": 5,
+            "p50_ms": batch * cost * (1 if form == "eager" else 0.5),
+            "images_per_second": 1000 / cost,
+            "parameters": 1_000_000 * cost,
+            "macs": 10_000_000 * cost,
+            "map_bytes": 400_000 * cost,
+            "weight_bytes": 4_000_000,
+        }
+        for model, cost in (("msinet", 2), ("osnet", 1), ("resnet50", 10))
+        for form in ("eager", "deployed")
         for batch in (1, 32)
-    ]  # fmt: skip
+    ]
     pd.DataFrame(rows).to_csv(tmp_path / "latency.csv", index=False)
-    (tmp_path / "latency.json").write_text(json.dumps({
-        "device": "cpu", "cpu": "a machine", "macs_per_second": 1e11, "bytes_per_second": 1e10,
-    }))  # fmt: skip
+    (tmp_path / "latency.json").write_text(
+        json.dumps({"device": "cpu", "cpu": "a machine", "macs_per_second": 1e11, "bytes_per_second": 1e10})
+    )
     return tmp_path / "latency.csv"
 
 
@@ -50,10 +62,17 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
 def test_accuracy_meets_latency(measured: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     latencies, environment = read_latencies(measured)
     place = {"M": Place({"R1": (50.0, 1.0), "mAP": (40.0, 1.0)}, 1, 1, {}, "")}
-    table = Table("", {"M": ("R1", "mAP")}, [
-        Row("from scratch", "MSINet", place, 1, 1), Row("from scratch", "ResNet50", place, 1, 1),
-        Row("no training", "colour histogram", place, 1, 1), Row("from scratch", "OSNet", {}, 1, 1),
-    ], [])  # fmt: skip
+    table = Table(
+        "",
+        {"M": ("R1", "mAP")},
+        [
+            Row("from scratch", "MSINet", place, 1, 1),
+            Row("from scratch", "ResNet50", place, 1, 1),
+            Row("no training", "colour histogram", place, 1, 1),
+            Row("from scratch", "OSNet", {}, 1, 1),
+        ],
+        [],
+    )
     monkeypatch.setattr("reports.costs.build_table", lambda *_: table)
     data = accuracy_data(latencies, None, None, "M", "deployed", 32)  # type: ignore[arg-type]
     assert data[["label", "mAP", "ms"]].to_numpy().tolist() == [["MSINet", 40.0, 1.0], ["ResNet50", 40.0, 5.0]]

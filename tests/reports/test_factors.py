@@ -50,9 +50,14 @@ def queries(key: str, *, factors: bool) -> list[dict[str, Any]]:
         hard = {name: common.choice(values) for name, values in VALUES.items()}
         lost = number % 5 == 4
         row = {
-            "draw": number % 2, "query": f"{number}.jpg", "identity": number // 3, "positives": 0 if lost else 2,
-            "first_rank": 0 if lost else rng.choice((1, 1, 2, 7)), "ap": 0.0 if lost else rng.random(), "inp": 0.5,
-        }  # fmt: skip
+            "draw": number % 2,
+            "query": f"{number}.jpg",
+            "identity": number // 3,
+            "positives": 0 if lost else 2,
+            "first_rank": 0 if lost else rng.choice((1, 1, 2, 7)),
+            "ap": 0.0 if lost else rng.random(),
+            "inp": 0.5,
+        }
         rows.append(row | (hard | ({"view_change": float("nan")} if lost else {}) if factors else {}))
     return rows
 
@@ -65,11 +70,26 @@ def fill(asked: Request, *, factors: bool = True) -> dict[tuple[str, str], list[
         e = cell.experiment
         run_id = e.run_id({"market1501": "v1"}, None)
         write_csv(store.partial_folder(run_id) / "queries.csv", queries(run_id, factors=factors))
-        store.publish(run_id, e, {
-            "R1": 0.4, "R5": 0.5, "mAP": 0.25, "steps": 3, "weights": None, "device": "cpu", "cpu": "Abacus",
-            "torch": "9", "finished": "2024-01-01", "parameters_without_classifier": 1, "macs": 1,
-            "source_fingerprint": "v1", "target_fingerprint": "v1", "target_layout": "Market-1501, rendered",
-        })  # fmt: skip
+        store.publish(
+            run_id,
+            e,
+            {
+                "R1": 0.4,
+                "R5": 0.5,
+                "mAP": 0.25,
+                "steps": 3,
+                "weights": None,
+                "device": "cpu",
+                "cpu": "Abacus",
+                "torch": "9",
+                "finished": "2024-01-01",
+                "parameters_without_classifier": 1,
+                "macs": 1,
+                "source_fingerprint": "v1",
+                "target_fingerprint": "v1",
+                "target_layout": "Market-1501, rendered",
+            },
+        )
         written.setdefault((cell.group, cell.row), []).append(store.run_folder(run_id) / "queries.csv")
     return written
 
@@ -77,8 +97,10 @@ def fill(asked: Request, *, factors: bool = True) -> dict[tuple[str, str], list[
 def test_means_by_level_are_those_of_the_queries(asked: Request) -> None:
     written = fill(asked)
     assert {key: len(files) for key, files in written.items()} == {
-        ("no training", "colour histogram"): 1, ("from scratch", "MSINet"): 2, ("from scratch", "OSNet"): 2,
-    }  # fmt: skip
+        ("no training", "colour histogram"): 1,
+        ("from scratch", "MSINet"): 2,
+        ("from scratch", "OSNet"): 2,
+    }
     data = by_factor(TABLE2, asked).to_dict("records")
     found = {(r["group"], r["method"], r["factor"], r["level"]): r for r in data}
     assert len(found) == len(data) == 3 * len(EXPECTED)
@@ -127,9 +149,7 @@ def test_the_command_writes_what_it_prints(asked: Request, tmp_path: Path, capsy
     with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     for row in rows:
-        line = next(
-            one for one in lines if one.startswith(f"| {row['factor'].replace('_', ' ')} | {row['level']} |")
-        )  # fmt: skip
+        line = next(one for one in lines if one.startswith(f"| {row['factor'].replace('_', ' ')} | {row['level']} |"))
         assert f"| {row['queries']} |" in line
         cell = line.split(" | ")[[c.strip(" |") for c in lines[0].split(" | ")].index(row["method"])].strip(" |")
         first, second = map(float, cell.split(" / "))

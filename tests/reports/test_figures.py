@@ -57,11 +57,25 @@ def fill(asked: Request, *, evaluated: bool = True) -> None:
             folder / "history.csv",
             [EPOCH | {"epoch": 1, "steps": 10}, EPOCH | {"epoch": 2, "steps": 9, **last}] if trained else [],
         )
-        store.publish(run_id, experiment, {
-            "mAP": 0.25, "R1": 0.4, "steps": 19 if trained else 0, "weights": None, "device": "cpu", "cpu": "Abacus",
-            "torch": "9", "finished": "2024-01-01", "parameters_without_classifier": 1, "macs": 1,
-            "source_fingerprint": "v1", "target_fingerprint": "v1", "target_layout": "Market-1501",
-        })  # fmt: skip
+        store.publish(
+            run_id,
+            experiment,
+            {
+                "mAP": 0.25,
+                "R1": 0.4,
+                "steps": 19 if trained else 0,
+                "weights": None,
+                "device": "cpu",
+                "cpu": "Abacus",
+                "torch": "9",
+                "finished": "2024-01-01",
+                "parameters_without_classifier": 1,
+                "macs": 1,
+                "source_fingerprint": "v1",
+                "target_fingerprint": "v1",
+                "target_layout": "Market-1501",
+            },
+        )
 
 
 def test_points_are_those_of_the_evaluated_epochs(asked: Request) -> None:
@@ -100,8 +114,11 @@ def test_training_curves_are_those_of_the_histories(asked: Request) -> None:
     fill(asked, evaluated=False)
     data = training_data(Store(asked.store), TABLE2, asked)
     assert data[["row", "seed", "epoch", "step"]].to_numpy().tolist() == [
-        ["MSINet", 0, 1, 10], ["MSINet", 0, 2, 19], ["MSINet", 1, 1, 10], ["MSINet", 1, 2, 19],
-    ]  # fmt: skip
+        ["MSINet", 0, 1, 10],
+        ["MSINet", 0, 2, 19],
+        ["MSINet", 1, 1, 10],
+        ["MSINet", 1, 2, 19],
+    ]
     assert set(data["accuracy"]) == {25.0}
     assert set(data["loss"]) == {2.0}
 
@@ -134,19 +151,34 @@ def drawn_by(draw: Callable[[], object]) -> Figure:
 
 def runs(rows: dict[str, tuple[float, ...]], group: str = "from scratch", column: str = "VR") -> pd.DataFrame:
     """What `row_data` gives for rows with these values by seed."""
-    return pd.DataFrame([
-        {"group": group, "row": row, "column": column, "seed": seed, "run_id": f"{group}{row}{seed}", "metric": "mAP",
-         "R1": value, "mAP": value, "parameters": 2e6, "macs": 1e9}
-        for row, values in rows.items() for seed, value in enumerate(values)
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "group": group,
+                "row": row,
+                "column": column,
+                "seed": seed,
+                "run_id": f"{group}{row}{seed}",
+                "metric": "mAP",
+                "R1": value,
+                "mAP": value,
+                "parameters": 2e6,
+                "macs": 1e9,
+            }
+            for row, values in rows.items()
+            for seed, value in enumerate(values)
+        ]
+    )
 
 
 def test_a_row_of_two_groups_has_a_mean_in_each(tmp_path: Path) -> None:
     # Averaged together, runs from scratch and pre-trained ones would show a level that neither has.
-    data = pd.concat([
-        runs({"none": (19.0, 21.0), "pam": (18.0, 22.0)}),
-        runs({"none": (59.0, 61.0), "pam": (60.0, 60.0)}, group="pre-trained"),
-    ])  # fmt: skip
+    data = pd.concat(
+        [
+            runs({"none": (19.0, 21.0), "pam": (18.0, 22.0)}),
+            runs({"none": (59.0, 61.0), "pam": (60.0, 60.0)}, group="pre-trained"),
+        ]
+    )
     figure = drawn_by(lambda: draw_rows(data, "title", "none", tmp_path / "figure"))
     bars = [line.get_xdata().tolist() for axis in figure.axes for line in axis.lines if line.get_marker() == "|"]
     assert bars == [[20.0, 20.0], [60.0, 60.0]]

@@ -91,11 +91,16 @@ def test_every_group_and_column_has_its_line() -> None:
     columns = {"VID": ("R1", "R5"), "VID800": ("R1", "R5")}  # without mAP the first metric counts
     lines = orderings(
         [
-            wide("A", "g", (2, 1), (2, 2)), wide("B", "g", (1, 2), (1, 1)),
-            wide("A", "h", (1, 2), (2, 2)), wide("B", "h", (2, 1), (1, 1)),
-        ], columns,
-    )  # fmt: skip
+            wide("A", "g", (2, 1), (2, 2)),
+            wide("B", "g", (1, 2), (1, 1)),
+            wide("A", "h", (1, 2), (2, 2)),
+            wide("B", "h", (2, 1), (1, 1)),
+        ],
+        columns,
+    )
     assert [line.split(" (")[0] for line in lines] == [
-        "Order by R1, g, VID: A > B", "Order by R1, g, VID800: B > A",
-        "Order by R1, h, VID: B > A", "Order by R1, h, VID800: A > B",
-    ]  # fmt: skip
+        "Order by R1, g, VID: A > B",
+        "Order by R1, g, VID800: B > A",
+        "Order by R1, h, VID: B > A",
+        "Order by R1, h, VID800: A > B",
+    ]

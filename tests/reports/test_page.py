@@ -71,12 +71,18 @@ def test_a_table_keeps_its_runs_and_its_paper_columns() -> None:
         )
 
     empty = Place({}, 0, 1, {}, "")
-    rows = [Row("g", "A", {"M": place(50, "a1"), "MS": place(40, "a2", "a3")}, 2_330_000, 70_000_000),
-            Row("g", "B", {"M": empty, "MS": place(30, "b2")}, None, None)]  # fmt: skip
+    rows = [
+        Row("g", "A", {"M": place(50, "a1"), "MS": place(40, "a2", "a3")}, 2_330_000, 70_000_000),
+        Row("g", "B", {"M": empty, "MS": place(30, "b2")}, None, None),
+    ]
     panel = page.table_panel("t", Table("T", {"M": ("R1", "mAP"), "MS": ("R1", "mAP")}, rows, ["a note"]))
     titles = [(c["title"], c["metrics"], c["paper"]) for c in panel["columns"]]
-    assert titles[-4:] == [("M", ["R1", "mAP"], False), ("paper", ["R1", "mAP"], True),
-                           ("MS", ["R1", "mAP"], False), ("paper", ["R1", "mAP"], True)]  # fmt: skip
+    assert titles[-4:] == [
+        ("M", ["R1", "mAP"], False),
+        ("paper", ["R1", "mAP"], True),
+        ("MS", ["R1", "mAP"], False),
+        ("paper", ["R1", "mAP"], True),
+    ]
     first, second = panel["rows"]
     assert [cell["runs"] for cell in first[-4:]] == [("a1",), (), ("a2", "a3"), ()]
     assert [cell["values"] for cell in first[-4:]] == [[50.0, 40.0], [90.0, 80.0], [40.0, 30.0], [90.0, 80.0]]
@@ -87,25 +93,45 @@ def test_a_table_keeps_its_runs_and_its_paper_columns() -> None:
 
 @pytest.mark.parametrize(
     ("text", "values"),
-    [("48.0±0.3 / 38.4±1.2", [48.0, 38.4]), ("-", []), ("not run", []), ("~1.8", [1.8]), ("1.5e-05", [1.5e-5]),
-     ("12.0 / 8.9 (c)", [12.0, 8.9]), ("-3.5", [-3.5])],
-)  # fmt: skip
+    [
+        ("48.0±0.3 / 38.4±1.2", [48.0, 38.4]),
+        ("-", []),
+        ("not run", []),
+        ("~1.8", [1.8]),
+        ("1.5e-05", [1.5e-5]),
+        ("12.0 / 8.9 (c)", [12.0, 8.9]),
+        ("-3.5", [-3.5]),
+    ],
+)
 def test_cells_are_sorted_by_their_numbers(text: str, values: list[float]) -> None:
     assert page.numbers(text) == values
 
 
 def test_standings_count_networks_that_learn() -> None:
     def row(label: str, *values: float | None, learns: bool = True) -> dict[str, Any]:
-        return {"group": "from scratch", "label": label, "ours": label == "MSINet", "learns": learns,
-                "values": [1, 1, None, *values]}  # fmt: skip
+        return {
+            "group": "from scratch",
+            "label": label,
+            "ours": label == "MSINet",
+            "learns": learns,
+            "values": [1, 1, None, *values],
+        }
 
     columns = [{"title": t} for t in ("p", "m", "t", "M", "MS", "VR")]
     rows = [row("histogram", 99, 99, 99, learns=False), row("MSINet", 40, 30, None), row("OSNet", 50, 20, 1)]
     lines = page.standings({"columns": columns, "rows": rows})
     assert lines == ["From scratch, MSINet is 2nd of 2 on M, 1st of 2 on MS."]
     assert [page.ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
-        "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "112th"
-    ]  # fmt: skip
+        "1st",
+        "2nd",
+        "3rd",
+        "4th",
+        "11th",
+        "12th",
+        "13th",
+        "21st",
+        "112th",
+    ]
 
 
 def test_best_is_only_what_has_a_rival() -> None:
@@ -115,8 +141,10 @@ def test_best_is_only_what_has_a_rival() -> None:
         )
 
     columns = {"M": ("R1", "mAP"), "MS>M": ("R1", "mAP")}
-    rows = [Row("g", "MSINet x0.25", {"M": place(40, "a"), "MS>M": place(20, "a")}, 1, 1),
-            Row("g", "OSNet x0.25", {"M": place(30, "b"), "MS>M": place(None, "b")}, 1, 1)]  # fmt: skip
+    rows = [
+        Row("g", "MSINet x0.25", {"M": place(40, "a"), "MS>M": place(20, "a")}, 1, 1),
+        Row("g", "OSNet x0.25", {"M": place(30, "b"), "MS>M": place(None, "b")}, 1, 1),
+    ]
     frame = pd.DataFrame({"model": ["msinet_x0_25", "osnet_x0_25"]}, index=["a", "b"])
     ours, other = page.at_a_glance(Table("T", columns, rows, []), frame, pd.DataFrame())["rows"]
     assert ours["values"][3:] == [40, 20]
@@ -166,12 +194,26 @@ def test_a_sweep_is_shown_when_it_has_run(trained: Request, tmp_path: Path) -> N
 
 
 def test_times_of_other_widths_are_missing_with_the_command_that_measures(trained: Request, tmp_path: Path) -> None:
-    latencies = pd.DataFrame([
-        {"model": model, "label": Spec(model).label, "form": "deployed", "precision": "fp32", "batch": 8, "height": 64,
-         "width": 32, "p50_ms": 8.0, "images_per_second": 1000.0, "parameters": 1e6, "macs": 1e7, "map_bytes": 4e5,
-         "weight_bytes": 4e6}
-        for model in ("msinet", "osnet")
-    ])  # fmt: skip
+    latencies = pd.DataFrame(
+        [
+            {
+                "model": model,
+                "label": Spec(model).label,
+                "form": "deployed",
+                "precision": "fp32",
+                "batch": 8,
+                "height": 64,
+                "width": 32,
+                "p50_ms": 8.0,
+                "images_per_second": 1000.0,
+                "parameters": 1e6,
+                "macs": 1e7,
+                "map_bytes": 4e5,
+                "weight_bytes": 4e6,
+            }
+            for model in ("msinet", "osnet")
+        ]
+    )
     environment: dict[str, object] = {
         "device": "cpu",
         "cpu": "a machine",
@@ -259,16 +301,40 @@ def test_what_files_say_is_never_markup(trained: Request, tmp_path: Path) -> Non
     store.partial_folder("f" * 12).mkdir(parents=True)
     (store.partial_folder("f" * 12) / "log.txt").write_text(HOSTILE, encoding="utf-8")
     request = Request(profile="smoke", data_root=trained.root, datasets=("market1501",), store=store.root)
-    table = Table(HOSTILE, {"M": ("R1", "mAP")}, [Row(HOSTILE, HOSTILE, {"M": Place({}, 0, 1, {}, "")}, None, None)],
-                  [HOSTILE])  # fmt: skip
+    table = Table(
+        HOSTILE, {"M": ("R1", "mAP")}, [Row(HOSTILE, HOSTILE, {"M": Place({}, 0, 1, {}, "")}, None, None)], [HOSTILE]
+    )
     verdict = Verdict(Claim("key", HOSTILE, HOSTILE), "fails", (Outcome("fails", HOSTILE),), "no")
-    ranked = {"thumbnails": ["data:,"], "sets": [{
-        "name": HOSTILE, "about": HOSTILE, "queries": [[0, 1, 1, HOSTILE]],
-        "networks": [{"name": HOSTILE, "group": HOSTILE, "run": HOSTILE, "mAP": 1.0, "lists": [
-            {"ap": 1.0, "first": 1, "positives": 1, "items": [[0, 0.5, 1, 1, 1, HOSTILE]]}]}],
-    }]}  # fmt: skip
-    context = page.gather(request, [verdict], {"table2": table, "table1": HOSTILE}, [],
-                          [page.Missing(HOSTILE, HOSTILE, HOSTILE)], pd.DataFrame(), {}, ranked, [])  # fmt: skip
+    ranked = {
+        "thumbnails": ["data:,"],
+        "sets": [
+            {
+                "name": HOSTILE,
+                "about": HOSTILE,
+                "queries": [[0, 1, 1, HOSTILE]],
+                "networks": [
+                    {
+                        "name": HOSTILE,
+                        "group": HOSTILE,
+                        "run": HOSTILE,
+                        "mAP": 1.0,
+                        "lists": [{"ap": 1.0, "first": 1, "positives": 1, "items": [[0, 0.5, 1, 1, 1, HOSTILE]]}],
+                    }
+                ],
+            }
+        ],
+    }
+    context = page.gather(
+        request,
+        [verdict],
+        {"table2": table, "table1": HOSTILE},
+        [],
+        [page.Missing(HOSTILE, HOSTILE, HOSTILE)],
+        pd.DataFrame(),
+        {},
+        ranked,
+        [],
+    )
     text = page.render(context)
     elements = Elements(text)
     assert "<script>window" not in text

@@ -31,9 +31,14 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
 ]
 ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
 QUERIES = 3
 
@@ -201,8 +206,11 @@ def test_the_ranked_list_browser_shows_the_right_images(tab: Any, asked: Request
     tab.locator("#ranked").scroll_into_view_if_needed()
     tab.locator("#ranked-query option").first.wait_for(state="attached")
     tab.locator("#ranked-set").select_option(label="M")
-    tab.locator("#ranked-network").select_option(label="OSNet x0.25, from scratch" if tab.locator(
-        "#ranked-network option", has_text="OSNet x0.25, from scratch").count() else "OSNet x0.25")  # fmt: skip
+    tab.locator("#ranked-network").select_option(
+        label="OSNet x0.25, from scratch"
+        if tab.locator("#ranked-network option", has_text="OSNet x0.25, from scratch").count()
+        else "OSNet x0.25"
+    )
     tab.locator("#ranked-next").click()
     assert tab.locator("#ranked-queries [aria-pressed=true]").get_attribute("data-query") == "1"
 

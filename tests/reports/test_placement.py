@@ -55,8 +55,14 @@ def test_texts_of_a_drawn_figure_are_apart() -> None:
         x, y = [16.4, 18.7, 17.3, 43.1], [38.0, 37.9, 49.1, 41.9]
         axis.scatter(x, y)
         axis.set(xlim=(0, 50), ylim=(35, 51))
-        annotate(axis, x, y, ["CDNet, 1.8 M", "MSINet, 2.0 M", "OSNet, 2.2 M", "ResNet50, 23.5 M"], areas=[36.0] * 4,
-                 line=([16.4, 17.3], [38.0, 49.1]))  # fmt: skip
+        annotate(
+            axis,
+            x,
+            y,
+            ["CDNet, 1.8 M", "MSINet, 2.0 M", "OSNet, 2.2 M", "ResNet50, 23.5 M"],
+            areas=[36.0] * 4,
+            line=([16.4, 17.3], [38.0, 49.1]),
+        )
         figure.canvas.draw()
         frame = axis.get_window_extent()
         boxes = [text.get_window_extent() for text in axis.texts]

@@ -38,16 +38,38 @@ def fill(asked: Request, *, alphas: bool = True) -> None:
             weights = rng.dirichlet(np.ones(4)) / 2
             weights[list(OPERATIONS).index(kept)] += 0.5
             shares = dict(zip(OPERATIONS, weights, strict=True))
-            rows.append({"epoch": epoch, "interaction": number, "entropy": 0.9,
-                         **{f"weight_{letter}": share for letter, share in shares.items()}})  # fmt: skip
+            rows.append(
+                {
+                    "epoch": epoch,
+                    "interaction": number,
+                    "entropy": 0.9,
+                    **{f"weight_{letter}": share for letter, share in shares.items()},
+                }
+            )
     if alphas:
         write_csv(folder / "alphas.csv", rows)
     (folder / "genotype.json").write_text(json.dumps({"genotype": FOUND}))
-    store.publish(run_id, search, {
-        "genotype": FOUND, "agreement": 9, "entropy": 0.9, "skip_ratio": 2 / 12, "collapsed": False, "steps": 10,
-        "seconds_training": 1.0, "weights": None, "device": "cpu", "cpu": "Abacus", "torch": "9",
-        "finished": "2024-01-01", "source_fingerprint": "v1", "target_fingerprint": "v1", "target_layout": "MSMT17_V1",
-    })  # fmt: skip
+    store.publish(
+        run_id,
+        search,
+        {
+            "genotype": FOUND,
+            "agreement": 9,
+            "entropy": 0.9,
+            "skip_ratio": 2 / 12,
+            "collapsed": False,
+            "steps": 10,
+            "seconds_training": 1.0,
+            "weights": None,
+            "device": "cpu",
+            "cpu": "Abacus",
+            "torch": "9",
+            "finished": "2024-01-01",
+            "source_fingerprint": "v1",
+            "target_fingerprint": "v1",
+            "target_layout": "MSMT17_V1",
+        },
+    )
 
 
 def test_a_genotype_is_told_cell_by_cell() -> None:

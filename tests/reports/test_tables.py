@@ -51,18 +51,34 @@ def store(tmp_path: Path) -> Store:
 
 
 def publish(
-    store: Store, experiment: Experiment, *, data: dict[str, str] | None = None, weights: str | None = None,
+    store: Store,
+    experiment: Experiment,
+    *,
+    data: dict[str, str] | None = None,
+    weights: str | None = None,
     **metrics: Any,
-) -> str:  # fmt: skip
+) -> str:
     """A finished run with these metrics, in [0, 1]; returns its id. Data sets are called `v1` unless told otherwise."""
     prints = {name: (data or {}).get(name, "v1") for name in (experiment.source, experiment.target)}
     run_id = experiment.run_id(prints, weights)
     store.partial_folder(run_id).mkdir(parents=True)
-    store.publish(run_id, experiment, {
-        "R1": 0.5, "R5": 0.5, "mAP": 0.5, "parameters_without_classifier": 2_345_678, "macs": 1_129_000_000,
-        "source_fingerprint": prints[experiment.source], "target_fingerprint": prints[experiment.target],
-        "target_layout": "Layout", "weights": weights, **ENVIRONMENT, **metrics,
-    })  # fmt: skip
+    store.publish(
+        run_id,
+        experiment,
+        {
+            "R1": 0.5,
+            "R5": 0.5,
+            "mAP": 0.5,
+            "parameters_without_classifier": 2_345_678,
+            "macs": 1_129_000_000,
+            "source_fingerprint": prints[experiment.source],
+            "target_fingerprint": prints[experiment.target],
+            "target_layout": "Layout",
+            "weights": weights,
+            **ENVIRONMENT,
+            **metrics,
+        },
+    )
     return run_id
 
 
@@ -86,9 +102,10 @@ def place(table: Table, group: str, label: str, column: str = "MS") -> Place:
 def line(table: Table, label: str, group: str = "from scratch") -> str:
     """The line of a row in the text, its columns apart by two spaces or more."""
     (found,) = (
-        one for one in as_text(table).split(f"-- {group} ")[1].split("\n-- ")[0].splitlines()[1:]
+        one
+        for one in as_text(table).split(f"-- {group} ")[1].split("\n-- ")[0].splitlines()[1:]
         if one.startswith(f"{label}  ")
-    )  # fmt: skip
+    )
     return found
 
 
@@ -104,9 +121,12 @@ def test_the_papers_numbers_are_complete() -> None:
         for t in ("T2", "T3", "T4", "T5", "T6")
     }
     assert sums == {
-        "T2": ("3337.1", "2929.2"), "T3": ("2080.1", "1695.8"), "T4": ("1243.9", "863.1"),
-        "T5": ("1156.5", "1146.8"), "T6": ("705.7", "548.9"),
-    }  # fmt: skip
+        "T2": ("3337.1", "2929.2"),
+        "T3": ("2080.1", "1695.8"),
+        "T4": ("1243.9", "863.1"),
+        "T5": ("1156.5", "1146.8"),
+        "T6": ("705.7", "548.9"),
+    }
     assert Counter(row["origin"] for row in rows) == {"ran": 56, "cited": 50, "cited?": 1}
     assert Counter(row["origin"] for row in rows if row["table"] == "T5") == {"ran": 16}
     places = [(row["table"], row["method"], row["init"], row["task"]) for row in rows]
@@ -185,11 +205,29 @@ def test_the_paper_stands_beside(store: Store) -> None:
     table = build_table(TABLE2, asked)
     # SPEC C.2; (c): cited. The paper has no scratch results across data sets.
     assert re.split(r"  +", line(table, "MSINet")) == [
-        "MSINet", "2.35", "2.3", "1.129", NOT_RUN, "94.6* / 87.0*", "50.0 / 25.0", "76.0* / 52.5*", NOT_RUN, "-",
-    ]  # fmt: skip
+        "MSINet",
+        "2.35",
+        "2.3",
+        "1.129",
+        NOT_RUN,
+        "94.6* / 87.0*",
+        "50.0 / 25.0",
+        "76.0* / 52.5*",
+        NOT_RUN,
+        "-",
+    ]
     assert re.split(r"  +", line(table, "OSNet")) == [
-        "OSNet", "-", "2.2", "-", NOT_RUN, "93.6 / 81.0 (c)", NOT_RUN, "71.0 / 43.3 (c)", NOT_RUN, "-",
-    ]  # fmt: skip
+        "OSNet",
+        "-",
+        "2.2",
+        "-",
+        NOT_RUN,
+        "93.6 / 81.0 (c)",
+        NOT_RUN,
+        "71.0 / 43.3 (c)",
+        NOT_RUN,
+        "-",
+    ]
     assert "66.6 / 37.5 (c)" in line(table, "OSNet", PRETEXT_GROUP)
     # A network of another width has the paper's full one beside it.
     assert "~24" in line(table, "ResNet50 x0.25")
@@ -202,9 +240,11 @@ def test_what_is_not_run_is_shown_as_not_run(store: Store) -> None:
     table = build_table(TABLE2, asked)
     assert place(table, "from scratch", "MSINet").values
     for group, label, column in (
-        ("from scratch", "MSINet", "VR"), ("from scratch", "CDNet", "MS"), (PRETEXT_GROUP, "MSINet", "MS"),
+        ("from scratch", "MSINet", "VR"),
+        ("from scratch", "CDNet", "MS"),
+        (PRETEXT_GROUP, "MSINet", "MS"),
         ("no training", "colour histogram", "MS"),
-    ):  # fmt: skip
+    ):
         assert not place(table, group, label, column).values
     # Rows of the paper that nothing here runs are shown, with the paper's numbers.
     assert line(table, "MSINet-SAM", PRETEXT_GROUP).count(NOT_RUN) == 2
@@ -337,10 +377,17 @@ def row(values: list[float], seeds: int = 1, paper: float | None = None) -> Plac
 
 def records(*rows: list[float]) -> pd.DataFrame:
     """The runs behind such places."""
-    return pd.DataFrame(
-        [{"run_id": f"{value}-{seed}", "seed": seed, "mAP": value / 100} for values in rows for seed, value in
-         enumerate(values)]
-    ).drop_duplicates("run_id").set_index("run_id")  # fmt: skip
+    return (
+        pd.DataFrame(
+            [
+                {"run_id": f"{value}-{seed}", "seed": seed, "mAP": value / 100}
+                for values in rows
+                for seed, value in enumerate(values)
+            ]
+        )
+        .drop_duplicates("run_id")
+        .set_index("run_id")
+    )
 
 
 def marks_of(*rows: list[float], papers: tuple[float | None, ...] = ()) -> tuple[list[str], list[str]]:
@@ -497,8 +544,11 @@ def test_notes_say_what_a_reader_must_know(store: Store) -> None:
         "Profile full: images 256x128 and 256x256, batches 16x4, sgd lr 0.065, 120 epochs.",
         "Across data sets (A>B): 86 epochs, colour jitter instead of random erasing.",
         "2 seeds, mean ± sample standard deviation",
-        "Last-epoch models", "msmt17 (Layout, fingerprint v1)", "Abacus 3000, torch 9.9", "(c) marks those it cites",
-    ):  # fmt: skip
+        "Last-epoch models",
+        "msmt17 (Layout, fingerprint v1)",
+        "Abacus 3000, torch 9.9",
+        "(c) marks those it cites",
+    ):
         assert part in text
     short = as_text(build_table(TABLE2, request(store, profile="mini", recipe=("lr=0.5", "optimizer=sgd"))))
     assert "Profile mini with lr=0.5 optimizer=sgd: images 64x32" in short
@@ -602,8 +652,10 @@ def test_all_formats_show_the_same_cells(filled: Table) -> None:
 def test_the_brief_table_has_the_rows_with_results_alone(filled: Table) -> None:
     short = brief(filled)
     assert [(row.group, row.label) for row in short.rows] == [
-        ("from scratch", "MSINet"), ("from scratch", "colour_histogram"), (PRETEXT_GROUP, "MSINet"),
-    ]  # fmt: skip
+        ("from scratch", "MSINet"),
+        ("from scratch", "colour_histogram"),
+        (PRETEXT_GROUP, "MSINet"),
+    ]
     assert not short.notes
     assert short.columns == filled.columns
     nothing = brief(Table("t", short.columns, [], []))

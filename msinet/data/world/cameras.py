@@ -97,17 +97,25 @@ def draw_camera(style_name: str, number: int, seed: int) -> Camera:
     gains = np.exp(rng.normal(0, style.cast, 3) + style.warmth * np.array((1, 0.1, -1.1)))
     gains /= gains.mean()
     return Camera(
-        number=number, directions=(main % 360, (main + 180) % 360), spread=style.spread,
+        number=number,
+        directions=(main % 360, (main + 180) % 360),
+        spread=style.spread,
         elevation=float(rng.uniform(*style.elevation)),
         distance=float(rng.uniform(5, 11) if style.kind == "person" else rng.uniform(9, 18)),
-        light=float(rng.uniform(*style.light)), sun=float(rng.uniform(-150, 150)),
+        light=float(rng.uniform(*style.light)),
+        sun=float(rng.uniform(-150, 150)),
         direct=0.15 if indoor else float(rng.uniform(0.25, 0.65)),
-        gains=(float(gains[0]), float(gains[1]), float(gains[2])), blur=float(rng.uniform(*style.blur)),
-        noise=float(rng.uniform(*style.noise)), quality=int(rng.integers(70, 93)),
-        shift=style.shift * float(rng.uniform(0.6, 1.4)), zoom=float(rng.uniform(1.02, 1.2)),
-        resolution=float(rng.uniform(0.6, 1.0)), occluded=style.occluded * float(rng.uniform(0.4, 1.6)), indoor=indoor,
+        gains=(float(gains[0]), float(gains[1]), float(gains[2])),
+        blur=float(rng.uniform(*style.blur)),
+        noise=float(rng.uniform(*style.noise)),
+        quality=int(rng.integers(70, 93)),
+        shift=style.shift * float(rng.uniform(0.6, 1.4)),
+        zoom=float(rng.uniform(1.02, 1.2)),
+        resolution=float(rng.uniform(0.6, 1.0)),
+        occluded=style.occluded * float(rng.uniform(0.4, 1.6)),
+        indoor=indoor,
         place=int(rng.integers(2**31)),
-    )  # fmt: skip
+    )
 
 
 @lru_cache(maxsize=64)

@@ -8,17 +8,31 @@ from msinet.data.world.solids import Body, Colour, Decal, Surface
 
 #: Garment colours in display RGB.
 COLOURS: dict[str, Colour] = {
-    "white": (0.90, 0.90, 0.88), "black": (0.10, 0.10, 0.11), "grey": (0.48, 0.48, 0.50), "navy": (0.12, 0.16, 0.34),
-    "blue": (0.16, 0.33, 0.72), "sky": (0.53, 0.74, 0.90), "red": (0.78, 0.13, 0.15), "maroon": (0.42, 0.09, 0.14),
-    "green": (0.15, 0.50, 0.24), "olive": (0.42, 0.43, 0.22), "yellow": (0.92, 0.80, 0.20),
-    "orange": (0.90, 0.47, 0.13), "pink": (0.92, 0.58, 0.68), "purple": (0.44, 0.22, 0.55),
-    "beige": (0.80, 0.70, 0.54), "brown": (0.42, 0.27, 0.16),
-}  # fmt: skip
+    "white": (0.90, 0.90, 0.88),
+    "black": (0.10, 0.10, 0.11),
+    "grey": (0.48, 0.48, 0.50),
+    "navy": (0.12, 0.16, 0.34),
+    "blue": (0.16, 0.33, 0.72),
+    "sky": (0.53, 0.74, 0.90),
+    "red": (0.78, 0.13, 0.15),
+    "maroon": (0.42, 0.09, 0.14),
+    "green": (0.15, 0.50, 0.24),
+    "olive": (0.42, 0.43, 0.22),
+    "yellow": (0.92, 0.80, 0.20),
+    "orange": (0.90, 0.47, 0.13),
+    "pink": (0.92, 0.58, 0.68),
+    "purple": (0.44, 0.22, 0.55),
+    "beige": (0.80, 0.70, 0.54),
+    "brown": (0.42, 0.27, 0.16),
+}
 SKIN: tuple[Colour, ...] = ((0.93, 0.76, 0.64), (0.85, 0.65, 0.50), (0.70, 0.49, 0.34), (0.46, 0.30, 0.20))
 HAIR: dict[str, Colour] = {
-    "black": (0.08, 0.07, 0.07), "brown": (0.28, 0.17, 0.10), "blond": (0.80, 0.66, 0.38), "grey": (0.62, 0.62, 0.62),
+    "black": (0.08, 0.07, 0.07),
+    "brown": (0.28, 0.17, 0.10),
+    "blond": (0.80, 0.66, 0.38),
+    "grey": (0.62, 0.62, 0.62),
     "ginger": (0.62, 0.28, 0.12),
-}  # fmt: skip
+}
 UPPERS = ("t-shirt", "shirt", "jacket", "coat")
 LOWERS = ("trousers", "shorts", "skirt")
 BAGS = ("none", "backpack", "shoulder bag", "handbag")
@@ -76,13 +90,30 @@ def draw_family(rng: np.random.Generator, weights: dict[str, float]) -> Person:
 
     upper, lower = str(rng.choice(UPPERS, p=(0.35, 0.3, 0.2, 0.15))), str(rng.choice(LOWERS, p=(0.65, 0.2, 0.15)))
     base = Person(
-        stature=round(float(rng.uniform(1.55, 1.92)), 3), girth=round(float(rng.uniform(0.85, 1.25)), 3),
-        skin=int(rng.integers(len(SKIN))), hair=str(rng.choice(list(HAIR), p=(0.4, 0.3, 0.12, 0.12, 0.06))),
-        hair_length="short", hat="none", hat_colour=colour(), upper=upper, upper_colour=colour(), upper_second=colour(),
-        upper_pattern="plain", inner_colour=colour(), front_print="none", back_print="none", print_colour=colour(),
-        lower=lower, lower_colour=colour(), lower_second=colour(), lower_pattern="plain", shoe_colour=colour(),
-        bag="none", bag_colour=colour(), bag_second=colour(),
-    )  # fmt: skip
+        stature=round(float(rng.uniform(1.55, 1.92)), 3),
+        girth=round(float(rng.uniform(0.85, 1.25)), 3),
+        skin=int(rng.integers(len(SKIN))),
+        hair=str(rng.choice(list(HAIR), p=(0.4, 0.3, 0.12, 0.12, 0.06))),
+        hair_length="short",
+        hat="none",
+        hat_colour=colour(),
+        upper=upper,
+        upper_colour=colour(),
+        upper_second=colour(),
+        upper_pattern="plain",
+        inner_colour=colour(),
+        front_print="none",
+        back_print="none",
+        print_colour=colour(),
+        lower=lower,
+        lower_colour=colour(),
+        lower_second=colour(),
+        lower_pattern="plain",
+        shoe_colour=colour(),
+        bag="none",
+        bag_colour=colour(),
+        bag_second=colour(),
+    )
     for part in ("hair", "pattern", "lower pattern", "bag", "print", "hat"):
         base = vary(base, part, rng, weights)
     return base
@@ -109,8 +140,11 @@ def vary(person: Person, part: str, rng: np.random.Generator, weights: dict[str,
         return values[0] if rng.random() < first else values[1 + int(rng.integers(len(values) - 1))]
 
     if part == "hair":
-        return replace(person, hair_length=str(rng.choice(("short", "long", "bald"), p=(0.55, 0.37, 0.08))),
-                       hair=str(rng.choice(list(HAIR))))  # fmt: skip
+        return replace(
+            person,
+            hair_length=str(rng.choice(("short", "long", "bald"), p=(0.55, 0.37, 0.08))),
+            hair=str(rng.choice(list(HAIR))),
+        )
     if part == "hat":
         return replace(person, hat=one(HATS, 0.65), hat_colour=colour())
     if part == "pattern":
@@ -118,11 +152,15 @@ def vary(person: Person, part: str, rng: np.random.Generator, weights: dict[str,
     if part == "inner":
         return replace(person, inner_colour=colour(person.upper_colour))
     if part == "print":
-        return replace(person, front_print=one(PRINTS, 0.35), back_print=one(PRINTS, 0.5),
-                       print_colour=colour(person.upper_colour))  # fmt: skip
+        return replace(
+            person, front_print=one(PRINTS, 0.35), back_print=one(PRINTS, 0.5), print_colour=colour(person.upper_colour)
+        )
     if part == "lower pattern":
-        return replace(person, lower_pattern=one(("plain", "side stripe", "checks", "block"), 0.55),
-                       lower_second=colour(person.lower_colour))  # fmt: skip
+        return replace(
+            person,
+            lower_pattern=one(("plain", "side stripe", "checks", "block"), 0.55),
+            lower_second=colour(person.lower_colour),
+        )
     if part == "shoes":
         return replace(person, shoe_colour=colour(person.shoe_colour))
     if part == "bag":
@@ -136,8 +174,11 @@ def vary(person: Person, part: str, rng: np.random.Generator, weights: dict[str,
 
 def draw_member(base: Person, rng: np.random.Generator, weights: dict[str, float]) -> Person:
     """A member of a family: a few parts drawn anew, and a slightly different build."""
-    person = replace(base, stature=round(base.stature * float(rng.uniform(0.97, 1.03)), 3),
-                     girth=round(base.girth * float(rng.uniform(0.94, 1.06)), 3))  # fmt: skip
+    person = replace(
+        base,
+        stature=round(base.stature * float(rng.uniform(0.97, 1.03)), 3),
+        girth=round(base.girth * float(rng.uniform(0.94, 1.06)), 3),
+    )
     for part in rng.permutation(PARTS)[: rng.integers(4, 7)]:
         person = vary(person, str(part), rng, weights)
     return person
@@ -164,9 +205,11 @@ def draw_pose(rng: np.random.Generator) -> Pose:
     if rng.random() < 0.2:
         elbows[rng.integers(2)] = rng.uniform(1.6, 2.2)
     return Pose(
-        float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.2, 0.5)) if walking else float(rng.uniform(0, 0.08)),
-        (float(elbows[0]), float(elbows[1])), float(rng.uniform(-0.02, 0.08)),
-    )  # fmt: skip
+        float(rng.uniform(0, 2 * np.pi)),
+        float(rng.uniform(0.2, 0.5)) if walking else float(rng.uniform(0, 0.08)),
+        (float(elbows[0]), float(elbows[1])),
+        float(rng.uniform(-0.02, 0.08)),
+    )
 
 
 def build(person: Person, pose: Pose) -> Body:
@@ -176,9 +219,11 @@ def build(person: Person, pose: Pose) -> Body:
     skin = Surface(SKIN[person.skin])
     hair = Surface(HAIR[person.hair])
     cloth = Surface(
-        COLOURS[person.upper_colour], COLOURS[person.upper_second], person.upper_pattern,
+        COLOURS[person.upper_colour],
+        COLOURS[person.upper_second],
+        person.upper_pattern,
         {"dots": 8.0, "checks": 6.0, "camouflage": 5.0, "diagonal": 5.0}.get(person.upper_pattern, 7.0),
-    )  # fmt: skip
+    )
     sleeve = replace(cloth, pattern="plain") if cloth.pattern == "block" else cloth
     pattern = person.lower_pattern if person.lower_pattern != "side stripe" else "plain"
     legs = Surface(COLOURS[person.lower_colour], COLOURS[person.lower_second], pattern, 6.0)
@@ -234,18 +279,25 @@ def _leg(
 
 
 def _arm(
-    body: Body, person: Person, pose: Pose, side: int, number: int, sleeve: Surface, skin: Surface,
+    body: Body,
+    person: Person,
+    pose: Pose,
+    side: int,
+    number: int,
+    sleeve: Surface,
+    skin: Surface,
     shoulder: tuple[float, float, float],
-) -> None:  # fmt: skip
+) -> None:
     h, g = person.stature, person.girth
     swing = -0.8 * pose.stride * float(np.sin(pose.phase + (0 if side > 0 else np.pi)))
     bend = pose.elbows[number]
     upper, lower = 0.165 * h, 0.15 * h
     thick = 0.030 * h * g**0.6
     elbow = (
-        shoulder[0] + upper * float(np.sin(swing)), shoulder[1] + 0.018 * h * side,
+        shoulder[0] + upper * float(np.sin(swing)),
+        shoulder[1] + 0.018 * h * side,
         shoulder[2] - upper * float(np.cos(swing)),
-    )  # fmt: skip
+    )
     angle = swing + bend
     hand = (
         elbow[0] + lower * float(np.sin(angle)),

@@ -253,8 +253,9 @@ def _veri_xml(title: str, rows: Sequence[tuple[str, int, int, Identity]]) -> str
     items = [
         f'<Item imageName="{name}" vehicleID="{n:04d}" cameraID="c{camera:03d}" '
         f'colorID="{1 + colours.index(who.colour)}" typeID="{1 + types.index(who.type)}" />'
-        for name, n, camera, who in rows if isinstance(who, vehicle.Vehicle)
-    ]  # fmt: skip
+        for name, n, camera, who in rows
+        if isinstance(who, vehicle.Vehicle)
+    ]
     head = f'<?xml version="1.0" encoding="gb2312"?>\n<{title} Version="1.0">\n<Items number="{len(items)}">\n'
     return head + _text(items) + f"</Items>\n</{title}>\n"
 
@@ -408,8 +409,13 @@ def _render_set(
             (partial / path).mkdir(parents=True, exist_ok=True)
         chunks = [(number, shots[i : i + CHUNK]) for number, i in enumerate(range(0, len(shots), CHUNK))]
         missing = [(number, chunk) for number, chunk in chunks if not (parts / f"{number:06d}.csv").exists()]
-        meter = bar(desc=f"rendering {name}", total=len(shots), unit="img", disable=not progress,
-                    initial=len(shots) - sum(len(chunk) for _, chunk in missing))  # fmt: skip
+        meter = bar(
+            desc=f"rendering {name}",
+            total=len(shots),
+            unit="img",
+            disable=not progress,
+            initial=len(shots) - sum(len(chunk) for _, chunk in missing),
+        )
         with meter:
             for done in pool.render(partial, missing, size.height):
                 meter.update(done)
@@ -479,11 +485,17 @@ def _render_chunk(partial: Path, number: int, shots: Sequence[Shot], height: int
         )
         for path in shot.paths:
             (partial / path).write_bytes(data)
-        rows.append({
-            "path": shot.paths[0], "split": shot.split, "identity": shot.identity, "camera": shot.camera,
-            "family": shot.family, **factors,
-            "digest": hashlib.sha256(data).hexdigest()[:16],
-        })  # fmt: skip
+        rows.append(
+            {
+                "path": shot.paths[0],
+                "split": shot.split,
+                "identity": shot.identity,
+                "camera": shot.camera,
+                "family": shot.family,
+                **factors,
+                "digest": hashlib.sha256(data).hexdigest()[:16],
+            }
+        )
     write_csv(partial / "parts" / f"{number:06d}.csv", rows)
     return len(shots)
 

@@ -85,14 +85,25 @@ def photograph(
     resolution = float(np.clip(camera.resolution * rng.uniform(0.8, 1.15), 0.35, 1.0))
     data = _sensor(pixels, np.array(camera.gains, F32) * F32(light), blur, noise, resolution, camera.quality, rng)
     return data, {
-        "yaw": round(yaw, 1) % 360, "elevation": round(elevation, 1), "distance": round(distance, 2),
-        "light": round(light, 3), "sun": round(camera.direct, 3),
-        "red": round(camera.gains[0], 3), "green": round(camera.gains[1], 3), "blue": round(camera.gains[2], 3),
-        "blur": round(blur, 2), "noise": round(noise, 4), "resolution": round(resolution, 2),
-        "quality": camera.quality, "zoom": round(zoom, 3), "shift_x": round(float(shift[0]), 3),
-        "shift_y": round(float(shift[1]), 3), "occluder": occluder if occlusion > 0 else "none",
-        "occlusion": round(occlusion, 3), **asdict(identity),
-    }  # fmt: skip
+        "yaw": round(yaw, 1) % 360,
+        "elevation": round(elevation, 1),
+        "distance": round(distance, 2),
+        "light": round(light, 3),
+        "sun": round(camera.direct, 3),
+        "red": round(camera.gains[0], 3),
+        "green": round(camera.gains[1], 3),
+        "blue": round(camera.gains[2], 3),
+        "blur": round(blur, 2),
+        "noise": round(noise, 4),
+        "resolution": round(resolution, 2),
+        "quality": camera.quality,
+        "zoom": round(zoom, 3),
+        "shift_x": round(float(shift[0]), 3),
+        "shift_y": round(float(shift[1]), 3),
+        "occluder": occluder if occlusion > 0 else "none",
+        "occlusion": round(occlusion, 3),
+        **asdict(identity),
+    }
 
 
 def _frame(
@@ -195,9 +206,14 @@ def _occluder(rng: np.random.Generator, human: bool, yaw: float) -> tuple[str, B
 
 
 def _sensor(
-    pixels: np.ndarray, gains: np.ndarray, blur: float, noise: float, resolution: float, quality: int,
+    pixels: np.ndarray,
+    gains: np.ndarray,
+    blur: float,
+    noise: float,
+    resolution: float,
+    quality: int,
     rng: np.random.Generator,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """From linear colours to a JPEG file."""
     h, w = pixels.shape[:2]
     display = np.sqrt(np.clip(pixels * gains, 0, 1))

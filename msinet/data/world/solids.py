@@ -83,9 +83,14 @@ class Body:
         frame[[0, 1, 2], [0, 1, 2]] = 1 / r
         frame[:, 3] = -np.array(centre, F32) / r
         return self._add(
-            _SPHERE, frame, 1.0, np.zeros((0, 4), F32), _CUBE * r + np.array(centre, F32), surface,
+            _SPHERE,
+            frame,
+            1.0,
+            np.zeros((0, 4), F32),
+            _CUBE * r + np.array(centre, F32),
+            surface,
             (float(r[0] + r[1]) / 2, float(r[2])),
-        )  # fmt: skip
+        )
 
     def tube(self, start: Vector, end: Vector, radius: tuple[float, float], end_radius: float, surface: Surface) -> int:
         """A tapered cylinder with flat ends.
@@ -103,19 +108,23 @@ class Body:
         forward = np.array((1.0, 0.0, 0.0)) if abs(axis[0]) < 0.9 else np.array((0.0, 0.0, 1.0))
         forward = forward - axis * (forward * axis).sum()
         forward /= np.sqrt((forward**2).sum())
-        side = np.array((
-            axis[1] * forward[2] - axis[2] * forward[1],
-            axis[2] * forward[0] - axis[0] * forward[2],
-            axis[0] * forward[1] - axis[1] * forward[0],
-        ))  # fmt: skip
+        side = np.array(
+            (
+                axis[1] * forward[2] - axis[2] * forward[1],
+                axis[2] * forward[0] - axis[0] * forward[2],
+                axis[0] * forward[1] - axis[1] * forward[0],
+            )
+        )
         rotation = np.stack((forward / radius[0], side / radius[1], axis / length))
         frame = np.concatenate((rotation, -(rotation * a).sum(1, keepdims=True)), 1).astype(F32)
         taper = end_radius / radius[0]
         wide = max(1.0, taper)
         corners = (
-            a + _UNIT_Z[:, 0:1] * wide * radius[0] * forward + _UNIT_Z[:, 1:2] * wide * radius[1] * side
+            a
+            + _UNIT_Z[:, 0:1] * wide * radius[0] * forward
+            + _UNIT_Z[:, 1:2] * wide * radius[1] * side
             + _UNIT_Z[:, 2:3] * length * axis
-        )  # fmt: skip
+        )
         ends = np.stack((np.append(-axis, (axis * a).sum()), np.append(axis, -(axis * b).sum())))
         return self._add(_CONE, frame, taper, ends.astype(F32), corners.astype(F32), surface, (sum(radius) / 2, length))
 
@@ -139,9 +148,15 @@ class Body:
         return self.polyhedron(np.zeros((0, 4)), (low[0], low[1], low[2]), (high[0], high[1], high[2]), surface)
 
     def _add(
-        self, kind: int, frame: np.ndarray, taper: float, planes: np.ndarray, corners: np.ndarray, surface: Surface,
+        self,
+        kind: int,
+        frame: np.ndarray,
+        taper: float,
+        planes: np.ndarray,
+        corners: np.ndarray,
+        surface: Surface,
         scale: tuple[float, float],
-    ) -> int:  # fmt: skip
+    ) -> int:
         self.kinds.append(kind)
         self.frames.append(frame)
         self.tapers.append(taper)
@@ -196,11 +211,14 @@ def look_at(target: Vector, azimuth: float, elevation: float, distance: float) -
     ce, se, ca, sa = (float(f(a)) for a in (elevation, azimuth) for f in (np.cos, np.sin))
     forward = np.array((-ce * ca, -ce * sa, -se), F32)
     right = np.array((-sa, ca, 0.0), F32)
-    down = np.array((
-        forward[1] * right[2] - forward[2] * right[1],
-        forward[2] * right[0] - forward[0] * right[2],
-        forward[0] * right[1] - forward[1] * right[0],
-    ), F32)  # fmt: skip
+    down = np.array(
+        (
+            forward[1] * right[2] - forward[2] * right[1],
+            forward[2] * right[0] - forward[0] * right[2],
+            forward[0] * right[1] - forward[1] * right[0],
+        ),
+        F32,
+    )
     return np.array(target, F32) - F32(distance) * forward, np.stack((forward, right, down))
 
 
@@ -280,9 +298,15 @@ def cast(body: Body, view: View) -> Hits:
 
 
 def _quadric(
-    kind: int, taper: float, origin: np.ndarray, ray: np.ndarray, xs: np.ndarray, ys: np.ndarray, near: np.ndarray,
+    kind: int,
+    taper: float,
+    origin: np.ndarray,
+    ray: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    near: np.ndarray,
     far: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """The stretch of each ray inside the unit sphere, or inside the cone of radius 1 + (taper - 1) z."""
     dx, dy, dz = ((r[0] + r[1] * xs) + r[2] * ys for r in ray)
     ox, oy, oz = origin
@@ -390,9 +414,15 @@ def _paint_patterns(body: Body, number: np.ndarray, own: np.ndarray, colour: np.
     a, b = np.sin(across * f), np.sin(along * f)
     level = np.where(np.array(body.kinds)[n] == _CONE, p[:, 2] > 0.5, p[:, 2] > 0)
     choices = [
-        np.zeros(len(at), bool), b > 0, a > 0.1, (a > 0) ^ (b > 0), (a > 0.3) & (b > 0.3), level,
-        np.sin((across + along) * f) > 0, np.sin(across * f * 0.7 + 2 * b) + np.sin(along * f * 0.6 + 2 * a) > 0.2,
-    ]  # fmt: skip
+        np.zeros(len(at), bool),
+        b > 0,
+        a > 0.1,
+        (a > 0) ^ (b > 0),
+        (a > 0.3) & (b > 0.3),
+        level,
+        np.sin((across + along) * f) > 0,
+        np.sin(across * f * 0.7 + 2 * b) + np.sin(along * f * 0.6 + 2 * a) > 0.2,
+    ]
     other = at[np.choose(codes[n], choices)]
     colour[other] = np.array([s.second for s in body.surfaces], F32)[number[other]]
 

@@ -8,11 +8,19 @@ from msinet.data.world.solids import Body, Colour, Decal, Surface
 
 #: Paint in display RGB.
 PAINTS: dict[str, Colour] = {
-    "white": (0.90, 0.90, 0.89), "black": (0.09, 0.09, 0.10), "silver": (0.68, 0.69, 0.71), "grey": (0.40, 0.41, 0.43),
-    "red": (0.70, 0.10, 0.12), "blue": (0.13, 0.25, 0.60), "green": (0.13, 0.38, 0.22), "yellow": (0.90, 0.76, 0.16),
-    "orange": (0.88, 0.44, 0.12), "brown": (0.38, 0.25, 0.17), "beige": (0.78, 0.70, 0.56),
+    "white": (0.90, 0.90, 0.89),
+    "black": (0.09, 0.09, 0.10),
+    "silver": (0.68, 0.69, 0.71),
+    "grey": (0.40, 0.41, 0.43),
+    "red": (0.70, 0.10, 0.12),
+    "blue": (0.13, 0.25, 0.60),
+    "green": (0.13, 0.38, 0.22),
+    "yellow": (0.90, 0.76, 0.16),
+    "orange": (0.88, 0.44, 0.12),
+    "brown": (0.38, 0.25, 0.17),
+    "beige": (0.78, 0.70, 0.56),
     "maroon": (0.36, 0.08, 0.12),
-}  # fmt: skip
+}
 _GLASS: Colour = (0.10, 0.12, 0.14)
 _RUBBER = Surface((0.07, 0.07, 0.07))
 _DARK: Colour = (0.06, 0.06, 0.07)
@@ -84,11 +92,25 @@ class Vehicle:
 def draw_family(rng: np.random.Generator, weights: dict[str, float]) -> Vehicle:
     """The vehicle after which a family is made; `weights` says how common each paint is in the set."""
     base = Vehicle(
-        type=str(rng.choice(list(SHAPES), p=(0.25, 0.16, 0.12, 0.18, 0.09, 0.12, 0.08))), colour=_paint(rng, weights),
-        second=_paint(rng, weights), two_tone="none", rims="disc", rim_colour="silver", roof="none", roof_colour="grey",
-        roof_place=0.0, door_sticker="none", rear_sticker="none", bonnet_sticker="none", sticker_colour="white",
-        cargo=_paint(rng, weights), damage=0, plate=0, windscreen=0, bumper_dark=bool(rng.random() < 0.3),
-    )  # fmt: skip
+        type=str(rng.choice(list(SHAPES), p=(0.25, 0.16, 0.12, 0.18, 0.09, 0.12, 0.08))),
+        colour=_paint(rng, weights),
+        second=_paint(rng, weights),
+        two_tone="none",
+        rims="disc",
+        rim_colour="silver",
+        roof="none",
+        roof_colour="grey",
+        roof_place=0.0,
+        door_sticker="none",
+        rear_sticker="none",
+        bonnet_sticker="none",
+        sticker_colour="white",
+        cargo=_paint(rng, weights),
+        damage=0,
+        plate=0,
+        windscreen=0,
+        bumper_dark=bool(rng.random() < 0.3),
+    )
     for part in PARTS:
         base = vary(base, part, rng, weights)
     return base
@@ -122,9 +144,12 @@ def vary(v: Vehicle, part: str, rng: np.random.Generator, weights: dict[str, flo
         )
     if part == "stickers":
         return replace(
-            v, door_sticker=one(STICKERS, 0.25), rear_sticker=one(STICKERS, 0.35), bonnet_sticker=one(STICKERS, 0.45),
+            v,
+            door_sticker=one(STICKERS, 0.25),
+            rear_sticker=one(STICKERS, 0.35),
+            bonnet_sticker=one(STICKERS, 0.45),
             sticker_colour=_paint(rng, weights, v.colour),
-        )  # fmt: skip
+        )
     if part == "cargo":
         return replace(v, cargo=_paint(rng, weights, v.colour))
     if part == "damage":
@@ -157,19 +182,24 @@ def build(v: Vehicle) -> Body:
     front = s.cabin[0] * half
     rear = s.cabin[3] * half
     planes = [
-        _slope((front, s.belt), (half, s.hood)), _slope((-half, s.tail), (rear, s.belt)),
-        (1, 0, -0.1, -half + 0.1 * s.hood), (-1, 0, -0.1, -half + 0.1 * s.tail),
-        (0, 1, 0.18, -wide - 0.18 * s.belt * 0.55), (0, -1, 0.18, -wide - 0.18 * s.belt * 0.55),
-    ]  # fmt: skip
+        _slope((front, s.belt), (half, s.hood)),
+        _slope((-half, s.tail), (rear, s.belt)),
+        (1, 0, -0.1, -half + 0.1 * s.hood),
+        (-1, 0, -0.1, -half + 0.1 * s.tail),
+        (0, 1, 0.18, -wide - 0.18 * s.belt * 0.55),
+        (0, -1, 0.18, -wide - 0.18 * s.belt * 0.55),
+    ]
     low = body.polyhedron(np.array(planes), (-half, -wide, sill), (half, wide, s.belt), paint)
     # Cabin: windscreen, rear window, and sides that lean inwards.
     a, b, c, d = (x * half for x in s.cabin)
     lean = 0.16 if s.roof < 2 else 0.07
     inner = wide - 0.05
     planes = [
-        _slope((b, s.roof), (a, s.belt)), _slope((d, s.belt), (c, s.roof)),
-        (0, 1, lean, -inner - lean * s.belt), (0, -1, lean, -inner - lean * s.belt),
-    ]  # fmt: skip
+        _slope((b, s.roof), (a, s.belt)),
+        _slope((d, s.belt), (c, s.roof)),
+        (0, 1, lean, -inner - lean * s.belt),
+        (0, -1, lean, -inner - lean * s.belt),
+    ]
     roof_paint = replace(paint, colour=second) if v.two_tone == "roof" else paint
     cabin = body.polyhedron(np.array(planes), (d, -inner, s.belt), (a, inner, s.roof), roof_paint)
     _windows(body, v, s, cabin, (a, b, c, d))
