@@ -6,7 +6,7 @@ from ablations.catalogue import Catalogue, Cell, Request
 from ablations.experiment import Experiment, Init
 from ablations.table2 import TABLE2, groups, tasks
 from msinet.errors import DataError
-from msinet.losses import Variant
+from msinet.training.recipe import Variant
 
 #: Rows of Table 5 by backbone and variant, as the paper's numbers call them.
 VARIANTS: dict[str, tuple[str, Variant]] = {

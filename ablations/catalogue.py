@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ablations.experiment import RESULTS_VERSION, Experiment, Init
-from msinet.data import LAYOUTS
-from msinet.data.layouts import HELD_OUT, available
+from msinet.data.layouts import available, card_of
 from msinet.data.loading import cache_folder
-from msinet.data.world import SETS, SIZES, VERSION, read_world
-from msinet.errors import DataError, UserError, unknown_name
+from msinet.data.rendered import read_world
+from msinet.errors import DataError, UserError
 from msinet.models import split_name
-from msinet.search.recipe import SEARCHES, search_recipe
-from msinet.training.profiles import PROFILES, override, parse_settings, pretrain_recipe, recipe_for
+from msinet.synthetic import SETS, SIZES, VERSION
+from msinet.training.recipe import canonical, override
+from msinet.training.recipes import overridden, parse_settings, published, resolve, resolve_pretraining, resolve_search
 from msinet.training.run import stable_hash
 
 #: Of networks in the smoke profile.
@@ -49,17 +49,14 @@ class Request:
 
     def check(self) -> None:
         """Raise a `UserError` for any name that is not known, before anything is read."""
-        if self.profile not in PROFILES:
-            raise unknown_name("profile", self.profile, PROFILES)
         for name in self.datasets:
-            if name.removesuffix(HELD_OUT) not in LAYOUTS:
-                raise unknown_name("data set", name, LAYOUTS)
+            card_of(name)
         for name in self.models:
             split_name(name)
         if self.seeds < 1:
             raise UserError(f"--seeds must be at least 1, got {self.seeds}")
-        override(PROFILES[self.profile], parse_settings(self.recipe))
-        override(SEARCHES[self.profile], parse_settings(self.search_recipe))
+        overridden(published(self.profile, "light"), self.recipe)
+        overridden(published(self.profile, "search"), self.search_recipe)
         if self.data_root is None and self.profile not in SIZES:
             raise DataError(
                 f"profile {self.profile} trains on photographs: pass --data-root DIR, the folder that holds "
@@ -97,7 +94,7 @@ class Request:
         world = read_world(self.root / PRETEXT)
         if world is None:
             raise DataError(f"no pretext set in {self.root}; msinet data render {self.root} makes it")
-        key = stable_hash([RESULTS_VERSION, pretrain_recipe(self.profile).named(), world["fingerprint"]])
+        key = stable_hash([RESULTS_VERSION, canonical(resolve_pretraining(self.profile).recipe), world["fingerprint"]])
         return self.store / "pretrained" / f"{self.profile}-{key}"
 
     @property
@@ -137,7 +134,8 @@ class Request:
 
     def search(self, source: str, seed: int, **changes: Any) -> Experiment:
         """A search of this request's profile on a training set, with changes to its recipe."""
-        recipe = override(search_recipe(self.profile, source), parse_settings(self.search_recipe) | changes)
+        recipe = resolve_search(self.profile, source).recipe
+        recipe = override(recipe, parse_settings(self.search_recipe) | changes)
         return Experiment(self.named("supernet"), source, source, recipe, self.profile, seed)
 
     def named(self, model: str) -> str:
@@ -148,8 +146,8 @@ class Request:
         self, model: str, source: str, target: str, seed: int, init: Init = "scratch", **options: Any
     ) -> Experiment:
         """One experiment of this request's profile."""
-        recipe = recipe_for(self.profile, source, model, cross_domain=source != target)
-        recipe = override(recipe, parse_settings(self.recipe))
+        resolved = resolve(self.profile, source, model, cross_domain=source != target)
+        recipe = overridden(resolved, self.recipe).recipe
         return Experiment(model, source, target, recipe, self.profile, seed, init, tuple(sorted(options.items())))
 
 

@@ -3,7 +3,6 @@
 from ablations.catalogue import Catalogue, Cell, Request, home
 from ablations.searches import SOURCE, retrained
 from ablations.table2 import TABLE2, column_label
-from msinet.search import SearchRecipe
 
 #: The released code's search (SPEC A.10), one difference from the paper's at a time.
 DISCREPANCIES: dict[str, dict[str, object]] = {
@@ -31,13 +30,13 @@ def discrepancies(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """The paper's search against each behaviour of the released code, and against all of them."""
     source = home(datasets, SOURCE)
     plain = request.search(source, 0).recipe
-    assert isinstance(plain, SearchRecipe)
+    assert plain.search is not None
     cells = []
     for seed in range(request.seeds):
         for row, named in DISCREPANCIES.items():
             changes = dict(named)
             if "alpha_milestones" in changes:
-                changes["alpha_milestones"] = plain.alpha_milestones[:-1]
+                changes["alpha_milestones"] = plain.search.alpha_milestones[:-1]
             search = request.search(source, seed, **changes)
             cells.append(
                 Cell(

@@ -3,13 +3,11 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from msinet.losses import Variant
-from msinet.search import SearchRecipe
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Recipe, Variant, canonical, with_settings
 from msinet.training.run import stable_hash
 
 #: Raise by hand when numerics change, so that old records stop counting as results of the new code.
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 Init = Literal["scratch", "pretrained"]
 
@@ -33,7 +31,7 @@ class Experiment:
     @property
     def is_search(self) -> bool:
         """Whether an architecture is searched rather than a network trained."""
-        return isinstance(self.recipe, SearchRecipe)
+        return self.recipe.search is not None
 
     def known(self, genotype: str) -> "Experiment":
         """The same with the genotype that its search found. What found it is no part of what is trained."""
@@ -54,13 +52,13 @@ class Experiment:
         if variant == "none":
             return self
         options = (("pam", True),) if variant == "pam-self" else ()
-        recipe = replace(self.recipe, alignment=variant, **changes)
+        recipe = with_settings(self.recipe, {"alignment": variant, **changes})
         return replace(self, recipe=recipe, options=tuple(sorted((*self.options, *options))))
 
     def as_dict(self) -> dict[str, Any]:
         """Nested dictionary for JSON."""
         return {name: value for name, value in asdict(self).items() if name != "genotype_from"} | {
-            "recipe": self.recipe.named()
+            "recipe": canonical(self.recipe)
         }
 
     @property
@@ -86,10 +84,10 @@ class Experiment:
 
     def __str__(self) -> str:
         options = "".join(f" {name}={value}" for name, value in self.options)
-        if isinstance(self.recipe, SearchRecipe):
-            return f"search {self.recipe.label}{options} {self.source} seed {self.seed}"
-        if self.recipe.alignment != "none":
-            options += f" {self.recipe.alignment} x{self.recipe.alignment_weight:g}"
+        if self.recipe.search is not None:
+            return f"search {self.recipe.search_settings.label}{options} {self.source} seed {self.seed}"
+        if self.recipe.losses.alignment != "none":
+            options += f" {self.recipe.losses.alignment} x{self.recipe.losses.alignment_weight:g}"
         if self.genotype_from is not None:
             options += f" of {self.genotype_from}"
         where = self.source if not self.cross_domain else f"{self.source}->{self.target}"

@@ -23,7 +23,7 @@ from msinet.environment import pick_device
 from msinet.errors import Busy, UserError
 from msinet.models import build_model, load_weights
 from msinet.progress import bar
-from msinet.search import SearchRecipe, check_sides, read_genotype, search, search_line
+from msinet.search import check_sides, read_genotype, search, search_line
 from msinet.search.run import GENOTYPE
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.run import How, Record, file_hash, run
@@ -145,13 +145,13 @@ def cost(experiment: Experiment, num_classes: int, weights: Path | None) -> Reco
         WeightsError: the pre-trained weights do not fit, which is better known now than hours later.
     """
     options = dict(experiment.options)
-    if isinstance(experiment.recipe, SearchRecipe):
-        options["mid"] = experiment.recipe.mid
+    if experiment.recipe.search is not None:
+        options["mid"] = experiment.recipe.search_settings.mid
     recipe = experiment.recipe
-    model = build_model(experiment.model, num_classes, image=(recipe.height, recipe.width), **options)
+    model = build_model(experiment.model, num_classes, image=(recipe.image.height, recipe.image.width), **options)
     if weights is not None:
         load_weights(model, weights)
-    counted = count(model, recipe.height, recipe.width)
+    counted = count(model, recipe.image.height, recipe.image.width)
     return {
         "parameters": counted.parameters,
         "parameters_without_classifier": counted.parameters_without_classifier,
@@ -169,14 +169,14 @@ def check_images(todo: Sequence[Planned], plan: Plan, costs: dict[str, Record], 
     wanted = set()
     for planned in todo:
         e = planned.experiment
-        if isinstance(e.recipe, SearchRecipe):
+        if e.recipe.search is not None:
             check_sides(plan.datasets[e.source], e.recipe, e.seed)
-            wanted.add((e.source, "train", e.recipe.height, e.recipe.width))
+            wanted.add((e.source, "train", e.recipe.image.height, e.recipe.image.width))
             continue
-        if e.recipe.epochs and costs[planned.run_id]["parameters"]:
-            pk_batches(plan.datasets[e.source].labels, e.recipe.identities, e.recipe.images, (0,))
-            wanted.add((e.source, "train", e.recipe.height, e.recipe.width))
-        wanted.add((e.target, "test", e.recipe.height, e.recipe.width))
+        if e.recipe.schedule.epochs and costs[planned.run_id]["parameters"]:
+            pk_batches(plan.datasets[e.source].labels, e.recipe.sampler.identities, e.recipe.sampler.images, (0,))
+            wanted.add((e.source, "train", e.recipe.image.height, e.recipe.image.width))
+        wanted.add((e.target, "test", e.recipe.image.height, e.recipe.image.width))
     for name, role, height, width in sorted(wanted):
         open_pixels(plan.datasets[name], role, height, width, cache=how.cache, progress=how.progress)
 
@@ -187,8 +187,8 @@ def costs_of(todo: Sequence[Planned], plan: Plan) -> dict[str, Record]:
     result = {}
     for planned in todo:
         e = planned.experiment
-        mid = e.recipe.mid if isinstance(e.recipe, SearchRecipe) else ""
-        what = (e.model, e.options, mid, e.recipe.height, e.recipe.width, e.source, planned.weights)
+        mid = e.recipe.search_settings.mid if e.recipe.search is not None else ""
+        what = (e.model, e.options, mid, e.recipe.image.height, e.recipe.image.width, e.source, planned.weights)
         if what not in counted:
             counted[what] = cost(e, plan.datasets[e.source].num_classes, planned.weights)
         result[planned.run_id] = counted[what]
@@ -297,7 +297,7 @@ def _one(
     if whole.exists():  # killed between the end of the run and its publication
         record: Record = json.loads(whole.read_text(encoding="utf-8"))
         remove_checkpoints(folder)
-    elif isinstance(experiment.recipe, SearchRecipe):
+    elif experiment.recipe.search is not None:
         record = search(
             folder,
             model=experiment.model,
@@ -328,14 +328,14 @@ def _one(
 def _work(planned: Planned, plan: Plan, costs: Record) -> float:
     """Multiply-adds of a run, in 10^9: three passes' worth for each training image, one for each test image."""
     recipe = planned.experiment.recipe
-    batch = recipe.identities * recipe.images
+    batch = recipe.sampler.identities * recipe.sampler.images
     train, test = plan.datasets[planned.experiment.source].train, plan.datasets[planned.experiment.target].test
-    if isinstance(recipe, SearchRecipe):  # two passes each time, one of them without gradients of the weights
-        per_epoch = recipe.steps_per_epoch or len(train) * (1 + recipe.overlap) / 4 // batch
-        images = 5 * recipe.epochs * per_epoch * batch
+    if recipe.search is not None:  # two passes each time, one of them without gradients of the weights
+        per_epoch = recipe.sampler.steps_per_epoch or len(train) * (1 + recipe.search_settings.overlap) / 4 // batch
+        images = 5 * recipe.schedule.epochs * per_epoch * batch
     else:
-        per_epoch = recipe.steps_per_epoch or len(train) // batch
-        images = 3 * recipe.epochs * per_epoch * batch + len(test)
+        per_epoch = recipe.sampler.steps_per_epoch or len(train) // batch
+        images = 3 * recipe.schedule.epochs * per_epoch * batch + len(test)
     return images * max(1e-3, float(costs["macs"] or 0) / 1e9)
 
 

@@ -125,7 +125,6 @@ class Store:
             if record["run_id"] != folder.name:
                 raise ValueError(f"its record is of run {record['run_id']}")
             recipe = experiment.pop("recipe")
-            recipe |= recipe.pop("augmentation")
             options = experiment.pop("options")
             return {
                 **experiment,

@@ -27,11 +27,11 @@ from ablations.runner import execute, found_genotype, make_plan
 from ablations.searches import SOURCE, retrained, trained
 from ablations.store import Store
 from ablations.table2 import TABLE2, column_label
-from msinet.data.layouts import HELD_OUT
+from msinet.data.datasets import HELD_OUT
 from msinet.errors import UserError, unknown_name
 from msinet.io import exclusive, write_csv, write_json
 from msinet.models.msinet import SEARCHED
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Losses
 from msinet.training.run import How, stable_hash
 
 #: Shares of the full length at which a trial may be given up, each twice the one before (successive halving).
@@ -185,7 +185,7 @@ def _run_trial(
 
 def _shortened(experiment: Experiment, share: float) -> Experiment:
     recipe = experiment.recipe
-    return replace(experiment, recipe=recipe.with_epochs(max(1, round(recipe.epochs * share))))
+    return replace(experiment, recipe=recipe.with_epochs(max(1, round(recipe.schedule.epochs * share))))
 
 
 def overlap_place(request: Request) -> tuple[str, str]:
@@ -197,7 +197,7 @@ def overlap_place(request: Request) -> tuple[str, str]:
 def overlap_default(request: Request, source: str) -> dict[str, float]:
     """What the profile searches with."""
     recipe = request.search(source, 0).recipe
-    return {name: getattr(recipe, name) for name in OVERLAP.space}
+    return {name: getattr(recipe.search, name) for name in OVERLAP.space}
 
 
 def overlap_trial(request: Request, place: tuple[str, str], changes: dict[str, float], share: float) -> Experiment:
@@ -229,7 +229,7 @@ def alignment_place(request: Request) -> tuple[str, str]:
 def alignment_default(request: Request, source: str) -> dict[str, float]:
     """The paper's weight."""
     del request, source
-    return {"alignment_weight": Recipe().alignment_weight}
+    return {"alignment_weight": Losses().alignment_weight}
 
 
 def alignment_trial(request: Request, place: tuple[str, str], changes: dict[str, float], share: float) -> Experiment:
@@ -363,7 +363,7 @@ SWEEP = Catalogue(
 def alignment_cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """No alignment, the paper's weight and the sweep's on the test set, once per seed."""
     column, source, target = across(request, datasets)
-    weights = {"no alignment": 0.0, f"the paper's weight, {Recipe().alignment_weight:g}": Recipe().alignment_weight}
+    weights = {"no alignment": 0.0, f"the paper's weight, {Losses().alignment_weight:g}": Losses().alignment_weight}
     path = summary_path(request, ALIGNMENT.name)
     if path.exists():
         best = float(json.loads(path.read_text(encoding="utf-8"))["best"]["alignment_weight"])

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ablations.catalogue import MAIN_DATASETS, Catalogue, Cell, Request
 from ablations.experiment import Experiment, Init
 from msinet.models import split_name
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Recipe, Schedule
 
 #: Networks of the table by model name.
 NETWORKS = {"resnet50": "ResNet50", "osnet": "OSNet", "cdnet": "CDNet", "msinet": "MSINet"}
@@ -42,7 +42,7 @@ def tasks(request: Request, datasets: tuple[str, ...]) -> list[tuple[str, str, s
 def untrained(request: Request, model: str, target: str) -> Experiment:
     """A row that learns nothing: there is no seed, training set or schedule, only the target and its image size."""
     plain = request.experiment(model, target, target, 0)
-    return replace(plain, recipe=Recipe(height=plain.recipe.height, width=plain.recipe.width, epochs=0))
+    return replace(plain, recipe=Recipe(image=plain.recipe.image, schedule=Schedule(epochs=0)))
 
 
 def groups(request: Request) -> list[tuple[str, Init]]:

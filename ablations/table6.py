@@ -20,7 +20,7 @@ def model_name(request: Request, family: str) -> str:
 def label(model: str, recipe: Recipe) -> str:
     """As the paper calls it; another patch or width than the paper's is said."""
     family, width = split_name(model)
-    side = patch_side(recipe.height)
+    side = patch_side(recipe.image.height)
     patch = f" /{side}" if family != "msinet" and side != 16 else ""
     return NETWORKS[family] + ("" if width == 1 else f" x{width:g}") + patch
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from ablations.catalogue import MAIN_DATASETS, PRETEXT, Catalogue, Request
+from msinet.data.datasets import HELD_OUT
 from msinet.data.folders import load_class_folders
-from msinet.data.layouts import HELD_OUT
-from msinet.data.world import SIZES, render
+from msinet.synthetic import SIZES, render
 from msinet.training.pretrain import pretrain
-from msinet.training.profiles import pretrain_recipe
+from msinet.training.recipes import resolve_pretraining
 from msinet.training.run import How
 
 
@@ -43,7 +43,7 @@ def prepare(catalogue: Catalogue, request: Request, how: How) -> None:
                 model=model,
                 options={},
                 data=data,
-                recipe=pretrain_recipe(request.profile),
+                recipe=resolve_pretraining(request.profile).recipe,
                 seed=0,
                 how=replace(how, evaluate_every=0),
             )

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.networks import REFERENCE, Spec, specs
 from msinet.errors import UserError
 from msinet.io import atomic_path
-from msinet.models import MODELS
+from msinet.models import CARDS
 
 with warnings.catch_warnings():
     # fvcore scripts a focal loss when it is imported, and torch warns of that.
@@ -294,7 +294,7 @@ class Table:
         Raises:
             UserError: unknown model, an image that is too small, or a file that cannot be written.
         """
-        chosen = specs(self.models, tuple(sorted(MODELS)))  # a wrong name fails now, not after the networks before it
+        chosen = specs(self.models, tuple(CARDS))  # a wrong name fails now, not after the networks before it
         names = [spec.text for spec in chosen]
         height, width = self.height, self.width
         if min(height, width) < SMALLEST:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from msinet.errors import UserError, unknown_name
 from msinet.models import build_model, split_name
 from msinet.models.deploy import deploy
-from msinet.training.profiles import parse_settings
+from msinet.training.recipes import parse_settings
 
 #: Every network of the paper's tables that is here; MSINet-SAM differs from MSINet in training alone.
 ALL = ("resnet50", "osnet", "cdnet", "msinet", "msinet pam=True", "deit_small", "deit_base", "vit_base")

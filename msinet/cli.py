@@ -17,19 +17,20 @@ from msinet import distributed
 from msinet.data import load_dataset, open_pixels
 from msinet.data.check import check, recognised
 from msinet.data.folders import load_class_folders
+from msinet.data.rendered import read_world
 from msinet.data.sheets import show
-from msinet.data.world import SIZES, Size, read_world, render
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError, WeightsError, unknown_name
 from msinet.export import export_onnx, need_onnx
 from msinet.io import atomic_path, file_errors, write_json
-from msinet.models import MODELS, build_model, load_weights
+from msinet.models import CARDS, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS
-from msinet.search import read_genotype, search, search_line, search_recipe
+from msinet.search import read_genotype, search, search_line
+from msinet.synthetic import SIZES, Size, render
 from msinet.training import embed, evaluate_model
 from msinet.training.pretrain import pretrain
-from msinet.training.profiles import override, parse_settings, pretrain_recipe, recipe_for
+from msinet.training.recipes import overridden, parse_settings, resolve, resolve_pretraining, resolve_search
 from msinet.training.run import RECORD, How, exclusive_of_all, run
 
 Command = Callable[[], int]
@@ -67,8 +68,8 @@ class Train:
         """Run it."""
         source = load_dataset(self.dataset, self.data_root)
         target = load_dataset(self.target, self.data_root) if self.target else source
-        recipe = recipe_for(self.profile, self.dataset, self.model, cross_domain=source.name != target.name)
-        recipe = override(recipe, parse_settings(self.recipe))
+        resolved = resolve(self.profile, self.dataset, self.model, cross_domain=source.name != target.name)
+        recipe = overridden(resolved, self.recipe).recipe
         options = parse_settings(self.options)
         if self.genotype is not None:
             if "genotype" in options:
@@ -118,7 +119,7 @@ class Search:
     def __call__(self) -> int:
         """Search and say what was found."""
         source = load_dataset(self.dataset, self.data_root)
-        recipe = override(search_recipe(self.profile, self.dataset), parse_settings(self.recipe))
+        recipe = overridden(resolve_search(self.profile, self.dataset), self.recipe).recipe
         with exclusive_of_all(self.out / ".lock", f"a search in {self.out}"):
             if distributed.leads() and (self.out / RECORD).exists() and self.how.resume:
                 raise UserError(f"{self.out} holds a finished search; choose another --out, or --no-resume")
@@ -164,8 +165,8 @@ class Pretrain:
         root = self.imagenet or self.data
         if root is None or (self.imagenet and self.data):
             raise UserError("pretrain needs one of --data DIR and --imagenet DIR, a folder with train/ and val/")
-        recipe = pretrain_recipe(self.profile or ("paper" if self.imagenet else "mini"))
-        recipe = override(recipe, parse_settings(self.recipe))
+        resolved = resolve_pretraining(self.profile or ("paper" if self.imagenet else "mini"))
+        recipe = overridden(resolved, self.recipe).recipe
         out = self.out or Path("weights") / f"{self.model}.safetensors"
         record = pretrain(
             out,
@@ -403,10 +404,10 @@ def load_network(command: Evaluate | Export, dataset: str) -> tuple[nn.Module, i
     name = command.model or known.get("model", "")
     if not name:
         raise WeightsError(
-            f"{command.weights} does not say which network it holds; pass --model, one of {', '.join(sorted(MODELS))}"
+            f"{command.weights} does not say which network it holds; pass --model, one of {', '.join(CARDS)}"
         )
     options = parse_settings(command.options) or json.loads(known.get("options", "{}"))
-    default = recipe_for("paper", dataset, name)
+    default = resolve("paper", dataset, name).recipe.image
     height = command.height or int(known.get("height", default.height))
     width = command.width or int(known.get("width", default.width))
     model = build_model(name, int(known.get("num_classes", 1)), image=(height, width), **options)

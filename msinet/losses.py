@@ -1,6 +1,6 @@
 """The losses of training (Sec. 3.2-3.3, Eq. 5-9; SPEC A.4, A.6)."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from msinet.errors import UserError, unknown_name
 from msinet.models.sam import at_least_float, correlations
+from msinet.training.recipe import Variant
 
 
 def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
@@ -47,9 +48,6 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float | None = 0.3,
     hardest_negative = distance.masked_fill(same, torch.inf).amin(1)  # (B,)
     difference = hardest_positive - hardest_negative
     return (F.softplus(difference) if margin is None else F.relu(difference + margin)).mean()
-
-
-Variant = Literal["none", "self-pos", "self-neg", "unified", "separated", "pam-self"]
 
 
 def alignment_loss(

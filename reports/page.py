@@ -41,7 +41,7 @@ from msinet.environment import describe
 from msinet.errors import UserError
 from msinet.io import write_text
 from msinet.retrieval import METRICS
-from msinet.training.profiles import PROFILES
+from msinet.training.recipes import PROFILES
 from reports.claims import Status, Verdict, command_for
 from reports.ranked import ranked_lists, spread_queries
 from reports.tables import Table, as_frame, as_latex, as_markdown, build_table, grid

@@ -17,7 +17,7 @@ from torch import nn
 
 from ablations.store import Store
 from msinet.data import Dataset, open_pixels
-from msinet.data.layouts import Image
+from msinet.data.datasets import Image
 from msinet.environment import pick_device
 from msinet.errors import DataError, UserError
 from msinet.io import atomic_path

@@ -298,15 +298,15 @@ def paper_place(numbers: pd.DataFrame, method: str, init: str, column: str) -> t
 def _notes(request: Request, cells: Sequence[Cell], used: Sequence["pd.Series[Any]"], rows: Sequence[Row]) -> list[str]:
     """What a reader must know to judge the numbers."""
     trained = [cell.experiment for cell in cells if cell.group != "no training"]
-    sizes = dict.fromkeys(f"{e.recipe.height}x{e.recipe.width}" for e in trained)
+    sizes = dict.fromkeys(f"{e.recipe.image.height}x{e.recipe.image.width}" for e in trained)
     recipe = trained[0].recipe
-    rates = " or ".join(f"{rate:g}" for rate in sorted({e.recipe.lr for e in trained}))
+    rates = " or ".join(f"{rate:g}" for rate in sorted({e.recipe.optimizer.lr for e in trained}))
     rates += " by network" if " or " in rates else ""
     erased = "" if recipe.augmentation.erase else ", no random erasing"
     notes = [
         f"Profile {request.profile}{' with ' + ' '.join(request.recipe) if request.recipe else ''}: "
-        f"images {' and '.join(sizes)}, batches {recipe.identities}x{recipe.images}, "
-        f"{recipe.optimizer} lr {rates}, {_length(recipe)}{erased}."
+        f"images {' and '.join(sizes)}, batches {recipe.sampler.identities}x{recipe.sampler.images}, "
+        f"{recipe.optimizer.optimizer} lr {rates}, {_length(recipe)}{erased}."
     ]
     across = next((e.recipe for e in trained if e.cross_domain), None)
     if across is not None:
@@ -449,7 +449,9 @@ def baseline_of(label: str, baseline: str) -> str:
 
 
 def _length(recipe: Recipe) -> str:
-    return f"{recipe.epochs} epochs" + (f" of {recipe.steps_per_epoch} steps" if recipe.steps_per_epoch else "")
+    return f"{recipe.schedule.epochs} epochs" + (
+        f" of {recipe.sampler.steps_per_epoch} steps" if recipe.sampler.steps_per_epoch else ""
+    )
 
 
 def brief(table: Table) -> Table:

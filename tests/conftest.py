@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import torch
 
-from msinet.data.world import Size, render
+from msinet.synthetic import Size, render
 
 TRAIN_IDENTITIES = 8
 TEST_IDENTITIES = 5

@@ -21,6 +21,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from msinet.training.profiles import PROFILES, override, parse_settings
 
 from ablations.__main__ import main as ablations
 from ablations.experiment import Experiment
@@ -30,14 +31,13 @@ from bench.__main__ import main as bench
 from msinet.cli import run_command as msinet
 from msinet.data import load_dataset
 from msinet.data.loading import decode
-from msinet.data.world import read_world
 from msinet.errors import UserError, WeightsError
 from msinet.models import build_model, load_weights, save_weights
 from msinet.models.msinet import check_genotype
 from msinet.search import read_genotype
+from msinet.synthetic import read_world
 from msinet.training.checkpoint import load_checkpoint, save_checkpoint
 from msinet.training.loop import build_optimizer
-from msinet.training.profiles import PROFILES, override, parse_settings
 from msinet.training.recipe import Recipe
 from reports.__main__ import main as reports
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from msinet.data.augmentation import Augmentation
 from msinet.data.loading import train_batches
-from msinet.data.transforms import MEAN, STD, Augmentation
+from msinet.data.transforms import MEAN, STD
 
 BATCHES = 8
 

@@ -10,9 +10,9 @@ import PIL.Image
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from msinet.data.world.cameras import draw_camera
-from msinet.data.world.render import SETS, SIZES
-from msinet.data.world.scene import photograph
+from msinet.synthetic.cameras import draw_camera
+from msinet.synthetic.render import SETS, SIZES
+from msinet.synthetic.scene import photograph
 
 HEIGHTS = sorted({SIZES[name].height for name in ("mini", "full")})
 

@@ -1,7 +1,6 @@
 """A search iteration against the plain form: four separate operations, every gradient in both steps."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,11 @@ from msinet.data.loading import train_batches
 from msinet.models import build_model
 from msinet.models.interactions import INTERACTIONS, Pair
 from msinet.models.supernet import OPERATIONS, MixedInteraction, interactions_of
-from msinet.search import Memory, Side, search_recipe, split_identities
+from msinet.search import Memory, Side, split_identities
 from msinet.search.twins import Subset, Twins, search_alphas
 from msinet.training.loop import build_optimizer
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Recipe, with_settings
+from msinet.training.recipes import resolve_search
 
 IDENTITIES, IMAGES, ITERATIONS = 100, 16, 3
 
@@ -73,7 +73,7 @@ def plain_search(pixels: np.ndarray, labels: np.ndarray, recipe: Recipe) -> Call
     memories = [F.normalize(torch.randn(side.classes, 512)) for side in (training, validation)]
 
     def batches(side: Side) -> Iterator[tuple[Tensor, Tensor]]:
-        plan = ((0, i, recipe.batches(side.labels, seed=0, epoch=i)[0]) for i in range(ITERATIONS))
+        plan = ((0, i, recipe.sampler.batches(side.labels, seed=0, epoch=i)[0]) for i in range(ITERATIONS))
         return train_batches(Subset(pixels, side.positions), side.labels, recipe.augmentation, plan, seed=0)
 
     def run() -> None:
@@ -94,10 +94,10 @@ def plain_search(pixels: np.ndarray, labels: np.ndarray, recipe: Recipe) -> Call
 @pytest.mark.parametrize("form", ["plain", "ours", "floor"])
 def test_three_iterations_of_a_search_at_batch_64(benchmark: BenchmarkFixture, form: str, tmp_path: Path) -> None:
     """Compare the rows: plain to ours is what sharing work is worth; the floor is the network without interactions."""
-    recipe = search_recipe("mini", "msmt17")
-    recipe = replace(recipe, epochs=1, steps_per_epoch=ITERATIONS, memory_init="zeros")
+    recipe = resolve_search("mini", "msmt17").recipe
+    recipe = with_settings(recipe, {"epochs": 1, "steps_per_epoch": ITERATIONS, "memory_init": "zeros"})
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (IDENTITIES * IMAGES, recipe.height, recipe.width, 3), np.uint8)
+    pixels = rng.integers(0, 256, (IDENTITIES * IMAGES, recipe.image.height, recipe.image.width, 3), np.uint8)
     labels = np.repeat(np.arange(IDENTITIES), IMAGES)
     torch.manual_seed(0)
     if form == "plain":

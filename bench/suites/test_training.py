@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from msinet.models import build_model
 from msinet.training.loop import build_optimizer, forward, losses
-from msinet.training.profiles import recipe_for
+from msinet.training.recipe import ImageSize
+from msinet.training.recipes import resolve
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 32), (256, 128)])
@@ -27,14 +28,14 @@ def test_a_training_step_at_batch_64(
     benchmark.group = f"training step, {model} {height}x{width}"
     torch.manual_seed(0)
     network = build_model(model, 751).train()
-    recipe = replace(recipe_for("paper", "market1501", model), height=height, width=width)
+    recipe = replace(resolve("paper", "market1501", model).recipe, image=ImageSize(height, width))
     images, labels = torch.randn(64, 3, height, width), torch.arange(16).repeat_interleave(4)
     if form == "plain":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(
             [p for p in network.parameters() if p.requires_grad],
-            recipe.lr,
+            recipe.optimizer.lr,
             0.9,
-            weight_decay=recipe.weight_decay,
+            weight_decay=recipe.optimizer.weight_decay,
             foreach=False,
         )
     else:

@@ -1,14 +1,21 @@
-"""Data sets in their native layouts, P x K batches, augmentation and decoding."""
+"""Data sets in their native layouts, P x K batches, augmentation and decoding. Importing it does not import torch."""
 
-from msinet.data.layouts import LAYOUTS, Dataset, Draw, Image, load_dataset
-from msinet.data.loading import open_pixels, test_batches, train_batches
+from typing import TYPE_CHECKING, Any
+
+from msinet.data.augmentation import Augmentation
+from msinet.data.datasets import Dataset, DatasetCard, Draw, Image
+from msinet.data.layouts import load_dataset
 from msinet.data.sampler import epoch_batches, pk_batches
-from msinet.data.transforms import Augmentation, augment, normalize
+from msinet.lazy import lazy
+
+if TYPE_CHECKING:
+    from msinet.data.loading import open_pixels, test_batches, train_batches
+    from msinet.data.transforms import augment, normalize
 
 __all__ = [
-    "LAYOUTS",
     "Augmentation",
     "Dataset",
+    "DatasetCard",
     "Draw",
     "Image",
     "augment",
@@ -20,3 +27,7 @@ __all__ = [
     "test_batches",
     "train_batches",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return lazy(__name__, name, loading="open_pixels test_batches train_batches", transforms="augment normalize")

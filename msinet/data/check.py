@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from msinet.data.layouts import LAYOUTS, Dataset, available, load_dataset
+from msinet.data.datasets import Dataset
+from msinet.data.layouts import available, card_of, cards, load_dataset
 from msinet.data.loading import undecodable
 from msinet.errors import DataError
 
@@ -40,9 +41,9 @@ def recognised(root: Path, datasets: tuple[str, ...] = ()) -> tuple[str, ...]:
     """
     if not root.is_dir():
         raise DataError(f"data root {root} does not exist")
-    names = datasets or tuple(name for name in available(root) if "_" not in name)
+    names = datasets or tuple(name for name in available(root) if not card_of(name).part_of)
     if not names:
-        wanted = "; ".join(f"{name}: {', '.join(layout.needs)}" for name, layout in LAYOUTS.items() if "_" not in name)
+        wanted = "; ".join(f"{card.name}: {', '.join(card.needs)}" for card in cards() if not card.part_of)
         raise DataError(f"no known layout under {root}. A set is recognised by these entries of its folder: {wanted}")
     return names
 
@@ -57,8 +58,8 @@ def _check_one(name: str, root: Path, decode: bool, progress: bool) -> bool:
     print(f"  {'split':<8} {'identities':>10} {'images':>8} {'cameras':>7}   published")
     for split, images in dataset.splits().items():
         found = (len({i.identity for i in images}), len(images), len({i.camera for i in images}))
-        expected = LAYOUTS[name].expected[split]
-        same = "the same" if found == expected else "{} {} {}".format(*expected)
+        expected = card_of(name).expected.get(split)
+        same = "-" if expected is None else "the same" if found == expected else "{} {} {}".format(*expected)
         print(f"  {split:<8} {found[0]:>10} {found[1]:>8} {found[2]:>7}   {same}")
     for line in _remarks(dataset):
         print(f"  {line}")

@@ -4,8 +4,8 @@ import csv
 
 import numpy as np
 
-from msinet.data.layouts import Dataset, Draw
-from msinet.data.world import FACTORS
+from msinet.data.datasets import Dataset, Draw
+from msinet.data.rendered import FACTORS
 from msinet.errors import UserError
 
 

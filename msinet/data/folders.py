@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from msinet.data.layouts import SUFFIXES, Image, some
+from msinet.data.datasets import SUFFIXES, Image, some
 from msinet.data.loading import Pixels, decode, verify
+from msinet.data.rendered import WORLD
 from msinet.data.transforms import centre_crop
-from msinet.data.world import WORLD
 from msinet.errors import DataError
 
 EXPECTED = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from msinet import distributed
-from msinet.data.layouts import Dataset, Image, some
-from msinet.data.transforms import Augmentation, augment, normalize
+from msinet.data.augmentation import Augmentation
+from msinet.data.datasets import Dataset, Image, some
+from msinet.data.transforms import augment, normalize
 from msinet.errors import DataError, UserError
 from msinet.io import atomic_path, write_text
 from msinet.progress import bar

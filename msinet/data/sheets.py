@@ -10,8 +10,8 @@ import PIL.ImageDraw
 import PIL.ImageFont
 import PIL.ImageOps
 
+from msinet.data.datasets import Dataset, Image
 from msinet.data.factors import read_factors
-from msinet.data.layouts import Dataset, Image
 from msinet.data.loading import decode
 from msinet.errors import UserError
 from msinet.io import atomic_path

@@ -1,55 +1,18 @@
 """From decoded pixels to network input: the training recipes and the test pipelines (SPEC A.7, A.8)."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from msinet.data.augmentation import Augmentation
+
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 #: The released code erases with this mean of RGB in [0, 1], though the image is normalised by then.
 ERASE_FILL = torch.tensor((0.4914, 0.4822, 0.4465)).view(3, 1, 1)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What happens to a training image, in this order: flip, pad and crop, jitter, normalise, erase."""
-
-    flip: float = 0.5
-    """probability of a horizontal flip"""
-    pad: int = 10
-    """pixels of black added on every side before a random crop of the original size"""
-    jitter: bool = False
-    """colour jitter of the cross-domain recipe: brightness 0.4, contrast 0.4, saturation 0.3"""
-    erase: float = 0.5
-    """probability of random erasing"""
-
-
-@dataclass(frozen=True)
-class ResizedCrop(Augmentation):
-    """Augmentation of classifiers: a random part of the image in its own size takes the place of pad and crop.
-
-    A class of its own because what `Augmentation` holds names the finished runs of re-identification.
-    """
-
-    pad: int = 0
-    """always 0"""
-    erase: float = 0.0
-    """probability of random erasing"""
-    crop: float = 0.08
-    """smallest share of the image's area in a random crop of aspect 3/4 to 4/3, which is then resized"""
-
-
-@dataclass(frozen=True)
-class NoiseErasing(Augmentation):
-    """Augmentation of transformers: an erased box is filled with noise, pixel by pixel.
-
-    Normal with mean and deviation 0.5 of [0, 1], which is what transformers are normalised with. A class of its own
-    because what `Augmentation` holds names the finished runs of other networks.
-    """
 
 
 def normalize(pixels: np.ndarray) -> Tensor:
@@ -73,7 +36,7 @@ def augment(
     height, width = pixels.shape[:2]
     if rng.random() < recipe.flip:
         pixels = pixels[:, ::-1]
-    if isinstance(recipe, ResizedCrop):
+    if recipe.crop:
         box = crop_box(height, width, recipe.crop, rng)
         tensor = tv.resized_crop(_tensor(pixels).movedim(-1, 0), *box, list(size or (height, width)), antialias=True)
         pixels = tensor.movedim(0, -1).numpy()
@@ -87,7 +50,7 @@ def augment(
         pixels = _jitter(pixels, rng)
     tensor = normalize(pixels)
     if rng.random() < recipe.erase:
-        _erase(tensor, rng, noise=isinstance(recipe, NoiseErasing))
+        _erase(tensor, rng, noise=recipe.erase_fill == "noise")
     return tensor
 
 

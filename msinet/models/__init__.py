@@ -1,8 +1,29 @@
-"""Networks: one file per family, one registry."""
+"""Networks: one file per family, each with its card. Importing this package does not import torch."""
 
-from msinet.models import cdnet, colour, msinet, osnet, resnet, supernet, transformer  # noqa: F401  (importing registers them)
-from msinet.models.heads import Output
-from msinet.models.registry import MODELS, build_model, split_name
-from msinet.models.weights import LoadReport, load_weights, save_weights
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MODELS", "LoadReport", "Output", "build_model", "load_weights", "save_weights", "split_name"]
+from msinet.lazy import lazy
+from msinet.models.registry import CARDS, NetworkCard, build_model, card_of, label_of, split_name
+
+if TYPE_CHECKING:
+    from msinet.models.deploy import deploy
+    from msinet.models.heads import Output
+    from msinet.models.weights import LoadReport, load_weights, save_weights
+
+__all__ = [
+    "CARDS",
+    "LoadReport",
+    "NetworkCard",
+    "Output",
+    "build_model",
+    "card_of",
+    "deploy",
+    "label_of",
+    "load_weights",
+    "save_weights",
+    "split_name",
+]
+
+
+def __getattr__(name: str) -> Any:
+    return lazy(__name__, name, heads="Output", weights="LoadReport load_weights save_weights", deploy="deploy")

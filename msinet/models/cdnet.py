@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from msinet.models.blocks import ChannelGate, ConvBN, Skeleton, light_convs, shortcut
 from msinet.models.heads import ReIDNet, assemble
-from msinet.models.registry import register
+from msinet.models.registry import NetworkCard, register
 
 #: The published architecture: kernels of the two branches and depth of each of the six cells.
 SEARCHED = ((3, 5, 1), (3, 7, 2), (5, 7, 2), (5, 9, 1), (5, 7, 2), (5, 7, 1))
@@ -43,7 +43,18 @@ def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(cell(in_channels, out_channels, *first), cell(out_channels, out_channels, *second))
 
 
-@register("cdnet")
+@register(
+    NetworkCard(
+        name="cdnet",
+        label="CDNet",
+        order=30,
+        colour="#009E73",
+        marker="^",
+        studies=("table2", "table3"),
+        settings=(("mini", {"lr": 2e-3}),),
+        cross_domain=False,
+    )
+)
 def cdnet(num_classes: int, *, width: float = 1.0, neck: str = "cdnet", pam: bool = False) -> ReIDNet:
     """CDNet with its original neck, or with MSINet's (fbl)."""
     return assemble(Skeleton(width, stage), neck, num_classes, pam=pam)

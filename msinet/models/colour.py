@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from msinet.data.transforms import MEAN, STD
 from msinet.errors import UserError
-from msinet.models.registry import register
+from msinet.models.registry import NetworkCard, register
 
 #: Bins per channel; 256 must be a multiple.
 BINS = 8
@@ -41,7 +41,11 @@ class ColourHistogram(nn.Module):
         return shares.new_zeros(len(bins), BINS**3).scatter_add_(1, bins, shares).sqrt()
 
 
-@register("colour_histogram")
+@register(
+    NetworkCard(
+        name="colour_histogram", label="colour histogram", order=0, colour="0.45", marker="X", widths=(), learns=False
+    )
+)
 def colour_histogram(num_classes: int, *, width: float = 1.0) -> ColourHistogram:
     """Colour histogram of 8x8x8 bins: the row that every trained network has to beat."""
     del num_classes  # nothing is classified

@@ -11,7 +11,7 @@ from msinet.errors import UserError
 from msinet.models.blocks import ConvBN, Skeleton, light_convs, shortcut
 from msinet.models.heads import ReIDNet, assemble
 from msinet.models.interactions import INTERACTIONS, Make
-from msinet.models.registry import register
+from msinet.models.registry import NetworkCard, register
 
 #: Table 1: the interactions found on MSMT17, two per cell, cell 1 first.
 SEARCHED = "GGEGAGGNGAEA"
@@ -74,7 +74,17 @@ def check_genotype(genotype: str) -> str:
     return letters
 
 
-@register("msinet")
+@register(
+    NetworkCard(
+        name="msinet",
+        label="MSINet",
+        order=90,
+        colour="#0072B2",
+        marker="o",
+        studies=("table2", "table3", "table6", "calibration"),
+        variants=(("pam=True", "MSINet-SAM"),),
+    )
+)
 def msinet(
     num_classes: int,
     *,

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from msinet.models.blocks import ChannelGate, ConvBN, Skeleton, light_convs, shortcut
 from msinet.models.heads import ReIDNet, assemble
-from msinet.models.registry import register
+from msinet.models.registry import NetworkCard, register
 
 
 class OSBlock(nn.Module):
@@ -31,7 +31,11 @@ def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(OSBlock(in_channels, out_channels), OSBlock(out_channels, out_channels))
 
 
-@register("osnet")
+@register(
+    NetworkCard(
+        name="osnet", label="OSNet", order=20, colour="#D55E00", marker="s", studies=("table2", "table3", "calibration")
+    )
+)
 def osnet(num_classes: int, *, width: float = 1.0, neck: str = "fc", pam: bool = False) -> ReIDNet:
     """OSNet with its own head (fc, 512-d) or, for a controlled comparison, MSINet's neck (fbl)."""
     return assemble(Skeleton(width, stage, conv5=True), neck, num_classes, pam=pam)

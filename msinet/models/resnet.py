@@ -5,7 +5,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from msinet.models.blocks import scaled
 from msinet.models.heads import ReIDNet, assemble
-from msinet.models.registry import register
+from msinet.models.registry import NetworkCard, register
 
 Block = type[BasicBlock] | type[Bottleneck]
 
@@ -53,19 +53,29 @@ def _resnet(
     return network
 
 
-@register("resnet18")
+@register(NetworkCard(name="resnet18", label="ResNet18", order=11))
 def resnet18(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: bool = False) -> ReIDNet:
     """ResNet-18 with the strong baseline's changes."""
     return _resnet(BasicBlock, (2, 2, 2, 2), num_classes, width, neck, pam=pam)
 
 
-@register("resnet50")
+@register(
+    NetworkCard(
+        name="resnet50",
+        label="ResNet50",
+        order=10,
+        colour="#CC79A7",
+        marker="v",
+        studies=("table2", "calibration"),
+        settings=(("mini", {"lr": 1e-3}),),
+    )
+)
 def resnet50(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: bool = False) -> ReIDNet:
     """ResNet-50 with the strong baseline's changes: Table 2's first row."""
     return _resnet(Bottleneck, (3, 4, 6, 3), num_classes, width, neck, pam=pam)
 
 
-@register("resnet101")
+@register(NetworkCard(name="resnet101", label="ResNet101", order=12))
 def resnet101(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: bool = False) -> ReIDNet:
     """ResNet-101 with the strong baseline's changes."""
     return _resnet(Bottleneck, (3, 4, 23, 3), num_classes, width, neck, pam=pam)

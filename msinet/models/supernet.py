@@ -10,7 +10,7 @@ from msinet.models.blocks import ChannelGate, Skeleton
 from msinet.models.heads import ReIDNet, assemble
 from msinet.models.interactions import Pair
 from msinet.models.msinet import SEARCHED, Fusion, stages
-from msinet.models.registry import register
+from msinet.models.registry import NetworkCard, register
 
 #: Columns of the architecture parameters: none, gate, cross attention, exchange.
 OPERATIONS = "NGAE"
@@ -64,7 +64,7 @@ def genotype_of(alphas: Tensor) -> str:
     return "".join(OPERATIONS[column] for column in alphas.argmax(1))
 
 
-@register("supernet")
+@register(NetworkCard(name="supernet", label="supernet", order=99))
 def supernet(
     num_classes: int,
     *,

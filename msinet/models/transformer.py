@@ -8,7 +8,7 @@ from torchvision.ops import StochasticDepth
 from msinet.errors import UserError
 from msinet.models.blocks import scaled
 from msinet.models.heads import ReIDNet, TokenNeck, assemble
-from msinet.models.registry import register
+from msinet.models.registry import NetworkCard, register
 
 #: Channels of an attention head, at every width.
 HEAD = 64
@@ -104,7 +104,16 @@ def _transformer(
     return network
 
 
-@register("vit_base")
+@register(
+    NetworkCard(
+        name="vit_base",
+        label="ViT-B",
+        order=60,
+        studies=("table6",),
+        widths=(("smoke", 0.25), ("mini", 0.25)),
+        recipe="transformer",
+    )
+)
 def vit_base(
     num_classes: int,
     *,
@@ -118,7 +127,22 @@ def vit_base(
     return _transformer(num_classes, 768, width, image, patch, depth, pam=pam)
 
 
-@register("deit_base")
+@register(
+    NetworkCard(
+        name="deit_base",
+        label="DeiT-B",
+        order=50,
+        studies=("table6",),
+        widths=(("smoke", 0.25), ("mini", 0.25)),
+        recipe="transformer",
+        settings=(
+            ("full", {"lr": 0.005, "erase": 0.8}),
+            ("paper", {"lr": 0.005, "erase": 0.8}),
+            ("full vehicle", {"lr": 0.01}),
+            ("paper vehicle", {"lr": 0.01}),
+        ),
+    )
+)
 def deit_base(
     num_classes: int,
     *,
@@ -132,7 +156,17 @@ def deit_base(
     return _transformer(num_classes, 768, width, image, patch, depth, pam=pam)
 
 
-@register("deit_small")
+@register(
+    NetworkCard(
+        name="deit_small",
+        label="DeiT-S",
+        order=40,
+        studies=("table6",),
+        widths=(("smoke", 0.25), ("mini", 0.25)),
+        recipe="transformer",
+        settings=(("full", {"lr": 0.005, "erase": 0.8}), ("paper", {"lr": 0.005, "erase": 0.8})),
+    )
+)
 def deit_small(
     num_classes: int,
     *,

@@ -1,19 +1,16 @@
-"""Twins contrastive search of an architecture (Sec. 3.1)."""
+"""Twins contrastive search of an architecture (Sec. 3.1). Importing this package does not import torch."""
 
-from msinet.search.memory import Memory
-from msinet.search.recipe import SearchRecipe, search_recipe
-from msinet.search.run import check_sides, read_genotype, search, search_line
+from typing import TYPE_CHECKING, Any
+
+from msinet.lazy import lazy
 from msinet.search.split import Side, block_sizes, split_identities
 
-__all__ = [
-    "Memory",
-    "SearchRecipe",
-    "Side",
-    "block_sizes",
-    "check_sides",
-    "read_genotype",
-    "search",
-    "search_line",
-    "search_recipe",
-    "split_identities",
-]
+if TYPE_CHECKING:
+    from msinet.search.memory import Memory
+    from msinet.search.run import check_sides, read_genotype, search, search_line
+
+__all__ = ["Memory", "Side", "block_sizes", "check_sides", "read_genotype", "search", "search_line", "split_identities"]
+
+
+def __getattr__(name: str) -> Any:
+    return lazy(__name__, name, memory="Memory", run="check_sides read_genotype search search_line")

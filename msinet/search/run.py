@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from msinet import distributed
-from msinet.data.layouts import Dataset
+from msinet.data.datasets import Dataset
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
@@ -22,12 +21,12 @@ from msinet.models.heads import ReIDNet
 from msinet.models.msinet import SEARCHED, check_genotype
 from msinet.models.supernet import OPERATIONS, alphas_of, genotype_of
 from msinet.search.memory import Memory
-from msinet.search.recipe import SearchRecipe
 from msinet.search.split import Side, split_identities
 from msinet.search.tpe import search_trials
 from msinet.search.twins import Twins, search_alphas, side_batches
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.loop import Result, Row
+from msinet.training.recipe import Recipe, canonical, settings
 from msinet.training.run import RECORD, How, Log, Record, derived_seed, stable_hash
 
 GENOTYPE = "genotype.json"
@@ -37,7 +36,7 @@ def search(
     folder: Path,
     *,
     source: Dataset,
-    recipe: SearchRecipe,
+    recipe: Recipe,
     seed: int,
     model: str = "supernet",
     options: Mapping[str, Any] | None = None,
@@ -81,22 +80,26 @@ def search(
     log = Log(folder / "log.txt")
     mixed = _mixed(source, seed)
     torch.manual_seed(mixed)
-    if recipe.mechanism == "tpe":
+    if recipe.search_settings.mechanism == "tpe":
         discrete = model.replace("supernet", "msinet")
         build_model(discrete, source.num_classes, **options)  # refuses options that do not exist
     else:
-        network = build_model(model, source.num_classes, mid=recipe.mid, **options)
+        network = build_model(model, source.num_classes, mid=recipe.search_settings.mid, **options)
     training, validation = _sides(source, recipe, mixed)
     for name, side in (("training", training), ("validation", validation)):
         log(f"{name} side: {side.classes} identities, {len(side.positions)} images")
-    pixels = open_pixels(source, "train", recipe.height, recipe.width, cache=how.cache, progress=how.progress)
-    log(f"search {recipe.mechanism} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
-    identity = stable_hash(["search", model, options, source.fingerprint, recipe.named(), seed])
+    pixels = open_pixels(
+        source, "train", recipe.image.height, recipe.image.width, cache=how.cache, progress=how.progress
+    )
+    log(
+        f"search {recipe.search_settings.mechanism} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}"
+    )
+    identity = stable_hash(["search", model, options, source.fingerprint, canonical(recipe), seed])
     if distributed.leads():
         (folder / RECORD).unlink(missing_ok=True)
     arguments = (pixels, training, validation, recipe, folder)
-    title = f"search {recipe.mechanism} {source.name} seed {seed}"
-    if recipe.mechanism == "tpe":
+    title = f"search {recipe.search_settings.mechanism} {source.name} seed {seed}"
+    if recipe.search_settings.mechanism == "tpe":
         cameras = np.array([image.camera for image in source.train])
         trials = search_trials(
             discrete,
@@ -144,7 +147,13 @@ def search(
         write_csv(folder / "history.csv", history)
         if trajectory:
             write_csv(folder / "alphas.csv", trajectory)
-        provenance = {"model": model, "source": source.name, "seed": seed, "recipe": asdict(recipe), "options": options}
+        provenance = {
+            "model": model,
+            "source": source.name,
+            "seed": seed,
+            "recipe": settings(recipe),
+            "options": options,
+        }
         write_json(folder / GENOTYPE, {"genotype": genotype, **provenance, **record})
         write_json(folder / RECORD, record)
         remove_checkpoints(folder)
@@ -152,22 +161,22 @@ def search(
     return record
 
 
-def _sides(source: Dataset, recipe: SearchRecipe, mixed: int) -> tuple[Side, Side]:
+def _sides(source: Dataset, recipe: Recipe, mixed: int) -> tuple[Side, Side]:
     return split_identities(
         source.labels,
-        recipe.overlap,
-        side_ratio=recipe.side_ratio,
+        recipe.search_settings.overlap,
+        side_ratio=recipe.search_settings.side_ratio,
         seed=mixed,
-        fifths=recipe.split == "fifths",
-        list_order=recipe.halves == "list",
+        fifths=recipe.search_settings.split == "fifths",
+        list_order=recipe.search_settings.halves == "list",
     )
 
 
-def check_sides(source: Dataset, recipe: SearchRecipe, seed: int) -> None:
+def check_sides(source: Dataset, recipe: Recipe, seed: int) -> None:
     """Raise a `DataError` if a side is empty, or too small for the batches that are drawn from it."""
     training, validation = _sides(source, recipe, _mixed(source, seed))
     side_batches(recipe, training, "training", seed, 0, 1)
-    if recipe.mechanism != "tpe":  # which only ranks the validation side
+    if recipe.search_settings.mechanism != "tpe":  # which only ranks the validation side
         side_batches(recipe, validation, "validation", seed, 0, 1)
 
 
@@ -180,7 +189,7 @@ def _search_supernet(
     pixels: PixelSource,
     training: Side,
     validation: Side,
-    recipe: SearchRecipe,
+    recipe: Recipe,
     folder: Path,
     *,
     seed: int,
@@ -192,7 +201,8 @@ def _search_supernet(
 ) -> tuple[Result, Tensor]:
     assert isinstance(network, ReIDNet)
     training_memory, validation_memory = (
-        Memory(side.classes, network.channels, recipe.temperature, recipe.momentum) for side in (training, validation)
+        Memory(side.classes, network.channels, recipe.search_settings.temperature, recipe.search_settings.momentum)
+        for side in (training, validation)
     )
     twins = Twins(network, training_memory, validation_memory).to(device).to(memory_format=torch.channels_last)
     result = search_alphas(

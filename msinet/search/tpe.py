@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ from msinet.models import build_model
 from msinet.models.msinet import SEARCHED
 from msinet.models.supernet import OPERATIONS
 from msinet.retrieval import evaluate
-from msinet.search.recipe import SearchRecipe
 from msinet.search.split import Side
 from msinet.search.twins import Subset, side_batches
 from msinet.training.evaluation import embed
 from msinet.training.loop import Result, Row, train
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Losses, Recipe
 from msinet.training.run import How, Record, stable_hash
 
 TRIALS = "trials.json"
@@ -41,27 +40,16 @@ class Trials:
     record: Record
 
 
-def trial_recipe(recipe: SearchRecipe, steps: int) -> Recipe:
+def trial_recipe(recipe: Recipe, steps: int) -> Recipe:
     """How one of the trials trains: all together pass as many batches as the supernet would, two per iteration.
 
     Args:
         recipe: of the search.
         steps: iterations of one of the search's epochs.
     """
-    return Recipe(
-        height=recipe.height,
-        width=recipe.width,
-        identities=recipe.identities,
-        images=recipe.images,
-        epochs=recipe.epochs,
-        steps_per_epoch=max(1, round(2 * steps / recipe.trials)),
-        optimizer=recipe.optimizer,
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        warmup=recipe.warmup,
-        milestones=recipe.milestones,
-        augmentation=recipe.augmentation,
-    )
+    assert recipe.search is not None
+    per_epoch = max(1, round(2 * steps / recipe.search_settings.trials))
+    return replace(recipe, search=None, losses=Losses(), sampler=replace(recipe.sampler, steps_per_epoch=per_epoch))
 
 
 def search_trials(
@@ -69,7 +57,7 @@ def search_trials(
     pixels: PixelSource,
     training: Side,
     validation: Side,
-    recipe: SearchRecipe,
+    recipe: Recipe,
     folder: Path,
     *,
     identities: np.ndarray,
@@ -108,13 +96,13 @@ def search_trials(
         WeightsError: trials of another search in `folder`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    steps = len(side_batches(recipe, training, "training", seed, 0, recipe.steps_per_epoch))
+    steps = len(side_batches(recipe, training, "training", seed, 0, recipe.sampler.steps_per_epoch))
     plan = trial_recipe(recipe, steps)
     finished: list[dict[str, Any]] = _finished(folder / TRIALS, identity) if how.resume else []
-    sampler = optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=max(2, recipe.trials // 3))
+    sampler = optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=max(2, recipe.search_settings.trials // 3))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     best: dict[str, Any] = {}
-    for number in range(recipe.trials):
+    for number in range(recipe.search_settings.trials):
         # Asked again in the same order, the sampler proposes what it proposed before an interruption.
         trial = study.ask()
         genotype = "".join(
@@ -129,7 +117,7 @@ def search_trials(
 
             def on_part(share: float, number: int = number) -> None:
                 if on_step is not None:
-                    on_step((number + share) / recipe.trials)
+                    on_step((number + share) / recipe.search_settings.trials)
 
             part = folder / f"trial{number}"
             result = train(
@@ -144,7 +132,7 @@ def search_trials(
                 resume=how.resume,
                 workers=how.workers,
                 on_step=on_part,
-                title=f"{title} {number + 1}/{recipe.trials} {genotype}",
+                title=f"{title} {number + 1}/{recipe.search_settings.trials} {genotype}",
                 progress=how.progress,
             )
             features = embed(network, Subset(pixels, validation.positions), device).numpy()

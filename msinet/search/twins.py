@@ -19,7 +19,6 @@ from msinet.models import Output
 from msinet.models.heads import ReIDNet
 from msinet.models.supernet import OPERATIONS, alphas_of, interactions_of
 from msinet.search.memory import Memory
-from msinet.search.recipe import SearchRecipe
 from msinet.search.split import Side
 from msinet.training.checkpoint import load_checkpoint, save_checkpoint
 from msinet.training.loop import (
@@ -33,6 +32,7 @@ from msinet.training.loop import (
     plan_batches,
     set_learning_rate,
 )
+from msinet.training.recipe import Recipe
 
 
 class Subset:
@@ -62,12 +62,15 @@ class Twins(nn.Module):
 class Optimizers:
     """Of weights and architecture, and the gradients that wait between two steps if they leak."""
 
-    def __init__(self, twins: Twins, recipe: SearchRecipe) -> None:
-        self.twins, self.leak = twins, recipe.leak
+    def __init__(self, twins: Twins, recipe: Recipe) -> None:
+        self.twins, self.leak = twins, recipe.search_settings.leak
         _learn(twins.weights, twins.alphas)  # so that the weights' optimizer leaves the architecture out
         self.weights = build_optimizer(twins.network, recipe)
         self.alphas = torch.optim.Adam(
-            twins.alphas, recipe.alpha_lr, betas=(0.5, 0.999), weight_decay=recipe.alpha_weight_decay
+            twins.alphas,
+            recipe.search_settings.alpha_lr,
+            betas=(0.5, 0.999),
+            weight_decay=recipe.search_settings.alpha_weight_decay,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def search_alphas(
     pixels: PixelSource,
     training: Side,
     validation: Side,
-    recipe: SearchRecipe,
+    recipe: Recipe,
     folder: Path,
     *,
     seed: int,
@@ -129,7 +132,7 @@ def search_alphas(
         DataError: a side has too few identities for a batch.
         TrainingDiverged, KeyboardInterrupt, WeightsError: as in training.
     """
-    distributed.check_batch(recipe.identities)
+    distributed.check_batch(recipe.sampler.identities)
     folder.mkdir(parents=True, exist_ok=True)
     network = twins.network
     optimizers = Optimizers(twins, recipe)
@@ -137,7 +140,7 @@ def search_alphas(
     found = load_checkpoint(folder, identity, twins, optimizers) if resume else None
     if found is not None:
         at = Progress(**found)
-    elif recipe.memory_init == "centroids" and recipe.mechanism == "tcm":
+    elif recipe.search_settings.memory_init == "centroids" and recipe.search_settings.mechanism == "tcm":
         fill_memory(network, twins.training_memory, pixels, training, device)
         fill_memory(network, twins.validation_memory, pixels, validation, device)
     distributed.check_agreement((identity, at.epoch, at.step), f"search and its checkpoint in {folder}")
@@ -145,7 +148,7 @@ def search_alphas(
     network.train()
 
     def training_batches(epoch: int) -> list[list[int]]:
-        return side_batches(recipe, training, "training", seed, epoch, recipe.steps_per_epoch)
+        return side_batches(recipe, training, "training", seed, epoch, recipe.sampler.steps_per_epoch)
 
     def validation_batches(epoch: int) -> list[list[int]]:
         # As many as of training, over as many passes as that takes; epochs of its own, so that chance differs.
@@ -155,8 +158,8 @@ def search_alphas(
         side: Side, batches_of: Callable[[int], list[list[int]]], own_seed: int, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         # One classifier for both sides knows the identities by their labels in the whole set.
-        labels = side.identities[side.labels] if recipe.mechanism == "ce" else side.labels
-        plan = (one for one in plan_batches(at, recipe.epochs, batches_of) if one[1] >= first)
+        labels = side.identities[side.labels] if recipe.search_settings.mechanism == "ce" else side.labels
+        plan = (one for one in plan_batches(at, recipe.schedule.epochs, batches_of) if one[1] >= first)
         return train_batches(
             Subset(pixels, side.positions),
             labels,
@@ -168,7 +171,7 @@ def search_alphas(
         )
 
     # The released code leaves out the first step of the architecture in each epoch.
-    first = 1 if recipe.order == "alphas" else 0
+    first = 1 if recipe.search_settings.order == "alphas" else 0
     train_stream = stream(training, training_batches, seed)
     val_stream = stream(validation, validation_batches, seed + 1, first)
 
@@ -177,9 +180,18 @@ def search_alphas(
         output: Output = network(images)
         labels = distributed.gather(mine)
         features = distributed.gather(output.embeddings[0])  # (B, 512)
-        logits = distributed.gather(output.logits[0]) if recipe.mechanism == "ce" else memory.logits(features)
+        logits = (
+            distributed.gather(output.logits[0])
+            if recipe.search_settings.mechanism == "ce"
+            else memory.logits(features)
+        )
         accuracy = (logits.argmax(1) == labels).float().mean().item()
-        return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing), features, labels, accuracy
+        return (
+            F.cross_entropy(logits, labels, label_smoothing=recipe.losses.label_smoothing),
+            features,
+            labels,
+            accuracy,
+        )
 
     def step_weights(epoch: int, step: int) -> Row:
         _learn(twins.weights, twins.alphas)
@@ -189,22 +201,25 @@ def search_alphas(
         distributed.sum_gradients(twins.weights)
         optimizers.weights.step()
         optimizers.weights.zero_grad(set_to_none=True)
-        if recipe.mechanism == "tcm":
+        if recipe.search_settings.mechanism == "tcm":
             twins.training_memory.update(features, labels)
         return {"loss": loss.item(), "accuracy": accuracy}
 
     def step_alphas(epoch: int, step: int) -> Row:
         # Unless they leak, gradients of the weights are not even computed, which spares a third of the backward pass.
-        _learn(twins.alphas + (twins.weights if recipe.leak else []), [] if recipe.leak else twins.weights)
+        _learn(
+            twins.alphas + (twins.weights if recipe.search_settings.leak else []),
+            [] if recipe.search_settings.leak else twins.weights,
+        )
         loss, features, labels, accuracy = loss_of(val_stream, twins.validation_memory)
         check_loss(loss.item(), epoch, step, folder)
         loss.backward()  # type: ignore[no-untyped-call]
         distributed.sum_gradients(twins.alphas)
-        if recipe.leak:
+        if recipe.search_settings.leak:
             distributed.average_gradients(twins.weights)
         optimizers.alphas.step()
         optimizers.alphas.zero_grad(set_to_none=True)
-        if recipe.mechanism == "tcm":
+        if recipe.search_settings.mechanism == "tcm":
             twins.validation_memory.update(features, labels)
         return {"val_loss": loss.item(), "val_accuracy": accuracy}
 
@@ -216,12 +231,16 @@ def search_alphas(
                 "leaves out the first; take more data, smaller batches or order weights"
             )
         set_learning_rate(optimizers.weights, recipe.learning_rate(epoch))
-        set_learning_rate(optimizers.alphas, recipe.alpha_learning_rate(epoch))
-        return {"steps": steps, "lr": recipe.learning_rate(epoch), "alpha_lr": recipe.alpha_learning_rate(epoch)}
+        set_learning_rate(optimizers.alphas, recipe.search_settings.alpha_learning_rate(epoch))
+        return {
+            "steps": steps,
+            "lr": recipe.learning_rate(epoch),
+            "alpha_lr": recipe.search_settings.alpha_learning_rate(epoch),
+        }
 
     def take_step(epoch: int, step: int) -> Row:
         distributed.reseed(seed, epoch, step)
-        if recipe.order == "weights":
+        if recipe.search_settings.order == "weights":
             return step_weights(epoch, step) | step_alphas(epoch, step)
         before = step_alphas(epoch, step) if step >= first else {}
         return step_weights(epoch, step) | before
@@ -235,7 +254,7 @@ def search_alphas(
 
     return drive(
         at,
-        recipe.epochs,
+        recipe.schedule.epochs,
         begin_epoch,
         take_step,
         end_epoch,
@@ -248,16 +267,16 @@ def search_alphas(
     )
 
 
-def side_batches(
-    recipe: SearchRecipe, side: Side, name: str, seed: int, epoch: int, steps: int | None
-) -> list[list[int]]:
+def side_batches(recipe: Recipe, side: Side, name: str, seed: int, epoch: int, steps: int | None) -> list[list[int]]:
     """The batches of an epoch of one side, as positions in it.
 
     Raises:
         DataError: too few identities for a batch; the message names the side.
     """
     try:
-        return epoch_batches(side.labels, recipe.identities, recipe.images, seed=seed, epoch=epoch, steps=steps)
+        return epoch_batches(
+            side.labels, recipe.sampler.identities, recipe.sampler.images, seed=seed, epoch=epoch, steps=steps
+        )
     except DataError as error:
         raise DataError(f"the {name} side of the search is too small: {error}") from error
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from msinet import distributed
-from msinet.data.layouts import Dataset
+from msinet.data.datasets import Dataset
 from msinet.data.loading import PixelSource, test_batches
 from msinet.progress import bar
 from msinet.retrieval import Retrieval, evaluate, evaluate_distances, mean_over_draws, rerank

@@ -23,7 +23,7 @@ from msinet.models import Output
 from msinet.models.sam import at_least_float
 from msinet.progress import bar
 from msinet.training.checkpoint import NAME, load_checkpoint, save_checkpoint
-from msinet.training.recipe import Pretraining, Recipe, TransformerRecipe
+from msinet.training.recipe import Recipe
 
 Row = dict[str, float]
 #: Seconds between checkpoints: what an unexpected end can cost at most.
@@ -60,13 +60,15 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 or Adam; weight decay on every trained parameter, biases faster where the recipe says."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parameters: Any = list(trained.values())
-    if isinstance(recipe, TransformerRecipe):
+    if recipe.optimizer.bias_lr != 1:
         biases = [p for name, p in trained.items() if name.endswith("bias")]
         others = [p for name, p in trained.items() if not name.endswith("bias")]
-        parameters = [{"params": others, "times": 1.0}, {"params": biases, "times": recipe.bias_lr}]
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(parameters, recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, fused=True)
+        parameters = [{"params": others, "times": 1.0}, {"params": biases, "times": recipe.optimizer.bias_lr}]
+    if recipe.optimizer.optimizer == "adam":
+        return torch.optim.Adam(parameters, recipe.optimizer.lr, weight_decay=recipe.optimizer.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, recipe.optimizer.lr, momentum=0.9, weight_decay=recipe.optimizer.weight_decay, fused=True
+    )
 
 
 def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
@@ -77,25 +79,25 @@ def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     Raises:
         UserError: alignment pam-self and a network without the module that it needs.
     """
-    identity = torch.stack([identity_loss(one, labels, recipe.label_smoothing) for one in output.logits]).sum()
-    if isinstance(recipe, Pretraining):
+    identity = torch.stack([identity_loss(one, labels, recipe.losses.label_smoothing) for one in output.logits]).sum()
+    if not recipe.losses.triplet:
         return {"loss": identity, "identity": identity}
-    margin = None if isinstance(recipe, TransformerRecipe) and recipe.soft_margin else recipe.margin
+    margin = None if recipe.losses.soft_margin else recipe.losses.margin
     triplet = torch.stack(
-        [triplet_loss(one, labels, margin, normalize=recipe.normalize_triplet) for one in output.embeddings]
+        [triplet_loss(one, labels, margin, normalize=recipe.losses.normalize_triplet) for one in output.embeddings]
     ).sum()
-    if recipe.alignment == "none":
+    if recipe.losses.alignment == "none":
         return {"loss": identity + triplet, "identity": identity, "triplet": triplet}
     alignment = alignment_loss(
         output.feature_map,
         labels,
-        recipe.alignment,
+        recipe.losses.alignment,
         activation=output.activation,
-        partner_grid=recipe.alignment_grid == "partner",
-        self_pairs=recipe.alignment_self_pairs,
-        per_pair=recipe.alignment_per_pair,
+        partner_grid=recipe.losses.alignment_grid == "partner",
+        self_pairs=recipe.losses.alignment_self_pairs,
+        per_pair=recipe.losses.alignment_per_pair,
     )
-    total = identity + triplet + recipe.alignment_weight * alignment
+    total = identity + triplet + recipe.losses.alignment_weight * alignment
     return {"loss": total, "identity": identity, "triplet": triplet, "alignment": alignment}
 
 
@@ -170,7 +172,7 @@ def train(
         WeightsError: the checkpoint in `folder` is damaged or belongs to another training.
         UserError: the identities of a batch cannot be shared among the processes.
     """
-    distributed.check_batch(recipe.identities)
+    distributed.check_batch(recipe.sampler.identities)
     folder.mkdir(parents=True, exist_ok=True)
     distributed.share_batch_norms(model)
     optimizer = build_optimizer(model, recipe)
@@ -180,17 +182,17 @@ def train(
     distributed.check_agreement((identity, at.epoch, at.step), f"training and its checkpoint in {folder}")
 
     def batches_of(epoch: int) -> list[list[int]]:
-        return recipe.batches(labels, seed=seed, epoch=epoch)
+        return recipe.sampler.batches(labels, seed=seed, epoch=epoch)
 
     batches = train_batches(
         pixels,
         labels,
         recipe.augmentation,
-        plan_batches(at, recipe.epochs, batches_of),
+        plan_batches(at, recipe.schedule.epochs, batches_of),
         seed=seed,
         workers=workers,
         pin_memory=device.type == "cuda",
-        size=(recipe.height, recipe.width),
+        size=(recipe.image.height, recipe.image.width),
     )
     model.train()
 
@@ -202,7 +204,7 @@ def train(
     def take_step(epoch: int, step: int) -> Row:
         distributed.reseed(seed, epoch, step)
         images, mine = next_batch(batches, device)
-        output = gather(forward(model, images, recipe), feature_map=recipe.alignment != "none")
+        output = gather(forward(model, images, recipe), feature_map=recipe.losses.alignment != "none")
         targets = distributed.gather(mine)
         parts = losses(output, targets, recipe)
         values = {name: value.item() for name, value in parts.items()}
@@ -221,7 +223,7 @@ def train(
 
     return drive(
         at,
-        recipe.epochs,
+        recipe.schedule.epochs,
         begin_epoch,
         take_step,
         end_epoch,

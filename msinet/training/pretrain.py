@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from msinet.io import write_csv, write_json
 from msinet.models import Output, build_model, save_weights
 from msinet.progress import bar
 from msinet.training.loop import Row, train
-from msinet.training.recipe import Pretraining
+from msinet.training.recipe import Recipe, canonical, settings
 from msinet.training.run import How, Log, Record, derived_seed, exclusive_of_all, stable_hash
 
 #: Up to so many images, every one is read before training, so that a broken one is named at once.
@@ -38,7 +37,7 @@ def pretrain(
     model: str,
     options: Mapping[str, Any],
     data: ClassFolders,
-    recipe: Pretraining,
+    recipe: Recipe,
     seed: int,
     how: How | None = None,
     on_step: Callable[[float], None] | None = None,
@@ -81,7 +80,7 @@ def _pretrain(
     model: str,
     options: dict[str, Any],
     data: ClassFolders,
-    recipe: Pretraining,
+    recipe: Recipe,
     seed: int,
     how: How,
     on_step: Callable[[float], None] | None,
@@ -90,10 +89,10 @@ def _pretrain(
     how.prepare()
     mixed = derived_seed(data.fingerprint, model, seed)  # not by name: the folder may be called anything
     torch.manual_seed(mixed)
-    network = build_model(model, len(data.classes), image=(recipe.height, recipe.width), **options)
+    network = build_model(model, len(data.classes), image=(recipe.image.height, recipe.image.width), **options)
     if not any(p.requires_grad for p in network.parameters()):
         raise UserError(f"{model} learns nothing, so there is nothing to pre-train; evaluate it as it is")
-    recipe.batches(data.train_labels, seed=mixed, epoch=0)  # refuses too small a set before anything is read
+    recipe.sampler.batches(data.train_labels, seed=mixed, epoch=0)  # refuses too small a set before anything is read
     network = network.to(device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
     count = len(data.train) + len(data.val)
     if count < VERIFY_LIMIT:
@@ -104,7 +103,7 @@ def _pretrain(
             f"{data.name}: {count:,} images are not all read beforehand, which would take long; a broken one stops "
             "the training when it is met"
         )
-    val_pixels = FolderImages(data.root, data.val, (recipe.height, recipe.width))
+    val_pixels = FolderImages(data.root, data.val, (recipe.image.height, recipe.image.width))
 
     def evaluate(network: nn.Module) -> Row:
         return classify(network, val_pixels, torch.from_numpy(data.val_labels), device, progress=how.progress)
@@ -123,7 +122,7 @@ def _pretrain(
         recipe,
         partial,
         seed=mixed,
-        identity=stable_hash(["pretrain", model, options, data.fingerprint, recipe.named(), seed]),
+        identity=stable_hash(["pretrain", model, options, data.fingerprint, canonical(recipe), seed]),
         device=device,
         resume=how.resume,
         workers=how.workers,
@@ -143,10 +142,10 @@ def _pretrain(
         "model": model,
         "options": json.dumps(options),
         "num_classes": len(data.classes),
-        "height": recipe.height,
-        "width": recipe.width,
+        "height": recipe.image.height,
+        "width": recipe.image.width,
         "pretrained_on": f"{data.name} {data.fingerprint}",
-        "recipe": json.dumps(asdict(recipe)),
+        "recipe": json.dumps(settings(recipe)),
         "seed": seed,
         "top1": final["top1"],
         "steps": result.steps,

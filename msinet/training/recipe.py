@@ -1,51 +1,174 @@
-"""How a network is trained: every number that can change the outcome (SPEC A.4, A.7, A.8)."""
+"""A recipe holds every number that can change the outcome of a training or of a search.
+
+It is composed of small parts, each of which checks itself. Names are unique over all parts, so that a setting has one
+short name everywhere: on the command line (`--recipe lr=0.01`), in records and in the hash of a run. The defaults are
+the paper's for persons (Sec. 4.1); `msinet.training.recipes` adapts them to profile, task, network and data set.
+"""
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
+from msinet.data.augmentation import Augmentation
 from msinet.data.sampler import epoch_batches, shuffled_batches
-from msinet.data.transforms import Augmentation, NoiseErasing, ResizedCrop
 from msinet.errors import UserError, unknown_name
-from msinet.losses import Variant
+
+Value = str | int | float | bool | None | tuple[int, ...]
+Variant = Literal["none", "self-pos", "self-neg", "unified", "separated", "pam-self"]
+
+
+def _at_least(part: object, bounds: Mapping[str, float]) -> None:
+    for name, bound in bounds.items():
+        value = getattr(part, name)
+        if not (value >= bound and math.isfinite(value)):
+            raise UserError(f"recipe: {name} must be at least {bound}, got {value}")
+
+
+def _above_zero(part: object, names: Iterable[str]) -> None:
+    for name in names:
+        if not (getattr(part, name) > 0 and math.isfinite(getattr(part, name))):
+            raise UserError(f"recipe: {name} must be above 0, got {getattr(part, name)}")
+
+
+def _one_of(part: object, known: Mapping[str, Iterable[str]]) -> None:
+    for name, values in known.items():
+        if getattr(part, name) not in values:
+            raise unknown_name(name, getattr(part, name), values)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The defaults are the paper's for persons; profiles shorten them, tasks adapt them."""
+class ImageSize:
+    """Size of the network's input."""
 
     height: int = 256
     """image height in pixels"""
     width: int = 128
     """image width in pixels: 128 for persons, 256 for vehicles"""
+
+    def __post_init__(self) -> None:
+        _at_least(self, {"height": 16, "width": 16})  # 16 pixels are one position of the final map
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Batches of P identities with K images each, or shuffled ones for classifiers."""
+
+    sampler: Literal["identities", "shuffled"] = "identities"
+    """identities: P x K batches; shuffled: identities * images images of any class"""
     identities: int = 16
     """P: identities in a batch"""
     images: int = 4
     """K: images of each identity in a batch"""
-    epochs: int = 350
-    """epochs of training"""
     steps_per_epoch: int | None = None
     """batches in an epoch; None: one pass over the training set"""
+
+    def __post_init__(self) -> None:
+        _one_of(self, {"sampler": ("identities", "shuffled")})
+        _at_least(self, {"identities": 2, "images": 1})  # one identity in a batch would have no negatives
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise UserError(f"recipe: steps_per_epoch must be at least 1, got {self.steps_per_epoch}")
+
+    @property
+    def batch(self) -> int:
+        """Images in a batch: P * K."""
+        return self.identities * self.images
+
+    def batches(self, labels: np.ndarray, *, seed: int, epoch: int) -> list[list[int]]:
+        """The batches of an epoch, as positions in `labels`; a pure function of its arguments.
+
+        Raises:
+            DataError: too few identities or images for a batch.
+        """
+        if self.sampler == "shuffled":
+            return shuffled_batches(len(labels), self.batch, seed=seed, epoch=epoch, steps=self.steps_per_epoch)
+        return epoch_batches(labels, self.identities, self.images, seed=seed, epoch=epoch, steps=self.steps_per_epoch)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The optimizer of the weights."""
+
     optimizer: Literal["sgd", "adam"] = "sgd"
     """sgd (momentum 0.9) or adam"""
     lr: float = 0.065
     """learning rate after warm-up"""
     weight_decay: float = 5e-4
     """on every parameter, batch norms and biases included"""
+    bias_lr: float = 1.0
+    """learning rate of biases, as a multiple"""
+
+    def __post_init__(self) -> None:
+        _one_of(self, {"optimizer": ("sgd", "adam")})
+        _above_zero(self, ("lr",))
+        _at_least(self, {"weight_decay": 0, "bias_lr": 0})
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length of a training, and the factor on the learning rate in each epoch."""
+
+    epochs: int = 350
+    """epochs of training"""
     warmup: int = 10
     """epochs of linear warm-up from a hundredth of the learning rate"""
     milestones: tuple[int, ...] = (150, 225, 300)
     """epochs at which the learning rate falls to a tenth"""
+    cosine_to: float | None = None
+    """after the warm-up a cosine over all epochs, down to this share of the learning rate; None: no cosine"""
+    epoch_decay: float = 1.0
+    """factor of the learning rate from one epoch to the next"""
+
+    def __post_init__(self) -> None:
+        _at_least(self, {"epochs": 0, "warmup": 0})
+        if self.cosine_to is not None:
+            _at_least(self, {"cosine_to": 0})
+        if not 0 < self.epoch_decay <= 1:
+            raise UserError(f"recipe: epoch_decay must lie in (0, 1], got {self.epoch_decay}")
+
+    def learning_rate(self, base: float, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0: base * w(e) * 0.1^(milestones passed) * decay^e * cosine(e).
+
+        w rises linearly from 0.01 over the warm-up.
+        """
+        share = epoch / self.warmup if epoch < self.warmup else 1.0
+        warm = 0.01 * (1 - share) + share
+        rate = base * warm * 0.1 ** sum(epoch >= m for m in self.milestones) * self.epoch_decay**epoch
+        if self.cosine_to is not None and epoch >= self.warmup:
+            cosine = 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+            rate *= self.cosine_to + (1 - self.cosine_to) * cosine
+        return float(rate)
+
+    def with_epochs(self, epochs: int) -> Self:
+        """The same schedule stretched or shrunk: warm-up and milestones keep their share, the end its rate."""
+        if not self.epochs:
+            return replace(self, epochs=epochs)
+        share = epochs / self.epochs
+        return replace(
+            self,
+            epochs=epochs,
+            warmup=round(self.warmup * share),
+            milestones=tuple(max(1, round(m * share)) for m in self.milestones),
+            epoch_decay=self.epoch_decay ** (self.epochs / epochs) if epochs else self.epoch_decay,
+        )
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Identity loss (Eq. 5), triplet loss (Eq. 6) and spatial alignment (Eq. 7-8); Sec. 3.4."""
+
     label_smoothing: float = 0.1
     """epsilon of the identity loss"""
+    triplet: bool = True
+    """whether there is a triplet loss; classifiers have none"""
     margin: float = 0.3
     """margin of the triplet loss"""
+    soft_margin: bool = False
+    """log(1 + exp(positive - negative)) in place of the margin (transformers)"""
     normalize_triplet: bool = True
     """compare unit vectors in the triplet loss, as the released code does"""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    """flip, pad and crop, jitter, erase"""
     alignment: Variant = "none"
     """spatial alignment: none, self-pos, self-neg, unified, separated or pam-self (which needs a network with pam)"""
     alignment_weight: float = 2.0
@@ -57,187 +180,226 @@ class Recipe:
     alignment_per_pair: bool = True
     """negatives: mean over pairs, as in the released code; False: their sum over the number of negatives (Eq. 8)"""
 
+    def __post_init__(self) -> None:
+        if self.alignment not in get_args(Variant):
+            raise unknown_name("variant of spatial alignment", self.alignment, get_args(Variant))
+        _one_of(self, {"alignment_grid": ("anchor", "partner")})
+        _at_least(self, {"alignment_weight": 0})
+        if not 0 <= self.label_smoothing <= 1:
+            raise UserError(f"recipe: label_smoothing must lie in [0, 1], got {self.label_smoothing}")
+
+
+@dataclass(frozen=True)
+class Search:
+    """The twins contrastive mechanism (Sec. 3.1): how a search differs from a training.
+
+    The defaults are the paper's; where it is silent, the released code's, unless that looks like an oversight. What the
+    released code does otherwise is an option: split, halves, memory_init, order, leak, mid and alpha_milestones.
+    """
+
+    mechanism: Literal["tcm", "ce", "tpe"] = "tcm"
+    """tcm: two memories; ce: one linear classifier on both sides; tpe: no supernet, trial trainings chosen by
+    Optuna's TPE sampler at the same number of passes"""
+    overlap: float = 0.4
+    """share of identities on both sides, in [0, 1]"""
+    side_ratio: float = 2.0
+    """identities in validation only for each one in training only"""
+    split: Literal["general", "fifths"] = "general"
+    """fifths: block sizes of the released code, n // 5 each; the same at overlap 0.4 but for rounding"""
+    halves: Literal["random", "list"] = "random"
+    """which images of a shared identity train: a random half, or the first in the list (released code)"""
+    temperature: float = 0.05
+    """tau of the contrast with the memory (Eq. 2)"""
+    momentum: float = 0.2
+    """beta: how much of a memory's row stays when it is updated (Eq. 3)"""
+    memory_init: Literal["centroids", "zeros"] = "centroids"
+    """what memories hold at first: class centroids, or zeros (released code)"""
+    order: Literal["weights", "alphas"] = "weights"
+    """which step comes first in an iteration; alphas (released code) also leaves out each epoch's first alpha step"""
+    leak: bool = False
+    """the alpha step's gradients of the weights are not cleared but add to the next weight step (released code)"""
+    mid: Literal["out", "in"] = "out"
+    """branches of the supernet are a quarter as wide as a cell's output, or its input (released code)"""
+    alpha_lr: float = 0.002
+    """learning rate of the architecture parameters, without warm-up"""
+    alpha_weight_decay: float = 1e-3
+    """weight decay on the architecture parameters"""
+    alpha_milestones: tuple[int, ...] = (150, 225, 300)
+    """epochs at which their learning rate falls to a tenth; the released code's last one, 350, never acts"""
+    trials: int = 8
+    """of mechanism tpe: how many genotypes are trained"""
+
+    def __post_init__(self) -> None:
+        _one_of(
+            self,
+            {
+                "mechanism": ("tcm", "ce", "tpe"),
+                "split": ("general", "fifths"),
+                "halves": ("random", "list"),
+                "memory_init": ("centroids", "zeros"),
+                "order": ("weights", "alphas"),
+                "mid": ("out", "in"),
+            },
+        )
+        if not 0 <= self.overlap <= 1:
+            raise UserError(f"recipe: overlap must lie in [0, 1], got {self.overlap}")
+        if self.mechanism == "ce" and self.overlap != 1:
+            raise UserError(
+                f"recipe: one classifier serves both sides only if they share all identities; mechanism ce needs "
+                f"overlap 1, got {self.overlap:g}"
+            )
+        _above_zero(self, ("side_ratio", "temperature", "alpha_lr"))
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"recipe: momentum must lie in [0, 1), got {self.momentum}")
+        _at_least(self, {"alpha_weight_decay": 0, "trials": 1})
+
+    @property
+    def label(self) -> str:
+        """Mechanism, overlap and what differs from the paper's search, in a few words."""
+        if self.mechanism == "tpe":
+            return f"TPE, {self.trials} trials"
+        words = [f"{self.mechanism.upper()} r={self.overlap:g}"]
+        for name in ("side_ratio", "temperature", "momentum", "split", "halves", "memory_init", "order", "leak", "mid"):
+            value = getattr(self, name)
+            if value != getattr(Search, name):
+                words.append(
+                    name if value is True else f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+                )
+        return " ".join(words)
+
+    def alpha_learning_rate(self, epoch: int) -> float:
+        """The architecture's learning rate of an epoch, counted from 0: no warm-up."""
+        return float(self.alpha_lr * 0.1 ** sum(epoch >= m for m in self.alpha_milestones))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained, or with `search` how an architecture is searched."""
+
+    image: ImageSize = field(default_factory=ImageSize)
+    sampler: Sampler = field(default_factory=Sampler)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    losses: Losses = field(default_factory=Losses)
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the network's maps in training: bf16 halves their memory traffic; weights, losses and ranking stay fp32"""
+    search: Search | None = None
+    """None: a training"""
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
             raise unknown_name("precision", self.precision, ("fp32", "bf16"))
-        if self.alignment not in get_args(Variant):
-            raise unknown_name("variant of spatial alignment", self.alignment, get_args(Variant))
-        if self.alignment_grid not in ("anchor", "partner"):
-            raise unknown_name("alignment_grid", self.alignment_grid, ("anchor", "partner"))
-        if not (self.alignment_weight >= 0 and math.isfinite(self.alignment_weight)):
-            raise UserError(f"recipe: alignment_weight must be at least 0, got {self.alignment_weight}")
-        # 16 pixels are one place of the final map; one identity in a batch would have no negatives.
-        least = {"height": 16, "width": 16, "identities": 2, "images": 1, "epochs": 0, "warmup": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise UserError(f"recipe: {name} must be at least {bound}, got {getattr(self, name)}")
-        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
-            raise UserError(f"recipe: steps_per_epoch must be at least 1, got {self.steps_per_epoch}")
-        if self.optimizer not in ("sgd", "adam"):
-            raise UserError(f"recipe: optimizer must be sgd or adam, got {self.optimizer!r}")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise UserError(f"recipe: lr must be above 0, got {self.lr}")
-        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
-            raise UserError(f"recipe: weight_decay must be at least 0, got {self.weight_decay}")
-        if self.augmentation.pad < 0:
-            raise UserError(f"recipe: pad must be at least 0, got {self.augmentation.pad}")
-        shares = {
-            "label_smoothing": self.label_smoothing,
-            "flip": self.augmentation.flip,
-            "erase": self.augmentation.erase,
-        }
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise UserError(f"recipe: {name} must lie in [0, 1], got {value}")
+        if self.search is not None and self.precision != "fp32":
+            raise UserError("recipe: a search runs in fp32; precision is a setting of trainings")
 
-    def named(self) -> dict[str, Any]:
-        """What names runs: every setting, nested, but for those that came later and are at their default.
-
-        So a run keeps its name when the code learns something that it does not use.
-        """
-        settings = asdict(self)
-        if self.alignment == "none":
-            settings = {name: value for name, value in settings.items() if not name.startswith("alignment")}
-        if self.precision == "fp32":
-            del settings["precision"]
-        return settings
-
-    def with_epochs(self, epochs: int) -> Self:
-        """The same schedule stretched or shrunk to `epochs`: warm-up and milestones keep their share."""
-        if self.epochs == 0:
-            return replace(self, epochs=epochs)
-        share = epochs / self.epochs
-        return replace(
-            self,
-            epochs=epochs,
-            warmup=round(self.warmup * share),
-            milestones=tuple(max(1, round(m * share)) for m in self.milestones),
-        )
-
-    def batches(self, labels: np.ndarray, *, seed: int, epoch: int) -> list[list[int]]:
-        """The batches of an epoch, as positions in `labels`; a pure function of its arguments.
+    @property
+    def search_settings(self) -> Search:
+        """The settings of a search's recipe.
 
         Raises:
-            DataError: too few identities for a batch.
+            ValueError: the recipe is a training's.
         """
-        return epoch_batches(labels, self.identities, self.images, seed=seed, epoch=epoch, steps=self.steps_per_epoch)
+        if self.search is None:
+            raise ValueError("the recipe of a training has no settings of a search")
+        return self.search
 
     def learning_rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0 (SPEC A.7).
-
-        base * w(e) * 0.1^(milestones passed), with w rising linearly from 0.01 over the warm-up.
-        """
-        share = epoch / self.warmup if epoch < self.warmup else 1.0
-        warm = 0.01 * (1 - share) + share
-        decay = 0.1 ** sum(epoch >= m for m in self.milestones)
-        return float(self.lr * warm * decay)
-
-
-@dataclass(frozen=True)
-class TransformerRecipe(Recipe):
-    """How transformers are trained: TransReID's baseline (SPEC B.4), whose defaults are those of ViT-B.
-
-    Cosine in place of milestones. What TransReID does besides: half precision, which is `precision` here, and bicubic
-    resizing of training images, which is left out (bilinear, as at test).
-    """
-
-    epochs: int = 120
-    """epochs of training"""
-    lr: float = 0.008
-    """learning rate after warm-up"""
-    weight_decay: float = 1e-4
-    """on every parameter, batch norms and biases included"""
-    warmup: int = 5
-    """epochs of linear warm-up from a hundredth of the learning rate"""
-    milestones: tuple[int, ...] = ()
-    """epochs at which the learning rate falls to a tenth, besides the cosine"""
-    label_smoothing: float = 0.0
-    """epsilon of the identity loss"""
-    normalize_triplet: bool = False
-    """compare unit vectors in the triplet loss"""
-    augmentation: NoiseErasing = field(default_factory=NoiseErasing)
-    """flip, pad and crop, jitter, erase"""
-    soft_margin: bool = True
-    """log(1 + exp(positive - negative)) in place of the margin"""
-    bias_lr: float = 2.0
-    """learning rate of biases, as a multiple"""
-    last_lr: float = 0.002
-    """what the cosine comes down to, as a share of the learning rate"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, value in (("bias_lr", self.bias_lr), ("last_lr", self.last_lr)):
-            if not (value >= 0 and math.isfinite(value)):
-                raise UserError(f"recipe: {name} must be at least 0, got {value}")
-
-    def learning_rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0: after the warm-up a cosine over all epochs."""
-        if epoch < self.warmup:
-            return super().learning_rate(epoch)
-        cosine = 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
-        return super().learning_rate(epoch) * (self.last_lr + (1 - self.last_lr) * cosine)
-
-
-@dataclass(frozen=True)
-class Pretraining(Recipe):
-    """Classification: the identity loss alone, on shuffled batches of identities * images images.
-
-    The defaults are the ImageNet recipe of CDNet, the nearest to MSINet's own, which is not published
-    (SPEC A.7). Of label smoothing that says nothing: it is 0.1, as everywhere here. A class of its own, because
-    what `Recipe` holds names the finished runs of re-identification.
-    """
-
-    height: int = 224
-    """image height in pixels"""
-    width: int = 224
-    """image width in pixels"""
-    identities: int = 32
-    """a batch has identities * images images, of any class"""
-    epochs: int = 240
-    """epochs of training"""
-    lr: float = 0.1
-    """learning rate after warm-up"""
-    weight_decay: float = 3e-5
-    """on every parameter, batch norms and biases included"""
-    warmup: int = 0
-    """epochs of linear warm-up from a hundredth of the learning rate"""
-    milestones: tuple[int, ...] = ()
-    """epochs at which the learning rate falls to a tenth"""
-    augmentation: ResizedCrop = field(default_factory=ResizedCrop)
-    """flip, random resized crop, jitter, erase"""
-    epoch_decay: float = 0.97
-    """factor of the learning rate from one epoch to the next"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, value in (("epoch_decay", self.epoch_decay), ("crop", self.augmentation.crop)):
-            if not 0 < value <= 1:
-                raise UserError(f"recipe: {name} must lie in (0, 1], got {value}")
-        if self.augmentation.pad:
-            raise UserError(
-                f"recipe: pad must be 0 in pre-training, where a random resized crop takes its place, "
-                f"got {self.augmentation.pad}"
-            )
+        """The learning rate of an epoch, counted from 0."""
+        return self.schedule.learning_rate(self.optimizer.lr, epoch)
 
     def with_epochs(self, epochs: int) -> Self:
-        """The same schedule stretched or shrunk to `epochs`: it ends at the same learning rate."""
-        changed = super().with_epochs(epochs)
-        if not (self.epochs and epochs):
-            return changed
-        return replace(changed, epoch_decay=self.epoch_decay ** (self.epochs / epochs))
+        """The same schedule stretched or shrunk to `epochs`, the architecture's milestones too."""
+        search = self.search
+        if search is not None and self.schedule.epochs:
+            share = epochs / self.schedule.epochs
+            milestones = tuple(max(1, round(m * share)) for m in search.alpha_milestones)
+            search = replace(search, alpha_milestones=milestones)
+        return replace(self, schedule=self.schedule.with_epochs(epochs), search=search)
 
-    def batches(self, labels: np.ndarray, *, seed: int, epoch: int) -> list[list[int]]:
-        """The batches of an epoch, as positions in `labels`; a pure function of its arguments.
 
-        Raises:
-            DataError: too few images for a batch.
-        """
-        size = self.identities * self.images
-        return shuffled_batches(len(labels), size, seed=seed, epoch=epoch, steps=self.steps_per_epoch)
+# --- Settings by their short names ---------------------------------------------------------------
 
-    def learning_rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0: that of `Recipe` times epoch_decay^epoch."""
-        return super().learning_rate(epoch) * self.epoch_decay**epoch
+
+def settings(recipe: Recipe) -> dict[str, Value]:
+    """Every setting by its short name, part by part: {"height": 256, "width": 128, ...}."""
+    found: dict[str, Value] = {}
+    for part in fields(recipe):
+        value = getattr(recipe, part.name)
+        if part.name == "precision":
+            found["precision"] = value
+        elif value is not None:
+            found |= {setting.name: getattr(value, setting.name) for setting in fields(value)}
+    return found
+
+
+def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with some settings replaced, by their short names.
+
+    A new number of epochs stretches warm-up and milestones with it, unless they are given as well.
+
+    Raises:
+        UserError: unknown name, or a value of another type.
+    """
+    present = settings(recipe)
+    typed = {}
+    for name, value in changes.items():
+        if name not in present:
+            raise unknown_name("setting of the recipe", name, present)
+        typed[name] = _like(name, value, present[name])
+    if "epochs" in typed:
+        recipe = recipe.with_epochs(typed.pop("epochs"))
+    return with_settings(recipe, typed)
+
+
+def with_settings(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with these settings, values taken as they are; unlike `override`, epochs change nothing else."""
+    parts: dict[str, Any] = {}
+    for part in fields(recipe):
+        value = getattr(recipe, part.name)
+        if part.name == "precision":
+            parts["precision"] = changes.get("precision", value)
+        elif value is not None:
+            own = {setting.name for setting in fields(value)} & changes.keys()
+            if own:
+                parts[part.name] = replace(value, **{name: changes[name] for name in own})
+    return replace(recipe, **parts)
+
+
+#: Settings whose value may also be None.
+OPTIONAL: dict[str, type] = {"steps_per_epoch": int, "cosine_to": float}
+
+
+def _like(name: str, value: Any, present: Value) -> Any:
+    """`value` in the type of the setting it replaces."""
+    if name in OPTIONAL:
+        if value is None or type(value) is OPTIONAL[name]:
+            return value
+        if OPTIONAL[name] is float and type(value) is int:
+            return float(value)
+    elif isinstance(present, float) and type(value) is int:
+        return float(value)
+    elif isinstance(present, tuple):
+        if isinstance(value, tuple | list) and all(type(v) is int for v in value):
+            return tuple(value)
+    elif type(value) is type(present):
+        return value
+    raise UserError(f"recipe: {name} is a {type(present).__name__} such as {present!r}, not {value!r}")
+
+
+#: Version of `canonical`. Raise it only where one setting comes to be told in another way.
+CANONICAL_VERSION = 1
+
+
+def canonical(recipe: Recipe) -> dict[str, Any]:
+    """What names a run: settings by their short names, whatever classes hold them.
+
+    Settings without effect are left out, so that trainings that are alike have one name. A setting that is added later
+    must be left out where it is neutral, so that finished runs keep theirs.
+    """
+    found = settings(recipe)
+    if recipe.losses.alignment == "none":
+        found = {name: value for name, value in found.items() if not name.startswith("alignment")}
+    if not recipe.losses.triplet:
+        found = {name: value for name, value in found.items() if "margin" not in name and name != "normalize_triplet"}
+    return {"version": CANONICAL_VERSION, **found}

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from msinet import distributed
+from msinet.data.datasets import Dataset
 from msinet.data.factors import query_factors
-from msinet.data.layouts import Dataset
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
@@ -24,7 +24,7 @@ from msinet.models import build_model, load_weights, save_weights
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.evaluation import Evaluation, evaluate_model
 from msinet.training.loop import Result, train
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Recipe, canonical
 
 Record = dict[str, str | int | float | bool | None]
 RECORD = "record.json"
@@ -123,16 +123,18 @@ def run(
     log = Log(folder / "log.txt")
     mixed = derived_seed(source.name, model, seed)
     torch.manual_seed(mixed)
-    network = build_model(model, source.num_classes, image=(recipe.height, recipe.width), **options)
-    if recipe.alignment == "pam-self" and getattr(network, "pam", None) is None:
+    network = build_model(model, source.num_classes, image=(recipe.image.height, recipe.image.width), **options)
+    if recipe.losses.alignment == "pam-self" and getattr(network, "pam", None) is None:
         raise UserError(f"alignment pam-self needs a network with a position activation module: {model} with pam=True")
     if weights is not None:
         log(str(load_weights(network, weights)))
-    trains = recipe.epochs > 0 and any(p.requires_grad for p in network.parameters())
+    trains = recipe.schedule.epochs > 0 and any(p.requires_grad for p in network.parameters())
     # Reading all images first names a broken one before hours are spent.
 
     def opened(dataset: Dataset, role: str) -> PixelSource:
-        return open_pixels(dataset, role, recipe.height, recipe.width, cache=how.cache, progress=how.progress)
+        return open_pixels(
+            dataset, role, recipe.image.height, recipe.image.width, cache=how.cache, progress=how.progress
+        )
 
     pixels = opened(source, "train") if trains else None
     test_pixels = opened(target, "test")
@@ -142,7 +144,7 @@ def run(
         return evaluate_model(network, target, test_pixels, device, progress=how.progress)
 
     identity = stable_hash(
-        [model, dict(options), source.fingerprint, recipe.named(), seed, file_hash(weights) if weights else None]
+        [model, dict(options), source.fingerprint, canonical(recipe), seed, file_hash(weights) if weights else None]
     )
     log(f"{model} {dict(options)} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
     # A run that this one replaces stands until here, where the inputs are known to be good.
@@ -199,8 +201,8 @@ def run(
                 "model": model,
                 "options": json.dumps(dict(options)),
                 "num_classes": str(source.num_classes),
-                "height": str(recipe.height),
-                "width": str(recipe.width),
+                "height": str(recipe.image.height),
+                "width": str(recipe.image.width),
                 "source": source.name,
             },
         )

@@ -18,7 +18,7 @@ import pytest
 
 import ablations.__main__
 import reports.__main__
-from msinet.data.world import SIZES, Size
+from msinet.synthetic import SIZES, Size
 
 #: Runs in a fork of a process that has imported everything. No table after each run, as that is one more
 #: process; the state is saved after every step, so that a kill finds it at any age.

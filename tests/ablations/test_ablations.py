@@ -44,8 +44,15 @@ def test_table_5_varies_the_alignment_and_the_network() -> None:
     assert len(found) == 8 * 2 * 2
     inside = [cell.experiment for cell in found if cell.column == "VR" and cell.group == "from scratch"]
     assert differences([experiment.recipe for experiment in inside]) == {"alignment"}
-    assert {e.recipe.alignment for e in inside} == {"none", "self-pos", "self-neg", "unified", "separated", "pam-self"}
-    assert all(("pam", True) in e.options or e.recipe.alignment != "pam-self" for e in inside)
+    assert {e.recipe.losses.alignment for e in inside} == {
+        "none",
+        "self-pos",
+        "self-neg",
+        "unified",
+        "separated",
+        "pam-self",
+    }
+    assert all(("pam", True) in e.options or e.recipe.losses.alignment != "pam-self" for e in inside)
     # Without alignment it is the run of Table 2, so that nothing is trained twice.
     table2 = {cell.experiment.key for cell in cells("table2")}
     assert {c.experiment.key for c in found if c.row.endswith("none")} <= table2
@@ -66,10 +73,10 @@ def test_figures_5c_and_5d_vary_one_option(name: str, option: str, values: list[
 def test_figure_5e_varies_the_weight_across_data_sets() -> None:
     found = [cell for cell in cells("figure5e") if cell.group == "from scratch"]
     assert {(cell.experiment.source, cell.experiment.target) for cell in found} == {("veri776", "vehicleid")}
-    assert [c.experiment.recipe.alignment_weight for c in found if c.experiment.recipe.alignment != "none"] == [
-        weight for weight in WEIGHTS if weight
-    ]
-    assert found[0].experiment.recipe.alignment == "none"
+    assert [
+        c.experiment.recipe.losses.alignment_weight for c in found if c.experiment.recipe.losses.alignment != "none"
+    ] == [weight for weight in WEIGHTS if weight]
+    assert found[0].experiment.recipe.losses.alignment == "none"
 
 
 def test_ablations_fall_back_to_the_set_at_hand() -> None:

@@ -41,20 +41,22 @@ def test_random_weights_are_never_trained() -> None:
     for profile in ("smoke", "mini"):
         cells = CALIBRATION.cells(Request(profile=profile, recipe=("epochs=9", "lr=0.5")), ALL)
         random = [cell.experiment for cell in cells if cell.row == "MSINet, random weights"]
-        assert {e.recipe.epochs for e in random} == {0}
+        assert {e.recipe.schedule.epochs for e in random} == {0}
         assert {e.model for e in random} == {"msinet_x0_25" if profile == "smoke" else "msinet"}
         assert not any(e.cross_domain or e.init == "pretrained" for e in random)
         assert len(set(random)) == 4  # one per test set
         for e in random:
             trained = [c.experiment for c in cells if c.group == "from scratch" and c.experiment.target == e.target]
-            assert {(t.recipe.height, t.recipe.width) for t in trained} == {(e.recipe.height, e.recipe.width)}
-            assert all(t.recipe.epochs == 9 for t in trained)
+            assert {(t.recipe.image.height, t.recipe.image.width) for t in trained} == {
+                (e.recipe.image.height, e.recipe.image.width)
+            }
+            assert all(t.recipe.schedule.epochs == 9 for t in trained)
 
 
 def test_its_trainings_are_those_of_table_2(data_root: Path) -> None:
     request = Request(profile="smoke", data_root=data_root, seeds=2)
     here, there = (make_plan(catalogue, request) for catalogue in (CALIBRATION, TABLE2))
-    trained = {p.run_id for p in here.planned.values() if p.experiment.recipe.epochs}
+    trained = {p.run_id for p in here.planned.values() if p.experiment.recipe.schedule.epochs}
     assert len(trained) == 2 * 3 * 6
     assert trained < {p.run_id for p in there.planned.values()}
     colour = {p.run_id for p in here.planned.values() if p.experiment.model == "colour_histogram"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msinet.training.profiles import PRETRAINING
 
 import ablations.runner
 import ablations.world
@@ -21,15 +22,14 @@ from ablations.catalogue import PRETEXT, Request
 from ablations.runner import make_plan
 from ablations.store import Store
 from ablations.table2 import PRETEXT_GROUP, TABLE2
-from msinet.data.world import SETS, WORLD
 from msinet.errors import DataError
 from msinet.models import build_model, save_weights
+from msinet.synthetic import SETS, WORLD
 from msinet.training import loop
-from msinet.training.profiles import PRETRAINING
 from msinet.training.run import file_hash
 
 #: The module, whose name in the package is that of its function.
-rendering = import_module("msinet.data.world.render")
+rendering = import_module("msinet.synthetic.render")
 MODEL = "msinet_x0_25"
 SHORT = ("epochs=1", "steps_per_epoch=2")
 COLUMNS = ("M", "MS", "VR", "VID", "MS>M", "VR>VID")

@@ -20,10 +20,10 @@ from ablations.searches import RANDOM, RATIOS, random_genotypes
 from ablations.store import Store
 from ablations.sweep import OVERLAP, summary_path, sweep
 from msinet.data import load_dataset
-from msinet.data.world import SIZES, Size
 from msinet.errors import UserError
 from msinet.models.msinet import SEARCHED
 from msinet.search import SearchRecipe
+from msinet.synthetic import SIZES, Size
 from msinet.training.run import How
 
 QUIET = How(progress=False, device="cpu")
@@ -72,10 +72,9 @@ def test_figure_5a_varies_mechanism_and_overlap_alone() -> None:
     recipes = [search.recipe for search in searches if search is not None]
     assert len(recipes) == 2 * (1 + len(RATIOS))
     assert all(isinstance(recipe, SearchRecipe) for recipe in recipes)
-    assert {(recipe.mechanism, recipe.overlap) for recipe in recipes if isinstance(recipe, SearchRecipe)} == {
-        ("ce", 1.0),
-        *(("tcm", ratio) for ratio in RATIOS),
-    }
+    assert {
+        (recipe.search.mechanism, recipe.search.overlap) for recipe in recipes if isinstance(recipe, SearchRecipe)
+    } == {("ce", 1.0), *(("tcm", ratio) for ratio in RATIOS)}
     assert len({replace(r, mechanism="tcm", overlap=0.4) for r in recipes if isinstance(r, SearchRecipe)}) == 1
 
 
@@ -87,7 +86,7 @@ def test_figure_5b_has_every_single_operation_random_ones_and_the_searched() -> 
     assert len(set(random_genotypes(RANDOM))) == RANDOM
     assert all(set(genotype) <= set("NGAE") and len(genotype) == 12 for genotype in random_genotypes(RANDOM))
     assert genotypes[4 + RANDOM] == SEARCHED
-    assert [e.genotype_from.recipe.mechanism for _, _, e in found[-2:]] == ["tpe", "tcm"]  # type: ignore[union-attr]
+    assert [e.genotype_from.recipe.search.mechanism for _, _, e in found[-2:]] == ["tpe", "tcm"]  # type: ignore[union-attr]
 
 
 def test_random_genotypes_are_drawn_evenly() -> None:
@@ -342,7 +341,7 @@ def test_the_alignment_sweep_ranks_held_out_identities_of_the_other_set(
     for row in trials:
         run = frame.loc[row["run_ids"]]
         assert (run["source"], run["target"]) == ("veri776", "vehicleid-heldout")
-        assert run["recipe.alignment"] == "pam-self" or float(row["alignment_weight"]) == 0
+        assert run["recipe.losses.alignment"] == "pam-self" or float(row["alignment_weight"]) == 0
     assert (tmp_path / "figures" / "sweep_alignment-smoke-trials.png").stat().st_size > 5000
 
 

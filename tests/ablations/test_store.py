@@ -215,7 +215,7 @@ def test_the_frame_has_one_flat_row_per_run(store: Store) -> None:
     assert list(frame["model"]) == ["cdnet", "osnet"]
     assert list(frame["seed"]) == [2, 0]
     assert list(frame["experiment"]) == [other.key, EXPERIMENT.key]
-    assert list(frame["recipe.epochs"]) == [350, 3]
+    assert list(frame["recipe.schedule.epochs"]) == [350, 3]
     assert list(frame["recipe.pad"]) == [3, 10]  # of the augmentation
     assert pd.isna(frame.loc["r1", "option.ratio"])
     assert frame.loc["r2", "option.ratio"] == 2

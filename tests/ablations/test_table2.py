@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import tyro
+from msinet.training.profiles import PROFILES
 
 from ablations.__main__ import main
 from ablations.catalogue import PRETEXT, Request
 from ablations.table2 import PRETEXT_GROUP, TABLE2, column_label, row_label
 from msinet.data import LAYOUTS
 from msinet.models import split_name
-from msinet.training.profiles import PROFILES
 
 ALL = ("market1501", "msmt17", "veri776", "vehicleid")
 #: Stands for a folder of photographs; what a table consists of is known without reading it.
@@ -129,10 +129,15 @@ def test_recipes_of_the_paper() -> None:
     }
     for column, recipe in recipes.items():
         across = ">" in column
-        assert recipe.milestones == (150, 225, 300)
+        assert recipe.schedule.milestones == (150, 225, 300)
         assert recipe.augmentation.jitter is across
         assert recipe.augmentation.erase == (0.0 if across else 0.5)
-        assert (recipe.optimizer, recipe.lr, recipe.identities, recipe.images) == ("sgd", 0.065, 16, 4)
+        assert (recipe.optimizer.optimizer, recipe.optimizer.lr, recipe.sampler.identities, recipe.sampler.images) == (
+            "sgd",
+            0.065,
+            16,
+            4,
+        )
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -156,7 +161,11 @@ def test_changes_to_the_recipe_reach_every_training() -> None:
     plain, changed = Request(profile="smoke"), Request(profile="smoke", recipe=("lr=0.5", "epochs=9", "erase=0.25"))
     for cell in TABLE2.cells(changed, ALL):
         recipe = cell.experiment.recipe
-        assert cell.group == "no training" or (recipe.lr, recipe.epochs, recipe.augmentation.erase) == (0.5, 9, 0.25)
+        assert cell.group == "no training" or (
+            recipe.optimizer.lr,
+            recipe.schedule.epochs,
+            recipe.augmentation.erase,
+        ) == (0.5, 9, 0.25)
     # The histogram is the same run whatever the schedule, but not whatever the image size.
     histograms = [
         {cell.experiment.key for cell in TABLE2.cells(request, ALL) if cell.group == "no training"}

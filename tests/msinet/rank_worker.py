@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from msinet.search.recipe import search_recipe
+from msinet.training.profiles import recipe_for
 from torch import Tensor, nn
 
 from msinet import distributed
@@ -23,11 +25,9 @@ from msinet.losses import alignment_loss, triplet_loss
 from msinet.models import build_model
 from msinet.models.supernet import alphas_of
 from msinet.search.memory import Memory
-from msinet.search.recipe import search_recipe
 from msinet.search.split import split_identities
 from msinet.search.twins import Twins, search_alphas
 from msinet.training import embed, train
-from msinet.training.profiles import recipe_for
 from msinet.training.run import How, run
 
 CASE: str = globals()["CASE"]
@@ -137,10 +137,13 @@ def searching(**way: Any) -> dict[str, Any]:
         lr=0.01,
         **{"overlap": 1.0, **way},
     )
-    training, validation = split_identities(LABELS, recipe.overlap, seed=0)
+    training, validation = split_identities(LABELS, recipe.search.overlap, seed=0)
     torch.manual_seed(0)
     network = Exact(build_model("supernet_x0_25", 8, interactions=6))
-    memories = (ExactMemory(side.classes, 128, recipe.temperature, recipe.momentum) for side in (training, validation))
+    memories = (
+        ExactMemory(side.classes, 128, recipe.search.temperature, recipe.search.momentum)
+        for side in (training, validation)
+    )
     twins = Twins(network, *memories).double()
     result = search_alphas(
         twins, PIXELS, training, validation, recipe, FOLDER, seed=3, identity="", device=CPU, progress=False

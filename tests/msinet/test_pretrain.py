@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msinet.training.profiles import PRETRAINING, PROFILES, override, pretrain_recipe, recipe_for
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.transforms.v2 import functional as tv
@@ -33,7 +34,6 @@ from msinet.models.weights import read_metadata
 from msinet.training import Recipe, loop
 from msinet.training.loop import losses, train
 from msinet.training.pretrain import classify, pretrain
-from msinet.training.profiles import PRETRAINING, PROFILES, override, pretrain_recipe, recipe_for
 from msinet.training.recipe import Pretraining
 from msinet.training.run import How, Record
 
@@ -319,8 +319,8 @@ def test_the_paper_s_recipe_is_that_of_cdnet() -> None:
         pretrain_recipe("papr")
     assert set(PRETRAINING) == set(PROFILES)
     for name, recipe in PRETRAINING.items():
-        assert recipe.height == recipe.width
-        assert recipe.optimizer == PROFILES[name].optimizer
+        assert recipe.image.height == recipe.image.width
+        assert recipe.optimizer.optimizer == PROFILES[name].optimizer
 
 
 def test_settings_of_pre_training_can_be_changed_by_name() -> None:

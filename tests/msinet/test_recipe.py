@@ -5,11 +5,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+from msinet.training.profiles import PROFILES, override, parse_settings, recipe_for
 
 from msinet.data import Augmentation
 from msinet.errors import UserError
 from msinet.training import Recipe
-from msinet.training.profiles import PROFILES, override, parse_settings, recipe_for
 
 # --- Learning rate (SPEC A.12) -------------------------------------------------------------------
 
@@ -50,7 +50,11 @@ def test_milestones_act_during_warm_up_as_well() -> None:
 
 def test_new_epochs_stretch_warm_up_and_milestones() -> None:
     recipe = Recipe().with_epochs(120)
-    assert (recipe.epochs, recipe.warmup, recipe.milestones) == (120, 3, (51, 77, 103))  # 10/350, 150/350, ...
+    assert (recipe.schedule.epochs, recipe.schedule.warmup, recipe.schedule.milestones) == (
+        120,
+        3,
+        (51, 77, 103),
+    )  # 10/350, 150/350, ...
     assert Recipe().with_epochs(700).milestones == (300, 450, 600)
     assert Recipe().with_epochs(350) == Recipe()
     assert replace(recipe, epochs=350, warmup=10, milestones=(150, 225, 300)) == Recipe()  # nothing else moved
@@ -58,7 +62,7 @@ def test_new_epochs_stretch_warm_up_and_milestones() -> None:
 
 def test_no_milestone_falls_before_the_first_epoch_is_over() -> None:
     recipe = Recipe().with_epochs(1)
-    assert recipe.milestones == (1, 1, 1)
+    assert recipe.schedule.milestones == (1, 1, 1)
     assert recipe.learning_rate(0) == pytest.approx(0.065)
 
 
@@ -225,11 +229,11 @@ def test_the_paper_s_recipe_for_persons_and_vehicles() -> None:
 def test_vehicles_are_square_and_persons_twice_as_high_as_wide(profile: str) -> None:
     for name in ("market1501", "msmt17"):
         recipe = recipe_for(profile, name)
-        assert recipe.height == 2 * recipe.width
+        assert recipe.image.height == 2 * recipe.image.width
     for name in ("veri776", "vehicleid", "vehicleid_1600", "vehicleid_800"):
         square = recipe_for(profile, name)
         assert square == replace(recipe, height=square.height, width=square.height)
-        assert square.height == (48 if profile == "mini" else recipe.height)
+        assert square.height == (48 if profile == "mini" else recipe.image.height)
 
 
 def test_mini_has_learning_rates_by_network_and_nothing_else_does() -> None:
@@ -243,7 +247,7 @@ def test_mini_has_learning_rates_by_network_and_nothing_else_does() -> None:
 def test_across_domains_the_paper_trains_shorter_with_jitter_instead_of_erasing() -> None:
     recipe = recipe_for("paper", "msmt17", cross_domain=True)
     assert recipe == replace(Recipe(), epochs=250, augmentation=Augmentation(jitter=True, erase=0.0))
-    assert recipe.milestones == (150, 225, 300)  # the last one is never reached
+    assert recipe.schedule.milestones == (150, 225, 300)  # the last one is never reached
     assert recipe_for("paper", "veri776", cross_domain=True).width == 256
 
 

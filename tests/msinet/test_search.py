@@ -393,7 +393,7 @@ def test_the_weights_follow_the_schedule(epoch: int, expected: float) -> None:
 )
 def test_the_architecture_has_no_warm_up_and_milestones_of_its_own(epoch: int, expected: float) -> None:
     recipe = SearchRecipe(milestones=(5,), warmup=40)
-    assert recipe.alpha_learning_rate(epoch) == pytest.approx(expected)
+    assert recipe.search.alpha_learning_rate(epoch) == pytest.approx(expected)
     released = replace(recipe, alpha_milestones=(150, 225, 350))
     assert released.alpha_learning_rate(epoch) == pytest.approx(max(expected, 2e-5))  # the last one never acts
 
@@ -515,10 +515,13 @@ class Setting(NamedTuple):
 
 
 def start(dataset: Dataset, recipe: SearchRecipe, seed: int = 0) -> Setting:
-    training, validation = split_identities(dataset.labels, recipe.overlap, seed=seed)
+    training, validation = split_identities(dataset.labels, recipe.search.overlap, seed=seed)
     torch.manual_seed(seed)
     network = Exact(build_model(SUPERNET, dataset.num_classes, interactions=6))
-    memories = (ExactMemory(side.classes, 128, recipe.temperature, recipe.momentum) for side in (training, validation))
+    memories = (
+        ExactMemory(side.classes, 128, recipe.search.temperature, recipe.search.momentum)
+        for side in (training, validation)
+    )
     both = Twins(network, *memories).to(torch.float64).to(memory_format=torch.channels_last)
     return Setting(both, open_pixels(dataset, "train", 32, 16, progress=False), training, validation)
 
@@ -544,7 +547,7 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
     network = setting.twins.network
     alphas = [parameter for name, parameter in network.named_parameters() if name.endswith("alpha")]
     weights = [p for name, p in network.named_parameters() if p.requires_grad and not name.endswith("alpha")]
-    sgd = torch.optim.SGD(weights, 1.0, momentum=0.9, weight_decay=recipe.weight_decay, foreach=False)
+    sgd = torch.optim.SGD(weights, 1.0, momentum=0.9, weight_decay=recipe.optimizer.weight_decay, foreach=False)
     adam = torch.optim.Adam(alphas, 1.0, betas=(0.5, 0.999), weight_decay=1e-3, foreach=False)
     memories: list[Tensor] = []
     for side in (setting.training, setting.validation):
@@ -554,7 +557,7 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
         rows = torch.zeros(side.classes, 128, dtype=torch.float64)
         for feature, label in zip(features, side.labels, strict=True):
             rows[label] += feature / feature.norm() / int((side.labels == label).sum())
-        filled = recipe.memory_init == "centroids" and recipe.mechanism == "tcm"
+        filled = recipe.search.memory_init == "centroids" and recipe.search.mechanism == "tcm"
         memories.append(rows / rows.norm(dim=1, keepdim=True) if filled else 0 * rows)
     network.train()
     leaked: list[Tensor | None] = [None] * len(weights)
@@ -562,34 +565,39 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
     def batches(side: Side, seed: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         plan = [
             (epoch, step, batch)
-            for epoch in range(recipe.epochs)
+            for epoch in range(recipe.schedule.epochs)
             for step, batch in enumerate(
                 epoch_batches(
-                    side.labels, recipe.identities, recipe.images, seed=seed, epoch=epoch, steps=recipe.steps_per_epoch
+                    side.labels,
+                    recipe.sampler.identities,
+                    recipe.sampler.images,
+                    seed=seed,
+                    epoch=epoch,
+                    steps=recipe.sampler.steps_per_epoch,
                 )
             )
             if step >= first
         ]
-        labels = side.identities[side.labels] if recipe.mechanism == "ce" else side.labels
+        labels = side.identities[side.labels] if recipe.search.mechanism == "ce" else side.labels
         own = [setting.pixels[int(i)] for i in side.positions]
         return train_batches(own, labels, recipe.augmentation, iter(plan), seed=seed)
 
-    streams = batches(setting.training, 11), batches(setting.validation, 12, int(recipe.order == "alphas"))
+    streams = batches(setting.training, 11), batches(setting.validation, 12, int(recipe.search.order == "alphas"))
 
     def loss_on(number: int) -> tuple[Tensor, Callable[[], None]]:
         """The loss of a side's next batch, and what renews its memory."""
         images, labels = next(streams[number])
         output = network(images.to(memory_format=torch.channels_last))
-        if recipe.mechanism == "ce":
+        if recipe.search.mechanism == "ce":
             return F.cross_entropy(output.logits[0], labels), lambda: None
         features, rows = output.embeddings[0], memories[number].clone()
         unit = features / features.norm(dim=1, keepdim=True)
-        scores = unit @ rows.T / recipe.temperature
+        scores = unit @ rows.T / recipe.search.temperature
         loss = (scores.logsumexp(1) - scores[range(len(labels)), labels]).mean()
 
         def renew() -> None:
             for one, label in zip(unit.detach(), labels.tolist(), strict=True):
-                mixture = recipe.momentum * memories[number][label] + (1 - recipe.momentum) * one
+                mixture = recipe.search.momentum * memories[number][label] + (1 - recipe.search.momentum) * one
                 memories[number][label] = mixture / mixture.norm()
 
         return loss, renew
@@ -597,7 +605,7 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
     def architecture() -> None:
         loss, renew = loss_on(1)
         gradients = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True)
-        if recipe.leak:
+        if recipe.search.leak:
             leaked[:] = gradients[len(alphas) :]
         for alpha, gradient in zip(alphas, gradients, strict=False):
             alpha.grad = gradient
@@ -613,11 +621,11 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
         sgd.step()
         renew()
 
-    for epoch in range(recipe.epochs):
-        sgd.param_groups[0]["lr"] = recipe.lr * (0.01 if epoch == 0 and recipe.warmup else 1)
-        adam.param_groups[0]["lr"] = recipe.alpha_lr * (0.1 if epoch >= 1 else 1)
+    for epoch in range(recipe.schedule.epochs):
+        sgd.param_groups[0]["lr"] = recipe.optimizer.lr * (0.01 if epoch == 0 and recipe.schedule.warmup else 1)
+        adam.param_groups[0]["lr"] = recipe.search.alpha_lr * (0.1 if epoch >= 1 else 1)
         for step in range(3):
-            if recipe.order == "weights":
+            if recipe.search.order == "weights":
                 ordinary()
                 architecture()
             else:
@@ -674,7 +682,7 @@ def test_a_search_is_the_algorithm_written_out_plainly(market: Dataset, tmp_path
         "tcm": {"head.bn.bias", "head.bn.weight", "head.classifier.weight"},  # a classifier that nothing trains
         "ce": {"head.bn.bias", "training_memory.centres", "validation_memory.centres"},
     }
-    assert still == idle[recipe.mechanism]
+    assert still == idle[recipe.search.mechanism]
 
 
 # --- Sides that keep to themselves ---------------------------------------------------------------

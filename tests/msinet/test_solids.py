@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from msinet.data.world.solids import (
+from msinet.synthetic.solids import (
     NOTHING,
     PATTERNS,
     SHAPES,

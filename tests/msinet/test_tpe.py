@@ -172,7 +172,7 @@ def test_a_trial_is_ranked_on_the_validation_side(data_root: Path, networks, tmp
     recipe = replace(search_recipe("smoke", name), mechanism="tpe", trials=2, epochs=1)
     go(tmp_path, dataset, recipe=recipe)
     _, validation = split_identities(dataset.labels, 0.4, seed=derived_seed(name, "supernet", 0))
-    pixels = open_pixels(dataset, "train", recipe.height, recipe.width, progress=False)
+    pixels = open_pixels(dataset, "train", recipe.image.height, recipe.image.width, progress=False)
     images = normalize(np.stack([pixels[int(i)] for i in validation.positions]))
     cameras = np.array([image.camera for image in dataset.train])[validation.positions]
     if name == "vehicleid":  # has no cameras, so that only the image itself is left out

@@ -25,6 +25,8 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
+from msinet.search.recipe import search_recipe
+from msinet.training.profiles import recipe_for
 from safetensors.torch import load_file
 from torch import nn
 
@@ -33,11 +35,9 @@ from msinet.data import Dataset, load_dataset, open_pixels
 from msinet.errors import DataError, TrainingDiverged, UserError, WeightsError
 from msinet.models import Output, build_model
 from msinet.retrieval import METRICS
-from msinet.search.recipe import search_recipe
 from msinet.training import Recipe, evaluate_model, loop, train
 from msinet.training.checkpoint import rng_state, set_rng_state
 from msinet.training.loop import build_optimizer, forward, losses
-from msinet.training.profiles import recipe_for
 from msinet.training.run import How, Record, derived_seed, run, stable_hash, write_csv
 
 SMOKE = recipe_for("smoke", "market1501")
@@ -154,7 +154,7 @@ def test_the_loss_falls_to_what_smoothing_leaves(market: Dataset, tmp_path: Path
     torch.manual_seed(0)
     network = build_model(NETWORK, market.num_classes)
     before = {name: value.clone() for name, value in network.named_parameters()}
-    pixels = open_pixels(market, "train", recipe.height, recipe.width, progress=False)
+    pixels = open_pixels(market, "train", recipe.image.height, recipe.image.width, progress=False)
     result = train(network, pixels, market.labels, recipe, tmp_path, seed=0, identity="", device=CPU, progress=False)
     first, last = result.history[0], result.history[-1]
     likely, rest = 0.9 + 0.1 / 8, 0.1 / 8

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from msinet.training.profiles import recipe_for
 from torch import Tensor, nn
 
 from bench.cost import count
@@ -18,7 +19,6 @@ from msinet.losses import triplet_loss
 from msinet.models import Output, build_model, load_weights, save_weights
 from msinet.models.transformer import DROP_PATH
 from msinet.training.loop import build_optimizer, losses, set_learning_rate
-from msinet.training.profiles import recipe_for
 from msinet.training.recipe import TransformerRecipe
 
 TINY = {"image": (32, 16), "depth": 3}
@@ -270,8 +270,8 @@ def test_cosine_with_warm_up() -> None:
 def test_recipes_of_the_paper_profile(model: str, source: str, lr: float, erase: float) -> None:
     recipe = recipe_for("paper", source, model)
     assert isinstance(recipe, TransformerRecipe)
-    assert (recipe.lr, recipe.augmentation.erase, recipe.epochs) == (lr, erase, 120)
-    assert recipe.width == (256 if source == "veri776" else 128)
+    assert (recipe.optimizer.lr, recipe.augmentation.erase, recipe.schedule.epochs) == (lr, erase, 120)
+    assert recipe.image.width == (256 if source == "veri776" else 128)
 
 
 def test_biases_learn_faster() -> None:

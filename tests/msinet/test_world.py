@@ -27,14 +27,14 @@ from hypothesis import strategies as st
 
 from msinet.cli import run_command
 from msinet.data.layouts import available, load_dataset
-from msinet.data.world import FACTORS, SETS, SIZES, WORLD, Size, person, read_world, render, scene, vehicle
-from msinet.data.world.cameras import draw_camera
-from msinet.data.world.sets import STYLES
-from msinet.data.world.solids import NOTHING, Body, Light, View, cast, look_at, shade
 from msinet.errors import Busy, UserError
 from msinet.io import exclusive
+from msinet.synthetic import FACTORS, SETS, SIZES, WORLD, Size, person, read_world, render, scene, vehicle
+from msinet.synthetic.cameras import draw_camera
+from msinet.synthetic.sets import STYLES
+from msinet.synthetic.solids import NOTHING, Body, Light, View, cast, look_at, shade
 
-renderer = importlib.import_module("msinet.data.world.render")  # the package has a function of that name
+renderer = importlib.import_module("msinet.synthetic.render")  # the package has a function of that name
 Copy = Callable[[str], Path]
 TINY = Size(identities=4, test_identities=3, images=4, height=16)
 REID = tuple(name for name in SETS if name != "pretext")
@@ -592,8 +592,8 @@ def test_an_interrupted_rendering_goes_on_to_the_same_bytes(
 def test_a_killed_rendering_goes_on_to_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     code = (
         "import importlib, sys; from pathlib import Path\n"
-        "from msinet.data.world import Size, render\n"
-        "importlib.import_module('msinet.data.world.render').CHUNK = 3\n"
+        "from msinet.synthetic import Size, render\n"
+        "importlib.import_module('msinet.synthetic.render').CHUNK = 3\n"
         "render(Path(sys.argv[1]), Size(4, 3, 4, 16), names=('market1501',), processes=1, progress=False)"
     )
     process = subprocess.Popen(

@@ -13,7 +13,7 @@ from msinet.data.factors import query_factors
 from msinet.data.folders import load_class_folders
 from msinet.data.layouts import Dataset, available, load_dataset
 from msinet.data.sampler import pk_batches
-from msinet.data.world import SETS, read_world, vehicle
+from msinet.synthetic import SETS, read_world, vehicle
 
 NAMES = ("market1501", "msmt17", "veri776", "vehicleid", "vehicleid_1600", "vehicleid_800")
 ROOTS = ("data_root", "world_root")

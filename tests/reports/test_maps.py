@@ -186,7 +186,7 @@ def test_images_are_those_that_the_network_gets(asked: Request) -> None:
     record = Store(asked.store).frame().loc[looked[0].run_ids[0]]
     for path, pixels in zip(seen.paths, seen.pixels, strict=True):
         with PIL.Image.open(dataset.root / path) as image:
-            size = int(record["recipe.width"]), int(record["recipe.height"])
+            size = int(record["recipe.image.width"]), int(record["recipe.image.height"])
             assert np.array_equal(pixels, np.asarray(image.convert("RGB").resize(size, PIL.Image.Resampling.BILINEAR)))
 
 

@@ -27,7 +27,7 @@ def run_of(request: Request, model: str, target: str) -> tuple[Store, str, Datas
 def by_hand(store: Store, run_id: str, dataset: Dataset, model: str) -> list[list[tuple[Path, float, bool]]]:
     """For every query of the first draw: path, distance and rightness of the whole gallery, nearest first."""
     record = store.frame().loc[run_id]
-    height, width = int(record["recipe.height"]), int(record["recipe.width"])
+    height, width = int(record["recipe.image.height"]), int(record["recipe.image.width"])
     network = build_model(model, dataset.num_classes, image=(height, width))
     load_weights(network, store.run_folder(run_id) / "model.safetensors")
     pixels = open_pixels(dataset, "test", height, width, progress=False)

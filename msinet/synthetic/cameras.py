@@ -8,46 +8,14 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFilter
 
-from msinet.data.world.person import COLOURS
-from msinet.data.world.solids import Colour
+from msinet.synthetic.person import COLOURS
+from msinet.synthetic.sets import STYLES
+from msinet.synthetic.solids import Colour
 
 #: Pixels of the picture behind a camera's images.
 PLACE_SIZE = (640, 300)
 #: Where its ground begins.
 HORIZON = 106
-
-
-@dataclass(frozen=True)
-class Style:
-    """What the cameras of one set have in common."""
-
-    kind: str
-    """person or vehicle"""
-    cameras: int
-    palette: dict[str, float]
-    """how common each colour is among the set's identities"""
-    elevation: tuple[float, float]
-    """degrees above the horizon, lowest and highest"""
-    light: tuple[float, float]
-    """exposure of the darkest and of the brightest camera"""
-    cast: float
-    """standard deviation of the logarithm of each colour channel's gain"""
-    warmth: float
-    """of the set: above 0 towards yellow, below 0 towards blue"""
-    blur: tuple[float, float]
-    """pixels of an image 128 high"""
-    noise: tuple[float, float]
-    """standard deviation in display units"""
-    shift: float
-    """standard deviation of the framing error, as a share of the frame"""
-    occluded: float
-    """share of images with something in front"""
-    indoor: float
-    """share of cameras under a roof, with even light"""
-    spread: float
-    """degrees: standard deviation of the view around a camera's two usual directions"""
-    off_axis: float | None = None
-    """degrees: how far cameras look away from a road, on which they see fronts and backs; None: from anywhere"""
 
 
 @dataclass(frozen=True)
@@ -86,8 +54,6 @@ class Camera:
 @lru_cache(maxsize=128)
 def draw_camera(style_name: str, number: int, seed: int) -> Camera:
     """Camera `number` (from 1) of a set; a pure function of its arguments."""
-    from msinet.data.world.sets import STYLES
-
     style = STYLES[style_name]
     rng = np.random.default_rng((seed, 71, list(STYLES).index(style_name), number))
     main = float(rng.uniform(0, 360))

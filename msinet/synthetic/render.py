@@ -22,18 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from msinet.data.world import person, vehicle
-from msinet.data.world.cameras import draw_camera
-from msinet.data.world.scene import Identity, photograph
-from msinet.data.world.sets import STYLES
+from msinet.data.rendered import FACTORS, WORLD, read_world
 from msinet.errors import UserError, unknown_name
 from msinet.io import exclusive, write_csv, write_json, write_text
 from msinet.progress import bar
+from msinet.synthetic import person, vehicle
+from msinet.synthetic.cameras import draw_camera
+from msinet.synthetic.scene import Identity, photograph
+from msinet.synthetic.sets import STYLES
 
 #: Raise when the same seed gives other images.
 VERSION = 1
-FACTORS = "factors.csv"
-WORLD = "world.json"
 #: Images that one process renders before it reports.
 CHUNK = 48
 
@@ -368,18 +367,6 @@ def render(
                 if not folder.exists():  # rendered by another process meanwhile
                     _render_set(name, folder, spec, size, seed, pool, progress)
     return folders
-
-
-def read_world(folder: Path) -> dict[str, Any] | None:
-    """What `world.json` says about a rendered set; None for a folder without one."""
-    path = folder / WORLD
-    if not path.is_file():
-        return None
-    try:
-        world: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return world | {"fingerprint": str(world["fingerprint"]), "seed": int(world["seed"])}
-    except (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete {folder} and render it again") from error
 
 
 def _same_or_refuse(folder: Path, spec: dict[str, Any]) -> None:

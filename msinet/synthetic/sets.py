@@ -1,9 +1,44 @@
 """The sets of the world: their palettes and the style of their cameras. The difference between two sets of a kind
 is the domain gap."""
 
-from msinet.data.world.cameras import Style
-from msinet.data.world.person import COLOURS
-from msinet.data.world.vehicle import PAINTS
+from dataclasses import dataclass
+
+from msinet.synthetic.person import COLOURS
+from msinet.synthetic.vehicle import PAINTS
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the cameras of one set have in common."""
+
+    kind: str
+    """person or vehicle"""
+    cameras: int
+    palette: dict[str, float]
+    """how common each colour is among the set's identities"""
+    elevation: tuple[float, float]
+    """degrees above the horizon, lowest and highest"""
+    light: tuple[float, float]
+    """exposure of the darkest and of the brightest camera"""
+    cast: float
+    """standard deviation of the logarithm of each colour channel's gain"""
+    warmth: float
+    """of the set: above 0 towards yellow, below 0 towards blue"""
+    blur: tuple[float, float]
+    """pixels of an image 128 high"""
+    noise: tuple[float, float]
+    """standard deviation in display units"""
+    shift: float
+    """standard deviation of the framing error, as a share of the frame"""
+    occluded: float
+    """share of images with something in front"""
+    indoor: float
+    """share of cameras under a roof, with even light"""
+    spread: float
+    """degrees: standard deviation of the view around a camera's two usual directions"""
+    off_axis: float | None = None
+    """degrees: how far cameras look away from a road, on which they see fronts and backs; None: from anywhere"""
+
 
 _BRIGHT = dict.fromkeys(COLOURS, 1.0) | {"white": 2.0, "black": 1.5, "red": 1.6, "sky": 1.4, "yellow": 1.3}
 _MUTED = dict.fromkeys(COLOURS, 0.7) | {

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from msinet.data.world.solids import Body, Colour, Decal, Surface
+from msinet.synthetic.solids import Body, Colour, Decal, Surface
 
 #: Garment colours in display RGB.
 COLOURS: dict[str, Colour] = {

@@ -8,11 +8,11 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFilter
 
-from msinet.data.world import person, vehicle
-from msinet.data.world.cameras import HORIZON, PLACE_SIZE, Camera, place
-from msinet.data.world.person import COLOURS, Person
-from msinet.data.world.solids import F32, NOTHING, Body, Light, Surface, View, cast, look_at, project, shade
-from msinet.data.world.vehicle import PAINTS, Vehicle
+from msinet.synthetic import person, vehicle
+from msinet.synthetic.cameras import HORIZON, PLACE_SIZE, Camera, place
+from msinet.synthetic.person import COLOURS, Person
+from msinet.synthetic.solids import F32, NOTHING, Body, Light, Surface, View, cast, look_at, project, shade
+from msinet.synthetic.vehicle import PAINTS, Vehicle
 
 Factors = dict[str, Any]
 Identity = Person | Vehicle

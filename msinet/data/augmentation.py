@@ -1,0 +1,35 @@
+"""What happens to a training image, as numbers; `msinet.data.transforms.augment` does it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from msinet.errors import UserError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training image, in this order: flip, crop, jitter, normalise, erase."""
+
+    flip: float = 0.5
+    """probability of a horizontal flip"""
+    pad: int = 10
+    """pixels of black added on every side before a random crop of the original size"""
+    crop: float = 0.0
+    """above 0: instead of pad and crop, a random part of at least this share of the area is resized (classifiers)"""
+    jitter: bool = False
+    """colour jitter of the cross-domain recipe: brightness 0.4, contrast 0.4, saturation 0.3"""
+    erase: float = 0.5
+    """probability of random erasing"""
+    erase_fill: Literal["mean", "noise"] = "mean"
+    """what fills an erased box: the mean colour, or normal noise with mean and deviation 0.5 (transformers)"""
+
+    def __post_init__(self) -> None:
+        if self.pad < 0:
+            raise UserError(f"recipe: pad must be at least 0, got {self.pad}")
+        for name in ("flip", "erase", "crop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"recipe: {name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.erase_fill not in ("mean", "noise"):
+            raise UserError(f"recipe: erase_fill must be mean or noise, got {self.erase_fill!r}")
+        if self.crop and self.pad:
+            raise UserError(f"recipe: pad must be 0 where a random resized crop takes its place, got {self.pad}")

@@ -1,0 +1,146 @@
+"""What a data set is to the suite: labelled images, a protocol, and a card that tells how to find and to judge it."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+
+
+@dataclass(frozen=True)
+class Image:
+    """One labelled image file."""
+
+    path: Path
+    identity: int
+    camera: int
+    """the set's own camera number; 0 where the set has none"""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One choice of queries and gallery, as positions in `Dataset.test`."""
+
+    query: np.ndarray
+    gallery: np.ndarray
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as it lies on disk.
+
+    `test` holds every image that is ranked; `draws` says which are queries and which are gallery:
+    one draw for M, MS and VR, several for VehicleID.
+    """
+
+    name: str
+    layout: str
+    root: Path
+    train: tuple[Image, ...]
+    test: tuple[Image, ...]
+    draws: tuple[Draw, ...]
+    remove_same_camera: bool
+    """whether a gallery image of the query's identity and camera is left out of its ranking"""
+    junk: int = 0
+    """images of identity -1, which no split holds"""
+    world: str = ""
+    """fingerprint of the rendering; empty for photographs"""
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Training identities renumbered 0, 1, ... in the order of their numbers; (len(train),) int64."""
+        identities = np.array([image.identity for image in self.train], dtype=np.int64)
+        return np.unique(identities, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def num_classes(self) -> int:
+        """Training identities."""
+        return int(self.labels.max()) + 1 if len(self.labels) else 0
+
+    def splits(self) -> dict[str, list[Image]]:
+        """Train, query and gallery (of the first draw) by name."""
+        draw = self.draws[0]
+        return {
+            "train": list(self.train),
+            "query": [self.test[i] for i in draw.query],
+            "gallery": [self.test[i] for i in draw.gallery],
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with any file name, label, split, draw or file size."""
+        digest = hashlib.sha256(f"{self.name} {self.layout} {self.remove_same_camera} {self.world}\n".encode())
+        for role, images in (("train", self.train), ("test", self.test)):
+            for image in images:
+                where = image.path.relative_to(self.root).as_posix()
+                size = image.path.stat().st_size
+                digest.update(f"{role} {where} {image.identity} {image.camera} {size}\n".encode())
+        for draw in self.draws:
+            digest.update(draw.query.astype(np.int64).tobytes() + b"|" + draw.gallery.astype(np.int64).tobytes())
+        return digest.hexdigest()[:12]
+
+
+def some(items: Iterable[object], limit: int = 5) -> str:
+    """The first few of many, for a message."""
+    shown = [str(item) for item in items]
+    return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What the suite knows of a data set besides its parser."""
+
+    name: str
+    """as commands spell it"""
+    short: str
+    """as the paper's tables write it"""
+    order: int
+    """place in tables; small numbers come first"""
+    kind: Literal["person", "vehicle"]
+    """persons are twice as high as wide, vehicles square"""
+    folders: tuple[str, ...]
+    """where it may lie under a data root, its authors' name first"""
+    needs: tuple[str, ...]
+    """entries of its folder by which it is recognised"""
+    expected: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    """identities, images and cameras of train, query and gallery, as published"""
+    metrics: tuple[str, str] = ("R1", "mAP")
+    """the two metrics that it is judged by"""
+    across: tuple[str, ...] = ()
+    """data sets on which tables test what was trained on it"""
+    extra: bool = False
+    """on the rendered world: only with --whole, or when it is named"""
+    part_of: str = ""
+    """the data set of which it is another test list; such are used when they are named"""
+
+
+Parser = Callable[[Path], Dataset]
+#: Cards and parsers by name; `msinet.data.layouts` fills it.
+REGISTERED: dict[str, tuple[DatasetCard, Parser]] = {}
+
+
+def register(card: DatasetCard) -> Callable[[Parser], Parser]:
+    """Decorator: enter a parser, from a data set's folder to a `Dataset`, under the name of its card.
+
+    Raises:
+        ValueError: the name, or what tables call it, is taken.
+    """
+
+    def enter(parser: Parser) -> Parser:
+        if any(card.name == other.name or card.short == other.short for other, _ in REGISTERED.values()):
+            raise ValueError(f"data set {card.name!r} ({card.short}) is registered twice")
+        if card.name.endswith(HELD_OUT):
+            raise ValueError(f"{HELD_OUT!r} at the end of {card.name!r} is reserved for held-out identities")
+        REGISTERED[card.name] = card, parser
+        return parser
+
+    return enter
+
+
+#: `market1501-heldout`: some training identities of market1501 are ranked, the others train.
+HELD_OUT = "-heldout"

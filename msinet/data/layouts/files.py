@@ -1,0 +1,60 @@
+"""What the layouts share: names and list files turned into images, with errors that name the file and the line."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from msinet.data.datasets import SUFFIXES, Draw, Image
+from msinet.errors import DataError
+
+
+def single_draw(query: Sequence[Image], gallery: Sequence[Image]) -> tuple[tuple[Image, ...], tuple[Draw, ...]]:
+    """The test images, queries first, and the only choice of queries and gallery."""
+    test = (*query, *gallery)
+    return test, (Draw(np.arange(len(query)), np.arange(len(query), len(test))),)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files of a folder by name; anything else (Thumbs.db, ._x.jpg) is not an image."""
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+
+
+def parse_name(name: str, pattern: re.Pattern[str], where: Path, grammar: str) -> re.Match[str]:
+    """The match of a file name.
+
+    Raises:
+        DataError: the name does not follow the grammar; the message names file and grammar.
+    """
+    match = pattern.match(name)
+    if match is None:
+        raise DataError(f"{where}: the file name does not read as {grammar}; rename it or take it out")
+    return match
+
+
+def number_of(digits: str, where: str) -> int:
+    """Decimal digits as a number that fits in 64 bits."""
+    if len(digits) > 18:
+        raise DataError(f"{where}: {digits[:20]}... is no number of an identity or a camera")
+    return int(digits)
+
+
+def list_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered, stripped, non-empty lines of a list file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # without the mark that Windows editors put in front
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file ({error}); fetch the list again") from error
+    return ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+
+
+def inside(folder: Path, name: str, source: Path, line: int) -> Path:
+    """`folder / name`, refused if it would leave the folder or does not exist."""
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise DataError(f"{source}:{line}: {name!r} points outside {folder}; the list is not trustworthy")
+    path = folder / relative
+    if not path.is_file():
+        raise DataError(f"{source}:{line}: {path} does not exist; the list and the images do not belong together")
+    return path

@@ -1,0 +1,44 @@
+"""MSMT17, versions 1 and 2 (Wei et al., CVPR 2018): list files name images and identities."""
+
+from pathlib import Path
+
+from msinet.data.datasets import Dataset, DatasetCard, Image, register
+from msinet.data.layouts.files import inside, list_lines, number_of, single_draw
+from msinet.errors import DataError
+
+
+@register(
+    DatasetCard(
+        name="msmt17",
+        short="MS",
+        order=20,
+        kind="person",
+        folders=("MSMT17_V1", "MSMT17_V2", "msmt17/MSMT17_V1", "msmt17/MSMT17_V2", "msmt17", "MSMT17"),
+        needs=("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt"),
+        expected={"train": (1041, 32621, 15), "query": (3060, 11659, 15), "gallery": (3060, 82161, 15)},
+        across=("market1501",),
+    )
+)
+def msmt17(root: Path) -> Dataset:
+    """Lists of `<path> <identity>`; train is list_train + list_val. Test identities restart at 0."""
+    version, train_folder, test_folder = (
+        ("V2", "mask_train_v2", "mask_test_v2") if (root / "mask_train_v2").is_dir() else ("V1", "train", "test")
+    )
+
+    def read(folder: str, name: str) -> list[Image]:
+        source, images = root / name, []
+        for number, line in list_lines(source):
+            parts = line.rsplit(maxsplit=1)
+            if len(parts) != 2 or not parts[1].isdecimal():
+                raise DataError(f"{source}:{number}: {line!r} does not read as '<path> <identity>'")
+            path = inside(root / folder, parts[0], source, number)
+            fields = path.stem.split("_")
+            if len(fields) < 3 or not fields[2].isdecimal():
+                raise DataError(f"{source}:{number}: no camera in the third field of {path.name!r}")
+            place = f"{source}:{number}"
+            images.append(Image(path, number_of(parts[1], place), number_of(fields[2], place)))
+        return images
+
+    train = read(train_folder, "list_train.txt") + read(train_folder, "list_val.txt")
+    test, draws = single_draw(read(test_folder, "list_query.txt"), read(test_folder, "list_gallery.txt"))
+    return Dataset("msmt17", f"MSMT17_{version}", root, tuple(train), test, draws, True)

@@ -1,0 +1,101 @@
+"""VehicleID (Liu et al., CVPR 2016): lists of images and vehicles, no cameras, three test lists."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from msinet.data.datasets import Dataset, DatasetCard, Draw, Image, register
+from msinet.data.layouts.files import inside, list_lines, number_of
+from msinet.errors import DataError
+
+#: Independent draws of the gallery, over which metrics are averaged.
+DRAWS = 10
+FOLDERS = ("VehicleID", "VehicleID_V1.0", "vehicleid")
+NEEDS = ("image", "train_test_split/train_list.txt")
+
+
+def load(root: Path, size: int) -> Dataset:
+    """Lists of `<image name> <vehicle>`, no cameras. Per draw one random image of each vehicle is gallery."""
+
+    def read(name: str) -> list[Image]:
+        source, images = root / "train_test_split" / name, []
+        if not source.is_file():
+            raise DataError(f"{source} is missing; VehicleID's test lists are test_list_800, _1600 and _2400")
+        for number, line in list_lines(source):
+            parts = line.split()
+            if len(parts) != 2 or not parts[1].isdecimal():
+                raise DataError(f"{source}:{number}: {line!r} does not read as '<image name> <vehicle>'")
+            path = inside(root / "image", f"{parts[0]}.jpg", source, number)
+            images.append(Image(path, number_of(parts[1], f"{source}:{number}"), 0))
+        return images
+
+    test = tuple(read(f"test_list_{size}.txt"))
+    name = "vehicleid" if size == 2400 else f"vehicleid_{size}"
+    draws = tuple(vehicleid_draw([image.identity for image in test], seed) for seed in range(DRAWS))
+    return Dataset(name, "VehicleID", root, tuple(read("train_list.txt")), test, draws, False)
+
+
+@register(
+    DatasetCard(
+        name="vehicleid",
+        short="VID",
+        order=40,
+        kind="vehicle",
+        metrics=("R1", "R5"),
+        folders=FOLDERS,
+        needs=NEEDS,
+        expected={"train": (13164, 113346, 1), "query": (2400, 17377, 1), "gallery": (2400, 2400, 1)},
+        extra=True,
+    )
+)
+def vehicleid(root: Path) -> Dataset:
+    """The test list of 2400 vehicles."""
+    return load(root, 2400)
+
+
+@register(
+    DatasetCard(
+        name="vehicleid_1600",
+        short="VID1600",
+        order=41,
+        kind="vehicle",
+        metrics=("R1", "R5"),
+        folders=FOLDERS,
+        needs=NEEDS,
+        expected={"train": (13164, 113346, 1), "query": (1600, 11777, 1), "gallery": (1600, 1600, 1)},
+        part_of="vehicleid",
+    )
+)
+def vehicleid_1600(root: Path) -> Dataset:
+    """The test list of 1600 vehicles."""
+    return load(root, 1600)
+
+
+@register(
+    DatasetCard(
+        name="vehicleid_800",
+        short="VID800",
+        order=42,
+        kind="vehicle",
+        metrics=("R1", "R5"),
+        folders=FOLDERS,
+        needs=NEEDS,
+        expected={"train": (13164, 113346, 1), "query": (800, 5693, 1), "gallery": (800, 800, 1)},
+        part_of="vehicleid",
+    )
+)
+def vehicleid_800(root: Path) -> Dataset:
+    """The test list of 800 vehicles."""
+    return load(root, 800)
+
+
+def vehicleid_draw(identities: Sequence[int], seed: int) -> Draw:
+    """One image of each identity as gallery, chosen by `seed` alone; all others are queries."""
+    if not len(identities):  # an empty list; the caller tells
+        return Draw(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    rng = np.random.default_rng(seed)
+    order = np.argsort(np.asarray(identities), kind="stable")
+    starts = np.flatnonzero(np.diff(np.asarray(identities)[order], prepend=np.nan))
+    gallery = np.sort(np.array([rng.choice(group) for group in np.split(order, starts[1:])], dtype=np.int64))
+    return Draw(np.setdiff1d(np.arange(len(order)), gallery), gallery)

@@ -1,0 +1,142 @@
+"""Recipes by profile, task, network and data set: `resolve` composes one and says where each value comes from."""
+
+import ast
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from msinet.data.layouts import card_of as dataset_card
+from msinet.errors import UserError, unknown_name
+from msinet.models.registry import card_of as network_card
+from msinet.training.recipe import Recipe, Search, override, settings, with_settings
+from msinet.training.recipes import full, mini, paper, smoke
+from msinet.training.recipes.layers import Profile
+
+PROFILES: dict[str, Profile] = {one.PROFILE.name: one.PROFILE for one in (smoke, mini, full, paper)}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe, and the origin of each setting by its short name."""
+
+    recipe: Recipe
+    origins: Mapping[str, str]
+
+    def changed(self, recipe: Recipe, origin: str) -> "Resolved":
+        """The recipe after another layer: what differs has the layer's name for its origin."""
+        before, after = settings(self.recipe), settings(recipe)
+        moved = {name: origin for name, value in after.items() if name not in before or before[name] != value}
+        return Resolved(recipe, {name: self.origins.get(name, origin) for name in after} | moved)
+
+
+def find_profile(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        UserError: unknown profile.
+    """
+    if name not in PROFILES:
+        raise unknown_name("profile", name, PROFILES)
+    return PROFILES[name]
+
+
+def published(profile: str, kind: str) -> Resolved:
+    """The published recipe of a kind (light, transformer, search, pretraining), scaled by a profile.
+
+    Raises:
+        UserError: unknown profile.
+    """
+    chosen = find_profile(profile)
+    default = Recipe(search=Search() if kind == "search" else None)
+    resolved = Resolved(default, dict.fromkeys(settings(default), paper.BASES["light"].name))
+    base = paper.BASES[kind]
+    resolved = resolved.changed(with_settings(resolved.recipe, base.changes), base.name)
+    origin = f"profile {profile}"
+    if kind in chosen.epochs:
+        resolved = resolved.changed(resolved.recipe.with_epochs(chosen.epochs[kind]), origin)
+    return resolved.changed(with_settings(resolved.recipe, chosen.changes.get(kind, {})), origin)
+
+
+def _sized(resolved: Resolved, profile: Profile, dataset: str) -> Resolved:
+    """With the image size of a data set: vehicles are square."""
+    card = dataset_card(dataset)
+    if card.kind != "vehicle":
+        return resolved
+    side = profile.vehicle_side or resolved.recipe.image.height
+    return resolved.changed(with_settings(resolved.recipe, {"height": side, "width": side}), "vehicles are square")
+
+
+def resolve(profile: str, dataset: str, model: str = "", *, cross_domain: bool = False) -> Resolved:
+    """How a profile trains a network on a data set.
+
+    Args:
+        profile: smoke, mini, full or paper.
+        dataset: the training set.
+        model: name of the network, whose card may change settings; empty: of any light one.
+        cross_domain: 250 of 350 epochs, milestones unchanged, colour jitter instead of erasing (Sec. 4.1).
+
+    Raises:
+        UserError: unknown profile, network or data set.
+    """
+    chosen = find_profile(profile)
+    network = network_card(model) if model else None
+    resolved = published(profile, network.recipe if network else "light")
+    if network is not None:
+        for when in (profile, f"{profile} {dataset_card(dataset).kind}"):
+            changes = dict(network.settings).get(when, {})
+            origin = f"{network.label} in profile {when}"
+            resolved = resolved.changed(with_settings(resolved.recipe, changes), origin)
+    resolved = _sized(resolved, chosen, dataset)
+    if not cross_domain:
+        return resolved
+    recipe = resolved.recipe
+    epochs = max(1, round(recipe.schedule.epochs * 250 / 350))
+    if chosen.stretch_cross_domain:
+        recipe = recipe.with_epochs(epochs)
+    recipe = replace(recipe, schedule=replace(recipe.schedule, epochs=epochs))
+    return resolved.changed(with_settings(recipe, {"jitter": True, "erase": 0.0}), "across data sets, Sec. 4.1")
+
+
+def resolve_search(profile: str, dataset: str) -> Resolved:
+    """How a profile searches an architecture on a data set.
+
+    Raises:
+        UserError: unknown profile or data set.
+    """
+    return _sized(published(profile, "search"), find_profile(profile), dataset)
+
+
+def resolve_pretraining(profile: str) -> Resolved:
+    """How a profile pre-trains.
+
+    Raises:
+        UserError: unknown profile.
+    """
+    return published(profile, "pretraining")
+
+
+def overridden(resolved: Resolved, words: Iterable[str]) -> Resolved:
+    """With the settings of `--recipe`.
+
+    Raises:
+        UserError: not NAME=VALUE, an unknown name, or a value that the setting cannot have.
+    """
+    return resolved.changed(override(resolved.recipe, parse_settings(words)), "--recipe")
+
+
+def parse_settings(words: Iterable[str]) -> dict[str, Any]:
+    """`["ratio=2", "fusion=mul"]` as a dictionary; values are Python literals, or else text.
+
+    Raises:
+        UserError: a word without `=`.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise UserError(f"{word!r} is not NAME=VALUE, such as lr=0.01")
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
+            found[name] = text
+    return found

@@ -1,0 +1,32 @@
+"""What a profile consists of: changes to the published recipes, by task and recipe family."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Settings by their short names.
+Changes = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Some settings and where they come from."""
+
+    name: str
+    changes: Changes
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Size and length of trainings; one file per profile."""
+
+    name: str
+    summary: str
+    changes: Mapping[str, Changes] = field(default_factory=dict)
+    """changes to the published recipe of light, transformer, search and pretraining"""
+    epochs: Mapping[str, int] = field(default_factory=dict)
+    """in place of changes: the published schedule stretched or shrunk to this length"""
+    vehicle_side: int = 0
+    """height and width of vehicles in pixels; 0: the height of persons"""
+    stretch_cross_domain: bool = False
+    """whether the shorter cross-domain training moves its milestones too"""

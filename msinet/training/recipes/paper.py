@@ -1,0 +1,51 @@
+"""Profile paper: the published schedules, for real data on a GPU (Sec. 4.1).
+
+The other profiles are changes to this one. Each task and recipe family has one table of changes to the defaults of
+`Recipe`, which are the paper's for MSINet on persons.
+"""
+
+from msinet.training.recipes.layers import Changes, Profile, Source
+
+#: Vision transformers: TransReID's baseline (He et al., ICCV 2021), as trained for ViT-B. What it does besides: half
+#: precision, which is `precision` here, and bicubic resizing of training images, which is left out.
+TRANSFORMER: Changes = {
+    "epochs": 120,
+    "lr": 0.008,
+    "weight_decay": 1e-4,
+    "bias_lr": 2.0,
+    "warmup": 5,
+    "milestones": (),
+    "cosine_to": 0.002,
+    "label_smoothing": 0.0,
+    "soft_margin": True,
+    "normalize_triplet": False,
+    "erase_fill": "noise",
+}
+#: The weights of the supernet (Sec. 4.1). Its loss is the contrast of Eq. 2 without label smoothing.
+SEARCH: Changes = {"lr": 0.025, "label_smoothing": 0.0}
+#: CDNet's ImageNet recipe, the nearest to MSINet's own, which is not published. Label smoothing is not stated there.
+PRETRAINING: Changes = {
+    "height": 224,
+    "width": 224,
+    "sampler": "shuffled",
+    "identities": 32,
+    "pad": 0,
+    "crop": 0.08,
+    "erase": 0.0,
+    "epochs": 240,
+    "lr": 0.1,
+    "weight_decay": 3e-5,
+    "warmup": 0,
+    "milestones": (),
+    "epoch_decay": 0.97,
+    "triplet": False,
+}
+
+BASES: dict[str, Source] = {
+    "light": Source("the paper, Sec. 4.1", {}),
+    "transformer": Source("TransReID's baseline", TRANSFORMER),
+    "search": Source("the paper, Sec. 4.1 (search)", SEARCH),
+    "pretraining": Source("CDNet's ImageNet recipe", PRETRAINING),
+}
+
+PROFILE = Profile("paper", "the published schedules, on real data")
