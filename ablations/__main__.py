@@ -28,7 +28,7 @@ from ablations.worker import Worker, jobs, perform, worker_lines
 from ablations.world import prepare
 from msinet.errors import UserError
 from msinet.io import file_errors
-from msinet.training.run import How
+from msinet.training.run import RunOptions
 
 #: Between two looks at the growing table: rendering it starts a process, which short runs would feel.
 SHOW_SECONDS = 240.0
@@ -66,12 +66,12 @@ class Run:
     name: Annotated[str, tyro.conf.Positional]
     """table or figure"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
-    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Run it. Status 0: all is done; 1: something failed or is in progress elsewhere; 130: interrupted."""
         catalogue = find_catalogue(self.name)
-        prepare(catalogue, self.request, self.how)
+        prepare(catalogue, self.request, self.run_options)
         plan = make_plan(catalogue, self.request)
         for reason, number in Counter(plan.blocked.values()).items():
             print(f"not run: {number} experiment(s): {reason}")
@@ -83,7 +83,7 @@ class Run:
                 show(self.name, self.request, brief=True)
                 shown_at = time.monotonic()
 
-        tally = execute(plan, Store(self.request.store), self.how, on_finish)
+        tally = execute(plan, Store(self.request.store), self.run_options, on_finish)
         shown = show(self.name, self.request)
         print(", ".join(f"{number} {what}" for what, number in tally.items()) or "nothing to run")
         return 1 if tally["failed"] or tally["running"] else shown
@@ -106,15 +106,15 @@ class Sweep:
     """asha: run trials at a quarter, half and all of their length, and let only the better half go on"""
     storage: str = ""
     """file of the study's journal, or a database URL; empty: sweeps/ in the store"""
-    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Run it. Status as of run."""
         catalogue = find_catalogue(f"sweep_{self.study}")
-        prepare(catalogue, self.request, self.how)
+        prepare(catalogue, self.request, self.run_options)
         outcome = sweep(
             self.request,
-            self.how,
+            self.run_options,
             STUDIES[self.study],
             vary=self.vary,
             trials=self.trials,
@@ -123,7 +123,7 @@ class Sweep:
             storage=self.storage,
         )
         print(f"written: {outcome}, {outcome.with_suffix('.csv').name}")
-        return Run(catalogue.name, self.request, self.how)()
+        return Run(catalogue.name, self.request, self.run_options)()
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Enqueue:
     def __call__(self) -> int:
         """Do it."""
         catalogue = find_catalogue(self.name)
-        prepare(catalogue, self.request, How(progress=self.progress))
+        prepare(catalogue, self.request, RunOptions(progress=self.progress))
         plan = make_plan(catalogue, self.request)
         for reason, number in Counter(plan.blocked.values()).items():
             print(f"not queued: {number} experiment(s): {reason}")
@@ -216,7 +216,7 @@ class Work:
     """at one run, before it has failed for good"""
     lease: float = 90.0
     """seconds without a sign of life after which a worker counts as dead"""
-    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Work. Status 0: nothing is left; 1: a run failed here; 2: this machine cannot; 130: interrupted."""
@@ -226,7 +226,7 @@ class Work:
         queue = Queue(self.storage or default_storage(self.store), Store(self.store))
         return Worker(
             queue,
-            partial(perform, how=self.how),
+            partial(perform, run_options=self.run_options),
             lease=self.lease,
             attempts=self.attempts,
             max_runs=self.max_runs,

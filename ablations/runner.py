@@ -26,7 +26,7 @@ from msinet.progress import bar
 from msinet.search import check_sides, read_genotype, search, search_line
 from msinet.search.run import GENOTYPE
 from msinet.training.checkpoint import remove_checkpoints
-from msinet.training.run import How, Record, file_hash, run
+from msinet.training.run import Record, RunOptions, file_hash, run
 
 #: Suffixes under which pre-trained weights are looked for.
 WEIGHTS = (".safetensors", ".pth", ".pt", ".pth.tar")
@@ -160,7 +160,7 @@ def cost(experiment: Experiment, num_classes: int, weights: Path | None) -> Reco
     }
 
 
-def check_images(todo: Sequence[Planned], plan: Plan, costs: dict[str, Record], how: How) -> None:
+def check_images(todo: Sequence[Planned], plan: Plan, costs: dict[str, Record], run_options: RunOptions) -> None:
     """Read every image that the runs need, and draw a batch, so that a broken one is named before any training.
 
     Raises:
@@ -178,7 +178,7 @@ def check_images(todo: Sequence[Planned], plan: Plan, costs: dict[str, Record], 
             wanted.add((e.source, "train", e.recipe.image.height, e.recipe.image.width))
         wanted.add((e.target, "test", e.recipe.image.height, e.recipe.image.width))
     for name, role, height, width in sorted(wanted):
-        open_pixels(plan.datasets[name], role, height, width, cache=how.cache, progress=how.progress)
+        open_pixels(plan.datasets[name], role, height, width, cache=run_options.cache, progress=run_options.progress)
 
 
 def costs_of(todo: Sequence[Planned], plan: Plan) -> dict[str, Record]:
@@ -195,7 +195,9 @@ def costs_of(todo: Sequence[Planned], plan: Plan) -> dict[str, Record]:
     return result
 
 
-def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] = lambda: None) -> Counter[str]:
+def execute(
+    plan: Plan, store: Store, run_options: RunOptions, on_finish: Callable[[], object] = lambda: None
+) -> Counter[str]:
     """Run what the store does not hold yet.
 
     A run that fails is recorded and the next one starts; a run that another process works on is left
@@ -204,7 +206,7 @@ def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] 
     Args:
         plan: what to run.
         store: where finished runs are, and go.
-        how: device, workers and the like.
+        run_options: device, workers and the like.
         on_finish: called after each finished run.
 
     Returns:
@@ -214,7 +216,7 @@ def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] 
         UserError: what no run could use: the device, images, weights, a batch larger than the data.
         KeyboardInterrupt: the state of the current run was saved first.
     """
-    pick_device(how.device)  # a wrong name is one error now, not one per run
+    pick_device(run_options.device)  # a wrong name is one error now, not one per run
     tally: Counter[str] = Counter()
     todo = []
     for planned in plan.runs():
@@ -227,16 +229,16 @@ def execute(plan: Plan, store: Store, how: How, on_finish: Callable[[], object] 
         stand_in = Planned(experiment, f"after-{first.run_id}-{experiment.key}", None)
         todo.insert(todo.index(first) + 1 if first in todo else len(todo), stand_in)
     costs = costs_of(todo, plan)
-    check_images(todo, plan, costs, how)
+    check_images(todo, plan, costs, run_options)
     # In a terminal the bar of the table stands below that of the run; a log gets the table's alone.
-    both = replace(how, progress=how.progress and sys.stderr.isatty())
+    both = replace(run_options, progress=run_options.progress and sys.stderr.isatty())
     # Time left for the whole table: runs weigh what they compute, so that a ResNet50 counts for more.
     work = {p.run_id: _work(p, plan, costs[p.run_id]) for p in todo}
     meter = bar(
         total=sum(work.values()),
         desc=f"{plan.catalogue.name}: {len(todo)} runs",
         position=1 if both.progress else 0,
-        disable=not how.progress or not todo,
+        disable=not run_options.progress or not todo,
         bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} passed, about {remaining} left",
     )
     with meter:
@@ -287,11 +289,11 @@ def _named(stand_in: Planned, genotype: str, plan: Plan, costs: dict[str, Record
 
 
 def _one(
-    planned: Planned, plan: Plan, store: Store, how: How, costs: Record, on_step: Callable[[float], None]
+    planned: Planned, plan: Plan, store: Store, run_options: RunOptions, costs: Record, on_step: Callable[[float], None]
 ) -> Record:
     experiment = planned.experiment
     folder = store.partial_folder(planned.run_id)
-    if not how.resume:
+    if not run_options.resume:
         shutil.rmtree(folder, ignore_errors=True)
     whole = folder / "record.json"
     if whole.exists():  # killed between the end of the run and its publication
@@ -305,7 +307,7 @@ def _one(
             source=plan.datasets[experiment.source],
             recipe=experiment.recipe,
             seed=experiment.seed,
-            how=how,
+            run_options=run_options,
             on_step=on_step,
         )
     else:
@@ -318,7 +320,7 @@ def _one(
             recipe=experiment.recipe,
             seed=experiment.seed,
             weights=planned.weights,
-            how=how,
+            run_options=run_options,
             on_step=on_step,
         )
     store.publish(planned.run_id, experiment, costs | record)

@@ -32,7 +32,7 @@ from msinet.errors import UserError, unknown_name
 from msinet.io import exclusive, write_csv, write_json
 from msinet.models.msinet import SEARCHED
 from msinet.training.recipe import Losses
-from msinet.training.run import How, stable_hash
+from msinet.training.run import RunOptions, stable_hash
 
 #: Shares of the full length at which a trial may be given up, each twice the one before (successive halving).
 RUNGS = (0.25, 0.5, 1.0)
@@ -64,7 +64,7 @@ def summary_path(request: Request, name: str = "overlap") -> Path:
 
 def sweep(
     request: Request,
-    how: How,
+    run_options: RunOptions,
     study: Study,
     *,
     vary: Sequence[str] = (),
@@ -80,7 +80,7 @@ def sweep(
 
     Args:
         request: profile, data, recipes, store.
-        how: device, workers and the like.
+        run_options: device, workers and the like.
         study: what it is about.
         vary: names in the study's space; empty: the usual one.
         trials: finished or pruned trials to reach.
@@ -148,7 +148,7 @@ def sweep(
             }
             told = ", ".join(f"{name} {value:.3g}" for name, value in changes.items())
             tqdm.write(f"trial {number + 1} of {wanted}: {told}")
-            _run_trial(trial_book, trial, inner, partial(study.trial, inner, place, changes), pruning, how)
+            _run_trial(trial_book, trial, inner, partial(study.trial, inner, place, changes), pruning, run_options)
         return _write_outcome(trial_book, study, request, inner, place, vary)
 
 
@@ -158,13 +158,13 @@ def _run_trial(
     inner: Request,
     experiment_of: Callable[[float], Experiment],
     pruning: str,
-    how: How,
+    run_options: RunOptions,
 ) -> None:
     store = Store(inner.store)
     for rung in RUNGS if pruning == "asha" else (1.0,):
         experiment = experiment_of(rung)
         plan = make_plan(_catalogue([experiment]), inner)
-        tally = execute(plan, store, how)
+        tally = execute(plan, store, run_options)
         if tally["running"] or tally["failed"]:
             study.tell(trial, state=TrialState.FAIL)
             raise UserError(

@@ -35,7 +35,7 @@ from ablations.store import Store
 from ablations.world import prepare
 from msinet.errors import Busy, DataError, UserError
 from msinet.search.run import GENOTYPE
-from msinet.training.run import How
+from msinet.training.run import RunOptions
 
 #: How the process of a run ends: the run is published; it failed; this machine cannot run it; another works on it;
 #: its state was saved.
@@ -65,7 +65,7 @@ def request_of(job: Job, store: Store) -> Request:
 Perform = Callable[[Job, Store], int]
 
 
-def perform(job: Job, store: Store, *, how: How) -> int:
+def perform(job: Job, store: Store, *, run_options: RunOptions) -> int:
     """Carry out one job as `python -m ablations run` would.
 
     Raises:
@@ -73,7 +73,7 @@ def perform(job: Job, store: Store, *, how: How) -> int:
     """
     request = request_of(job, store)
     catalogue = find_catalogue(job.name)
-    prepare(catalogue, request, how)
+    prepare(catalogue, request, run_options)
     plan = make_plan(catalogue, request)
     wanted = {experiment: planned for experiment, planned in plan.planned.items() if planned.run_id == job.run_id}
     if not wanted:
@@ -81,7 +81,7 @@ def perform(job: Job, store: Store, *, how: How) -> int:
             f"run {job.run_id} is not part of {job.name} here: the data under {request.root}, the weights or the code "
             "are others than where it was enqueued"
         )
-    tally = execute(replace(plan, cells=(), planned=wanted, waiting={}), store, how)
+    tally = execute(replace(plan, cells=(), planned=wanted, waiting={}), store, run_options)
     return FAILED if tally["failed"] else BUSY if tally["running"] else PUBLISHED
 
 

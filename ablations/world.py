@@ -10,10 +10,10 @@ from msinet.data.folders import load_class_folders
 from msinet.synthetic import SIZES, render
 from msinet.training.pretrain import pretrain
 from msinet.training.recipes import resolve_pretraining
-from msinet.training.run import How
+from msinet.training.run import RunOptions
 
 
-def prepare(catalogue: Catalogue, request: Request, how: How) -> None:
+def prepare(catalogue: Catalogue, request: Request, run_options: RunOptions) -> None:
     """Render what a request on the rendered world needs and pre-train its networks, unless they are there.
 
     Raises:
@@ -30,7 +30,7 @@ def prepare(catalogue: Catalogue, request: Request, how: How) -> None:
     used = [name for cell in cells for name in (cell.experiment.source, cell.experiment.target)]
     # VehicleID's short lists are part of its set, held-out identities part of theirs.
     sets = dict.fromkeys(name.removesuffix(HELD_OUT).split("_")[0] for name in used)
-    render(request.root, SIZES[request.profile], names=(*sets, *pretexts), progress=how.progress)
+    render(request.root, SIZES[request.profile], names=(*sets, *pretexts), progress=run_options.progress)
     if not pretexts:
         return
     data = load_class_folders(request.root / PRETEXT)
@@ -45,7 +45,7 @@ def prepare(catalogue: Catalogue, request: Request, how: How) -> None:
                 data=data,
                 recipe=resolve_pretraining(request.profile).recipe,
                 seed=0,
-                how=replace(how, evaluate_every=0),
+                run_options=replace(run_options, evaluate_every=0),
             )
             tqdm.write(
                 f"{model}: pre-trained on the rendered pretext set, {100 * float(record['top1'] or 0):.1f} % of "

@@ -31,7 +31,7 @@ from msinet.synthetic import SIZES, Size, render
 from msinet.training import embed, evaluate_model
 from msinet.training.pretrain import pretrain
 from msinet.training.recipes import overridden, parse_settings, resolve, resolve_pretraining, resolve_search
-from msinet.training.run import RECORD, How, exclusive_of_all, run
+from msinet.training.run import RECORD, RunOptions, exclusive_of_all, run
 
 Command = Callable[[], int]
 
@@ -62,7 +62,7 @@ class Train:
     """pre-trained weights to start from"""
     seed: int = 0
     """repetition; everything random follows from it"""
-    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Run it."""
@@ -76,7 +76,7 @@ class Train:
                 raise UserError("give one of --genotype FILE and --options genotype=..., not both")
             options["genotype"] = read_genotype(self.genotype)
         with exclusive_of_all(self.out / ".lock", f"a training in {self.out}"):
-            if distributed.leads() and (self.out / RECORD).exists() and self.how.resume:
+            if distributed.leads() and (self.out / RECORD).exists() and self.run_options.resume:
                 raise UserError(f"{self.out} holds a finished run; choose another --out, or --no-resume to start again")
             record = run(
                 self.out,
@@ -87,7 +87,7 @@ class Train:
                 recipe=recipe,
                 seed=self.seed,
                 weights=self.weights,
-                how=self.how,
+                run_options=self.run_options,
             )
         print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
         print(f"written: {self.out}/record.json, history.csv, queries.csv, model.safetensors, log.txt")
@@ -114,14 +114,14 @@ class Search:
     """of the supernet, as ratio=2 fusion=minus"""
     seed: int = 0
     """repetition; everything random follows from it"""
-    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Search and say what was found."""
         source = load_dataset(self.dataset, self.data_root)
         recipe = overridden(resolve_search(self.profile, self.dataset), self.recipe).recipe
         with exclusive_of_all(self.out / ".lock", f"a search in {self.out}"):
-            if distributed.leads() and (self.out / RECORD).exists() and self.how.resume:
+            if distributed.leads() and (self.out / RECORD).exists() and self.run_options.resume:
                 raise UserError(f"{self.out} holds a finished search; choose another --out, or --no-resume")
             record = search(
                 self.out,
@@ -130,7 +130,7 @@ class Search:
                 seed=self.seed,
                 model=self.model,
                 options=parse_settings(self.options),
-                how=self.how,
+                run_options=self.run_options,
             )
         print(search_line(record))
         print(f"written: {self.out}/genotype.json, alphas.csv, history.csv, record.json, log.txt")
@@ -158,7 +158,7 @@ class Pretrain:
     """repetition; everything random follows from it"""
     out: Path | None = None
     """file for the weights; by default weights/MODEL.safetensors"""
-    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Pre-train and say how well it classifies."""
@@ -175,7 +175,7 @@ class Pretrain:
             data=load_class_folders(root, "imagenet" if self.imagenet else ""),
             recipe=recipe,
             seed=self.seed,
-            how=self.how,
+            run_options=self.run_options,
         )
         shares = {name: float(record[name] or 0) for name in ("top1", "top5", "chance")}
         print(metrics_line(str(record["pretrained_on"]), shares))
@@ -207,16 +207,18 @@ class Evaluate:
     """k-reciprocal re-ranking (k1 20, k2 6, lambda 0.3); the paper's numbers are without"""
     out: Path | None = None
     """JSON file for the metrics"""
-    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Evaluate and print."""
         dataset = load_dataset(self.dataset, self.data_root)
         model, height, width = load_network(self, dataset.name)
-        device = pick_device(self.how.device)
-        pixels = open_pixels(dataset, "test", height, width, cache=self.how.cache, progress=self.how.progress)
+        device = pick_device(self.run_options.device)
+        pixels = open_pixels(
+            dataset, "test", height, width, cache=self.run_options.cache, progress=self.run_options.progress
+        )
         result = evaluate_model(
-            model.to(device), dataset, pixels, device, progress=self.how.progress, reranked=self.rerank
+            model.to(device), dataset, pixels, device, progress=self.run_options.progress, reranked=self.rerank
         )
         print(metrics_line(dataset.name + (", re-ranked" if self.rerank else ""), result.metrics))
         if len(result.draws) > 1:
@@ -253,9 +255,11 @@ class Embed(Evaluate):
             raise UserError("embed needs --out FILE")
         dataset = load_dataset(self.dataset, self.data_root)
         model, height, width = load_network(self, dataset.name)
-        device = pick_device(self.how.device)
-        pixels = open_pixels(dataset, "test", height, width, cache=self.how.cache, progress=self.how.progress)
-        features = embed(model.to(device), pixels, device, progress=self.how.progress)
+        device = pick_device(self.run_options.device)
+        pixels = open_pixels(
+            dataset, "test", height, width, cache=self.run_options.cache, progress=self.run_options.progress
+        )
+        features = embed(model.to(device), pixels, device, progress=self.run_options.progress)
         if not distributed.leads():
             return 0
         with atomic_path(self.out) as temporary, temporary.open("wb") as stream:

@@ -23,7 +23,7 @@ from msinet.errors import UserError
 from msinet.io import file_errors, write_text
 from msinet.models.msinet import SEARCHED
 from msinet.progress import bar
-from msinet.training.run import How
+from msinet.training.run import RunOptions
 from reports import page, tables
 from reports.claims import as_frame as claims_frame
 from reports.claims import as_markdown as claims_markdown
@@ -144,7 +144,7 @@ class Picture:
     """queries to show, evenly spaced through the set"""
     out: Path | None = None
     """folder for the files; by default figures/ in the store"""
-    how: Annotated[How, tyro.conf.OmitArgPrefixes] = field(default_factory=How)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Draw and write it."""
@@ -167,14 +167,14 @@ class Figure1(Picture):
         store = Store(self.request.store)
         looked, dataset = networks(CATALOGUES["figure1"], self.request)
         queries = some_queries(dataset, self.images)
-        seen = [look(store, one.run_ids[0], dataset, queries, one.label, self.how) for one in looked]
+        seen = [look(store, one.run_ids[0], dataset, queries, one.label, self.run_options) for one in looked]
         every = replace(seen[0], maps={name: maps for one in seen for name, maps in one.maps.items()})
         where = where_trained(looked[0], dataset, self.request)
         stem = (self.out or self.request.store / "figures") / file_name("figure1", self.request)
         written = draw_maps(
             every, f"Figure 1, left: activation maps, {where}", stem.with_name(f"{stem.name}-maps"), upright=True
         )
-        data = distance_data(store, looked, dataset, self.how)
+        data = distance_data(store, looked, dataset, self.run_options)
         title = f"Figure 1, right: distances of {data['query'].nunique()} queries, {where}"
         written += draw_distances(data, title, stem.with_name(f"{stem.name}-distances"))
         return written
@@ -190,7 +190,7 @@ class Figure4(Picture):
         """The files that were written."""
         looked, dataset = networks(CATALOGUES["figure4"], self.request)
         queries = some_queries(dataset, self.images)
-        seen = look(Store(self.request.store), looked[0].run_ids[0], dataset, queries, "", self.how)
+        seen = look(Store(self.request.store), looked[0].run_ids[0], dataset, queries, "", self.run_options)
         stem = (self.out or self.request.store / "figures") / file_name("figure4", self.request)
         where = where_trained(looked[0], dataset, self.request)
         title = f"Figure 4: maps after each cell of {looked[0].label}, {where}"
@@ -212,7 +212,13 @@ class Figure6(Picture):
         queries = some_queries(dataset, self.images)
         lists = {
             one.label: ranked_lists(
-                store, one.run_ids[0], dataset, queries, self.length, device=self.how.device, progress=self.how.progress
+                store,
+                one.run_ids[0],
+                dataset,
+                queries,
+                self.length,
+                device=self.run_options.device,
+                progress=self.run_options.progress,
             )
             for one in looked
         }

@@ -27,7 +27,7 @@ from msinet.models.heads import ReIDNet
 from msinet.models.msinet import MSICell
 from msinet.models.weights import LETTERS
 from msinet.retrieval import top_k
-from msinet.training.run import How
+from msinet.training.run import RunOptions
 from reports.figures import STYLE, add_title, image_grid, looks, missing, write_figure
 from reports.ranked import embeddings, load_run
 from reports.tables import build_table
@@ -135,7 +135,9 @@ class Seen:
     """activation maps (images, H, W) in [0, 1], by what stands beside them"""
 
 
-def look(store: Store, run_id: str, dataset: Dataset, queries: Sequence[int], name: str, how: How) -> Seen:
+def look(
+    store: Store, run_id: str, dataset: Dataset, queries: Sequence[int], name: str, run_options: RunOptions
+) -> Seen:
     """Some queries (positions in the set's first draw) and the maps of one finished run.
 
     Args:
@@ -144,12 +146,12 @@ def look(store: Store, run_id: str, dataset: Dataset, queries: Sequence[int], na
         dataset: the run's test set.
         queries: as `reports.ranked.spread_queries` chooses them.
         name: what the final map is called; empty: the maps after each MSI cell instead, called by number and letters.
-        how: device.
+        run_options: device.
     """
     network, height, width = load_run(store, run_id)
     images = [dataset.test[dataset.draws[0].query[query]] for query in queries]
     pixels = tuple(decode(image.path, height, width) for image in images)
-    device = pick_device(how.device)
+    device = pick_device(run_options.device)
     network, batch = network.to(device), torch.stack([normalize(image) for image in pixels]).to(device)
     if name:
         maps = {name: final_maps(network, batch)}
@@ -285,12 +287,12 @@ def nearest_negatives(features: NDArray[np.float32], dataset: Dataset, count: in
     return pd.DataFrame(rows)
 
 
-def distance_data(store: Store, looked: Sequence[Looked], dataset: Dataset, how: How) -> pd.DataFrame:
+def distance_data(store: Store, looked: Sequence[Looked], dataset: Dataset, run_options: RunOptions) -> pd.DataFrame:
     """`nearest_negatives` of every seed of some networks, with columns network and seed (0 is the first)."""
     parts = []
     for network in looked:
         for seed, run_id in enumerate(network.run_ids):
-            features = embeddings(store, run_id, dataset, device=how.device, progress=how.progress)
+            features = embeddings(store, run_id, dataset, device=run_options.device, progress=run_options.progress)
             parts.append(nearest_negatives(features, dataset).assign(network=network.label, seed=seed))
     data = pd.concat(parts, ignore_index=True)
     return data[["network", "seed", "query", "negatives", "positives", "ratio"]]

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from msinet.training.run import How
+from msinet.training.run import RunOptions
 
 ROOT = Path(__file__).parents[1]
 #: From low to high: a wing may import itself and those before it.
@@ -227,7 +227,7 @@ def test_commands_that_only_read_get_no_words_on_how(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "nox", fake)
     words = runpy.run_path(str(ROOT / "noxfile.py"))
     assert {option.removeprefix("--").removeprefix("no-").replace("-", "_") for option in words["HOW"]} == {
-        field.name for field in fields(How)
+        field.name for field in fields(RunOptions)
     }
     given = [
         "--profile",

@@ -27,7 +27,7 @@ from msinet.search.twins import Twins, search_alphas, side_batches
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.loop import Result, Row
 from msinet.training.recipe import Recipe, canonical, settings
-from msinet.training.run import RECORD, How, Log, Record, derived_seed, stable_hash
+from msinet.training.run import RECORD, Log, Record, RunOptions, derived_seed, stable_hash
 
 GENOTYPE = "genotype.json"
 
@@ -40,7 +40,7 @@ def search(
     seed: int,
     model: str = "supernet",
     options: Mapping[str, Any] | None = None,
-    how: How | None = None,
+    run_options: RunOptions | None = None,
     on_step: Callable[[float], None] | None = None,
 ) -> Record:
     """Search an architecture on a training set; its test images are not looked at.
@@ -56,7 +56,7 @@ def search(
         seed: repetition; initial weights, split, batches and augmentation follow from it.
         model: supernet, or a width of it: supernet_x0_25.
         options: of the supernet: ratio, fusion.
-        how: device, workers and the like.
+        run_options: device, workers and the like.
         on_step: called with the share of the search that is done.
 
     Returns:
@@ -67,15 +67,15 @@ def search(
     Raises:
         UserError: any input that cannot be used, before the search starts where it can be known then.
     """
-    how, options = how or How(), dict(options or {})
+    run_options, options = run_options or RunOptions(), dict(options or {})
     if split_name(model)[0] != "supernet":
         raise UserError(f"only a supernet can be searched, such as supernet or supernet_x0_25, not {model}")
     for name, place in (("mid", "a setting of the recipe"), ("genotype", "what the search finds")):
         if name in options:
             raise UserError(f"{name} is {place}, no option of the network that is searched")
     check_sides(source, recipe, seed)
-    how.prepare()
-    device = pick_device(how.device)
+    run_options.prepare()
+    device = pick_device(run_options.device)
     folder.mkdir(parents=True, exist_ok=True)
     log = Log(folder / "log.txt")
     mixed = _mixed(source, seed)
@@ -89,7 +89,7 @@ def search(
     for name, side in (("training", training), ("validation", validation)):
         log(f"{name} side: {side.classes} identities, {len(side.positions)} images")
     pixels = open_pixels(
-        source, "train", recipe.image.height, recipe.image.width, cache=how.cache, progress=how.progress
+        source, "train", recipe.image.height, recipe.image.width, cache=run_options.cache, progress=run_options.progress
     )
     log(
         f"search {recipe.search_settings.mechanism} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}"
@@ -110,14 +110,21 @@ def search(
             seed=mixed,
             identity=identity,
             device=device,
-            how=how,
+            run_options=run_options,
             on_step=on_step,
             title=title,
         )
         genotype, result, found = trials.genotype, trials.result, trials.record
     else:
         result, alphas = _search_supernet(
-            network, *arguments, seed=mixed, identity=identity, device=device, how=how, on_step=on_step, title=title
+            network,
+            *arguments,
+            seed=mixed,
+            identity=identity,
+            device=device,
+            run_options=run_options,
+            on_step=on_step,
+            title=title,
         )
         genotype, found = genotype_of(alphas), {"entropy": float(entropy(alphas).mean())}
     skipped = genotype.count("N") / len(genotype)
@@ -195,7 +202,7 @@ def _search_supernet(
     seed: int,
     identity: str,
     device: torch.device,
-    how: How,
+    run_options: RunOptions,
     on_step: Callable[[float], None] | None,
     title: str,
 ) -> tuple[Result, Tensor]:
@@ -215,11 +222,11 @@ def _search_supernet(
         seed=seed,
         identity=identity,
         device=device,
-        resume=how.resume,
-        workers=how.workers,
+        resume=run_options.resume,
+        workers=run_options.workers,
         on_step=on_step,
         title=title,
-        progress=how.progress,
+        progress=run_options.progress,
     )
     return result, alphas_of(network)
 

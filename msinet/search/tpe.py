@@ -24,7 +24,7 @@ from msinet.search.twins import Subset, side_batches
 from msinet.training.evaluation import embed
 from msinet.training.loop import Result, Row, train
 from msinet.training.recipe import Losses, Recipe
-from msinet.training.run import How, Record, stable_hash
+from msinet.training.run import Record, RunOptions, stable_hash
 
 TRIALS = "trials.json"
 
@@ -66,7 +66,7 @@ def search_trials(
     seed: int,
     identity: str,
     device: torch.device,
-    how: How,
+    run_options: RunOptions,
     on_step: Callable[[float], None] | None = None,
     title: str = "search",
 ) -> Trials:
@@ -98,7 +98,7 @@ def search_trials(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     steps = len(side_batches(recipe, training, "training", seed, 0, recipe.sampler.steps_per_epoch))
     plan = trial_recipe(recipe, steps)
-    finished: list[dict[str, Any]] = _finished(folder / TRIALS, identity) if how.resume else []
+    finished: list[dict[str, Any]] = _finished(folder / TRIALS, identity) if run_options.resume else []
     sampler = optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=max(2, recipe.search_settings.trials // 3))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     best: dict[str, Any] = {}
@@ -129,11 +129,11 @@ def search_trials(
                 seed=seed + number,
                 identity=stable_hash([identity, number, genotype]),
                 device=device,
-                resume=how.resume,
-                workers=how.workers,
+                resume=run_options.resume,
+                workers=run_options.workers,
                 on_step=on_part,
                 title=f"{title} {number + 1}/{recipe.search_settings.trials} {genotype}",
-                progress=how.progress,
+                progress=run_options.progress,
             )
             features = embed(network, Subset(pixels, validation.positions), device).numpy()
             ids = identities[validation.positions]

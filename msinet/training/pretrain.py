@@ -25,7 +25,7 @@ from msinet.models import Output, build_model, save_weights
 from msinet.progress import bar
 from msinet.training.loop import Row, train
 from msinet.training.recipe import Recipe, canonical, settings
-from msinet.training.run import How, Log, Record, derived_seed, exclusive_of_all, stable_hash
+from msinet.training.run import Log, Record, RunOptions, derived_seed, exclusive_of_all, stable_hash
 
 #: Up to so many images, every one is read before training, so that a broken one is named at once.
 VERIFY_LIMIT = 50_000
@@ -39,7 +39,7 @@ def pretrain(
     data: ClassFolders,
     recipe: Recipe,
     seed: int,
-    how: How | None = None,
+    run_options: RunOptions | None = None,
     on_step: Callable[[float], None] | None = None,
 ) -> Record:
     """Train a network to classify and write its weights as `out`, which `load_weights` and --pretrained take.
@@ -55,7 +55,7 @@ def pretrain(
         data: what to classify.
         recipe: size, batches, schedule, augmentation.
         seed: repetition; initial weights, batches and augmentation follow from it.
-        how: device, workers and the like. Images are decoded each time, so `cache` has no effect.
+        run_options: device, workers and the like. Images are decoded each time, so `cache` has no effect.
         on_step: called with the share of the training that is done.
 
     Returns:
@@ -66,13 +66,13 @@ def pretrain(
         UserError: `out` exists, or any input that cannot be used, before training starts where it can be known
             then.
     """
-    how = how or How()
+    run_options = run_options or RunOptions()
     if out.suffix != ".safetensors":
         raise UserError(f"{out} must be named X.safetensors, by which weights are recognised")
     with exclusive_of_all(out.with_name(f".{out.stem}.lock"), f"a pre-training of {out}"):
-        if distributed.leads() and out.exists() and how.resume:
+        if distributed.leads() and out.exists() and run_options.resume:
             raise UserError(f"{out} is there already; choose another --out, or --no-resume to train it anew")
-        return _pretrain(out, model, dict(options), data, recipe, seed, how, on_step)
+        return _pretrain(out, model, dict(options), data, recipe, seed, run_options, on_step)
 
 
 def _pretrain(
@@ -82,11 +82,11 @@ def _pretrain(
     data: ClassFolders,
     recipe: Recipe,
     seed: int,
-    how: How,
+    run_options: RunOptions,
     on_step: Callable[[float], None] | None,
 ) -> Record:
-    device = pick_device(how.device)
-    how.prepare()
+    device = pick_device(run_options.device)
+    run_options.prepare()
     mixed = derived_seed(data.fingerprint, model, seed)  # not by name: the folder may be called anything
     torch.manual_seed(mixed)
     network = build_model(model, len(data.classes), image=(recipe.image.height, recipe.image.width), **options)
@@ -97,7 +97,7 @@ def _pretrain(
     count = len(data.train) + len(data.val)
     if count < VERIFY_LIMIT:
         with distributed.leader_first():
-            data.verify(progress=how.progress)
+            data.verify(progress=run_options.progress)
     else:
         tqdm.write(
             f"{data.name}: {count:,} images are not all read beforehand, which would take long; a broken one stops "
@@ -106,7 +106,7 @@ def _pretrain(
     val_pixels = FolderImages(data.root, data.val, (recipe.image.height, recipe.image.width))
 
     def evaluate(network: nn.Module) -> Row:
-        return classify(network, val_pixels, torch.from_numpy(data.val_labels), device, progress=how.progress)
+        return classify(network, val_pixels, torch.from_numpy(data.val_labels), device, progress=run_options.progress)
 
     partial = out.with_name(f"{out.stem}.partial")
     partial.mkdir(exist_ok=True)
@@ -124,13 +124,13 @@ def _pretrain(
         seed=mixed,
         identity=stable_hash(["pretrain", model, options, data.fingerprint, canonical(recipe), seed]),
         device=device,
-        resume=how.resume,
-        workers=how.workers,
+        resume=run_options.resume,
+        workers=run_options.workers,
         evaluate=evaluate,
-        evaluate_every=how.evaluate_every,
+        evaluate_every=run_options.evaluate_every,
         on_step=on_step,
         title=f"{model} {data.name} seed {seed}",
-        progress=how.progress,
+        progress=run_options.progress,
     )
     began = time.perf_counter()
     final = evaluate(network)

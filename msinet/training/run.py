@@ -31,7 +31,7 @@ RECORD = "record.json"
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """How a run is carried out. Nothing here changes what comes out on the CPU."""
 
     device: str = "auto"
@@ -90,7 +90,7 @@ def run(
     recipe: Recipe,
     seed: int,
     weights: Path | None = None,
-    how: How | None = None,
+    run_options: RunOptions | None = None,
     on_step: Callable[[float], None] | None = None,
 ) -> Record:
     """Train a network on `source`, rank it on `target`, and write what came out into `folder`.
@@ -107,7 +107,7 @@ def run(
         recipe: size, batches, schedule, losses, augmentation. Zero epochs rank the initial weights.
         seed: repetition; initial weights, batches and augmentation follow from it.
         weights: pre-trained weights to start from.
-        how: device, workers and the like.
+        run_options: device, workers and the like.
         on_step: called with the share of the training that is done.
 
     Returns:
@@ -116,9 +116,9 @@ def run(
     Raises:
         UserError: any input that cannot be used, before training starts where it can be known then.
     """
-    how = how or How()
-    how.prepare()
-    device = pick_device(how.device)
+    run_options = run_options or RunOptions()
+    run_options.prepare()
+    device = pick_device(run_options.device)
     folder.mkdir(parents=True, exist_ok=True)
     log = Log(folder / "log.txt")
     mixed = derived_seed(source.name, model, seed)
@@ -133,7 +133,12 @@ def run(
 
     def opened(dataset: Dataset, role: str) -> PixelSource:
         return open_pixels(
-            dataset, role, recipe.image.height, recipe.image.width, cache=how.cache, progress=how.progress
+            dataset,
+            role,
+            recipe.image.height,
+            recipe.image.width,
+            cache=run_options.cache,
+            progress=run_options.progress,
         )
 
     pixels = opened(source, "train") if trains else None
@@ -141,7 +146,7 @@ def run(
     network = network.to(device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
 
     def evaluation() -> Evaluation:
-        return evaluate_model(network, target, test_pixels, device, progress=how.progress)
+        return evaluate_model(network, target, test_pixels, device, progress=run_options.progress)
 
     identity = stable_hash(
         [model, dict(options), source.fingerprint, canonical(recipe), seed, file_hash(weights) if weights else None]
@@ -161,13 +166,13 @@ def run(
             seed=mixed,
             identity=identity,
             device=device,
-            resume=how.resume,
-            workers=how.workers,
+            resume=run_options.resume,
+            workers=run_options.workers,
             evaluate=lambda _: evaluation().metrics,
-            evaluate_every=how.evaluate_every,
+            evaluate_every=run_options.evaluate_every,
             on_step=on_step,
             title=f"{model} {source.name} seed {seed}",
-            progress=how.progress,
+            progress=run_options.progress,
         )
     began = time.perf_counter()
     final = evaluation()

@@ -38,7 +38,7 @@ FOLDERS = {name: folder for name, (folder, _) in SETS.items()}
 
 def words(command: str, store: Path, *more: str, recipe: tuple[str, ...] = SHORT) -> list[str]:
     """The words after `python -m ablations`, without a data root."""
-    how = ["--no-progress", "--device", "cpu"] if command == "run" else []
+    run_options = ["--no-progress", "--device", "cpu"] if command == "run" else []
     return [
         command,
         "table2",
@@ -50,7 +50,7 @@ def words(command: str, store: Path, *more: str, recipe: tuple[str, ...] = SHORT
         MODEL,
         "--recipe",
         *recipe,
-        *how,
+        *run_options,
         *more,
     ]
 

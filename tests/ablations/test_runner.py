@@ -52,7 +52,7 @@ def words(
     recipe: tuple[str, ...] = SHORT,
 ) -> list[str]:
     """The words after `python -m ablations`, for one small data set unless told otherwise."""
-    how = ["--no-progress", "--device", "cpu"] if command == "run" else []
+    run_options = ["--no-progress", "--device", "cpu"] if command == "run" else []
     return [
         command,
         "table2",
@@ -68,7 +68,7 @@ def words(
         *models,
         "--recipe",
         *recipe,
-        *how,
+        *run_options,
         *more,
     ]
 

@@ -24,9 +24,9 @@ from msinet.errors import UserError
 from msinet.models.msinet import SEARCHED
 from msinet.search import SearchRecipe
 from msinet.synthetic import SIZES, Size
-from msinet.training.run import How
+from msinet.training.run import RunOptions
 
-QUIET = How(progress=False, device="cpu")
+QUIET = RunOptions(progress=False, device="cpu")
 SETS = ("market1501", "msmt17", "veri776", "vehicleid")
 
 

@@ -28,7 +28,7 @@ from msinet.search.memory import Memory
 from msinet.search.split import split_identities
 from msinet.search.twins import Twins, search_alphas
 from msinet.training import embed, train
-from msinet.training.run import How, run
+from msinet.training.run import RunOptions, run
 
 CASE: str = globals()["CASE"]
 RANK: int = globals()["RANK"]
@@ -158,7 +158,7 @@ def evaluation(cases: list[tuple[int, int]]) -> dict[str, Any]:
     return {f"{count} by {size}": embed(network, PIXELS[:count], CPU, batch_size=size) for count, size in cases}
 
 
-def complete(root: Path, stop: int = 0, model: str = "cdnet_x0_25", **how: Any) -> dict[str, Any]:
+def complete(root: Path, stop: int = 0, model: str = "cdnet_x0_25", **run_options: Any) -> dict[str, Any]:
     """A run with dropout; the last rank alone is interrupted after step `stop`."""
     dataset = load_dataset("market1501", root)
 
@@ -175,7 +175,7 @@ def complete(root: Path, stop: int = 0, model: str = "cdnet_x0_25", **how: Any) 
             target=dataset,
             recipe=recipe_for("smoke", "market1501"),
             seed=0,
-            how=How(device="cpu", progress=False, **how),
+            run_options=RunOptions(device="cpu", progress=False, **run_options),
             on_step=on_step,
         )
     except KeyboardInterrupt:

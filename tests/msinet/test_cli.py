@@ -21,7 +21,7 @@ from msinet.models import MODELS, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS, evaluate
 from msinet.training import loop
-from msinet.training.run import How
+from msinet.training.run import RunOptions
 
 QUIET = ("--device", "cpu", "--no-progress")
 NETWORK = "msinet_x0_25"
@@ -339,11 +339,11 @@ def test_help_lists_the_commands(words: list[str], names: list[str], capsys) -> 
 @pytest.mark.parametrize(
     ("words", "commands"),
     [
-        (["train"], [Train, How]),
-        (["evaluate"], [Evaluate, How]),
-        (["embed"], [Embed, How]),
+        (["train"], [Train, RunOptions]),
+        (["evaluate"], [Evaluate, RunOptions]),
+        (["embed"], [Embed, RunOptions]),
         (["data", "check"], [Check]),
-        (["pretrain"], [Pretrain, How]),
+        (["pretrain"], [Pretrain, RunOptions]),
         (["data", "render"], [Render]),
         (["data", "show"], [Show]),
     ],

@@ -35,7 +35,7 @@ from msinet.training import Recipe, loop
 from msinet.training.loop import losses, train
 from msinet.training.pretrain import classify, pretrain
 from msinet.training.recipe import Pretraining
-from msinet.training.run import How, Record
+from msinet.training.run import Record, RunOptions
 
 some = settings(max_examples=100, deadline=None)  # a busy machine is no failure
 SMOKE = replace(pretrain_recipe("smoke"), height=16, width=16)
@@ -113,7 +113,7 @@ def go(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     at: Mapping[int, Callable[[], object]] | None = None,
-    **how: Any,
+    **run_options: Any,
 ) -> Record:
     """One pre-training; `at` says what happens after a step, counted from 1."""
 
@@ -127,7 +127,7 @@ def go(
         data=data,
         recipe=recipe,
         seed=seed,
-        how=How(**{"device": "cpu", "progress": False, **how}),
+        run_options=RunOptions(**{"device": "cpu", "progress": False, **run_options}),
         on_step=on_step,
     )
 

@@ -46,7 +46,7 @@ from msinet.search import (
 from msinet.search.run import entropy
 from msinet.search.twins import Twins, search_alphas
 from msinet.training import loop
-from msinet.training.run import How, Record
+from msinet.training.run import Record, RunOptions
 
 SMOKE = search_recipe("smoke", "market1501")
 STEPS = 6
@@ -771,7 +771,7 @@ def go(
     model: str = SUPERNET,
     options: Mapping[str, Any] | None = None,
     at: Mapping[int, Callable[[], object]] | None = None,
-    **how: Any,
+    **run_options: Any,
 ) -> Record:
     """One search in `folder`; `at` says what happens after an iteration, counted from 1."""
 
@@ -785,7 +785,7 @@ def go(
         seed=seed,
         model=model,
         options=options,
-        how=How(**{"device": "cpu", "progress": False, **how}),
+        run_options=RunOptions(**{"device": "cpu", "progress": False, **run_options}),
         on_step=on_step,
     )
 
@@ -849,8 +849,8 @@ def test_every_way_ends_elsewhere(whole: dict[str, dict[str, Any]]) -> None:
     ("name", "how"),
     [("default", {"workers": 2}), ("alphas first, leak", {"workers": 1}), ("default", {"cache": False})],
 )
-def test_how_a_search_is_carried_out_changes_nothing(market, whole, tmp_path: Path, name: str, how) -> None:
-    go(tmp_path, market, way=WAYS[name], **how)
+def test_how_a_search_is_carried_out_changes_nothing(market, whole, tmp_path: Path, name: str, run_options) -> None:
+    go(tmp_path, market, way=WAYS[name], **run_options)
     assert outcome(tmp_path) == whole[name]
 
 

@@ -28,7 +28,7 @@ from msinet.search import SearchRecipe, read_genotype, search, search_line, sear
 from msinet.search.tpe import trial_recipe
 from msinet.training import loop
 from msinet.training.recipe import Recipe
-from msinet.training.run import How, Record, derived_seed
+from msinet.training.run import Record, RunOptions, derived_seed
 
 TRIALS = 3
 TPE = replace(search_recipe("smoke", "market1501"), mechanism="tpe", epochs=1, trials=TRIALS)
@@ -54,7 +54,7 @@ def go(
     model: str = "supernet_x0_25",
     options: Mapping[str, Any] | None = None,
     at: Mapping[int, Callable[[], object]] | None = None,
-    **how: Any,
+    **run_options: Any,
 ) -> Record:
     """One search in `folder`; `at` says what happens after a step of any trial, counted from 1."""
 
@@ -68,7 +68,7 @@ def go(
         seed=seed,
         model=model,
         options=options,
-        how=How(**{"device": "cpu", "progress": False, **how}),
+        run_options=RunOptions(**{"device": "cpu", "progress": False, **run_options}),
         on_step=on_step,
     )
 

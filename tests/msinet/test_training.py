@@ -38,7 +38,7 @@ from msinet.retrieval import METRICS
 from msinet.training import Recipe, evaluate_model, loop, train
 from msinet.training.checkpoint import rng_state, set_rng_state
 from msinet.training.loop import build_optimizer, forward, losses
-from msinet.training.run import How, Record, derived_seed, run, stable_hash, write_csv
+from msinet.training.run import Record, RunOptions, derived_seed, run, stable_hash, write_csv
 
 SMOKE = recipe_for("smoke", "market1501")
 STEPS = 6
@@ -64,7 +64,7 @@ def go(
     recipe: Recipe = SMOKE,
     seed: int = 0,
     at: Mapping[int, Callable[[], object]] | None = None,
-    **how: Any,
+    **run_options: Any,
 ) -> Record:
     """One run in `folder`; `at` says what happens after a step, counted from 1."""
 
@@ -79,7 +79,7 @@ def go(
         target=dataset,
         recipe=recipe,
         seed=seed,
-        how=How(**{"device": "cpu", "progress": False, **how}),
+        run_options=RunOptions(**{"device": "cpu", "progress": False, **run_options}),
         on_step=on_step,
     )
 
@@ -239,8 +239,8 @@ def test_another_seed_gives_another_run(market, whole, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 warns of forked workers
 @pytest.mark.parametrize("how", [{"workers": 2}, {"cache": False}])
-def test_how_a_run_is_carried_out_changes_nothing(market, whole, tmp_path: Path, how: dict[str, Any]) -> None:
-    go(tmp_path, market, model=DROPOUT, **how)
+def test_how_a_run_is_carried_out_changes_nothing(market, whole, tmp_path: Path, run_options: dict[str, Any]) -> None:
+    go(tmp_path, market, model=DROPOUT, **run_options)
     assert outcome(tmp_path) == whole[DROPOUT]
 
 
@@ -687,7 +687,7 @@ def test_too_few_identities_for_a_batch_are_told(market: Dataset, tmp_path: Path
 @pytest.mark.parametrize("name", ["workers", "evaluate_every"])
 def test_negative_counts_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} must be at least 0, got -1"):
-        How(**{name: -1})
+        RunOptions(**{name: -1})
 
 
 # --- What comes out ------------------------------------------------------------------------------
@@ -834,7 +834,12 @@ def test_pretrained_weights_are_where_training_starts(market: Dataset, tmp_path:
     go(tmp_path / "a", market)
     weights = tmp_path / "a" / "model.safetensors"
     arguments = {"model": NETWORK, "options": {}, "source": market, "target": market, "seed": 5, "weights": weights}
-    record = run(tmp_path / "b", recipe=replace(SMOKE, epochs=0), how=How(device="cpu", progress=False), **arguments)
+    record = run(
+        tmp_path / "b",
+        recipe=replace(SMOKE, epochs=0),
+        run_options=RunOptions(device="cpu", progress=False),
+        **arguments,
+    )
     expected = strict(tmp_path / "a" / "record.json")
     assert {name: record[name] for name in METRICS} == {name: expected[name] for name in METRICS}
     assert record["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()[:12]

@@ -17,7 +17,7 @@ from ablations.store import Store
 from msinet.data import Dataset, load_dataset
 from msinet.errors import DataError, UserError
 from msinet.models import build_model
-from msinet.training.run import How
+from msinet.training.run import RunOptions
 from reports.__main__ import main
 from reports.maps import Seen, cell_maps, draw_maps, energy, final_maps, look, nearest_negatives, networks, overlay
 from reports.ranked import spread_queries
@@ -182,7 +182,7 @@ def test_images_are_those_that_the_network_gets(asked: Request) -> None:
     dataset: Dataset = load_dataset("market1501", asked.root)
     looked, _ = networks(CATALOGUES["figure1"], asked)
     queries = spread_queries(dataset, 2)
-    seen = look(Store(asked.store), looked[0].run_ids[0], dataset, queries, "one", How(device="cpu"))
+    seen = look(Store(asked.store), looked[0].run_ids[0], dataset, queries, "one", RunOptions(device="cpu"))
     record = Store(asked.store).frame().loc[looked[0].run_ids[0]]
     for path, pixels in zip(seen.paths, seen.pixels, strict=True):
         with PIL.Image.open(dataset.root / path) as image:
