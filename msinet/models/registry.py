@@ -74,7 +74,8 @@ def _read_cards(folder: Path) -> None:
         for function in ast.parse(path.read_text(encoding="utf-8")).body:
             for call in function.decorator_list if isinstance(function, ast.FunctionDef) else ():
                 if isinstance(call, ast.Call) and ast.unparse(call.func) == "register":
-                    assert isinstance(card := call.args[0], ast.Call)
+                    card = call.args[0]
+                    assert isinstance(card, ast.Call)
                     values = {str(word.arg): ast.literal_eval(word.value) for word in card.keywords}
                     found.append(NetworkCard(**values, module=path.stem))
     CARDS.update({card.name: card for card in sorted(found, key=lambda card: card.order)})

@@ -2,7 +2,7 @@
 
 It is composed of small parts, each of which checks itself. Names are unique over all parts, so that a setting has one
 short name everywhere: on the command line (`--recipe lr=0.01`), in records and in the hash of a run. The defaults are
-the paper's for persons (Sec. 4.1); `msinet.training.recipes` adapts them to profile, task, network and data set.
+the paper's for persons (Sec. 4.2-4.3); `msinet.training.recipes` adapts them to profile, task, network and data set.
 """
 
 import math
@@ -157,7 +157,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Losses:
-    """Identity loss (Eq. 5), triplet loss (Eq. 6) and spatial alignment (Eq. 7-8); Sec. 3.4."""
+    """Identity loss (Eq. 5), triplet loss (Eq. 6) and spatial alignment (Eq. 7-8)."""
 
     label_smoothing: float = 0.1
     """epsilon of the identity loss"""

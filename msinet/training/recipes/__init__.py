@@ -73,7 +73,7 @@ def resolve(profile: str, dataset: str, model: str = "", *, cross_domain: bool =
         profile: smoke, mini, full or paper.
         dataset: the training set.
         model: name of the network, whose card may change settings; empty: of any light one.
-        cross_domain: 250 of 350 epochs, milestones unchanged, colour jitter instead of erasing (Sec. 4.1).
+        cross_domain: 250 of 350 epochs, milestones unchanged, colour jitter instead of erasing (Sec. 4.3).
 
     Raises:
         UserError: unknown profile, network or data set.
@@ -94,7 +94,7 @@ def resolve(profile: str, dataset: str, model: str = "", *, cross_domain: bool =
     if chosen.stretch_cross_domain:
         recipe = recipe.with_epochs(epochs)
     recipe = replace(recipe, schedule=replace(recipe.schedule, epochs=epochs))
-    return resolved.changed(with_settings(recipe, {"jitter": True, "erase": 0.0}), "across data sets, Sec. 4.1")
+    return resolved.changed(with_settings(recipe, {"jitter": True, "erase": 0.0}), "across data sets, Sec. 4.3")
 
 
 def resolve_search(profile: str, dataset: str) -> Resolved:

@@ -1,4 +1,4 @@
-"""Profile paper: the published schedules, for real data on a GPU (Sec. 4.1).
+"""Profile paper: the published schedules, for real data on a GPU (Sec. 4.2-4.3).
 
 The other profiles are changes to this one. Each task and recipe family has one table of changes to the defaults of
 `Recipe`, which are the paper's for MSINet on persons.
@@ -21,7 +21,7 @@ TRANSFORMER: Changes = {
     "normalize_triplet": False,
     "erase_fill": "noise",
 }
-#: The weights of the supernet (Sec. 4.1). Its loss is the contrast of Eq. 2 without label smoothing.
+#: The weights of the supernet (Sec. 4.2). Its loss is the contrast of Eq. 2 without label smoothing.
 SEARCH: Changes = {"lr": 0.025, "label_smoothing": 0.0}
 #: CDNet's ImageNet recipe, the nearest to MSINet's own, which is not published. Label smoothing is not stated there.
 PRETRAINING: Changes = {
@@ -42,9 +42,9 @@ PRETRAINING: Changes = {
 }
 
 BASES: dict[str, Source] = {
-    "light": Source("the paper, Sec. 4.1", {}),
+    "light": Source("the paper, Sec. 4.3", {}),
     "transformer": Source("TransReID's baseline", TRANSFORMER),
-    "search": Source("the paper, Sec. 4.1 (search)", SEARCH),
+    "search": Source("the paper, Sec. 4.2", SEARCH),
     "pretraining": Source("CDNet's ImageNet recipe", PRETRAINING),
 }
 
