@@ -19,7 +19,7 @@ from msinet.data.factors import query_factors
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
-from msinet.io import exclusive, write_csv, write_json
+from msinet.io import exclusive, file_hash, stable_hash, write_csv, write_json
 from msinet.models import build_model, load_weights, save_weights
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.evaluation import Evaluation, evaluate_model
@@ -61,18 +61,6 @@ class RunOptions:
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
             torch.use_deterministic_algorithms(True)
-
-
-def stable_hash(value: Any) -> str:
-    """Twelve hex digits of the canonical JSON of a value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def file_hash(path: Path) -> str:
-    """Twelve hex digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def derived_seed(dataset: str, model: str, seed: int) -> int:
