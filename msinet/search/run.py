@@ -25,8 +25,9 @@ from msinet.search.tpe import search_trials
 from msinet.search.twins import Twins, search_alphas, side_batches
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.loop import Result, Row
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical, settings
-from msinet.training.run import RECORD, Log, Record, RunOptions, derived_seed
+from msinet.training.run import RECORD, Log, Record, derived_seed
 
 
 def search(

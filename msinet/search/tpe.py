@@ -22,8 +22,9 @@ from msinet.search.split import Side
 from msinet.search.twins import Subset, side_batches
 from msinet.training.evaluation import embed
 from msinet.training.loop import Result, Row, train
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Losses, Recipe
-from msinet.training.run import Record, RunOptions
+from msinet.training.run import Record
 
 TRIALS = "trials.json"
 

@@ -24,8 +24,9 @@ from msinet.io import stable_hash, write_csv, write_json
 from msinet.models import Output, build_model, save_weights
 from msinet.progress import bar
 from msinet.training.loop import Row, train
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical, settings
-from msinet.training.run import Log, Record, RunOptions, derived_seed, exclusive_of_all
+from msinet.training.run import Log, Record, derived_seed, exclusive_of_all
 
 #: Up to so many images, every one is read before training, so that a broken one is named at once.
 VERIFY_LIMIT = 50_000

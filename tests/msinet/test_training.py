@@ -39,7 +39,8 @@ from msinet.retrieval import METRICS
 from msinet.training import Recipe, evaluate_model, loop, train
 from msinet.training.checkpoint import rng_state, set_rng_state
 from msinet.training.loop import build_optimizer, forward, losses
-from msinet.training.run import Record, RunOptions, derived_seed, run, write_csv
+from msinet.training.options import RunOptions
+from msinet.training.run import Record, derived_seed, run, write_csv
 
 SMOKE = recipe_for("smoke", "market1501")
 STEPS = 6
