@@ -28,7 +28,7 @@ from ablations.worker import Worker, jobs, perform, worker_lines
 from ablations.world import prepare
 from msinet.errors import UserError
 from msinet.io import file_errors
-from msinet.training.run import RunOptions
+from msinet.training.options import RunOptions
 
 #: Between two looks at the growing table: rendering it starts a process, which short runs would feel.
 SHOW_SECONDS = 240.0

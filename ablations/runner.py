@@ -26,7 +26,8 @@ from msinet.progress import bar
 from msinet.search import check_sides, read_genotype, search, search_line
 from msinet.search.run import GENOTYPE
 from msinet.training.checkpoint import remove_checkpoints
-from msinet.training.run import Record, RunOptions, file_hash, run
+from msinet.training.options import RunOptions
+from msinet.training.run import Record, file_hash, run
 
 #: Suffixes under which pre-trained weights are looked for.
 WEIGHTS = (".safetensors", ".pth", ".pt", ".pth.tar")

@@ -31,8 +31,9 @@ from msinet.data.datasets import HELD_OUT
 from msinet.errors import UserError, unknown_name
 from msinet.io import exclusive, write_csv, write_json
 from msinet.models.msinet import SEARCHED
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Losses
-from msinet.training.run import RunOptions, stable_hash
+from msinet.training.run import stable_hash
 
 #: Shares of the full length at which a trial may be given up, each twice the one before (successive halving).
 RUNGS = (0.25, 0.5, 1.0)

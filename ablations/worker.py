@@ -35,7 +35,7 @@ from ablations.store import Store
 from ablations.world import prepare
 from msinet.errors import Busy, DataError, UserError
 from msinet.search.run import GENOTYPE
-from msinet.training.run import RunOptions
+from msinet.training.options import RunOptions
 
 #: How the process of a run ends: the run is published; it failed; this machine cannot run it; another works on it;
 #: its state was saved.

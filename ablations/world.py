@@ -8,9 +8,9 @@ from ablations.catalogue import MAIN_DATASETS, PRETEXT, Catalogue, Request
 from msinet.data.datasets import HELD_OUT
 from msinet.data.folders import load_class_folders
 from msinet.synthetic import SIZES, render
+from msinet.training.options import RunOptions
 from msinet.training.pretrain import pretrain
 from msinet.training.recipes import resolve_pretraining
-from msinet.training.run import RunOptions
 
 
 def prepare(catalogue: Catalogue, request: Request, run_options: RunOptions) -> None:

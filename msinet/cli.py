@@ -29,9 +29,10 @@ from msinet.retrieval import METRICS
 from msinet.search import read_genotype, search, search_line
 from msinet.synthetic import SIZES, Size, render
 from msinet.training import embed, evaluate_model
+from msinet.training.options import RunOptions
 from msinet.training.pretrain import pretrain
 from msinet.training.recipes import overridden, parse_settings, resolve, resolve_pretraining, resolve_search
-from msinet.training.run import RECORD, RunOptions, exclusive_of_all, run
+from msinet.training.run import RECORD, exclusive_of_all, run
 
 Command = Callable[[], int]
 

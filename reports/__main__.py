@@ -21,9 +21,9 @@ from ablations.table2 import NETWORKS
 from msinet.data import Dataset
 from msinet.errors import UserError
 from msinet.io import file_errors, write_text
-from msinet.models.msinet import SEARCHED
+from msinet.models.genotype import SEARCHED
 from msinet.progress import bar
-from msinet.training.run import RunOptions
+from msinet.training.options import RunOptions
 from reports import page, tables
 from reports.claims import as_frame as claims_frame
 from reports.claims import as_markdown as claims_markdown

@@ -27,7 +27,7 @@ from msinet.models.heads import ReIDNet
 from msinet.models.msinet import MSICell
 from msinet.models.weights import LETTERS
 from msinet.retrieval import top_k
-from msinet.training.run import RunOptions
+from msinet.training.options import RunOptions
 from reports.figures import STYLE, add_title, image_grid, looks, missing, write_figure
 from reports.ranked import embeddings, load_run
 from reports.tables import build_table

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from msinet.training.run import RunOptions
+from msinet.training.options import RunOptions
 
 ROOT = Path(__file__).parents[1]
 #: From low to high: a wing may import itself and those before it.

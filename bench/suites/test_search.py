@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from msinet.data.loading import train_batches
 from msinet.models import build_model
+from msinet.models.genotype import OPERATIONS
 from msinet.models.interactions import INTERACTIONS, Pair
-from msinet.models.supernet import OPERATIONS, MixedInteraction, interactions_of
+from msinet.models.supernet import MixedInteraction, interactions_of
 from msinet.search import Memory, Side, split_identities
 from msinet.search.twins import Subset, Twins, search_alphas
 from msinet.training.loop import build_optimizer

@@ -1,6 +1,5 @@
 """One complete search with its files: from a training set to a genotype."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,21 +14,20 @@ from msinet.data.datasets import Dataset
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
-from msinet.io import write_csv, write_json
+from msinet.io import stable_hash, write_csv, write_json
 from msinet.models import build_model, split_name
+from msinet.models.genotype import GENOTYPE, OPERATIONS, SEARCHED
 from msinet.models.heads import ReIDNet
-from msinet.models.msinet import SEARCHED, check_genotype
-from msinet.models.supernet import OPERATIONS, alphas_of, genotype_of
+from msinet.models.supernet import alphas_of, genotype_of
 from msinet.search.memory import Memory
 from msinet.search.split import Side, split_identities
 from msinet.search.tpe import search_trials
 from msinet.search.twins import Twins, search_alphas, side_batches
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.loop import Result, Row
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical, settings
-from msinet.training.run import RECORD, Log, Record, RunOptions, derived_seed, stable_hash
-
-GENOTYPE = "genotype.json"
+from msinet.training.run import RECORD, Log, Record, derived_seed
 
 
 def search(
@@ -269,15 +267,3 @@ def entropy(alphas: Tensor) -> Tensor:
     """Of each mixture, in [0, 1]: (interactions, 4) to (interactions,); 1 where all operations weigh the same."""
     logs = alphas.double().log_softmax(1)
     return -(logs.exp() * logs).sum(1) / torch.log(torch.tensor(float(len(OPERATIONS)), dtype=torch.float64))
-
-
-def read_genotype(path: Path) -> str:
-    """The genotype in a file that `search` wrote.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds no genotype.
-    """
-    try:
-        return check_genotype(json.loads(path.read_text(encoding="utf-8"))["genotype"])
-    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} holds no genotype ({error}); msinet search writes such files") from error

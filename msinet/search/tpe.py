@@ -14,17 +14,17 @@ import torch
 from msinet import distributed
 from msinet.data.loading import PixelSource
 from msinet.errors import WeightsError
-from msinet.io import write_json
+from msinet.io import stable_hash, write_json
 from msinet.models import build_model
-from msinet.models.msinet import SEARCHED
-from msinet.models.supernet import OPERATIONS
+from msinet.models.genotype import OPERATIONS, SEARCHED
 from msinet.retrieval import evaluate
 from msinet.search.split import Side
 from msinet.search.twins import Subset, side_batches
 from msinet.training.evaluation import embed
 from msinet.training.loop import Result, Row, train
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Losses, Recipe
-from msinet.training.run import Record, RunOptions, stable_hash
+from msinet.training.run import Record
 
 TRIALS = "trials.json"
 

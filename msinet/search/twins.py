@@ -16,8 +16,9 @@ from msinet.data.sampler import epoch_batches
 from msinet.data.transforms import normalize
 from msinet.errors import DataError
 from msinet.models import Output
+from msinet.models.genotype import OPERATIONS
 from msinet.models.heads import ReIDNet
-from msinet.models.supernet import OPERATIONS, alphas_of, interactions_of
+from msinet.models.supernet import alphas_of, interactions_of
 from msinet.search.memory import Memory
 from msinet.search.split import Side
 from msinet.training.checkpoint import load_checkpoint, save_checkpoint

@@ -20,12 +20,13 @@ from msinet.data.folders import ClassFolders, FolderImages
 from msinet.data.loading import PixelSource, test_batches
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
-from msinet.io import write_csv, write_json
+from msinet.io import stable_hash, write_csv, write_json
 from msinet.models import Output, build_model, save_weights
 from msinet.progress import bar
 from msinet.training.loop import Row, train
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical, settings
-from msinet.training.run import Log, Record, RunOptions, derived_seed, exclusive_of_all, stable_hash
+from msinet.training.run import Log, Record, derived_seed, exclusive_of_all
 
 #: Up to so many images, every one is read before training, so that a broken one is named at once.
 VERIFY_LIMIT = 50_000

@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,60 +17,16 @@ from msinet.data.factors import query_factors
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
-from msinet.io import exclusive, write_csv, write_json
+from msinet.io import exclusive, file_hash, stable_hash, write_csv, write_json
 from msinet.models import build_model, load_weights, save_weights
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.evaluation import Evaluation, evaluate_model
 from msinet.training.loop import Result, train
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical
 
 Record = dict[str, str | int | float | bool | None]
 RECORD = "record.json"
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a run is carried out. Nothing here changes what comes out on the CPU."""
-
-    device: str = "auto"
-    """cpu, cuda, cuda:N, or auto: a GPU if there is one"""
-    workers: int = 0
-    """processes that prepare training batches"""
-    cache: bool | None = None
-    """keep decoded images on disk; None: if they take less than 4 GiB"""
-    resume: bool = True
-    """go on from where an earlier run of the same command stopped"""
-    evaluate_every: int = 0
-    """epochs between evaluations on the test set, for curves; 0: only after the last epoch"""
-    progress: bool = True
-    """show progress bars"""
-    deterministic: bool = False
-    """on a GPU, only algorithms that give the same bits every time, which may be slower; on the CPU it is always so"""
-
-    def __post_init__(self) -> None:
-        for name in ("workers", "evaluate_every"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
-
-    def prepare(self) -> None:
-        """Choose torch's algorithms; before anything is computed on a GPU."""
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
-        if self.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
-            torch.use_deterministic_algorithms(True)
-
-
-def stable_hash(value: Any) -> str:
-    """Twelve hex digits of the canonical JSON of a value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def file_hash(path: Path) -> str:
-    """Twelve hex digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def derived_seed(dataset: str, model: str, seed: int) -> int:

@@ -24,7 +24,7 @@ from msinet.errors import UserError
 from msinet.models.msinet import SEARCHED
 from msinet.search import SearchRecipe
 from msinet.synthetic import SIZES, Size
-from msinet.training.run import RunOptions
+from msinet.training.options import RunOptions
 
 QUIET = RunOptions(progress=False, device="cpu")
 SETS = ("market1501", "msmt17", "veri776", "vehicleid")

@@ -28,7 +28,8 @@ from msinet.search.memory import Memory
 from msinet.search.split import split_identities
 from msinet.search.twins import Twins, search_alphas
 from msinet.training import embed, train
-from msinet.training.run import RunOptions, run
+from msinet.training.options import RunOptions
+from msinet.training.run import run
 
 CASE: str = globals()["CASE"]
 RANK: int = globals()["RANK"]

@@ -21,7 +21,7 @@ from msinet.models import MODELS, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS, evaluate
 from msinet.training import loop
-from msinet.training.run import RunOptions
+from msinet.training.options import RunOptions
 
 QUIET = ("--device", "cpu", "--no-progress")
 NETWORK = "msinet_x0_25"

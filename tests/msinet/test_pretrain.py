@@ -33,9 +33,10 @@ from msinet.models import Output, build_model, load_weights, save_weights
 from msinet.models.weights import read_metadata
 from msinet.training import Recipe, loop
 from msinet.training.loop import losses, train
+from msinet.training.options import RunOptions
 from msinet.training.pretrain import classify, pretrain
 from msinet.training.recipe import Pretraining
-from msinet.training.run import Record, RunOptions
+from msinet.training.run import Record
 
 some = settings(max_examples=100, deadline=None)  # a busy machine is no failure
 SMOKE = replace(pretrain_recipe("smoke"), height=16, width=16)

@@ -46,7 +46,8 @@ from msinet.search import (
 from msinet.search.run import entropy
 from msinet.search.twins import Twins, search_alphas
 from msinet.training import loop
-from msinet.training.run import Record, RunOptions
+from msinet.training.options import RunOptions
+from msinet.training.run import Record
 
 SMOKE = search_recipe("smoke", "market1501")
 STEPS = 6

@@ -27,8 +27,9 @@ from msinet.models import build_model
 from msinet.search import SearchRecipe, read_genotype, search, search_line, search_recipe, split_identities
 from msinet.search.tpe import trial_recipe
 from msinet.training import loop
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe
-from msinet.training.run import Record, RunOptions, derived_seed
+from msinet.training.run import Record, derived_seed
 
 TRIALS = 3
 TPE = replace(search_recipe("smoke", "market1501"), mechanism="tpe", epochs=1, trials=TRIALS)
