@@ -516,7 +516,7 @@ def alternate(
 
 def plainly(setting: Setting, recipe: Recipe) -> dict[str, Tensor]:
     """The state after the same search, as the paper and the released code describe it."""
-    network = setting.twins.network
+    network, search = setting.twins.network, recipe.search_settings
     alphas = [parameter for name, parameter in network.named_parameters() if name.endswith("alpha")]
     weights = [p for name, p in network.named_parameters() if p.requires_grad and not name.endswith("alpha")]
     sgd = torch.optim.SGD(weights, 1.0, momentum=0.9, weight_decay=recipe.optimizer.weight_decay, foreach=False)
@@ -529,7 +529,7 @@ def plainly(setting: Setting, recipe: Recipe) -> dict[str, Tensor]:
         rows = torch.zeros(side.classes, 128, dtype=torch.float64)
         for feature, label in zip(features, side.labels, strict=True):
             rows[label] += feature / feature.norm() / int((side.labels == label).sum())
-        filled = recipe.search_settings.memory_init == "centroids" and recipe.search_settings.mechanism == "tcm"
+        filled = search.memory_init == "centroids" and search.mechanism == "tcm"
         memories.append(rows / rows.norm(dim=1, keepdim=True) if filled else 0 * rows)
     network.train()
     leaked: list[Tensor | None] = [None] * len(weights)
@@ -550,32 +550,26 @@ def plainly(setting: Setting, recipe: Recipe) -> dict[str, Tensor]:
             )
             if step >= first
         ]
-        labels = side.identities[side.labels] if recipe.search_settings.mechanism == "ce" else side.labels
+        labels = side.identities[side.labels] if search.mechanism == "ce" else side.labels
         own = [setting.pixels[int(i)] for i in side.positions]
         return train_batches(own, labels, recipe.augmentation, iter(plan), seed=seed)
 
-    streams = (
-        batches(setting.training, 11),
-        batches(setting.validation, 12, int(recipe.search_settings.order == "alphas")),
-    )
+    streams = (batches(setting.training, 11), batches(setting.validation, 12, int(search.order == "alphas")))
 
     def loss_on(number: int) -> tuple[Tensor, Callable[[], None]]:
         """The loss of a side's next batch, and what renews its memory."""
         images, labels = next(streams[number])
         output = network(images.to(memory_format=torch.channels_last))
-        if recipe.search_settings.mechanism == "ce":
+        if search.mechanism == "ce":
             return F.cross_entropy(output.logits[0], labels), lambda: None
         features, rows = output.embeddings[0], memories[number].clone()
         unit = features / features.norm(dim=1, keepdim=True)
-        scores = unit @ rows.T / recipe.search_settings.temperature
+        scores = unit @ rows.T / search.temperature
         loss = (scores.logsumexp(1) - scores[range(len(labels)), labels]).mean()
 
         def renew() -> None:
             for one, label in zip(unit.detach(), labels.tolist(), strict=True):
-                mixture = (
-                    recipe.search_settings.momentum * memories[number][label]
-                    + (1 - recipe.search_settings.momentum) * one
-                )
+                mixture = search.momentum * memories[number][label] + (1 - search.momentum) * one
                 memories[number][label] = mixture / mixture.norm()
 
         return loss, renew
@@ -583,7 +577,7 @@ def plainly(setting: Setting, recipe: Recipe) -> dict[str, Tensor]:
     def architecture() -> None:
         loss, renew = loss_on(1)
         gradients = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True)
-        if recipe.search_settings.leak:
+        if search.leak:
             leaked[:] = gradients[len(alphas) :]
         for alpha, gradient in zip(alphas, gradients, strict=False):
             alpha.grad = gradient
@@ -601,9 +595,9 @@ def plainly(setting: Setting, recipe: Recipe) -> dict[str, Tensor]:
 
     for epoch in range(recipe.schedule.epochs):
         sgd.param_groups[0]["lr"] = recipe.optimizer.lr * (0.01 if epoch == 0 and recipe.schedule.warmup else 1)
-        adam.param_groups[0]["lr"] = recipe.search_settings.alpha_lr * (0.1 if epoch >= 1 else 1)
+        adam.param_groups[0]["lr"] = search.alpha_lr * (0.1 if epoch >= 1 else 1)
         for step in range(3):
-            if recipe.search_settings.order == "weights":
+            if search.order == "weights":
                 ordinary()
                 architecture()
             else:
@@ -1127,7 +1121,7 @@ def test_a_side_of_one_image_is_told_too(market: Dataset, tmp_path: Path) -> Non
     ("changes", "message"),
     [
         ({"model": "msinet_x0_25"}, "only a supernet can be searched, .* not msinet_x0_25"),
-        ({"model": "supernett"}, "unknown model 'supernett'. Did you mean 'supernet'"),
+        ({"model": "supernett"}, "unknown network 'supernett'. Did you mean 'supernet'"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
         ({"way": {"overlap": 0.0, "side_ratio": 1e3}}, "the training side of the search is empty"),
         ({"way": {"identities": 6}}, "the training side of the search is too small"),
