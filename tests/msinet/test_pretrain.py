@@ -574,9 +574,7 @@ def test_weights_appear_last(shapes: ClassFolders, tmp_path: Path, monkeypatch) 
 def test_a_finished_file_is_trained_again_only_on_request(trained, shapes, tmp_path: Path) -> None:
     out = Path(shutil.copy(trained[NETWORK], tmp_path / "x.safetensors"))
     before = out.read_bytes()
-    with pytest.raises(
-        UserError, match=r"x\.safetensors holds a finished pre-training; choose another --out, or --no-resume"
-    ):
+    with pytest.raises(UserError, match=r"x\.safetensors holds a finished pre-training; .*--out, or --no-resume"):
         go(out, shapes, seed=1)
     assert out.read_bytes() == before
     with pytest.raises(UserError, match="unknown network"):
