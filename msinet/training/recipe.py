@@ -292,6 +292,8 @@ class Recipe:
             raise unknown_name("precision", self.precision, ("fp32", "bf16"))
         if self.search is not None and self.precision != "fp32":
             raise UserError("recipe: a search runs in fp32; precision is a setting of trainings")
+        if self.search is not None and self.sampler.sampler != "identities":
+            raise UserError("recipe: a search draws batches of identities; sampler is a setting of trainings")
 
     @property
     def search_settings(self) -> Search:
@@ -397,9 +399,17 @@ def canonical(recipe: Recipe) -> dict[str, Any]:
     Settings without effect are left out, so that equal trainings have equal names. A setting that is added later must
     be left out where it is neutral, so that finished runs keep their names.
     """
-    found = settings(recipe)
-    if recipe.losses.alignment == "none":
-        found = {name: value for name, value in found.items() if not name.startswith("alignment")}
-    if not recipe.losses.triplet:
-        found = {name: value for name, value in found.items() if "margin" not in name and name != "normalize_triplet"}
+    losses = recipe.losses
+    idle = set[str]()
+    if losses.alignment == "none":
+        idle |= {name for name in settings(recipe) if name.startswith("alignment_")}
+    if losses.soft_margin or not losses.triplet:
+        idle |= {"margin"}
+    if not losses.triplet:
+        idle |= {"soft_margin", "normalize_triplet"}
+    if not recipe.augmentation.erase:
+        idle |= {"erase_fill"}
+    if recipe.search is not None:  # it has losses of its own, of which some smooth labels
+        idle |= {loss.name for loss in fields(losses)} - {"label_smoothing"}
+    found = {name: value for name, value in settings(recipe).items() if name not in idle}
     return {"version": CANONICAL_VERSION, **found}
