@@ -61,7 +61,7 @@ def stop() -> None:
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -156,7 +156,7 @@ def check_batch(identities: int) -> None:
 
 
 def share(count: int) -> slice:
-    """Which of `count` rows of a batch are this rank's: equal parts, in order."""
+    """This rank's rows of a batch with `count` rows: equal parts, in order."""
     part = count // world()
     return slice(rank() * part, (rank() + 1) * part)
 
@@ -286,7 +286,7 @@ class SharedBatchNorm(_BatchNorm):
     """
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
-        """Of either kind."""
+        """Accept vectors and maps."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """(B, C) or (B, C, H, W), B the same on all ranks."""

@@ -153,6 +153,6 @@ def search_line(record: Record) -> str:
 
 
 def entropy(alphas: Tensor) -> Tensor:
-    """Of each mixture, in [0, 1]: (interactions, 4) to (interactions,); 1 where all operations weigh the same."""
+    """Entropy of each mixture in [0, 1]: (interactions, 4) to (interactions,); 1 if all operations weigh the same."""
     logs = alphas.double().log_softmax(1)
     return -(logs.exp() * logs).sum(1) / torch.log(torch.tensor(float(len(OPERATIONS)), dtype=torch.float64))

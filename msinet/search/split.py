@@ -1,4 +1,4 @@
-"""Which images train the weights and which the architecture: two sides that share some identities (Sec. 3.1)."""
+"""The two sides of a search, images of the weights and of the architecture, which share identities (Sec. 3.1)."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Side:
 
 
 def block_sizes(n: int, overlap: float, side_ratio: float = 2.0, *, fifths: bool = False) -> tuple[int, int, int]:
-    """How many of `n` identities are in training only, shared, and in validation only.
+    """Numbers of identities in training only, shared, and in validation only.
 
     Shared are round(overlap * n); of the others training gets one part in 1 + side_ratio, rounded. An overlap of 0.4
     gives the proportions of the released code, which has q = n // 5 in training only and 2q shared.

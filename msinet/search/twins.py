@@ -102,8 +102,7 @@ class TwinsSearch(Task):
 
     Both batches pass the batch norms in training mode. The history has the architecture parameters of each epoch
     (`alpha_of_<interaction>_<operation>`). The released code's behaviours are options: order=alphas has the steps the
-    other way round and leaves out each epoch's first step of the architecture; leak adds the gradients of the weights
-    from the architecture's loss to the next step of the weights.
+    other way round; leak adds the gradients of the weights from the architecture's loss to the weights' next step.
 
     Args:
         twins: supernet and memories on their device; changed in place.
@@ -145,7 +144,7 @@ class TwinsSearch(Task):
         self.weight_optimizer.step()
         self.weight_optimizer.zero_grad(set_to_none=True)
         self.update(self.twins.training_memory, batch)  # Eq. 3
-        return {"loss": batch.loss, "accuracy": batch.accuracy}
+        return {"loss": batch.loss.detach(), "accuracy": batch.accuracy}
 
     def architecture_step(self) -> dict[str, Tensor]:
         """The same with a validation batch, the other memory and the architecture (first order)."""
@@ -161,7 +160,7 @@ class TwinsSearch(Task):
         self.alpha_optimizer.step()
         self.alpha_optimizer.zero_grad(set_to_none=True)
         self.update(self.twins.validation_memory, batch)  # Eq. 3
-        return {"val_loss": batch.loss, "val_accuracy": batch.accuracy}
+        return {"val_loss": batch.loss.detach(), "val_accuracy": batch.accuracy}
 
     def compare(self, batches: SideBatches, memory: Memory) -> Comparison:
         """Classify the next batch of a side by its memory (Eq. 2)."""
@@ -182,7 +181,7 @@ class TwinsSearch(Task):
         memory.update(batch.features, batch.labels)
 
     def _alphas_first(self, step: int) -> dict[str, Tensor]:
-        """The released code's order."""
+        """An iteration in the released code's order, which leaves out each epoch's first step of the architecture."""
         if step:
             before = self.architecture_step()
             return self.weight_step() | before
@@ -203,10 +202,10 @@ class TwinsSearch(Task):
         """
         steps = self.training.begin_epoch(epoch, step)
         self.validation.begin_epoch(epoch, step)
-        if steps == 1 and self.options.order == "alphas":
+        if steps <= 1 and self.options.order == "alphas":
             raise DataError(
-                "an epoch of 1 iteration(s) leaves no step of the architecture with order alphas, which leaves out the "
-                "first; take more data, smaller batches or order weights"
+                f"an epoch of {steps} iteration(s) leaves no step of the architecture with order alphas, which leaves "
+                "out the first; take more data, smaller batches or order weights"
             )
         rates = {"lr": self.recipe.learning_rate(epoch), "alpha_lr": self.options.alpha_learning_rate(epoch)}
         set_learning_rate(self.weight_optimizer, rates["lr"])

@@ -14,6 +14,8 @@ from msinet.training.recipe import Recipe
 class Batches:
     """Batches whose order and augmentation follow from the seed alone, from any step on.
 
+    A task whose labels change makes new batches in each epoch.
+
     Args:
         pixels: training images.
         labels: (len(pixels),) in [0, classes).

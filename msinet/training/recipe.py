@@ -274,7 +274,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained, or with `search` how an architecture is searched."""
+    """All settings of a training, or with `search` of an architecture search."""
 
     image: ImageSize = field(default_factory=ImageSize)
     sampler: Sampler = field(default_factory=Sampler)
