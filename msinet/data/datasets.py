@@ -1,7 +1,7 @@
 """What a data set is to the suite: labelled images, a protocol, and a card that tells how to find and to judge it."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -83,12 +83,6 @@ class Dataset:
         for draw in self.draws:
             digest.update(draw.query.astype(np.int64).tobytes() + b"|" + draw.gallery.astype(np.int64).tobytes())
         return digest.hexdigest()[:12]
-
-
-def some(items: Iterable[object], limit: int = 5) -> str:
-    """The first few of many, for a message."""
-    shown = [str(item) for item in items]
-    return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from msinet.data.datasets import SUFFIXES, Image, some
+from msinet.data.datasets import SUFFIXES, Image
 from msinet.data.loading import Pixels, decode, verify
 from msinet.data.rendered import WORLD
 from msinet.data.transforms import centre_crop
-from msinet.errors import DataError
+from msinet.errors import DataError, first_few
 
 EXPECTED = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
 
@@ -89,10 +89,10 @@ def load_class_folders(root: Path | str, name: str = "") -> ClassFolders:
     if len(classes) < 2:
         raise DataError(f"{root / 'train'} holds {len(classes)} class folder(s), and two are the least; {EXPECTED}")
     if empty := [one for one in classes if not train[one]]:
-        raise DataError(f"{root / 'train'}: no .jpg, .jpeg or .png in {some(empty)}; fill the folders or take them out")
+        raise DataError(f"{root / 'train'}: no .jpg, .jpeg or .png in {first_few(empty)}; fill or remove the folders")
     if strange := sorted(set(val) - set(classes)):
         raise DataError(
-            f"{root / 'val'}: {some(strange)} not in {root / 'train'}; both must have the same class folders"
+            f"{root / 'val'}: {first_few(strange)} not in {root / 'train'}; both must have the same class folders"
         )
     if not any(val.values()):
         raise DataError(f"{root / 'val'}: no .jpg, .jpeg or .png in its class folders; {EXPECTED}")

@@ -19,9 +19,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from msinet import distributed
 from msinet.data.augmentation import Augmentation
-from msinet.data.datasets import Dataset, Image, some
+from msinet.data.datasets import Dataset, Image
 from msinet.data.transforms import augment, normalize
-from msinet.errors import DataError, UserError
+from msinet.errors import DataError, UserError, first_few
 from msinet.io import atomic_path, write_text
 from msinet.progress import bar
 
@@ -168,7 +168,7 @@ def _made_cache_folder() -> Path:
 
 
 def _broken(name: str, problems: Sequence[str]) -> DataError:
-    return DataError(f"{name}: {len(problems)} image(s) cannot be used: {some(problems)}")
+    return DataError(f"{name}: {len(problems)} image(s) cannot be used: {first_few(problems)}")
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

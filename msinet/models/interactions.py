@@ -73,3 +73,4 @@ INTERACTIONS: dict[str, Make] = {
     "G": Gate,
     "A": lambda channels: CrossAttention(),
 }
+LETTERS: dict[type[nn.Module], str] = {NoInteraction: "N", Exchange: "E", Gate: "G", CrossAttention: "A"}

@@ -8,7 +8,7 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     Builder = Callable[..., nn.Module]
+
+State = dict[str, Any]  # tensors by name; torch is not imported here
+Notes = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -62,43 +65,122 @@ class NetworkCard:
         return self.name if width == 1 else f"{self.name}_x{width:g}".replace(".", "_")
 
 
+@dataclass(frozen=True)
+class WeightLayout:
+    """How another code base names the weights of a network, and how its names become ours."""
+
+    name: str
+    """as reports and errors call it"""
+    marker: str
+    """pattern of an entry that only this layout has"""
+    rules: tuple[tuple[str, str], ...] = ()
+    """(pattern, replacement), applied in order to the name of every entry"""
+    extra: str = "(?!)"  # matches nothing
+    """pattern of entries of the file that no network here needs"""
+    lacks: str = "(?!)"
+    """pattern of our entries that the layout does not have"""
+
+    def translate(self, key: str) -> str:
+        """Our name of an entry."""
+        for pattern, replacement in self.rules:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+
+@dataclass(frozen=True)
+class NetworkWeights:
+    """How weights files of a network are recognised, translated and compared with it.
+
+    The functions get the network, the file's entries under our names, and the notes saved with them.
+    """
+
+    network: str
+    """as messages call it"""
+    marker: str
+    """pattern of an entry, under our names, that no other network has"""
+    layouts: tuple[WeightLayout, ...] = ()
+    """of files from other code bases"""
+    adapt: "Callable[[nn.Module, State, Notes], State] | None" = None
+    """changes entries whose shape depends on the image size; a WeightsError if it cannot"""
+    differences: "Callable[[nn.Module, State, Notes], str] | None" = None
+    """names differences that the entries' names and shapes do not show; empty: none"""
+    notes: "Callable[[nn.Module], Notes] | None" = None
+    """what is noted in a weights file because the weights do not show it"""
+
+
 #: Every network by name, in the order of tables.
 CARDS: dict[str, NetworkCard] = {}
-_builders: "dict[str, Builder]" = {}
+_registered: "dict[str, tuple[Builder, NetworkWeights | None]]" = {}
+
+
+def _enter(*cards: NetworkCard) -> None:
+    known = sorted((*CARDS.values(), *cards), key=lambda card: card.order)
+    CARDS.clear()
+    CARDS.update((card.name, card) for card in known)
 
 
 def _read_cards(folder: Path) -> None:
-    """Enter the cards of all files of a folder from their `@register(NetworkCard(...))`, without importing them."""
-    found = []
+    """Enter the cards of all files of a folder from their `@register(NetworkCard(...))`, without importing them.
+
+    Raises:
+        ValueError: a card that is not written out in literals, or a name that is taken, with file and line.
+    """
     for path in sorted(folder.glob("*.py")):
         for function in ast.parse(path.read_text(encoding="utf-8")).body:
             for call in function.decorator_list if isinstance(function, ast.FunctionDef) else ():
                 if isinstance(call, ast.Call) and ast.unparse(call.func) == "register":
-                    card = call.args[0]
-                    assert isinstance(card, ast.Call)
-                    values = {str(word.arg): ast.literal_eval(word.value) for word in card.keywords}
-                    found.append(NetworkCard(**values, module=path.stem))
-    CARDS.update({card.name: card for card in sorted(found, key=lambda card: card.order)})
+                    card = _literal_card(call.args[0], path)
+                    if card.name in CARDS:
+                        raise ValueError(f"{path}:{call.lineno}: network {card.name!r} is registered twice")
+                    _enter(card)
+
+
+def _literal_card(node: ast.expr, path: Path) -> NetworkCard:
+    try:
+        if not isinstance(node, ast.Call) or node.args:
+            raise ValueError("expected NetworkCard(name=..., label=..., ...)")
+        return NetworkCard(**{str(word.arg): ast.literal_eval(word.value) for word in node.keywords}, module=path.stem)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}:{node.lineno}: the card {ast.unparse(node)} is not written out in literals ({error}); "
+            "cards are read without running the file"
+        ) from error
 
 
 _read_cards(Path(__file__).parent)
 
 
-def register(card: NetworkCard) -> "Callable[[Builder], Builder]":
+def register(card: NetworkCard, weights: NetworkWeights | None = None) -> "Callable[[Builder], Builder]":
     """Decorator: enter a builder `(num_classes, *, width, **options)` under the name of its card.
+
+    Args:
+        card: of the network, all literals.
+        weights: how its weights files are recognised; None: only files saved by this package are read.
 
     Raises:
         ValueError: the name is taken.
     """
 
     def enter(builder: "Builder") -> "Builder":
-        if card.name in _builders or CARDS.get(card.name, card) != card:
+        if card.name in _registered or CARDS.get(card.name, card) != card:
             raise ValueError(f"network {card.name!r} is registered twice")
-        CARDS.setdefault(card.name, card)
-        _builders[card.name] = builder
+        if card.name not in CARDS:
+            _enter(card)
+        _registered[card.name] = builder, weights
         return builder
 
     return enter
+
+
+def _entry(name: str) -> "tuple[Builder, NetworkWeights | None]":
+    if name not in _registered and CARDS[name].module:
+        importlib.import_module(f"msinet.models.{CARDS[name].module}")
+    return _registered[name]
+
+
+def all_weights() -> list[NetworkWeights]:
+    """How weights files of all networks are recognised. Imports every network file."""
+    return list(dict.fromkeys(weights for name in CARDS if (weights := _entry(name)[1])))
 
 
 def split_name(name: str) -> tuple[str, float]:
@@ -137,13 +219,7 @@ def label_of(name: str, options: str = "") -> str:
 
 def in_study(study: str) -> tuple[NetworkCard, ...]:
     """The networks that a table compares by default, in their order."""
-    return tuple(sorted((card for card in CARDS.values() if study in card.studies), key=lambda card: card.order))
-
-
-def _builder(name: str) -> "Builder":
-    if name not in _builders and CARDS[name].module:
-        importlib.import_module(f"msinet.models.{CARDS[name].module}")
-    return _builders[name]
+    return tuple(card for card in CARDS.values() if study in card.studies)
 
 
 def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 128), **options: Any) -> "nn.Module":
@@ -159,7 +235,7 @@ def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 1
         UserError: unknown name or option, or a value the network refuses.
     """
     base, width = split_name(name)
-    builder = _builder(base)
+    builder, _ = _entry(base)
     parameters = inspect.signature(builder).parameters
     allowed = set(parameters) - {"num_classes", "width", "image"}
     for option in options:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from msinet.data.datasets import HELD_OUT, REGISTERED, Dataset, DatasetCard, Draw, some
+from msinet.data.datasets import HELD_OUT, REGISTERED, Dataset, DatasetCard, Draw
 from msinet.data.rendered import read_world
-from msinet.errors import DataError, unknown_name
+from msinet.errors import DataError, first_few, unknown_name
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -130,7 +130,7 @@ def _check_usable(dataset: Dataset) -> None:
     empty = [i.path for i in (*dataset.train, *dataset.test) if i.path.stat().st_size == 0]
     if empty:
         raise DataError(
-            f"{dataset.name}: {len(empty)} zero-byte image(s): {some(empty)}; fetch them again or take them out"
+            f"{dataset.name}: {len(empty)} zero-byte image(s): {first_few(empty)}; fetch them again or take them out"
         )
     draw = dataset.draws[0]
     if not _any_match(dataset, draw):
