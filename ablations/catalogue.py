@@ -11,7 +11,7 @@ from msinet.data.loading import cache_folder
 from msinet.data.rendered import read_world
 from msinet.errors import DataError, UserError
 from msinet.models import split_name
-from msinet.synthetic import SETS, SIZES, VERSION
+from msinet.synthetic import SIZES, VERSION, folder_of
 from msinet.training.recipe import canonical, override
 from msinet.training.recipes import overridden, parse_settings, published, resolve, resolve_pretraining, resolve_search
 from msinet.training.run import stable_hash
@@ -19,7 +19,7 @@ from msinet.training.run import stable_hash
 #: Of networks in the smoke profile.
 SMOKE_WIDTH = "_x0_25"
 #: Folder of the rendered set that stands in for ImageNet.
-PRETEXT = SETS["pretext"][0]
+PRETEXT = folder_of("pretext")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from msinet.synthetic.cameras import draw_camera
-from msinet.synthetic.render import SETS, SIZES
+from msinet.synthetic.plans import SETS, SIZES
 from msinet.synthetic.scene import photograph
 
 HEIGHTS = sorted({SIZES[name].height for name in ("mini", "full")})
@@ -25,7 +25,7 @@ class TestRendering:
     def test_photograph(self, benchmark: BenchmarkFixture, name: str, height: int) -> None:
         """Images of different identities and cameras, one process."""
         benchmark.group = f"{name} at {height}"
-        shots = SETS[name][1](SIZES["smoke"], 0)[0]
+        shots = SETS[name](SIZES["smoke"], 0)[0]
 
         def render() -> None:
             for shot in shots[:40]:

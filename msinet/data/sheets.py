@@ -1,4 +1,4 @@
-"""Contact sheets: the images of a data set by identity, by camera and, where they are known, by factor."""
+"""Contact sheets: the images of a data set by identity, by camera and, for rendered sets, by factor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ import PIL.ImageOps
 
 from msinet.data.datasets import Dataset, Image
 from msinet.data.factors import read_factors
+from msinet.data.layouts import card_of
 from msinet.data.loading import decode
 from msinet.errors import UserError
 from msinet.io import atomic_path
 
 INK, PAPER, PALE = (30, 30, 30), (255, 255, 255), (110, 110, 110)
-#: Factors worth a row, with the unit that stands beside the value.
+#: Factors that get a row, with the unit of their values.
 SHOWN = {
     "yaw": "°",
     "elevation": "°",
@@ -44,10 +45,10 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
     """Draw the sheets of a data set and return their paths.
 
     Args:
-        dataset: any set; one that was rendered gets a sheet by factor as well.
+        dataset: any set; a rendered one gets a sheet by factor as well.
         out: folder for NAME-identities.png, NAME-cameras.png, NAME-factors.png.
         rows: identities or cameras on a sheet.
-        columns: images beside each other.
+        columns: images in a row.
         height: of an image in pixels.
 
     Raises:
@@ -57,8 +58,9 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
     if min(rows, columns) < 1 or height < 16:
         raise UserError(f"rows and columns must be at least 1 and height at least 16, got {rows}, {columns}, {height}")
     factors = read_factors(dataset)
-    # Distractors have no identity to show; VeRi's queries are in its gallery again, under the same name.
-    shown = {i.path.name: i for i in dataset.test if i.identity or dataset.layout.startswith("MSMT17")}
+    card = card_of(dataset.name)
+    # Distractors have no identity to show. VeRi's queries are also in its gallery, under the same name.
+    shown = {i.path.name: i for i in dataset.test if i.identity != card.distractor}
     images = sorted(shown.values(), key=lambda i: i.path)
     sheets = {
         "identities": (
@@ -69,7 +71,7 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
     }
     if factors:
         sheets["factors"] = (by_factor(images, factors, dataset.root, columns), "one factor per row, from low to high")
-    width = height if dataset.layout.startswith(("VeRi", "VehicleID")) else height // 2
+    width = height if card.kind == "vehicle" else height // 2
     written = []
     for kind, (lines, what) in sheets.items():
         path = out / f"{dataset.name}-{kind}.png"

@@ -1,12 +1,13 @@
 """A data set that a test may damage, and a cache of its own."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-FOLDERS = {"market1501": "Market-1501-v15.09.15", "msmt17": "MSMT17_V1", "veri776": "VeRi", "vehicleid": "VehicleID"}
+from msinet.data.datasets import REGISTERED
+from msinet.data.layouts import card_of
 
 
 @pytest.fixture
@@ -14,9 +15,19 @@ def own_copy(data_root: Path, tmp_path: Path) -> Callable[[str], Path]:
     """Copies one set to a data root of the test and returns the set's folder."""
 
     def copy(name: str) -> Path:
-        return Path(shutil.copytree(data_root / FOLDERS[name], tmp_path / "data" / FOLDERS[name]))
+        folder = card_of(name).folders[0]
+        return Path(shutil.copytree(data_root / folder, tmp_path / "data" / folder))
 
     return copy
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Restores the registered data sets after the test."""
+    before = dict(REGISTERED)
+    yield
+    REGISTERED.clear()
+    REGISTERED.update(before)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from msinet.data import load_dataset
+from msinet.data.datasets import Dataset, Draw, Image
 from msinet.data.factors import query_factors, read_factors
-from msinet.data.layouts import Dataset, Draw, Image
+from msinet.data.rendered import FACTORS
 from msinet.errors import UserError
-from msinet.synthetic import FACTORS
 
 SETS = ("market1501", "msmt17", "veri776", "vehicleid")
 

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -27,14 +26,14 @@ from hypothesis import strategies as st
 
 from msinet.cli import run_command
 from msinet.data.layouts import available, load_dataset
+from msinet.data.rendered import FACTORS, WORLD, read_world
 from msinet.errors import Busy, UserError
 from msinet.io import exclusive
-from msinet.synthetic import FACTORS, SETS, SIZES, WORLD, Size, person, read_world, render, scene, vehicle
+from msinet.synthetic import SETS, SIZES, Size, folder_of, groups, person, render, rendering, scene, vehicle
 from msinet.synthetic.cameras import draw_camera
 from msinet.synthetic.sets import STYLES
 from msinet.synthetic.solids import NOTHING, Body, Light, View, cast, look_at, shade
 
-renderer = importlib.import_module("msinet.synthetic.render")  # the package has a function of that name
 Copy = Callable[[str], Path]
 TINY = Size(identities=4, test_identities=3, images=4, height=16)
 REID = tuple(name for name in SETS if name != "pretext")
@@ -259,16 +258,16 @@ def test_palettes_are_followed() -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_identities_follow_from_the_seed_alone(style: str) -> None:
-    first, again, other = (renderer.draw_group(style, 0, 12, 5, seed) for seed in (3, 3, 4))
+    first, again, other = (groups.draw_group(style, 0, 12, 5, seed) for seed in (3, 3, 4))
     assert (first.people, first.families, first.sightings) == (again.people, again.families, again.sightings)
     assert first.people != other.people
-    assert renderer.draw_group(style, 1, 12, 5, 3).people != first.people  # another split, other people
+    assert groups.draw_group(style, 1, 12, 5, 3).people != first.people  # another split, other people
     assert {type(one) for one in first.people} == {person.Person if style in PEOPLE else vehicle.Vehicle}
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_families_are_alike_but_no_two_members_look_the_same(style: str) -> None:
-    group = renderer.draw_group(style, 0, 30, 5, 0)
+    group = groups.draw_group(style, 0, 30, 5, 0)
     families = np.array(group.families)
     assert list(families) == sorted(families)
     assert set(np.bincount(families)[:-1].tolist()) <= {1, 2, 3, 4}  # of two to four who differ
@@ -306,7 +305,7 @@ def test_a_double_is_not_let_into_a_family(monkeypatch) -> None:
         return last[base]
 
     monkeypatch.setattr(person, "draw_member", twice)
-    people, families = renderer.draw_identities("market1501", 20, np.random.default_rng(0))
+    people, families = groups.draw_identities("market1501", 20, np.random.default_rng(0))
     assert set(np.bincount(families).tolist()) == {1, 2}  # of two to four
     assert 2.0 not in {one.stature for one in people}
 
@@ -315,13 +314,13 @@ def test_a_double_is_not_let_into_a_family(monkeypatch) -> None:
 
 
 def training_images(name: str, size: Size, seed: int = 0) -> list[Any]:
-    return [shot for shot in SETS[name][1](size, seed)[0] if shot.split == "train"]
+    return [shot for shot in SETS[name](size, seed)[0] if shot.split == "train"]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(list(STYLES)), st.integers(3, 40), st.floats(4, 20), st.integers(0, 100))
 def test_every_group_has_the_images_that_were_asked_for(style: str, identities: int, images: float, seed: int) -> None:
-    group = renderer.draw_group(style, 0, identities, images, seed)
+    group = groups.draw_group(style, 0, identities, images, seed)
     assert len(group.people) == len(group.families) == identities
     assert len(group.sightings) == round(identities * images)
     assert {s.index for s in group.sightings} == set(range(identities))
@@ -338,7 +337,7 @@ def test_every_group_has_the_images_that_were_asked_for(style: str, identities: 
 
 @pytest.mark.parametrize("name", REID)
 def test_the_full_profile_has_the_training_set_of_market1501(name: str) -> None:
-    shots, _ = SETS[name][1](SIZES["full"], 0)
+    shots, _ = SETS[name](SIZES["full"], 0)
     train = [shot for shot in shots if shot.split == "train"]
     assert len(train) == 12_936
     assert len({shot.identity for shot in train}) == 751
@@ -355,7 +354,7 @@ def test_the_full_profile_has_the_training_set_of_market1501(name: str) -> None:
 @settings(max_examples=6, deadline=None)
 @given(st.integers(4, 9), st.integers(3, 9), st.floats(4, 60), st.integers(0, 50))
 def test_no_two_images_share_a_name_or_a_seed(name: str, identities: int, test: int, images: float, seed: int) -> None:
-    shots, _ = SETS[name][1](Size(identities, test, images, 16), seed)
+    shots, _ = SETS[name](Size(identities, test, images, 16), seed)
     paths = [path for shot in shots for path in shot.paths]
     assert len(set(paths)) == len(paths)
     assert len({(shot.style, shot.key) for shot in shots}) == len(shots)
@@ -524,7 +523,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few images at a time, so that there is something between them."""
-    monkeypatch.setattr(renderer, "CHUNK", 6)
+    monkeypatch.setattr(rendering, "CHUNK", 6)
 
 
 @pytest.mark.usefixtures("chunks")
@@ -554,7 +553,7 @@ class Stop:
     """Renders a number of chunks, then raises."""
 
     def __init__(self, after: int, error: BaseException) -> None:
-        self.left, self.error, self.real, self.drawn = after, error, renderer._render_chunk, 0
+        self.left, self.error, self.real, self.drawn = after, error, rendering._render_chunk, 0
 
     def __call__(self, *args: Any) -> int:
         if not self.left:
@@ -571,7 +570,7 @@ def test_an_interrupted_rendering_goes_on_to_the_same_bytes(
     tiny: Path, tmp_path: Path, after: int, monkeypatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(renderer, "_render_chunk", Stop(after, KeyboardInterrupt()))
+        patch.setattr(rendering, "_render_chunk", Stop(after, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             draw(tmp_path)
     assert not (tmp_path / "Market-1501-v15.09.15").exists()
@@ -580,7 +579,7 @@ def test_an_interrupted_rendering_goes_on_to_the_same_bytes(
     assert len(before) == 6 * after
     rest = Stop(100, KeyboardInterrupt())
     with monkeypatch.context() as patch:
-        patch.setattr(renderer, "_render_chunk", rest)
+        patch.setattr(rendering, "_render_chunk", rest)
         draw(tmp_path)
     images = sum(name.endswith(".jpg") for name in files(tiny))
     assert rest.drawn == images - 6 * after  # what was there is not drawn again
@@ -591,9 +590,9 @@ def test_an_interrupted_rendering_goes_on_to_the_same_bytes(
 @pytest.mark.slow
 def test_a_killed_rendering_goes_on_to_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     code = (
-        "import importlib, sys; from pathlib import Path\n"
-        "from msinet.synthetic import Size, render\n"
-        "importlib.import_module('msinet.synthetic.render').CHUNK = 3\n"
+        "import sys; from pathlib import Path\n"
+        "from msinet.synthetic import Size, render, rendering\n"
+        "rendering.CHUNK = 3\n"
         "render(Path(sys.argv[1]), Size(4, 3, 4, 16), names=('market1501',), processes=1, progress=False)"
     )
     process = subprocess.Popen(
@@ -611,7 +610,7 @@ def test_a_killed_rendering_goes_on_to_the_same_bytes(tiny: Path, tmp_path: Path
         process.wait(30)
     assert not (tmp_path / "Market-1501-v15.09.15").exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(renderer, "CHUNK", 3)
+        patch.setattr(rendering, "CHUNK", 3)
         draw(tmp_path)
     assert files(tmp_path) == files(tiny)
 
@@ -620,7 +619,7 @@ def test_a_killed_rendering_goes_on_to_the_same_bytes(tiny: Path, tmp_path: Path
 @pytest.mark.parametrize("other", [{"seed": 1}, {"size": replace(TINY, images=5)}, {"size": replace(TINY, height=17)}])
 def test_what_another_rendering_left_is_not_mixed_in(tiny: Path, tmp_path: Path, other, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(renderer, "_render_chunk", Stop(2, KeyboardInterrupt()))
+        patch.setattr(rendering, "_render_chunk", Stop(2, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             draw(tmp_path, **other)
     draw(tmp_path)
@@ -716,7 +715,7 @@ def test_a_disk_that_refuses_is_one_error_and_what_is_there_stays(
     tiny: Path, tmp_path: Path, size: int, monkeypatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(renderer, "_render_chunk", Stop(2, KeyboardInterrupt()))
+        patch.setattr(rendering, "_render_chunk", Stop(2, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             draw(tmp_path)
     before = files(tmp_path)
@@ -764,7 +763,7 @@ COUNTED = ("train", "query", "gallery", "test", "val")
 
 @pytest.mark.parametrize("name", SETS)
 def test_factors_have_a_row_per_image_and_a_value_per_column(world_root: Path, name: str) -> None:
-    folder = world_root / SETS[name][0]
+    folder = world_root / folder_of(name)
     found = table(folder)
     paths = {p.relative_to(folder).as_posix() for p in folder.rglob("*.jpg")}
     listed = {row["path"] for row in found}
@@ -797,7 +796,7 @@ def test_factors_have_a_row_per_image_and_a_value_per_column(world_root: Path, n
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_description_says_what_was_rendered(world_root: Path, name: str) -> None:
-    folder = world_root / SETS[name][0]
+    folder = world_root / folder_of(name)
     world = read_world(folder)
     found = table(folder)
     digest = hashlib.sha256("".join(f"{row['path']} {row['digest']}\n" for row in found).encode()).hexdigest()
@@ -817,7 +816,7 @@ def test_the_description_says_what_was_rendered(world_root: Path, name: str) -> 
 
 @pytest.mark.parametrize("name", SETS)
 def test_images_have_the_promised_sizes(world_root: Path, name: str) -> None:
-    folder = world_root / SETS[name][0]
+    folder = world_root / folder_of(name)
     sizes = {picture(path.read_bytes()).shape[1::-1] for path in folder.rglob("*.jpg")}
     if name == "pretext":
         assert sizes == {(32, 32)}
@@ -832,7 +831,7 @@ def test_images_have_the_promised_sizes(world_root: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", REID)
 def test_one_identity_keeps_its_looks_and_one_camera_its_habits(world_root: Path, name: str) -> None:
-    found = [row for row in table(world_root / SETS[name][0]) if row["identity"] not in ("0", "-1")]
+    found = [row for row in table(world_root / folder_of(name)) if row["identity"] not in ("0", "-1")]
     known = person.Person if name in PEOPLE else vehicle.Vehicle
     part = "train" if name in ("msmt17",) else ""
     for key, columns in (

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from msinet.cli import run_command
+from msinet.data.datasets import Dataset
 from msinet.data.factors import query_factors
 from msinet.data.folders import load_class_folders
-from msinet.data.layouts import Dataset, available, load_dataset
+from msinet.data.layouts import available, load_dataset
+from msinet.data.rendered import read_world
 from msinet.data.sampler import pk_batches
-from msinet.synthetic import SETS, read_world, vehicle
+from msinet.synthetic import folder_of, vehicle
 
 NAMES = ("market1501", "msmt17", "veri776", "vehicleid", "vehicleid_1600", "vehicleid_800")
 ROOTS = ("data_root", "world_root")
@@ -216,7 +218,7 @@ def test_vehicleid_attributes_name_every_vehicle(world_root: Path) -> None:
 
 
 def test_the_pretext_set_is_one_of_class_folders(world_root: Path) -> None:
-    folders = load_class_folders(world_root / SETS["pretext"][0])
+    folders = load_class_folders(world_root / folder_of("pretext"))
     assert folders.name == "rendered"
     assert len(folders.classes) == 8
     assert Counter(name[:-4] for name in folders.classes) == {"person": 4, "vehicle": 4}
