@@ -50,7 +50,7 @@ class Dataset:
     remove_same_camera: bool
     """whether a gallery image of the query's identity and camera is left out of its ranking"""
     junk: int = 0
-    """images of identity -1, which no split holds"""
+    """images of identity -1, which are in no split"""
     world: str = ""
     """fingerprint of the rendering; empty for photographs"""
 

@@ -85,7 +85,7 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
 def by_identity(
     images: Sequence[Image], factors: dict[str, dict[str, str]], root: Path, rows: int, columns: int
 ) -> list[Line]:
-    """Identities, families together where they are known, images of different cameras first."""
+    """One row per identity, by family if known, images of different cameras first."""
     groups: dict[int, list[Image]] = {}
     for image in images:
         groups.setdefault(image.identity, []).append(image)
@@ -108,7 +108,7 @@ def by_identity(
 
 
 def by_camera(images: Sequence[Image], rows: int, columns: int) -> list[Line]:
-    """Cameras with evenly spaced images, as a rule of different identities."""
+    """One row per camera, with evenly spaced images, mostly of different identities."""
     groups: dict[int, list[Image]] = {}
     for image in images:
         groups.setdefault(image.camera, []).append(image)
@@ -125,7 +125,7 @@ def by_camera(images: Sequence[Image], rows: int, columns: int) -> list[Line]:
 
 
 def by_factor(images: Sequence[Image], factors: dict[str, dict[str, str]], root: Path, columns: int) -> list[Line]:
-    """Images at even steps through each factor's range, the extremes included."""
+    """One row per factor, with images at even steps through its range, including both ends."""
     lines = []
     for factor, unit in SHOWN.items():
         values = sorted((float(factors[i.path.relative_to(root).as_posix()][factor]), i.path) for i in images)
@@ -140,12 +140,12 @@ def by_factor(images: Sequence[Image], factors: dict[str, dict[str, str]], root:
 
 
 def _spaced(items: Sequence[Image], number: int) -> list[Image]:
-    places = np.unique(np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int))
-    return [items[i] for i in places]
+    positions = np.unique(np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int))
+    return [items[i] for i in positions]
 
 
 def draw(lines: Sequence[Line], title: str, height: int, width: int) -> PIL.Image.Image:
-    """A sheet: labels on the left, images of one size, captions under them."""
+    """Draw a sheet: labels on the left, images of one size, captions below them."""
     left, top, gap, caption = 92, 34, 6, 17
     large, small = (PIL.ImageFont.load_default(size) for size in (16, 12))
     columns = max(len(line.images) for line in lines)

@@ -1,4 +1,4 @@
-"""CDNet (Li et al., CVPR 2021) with its searched cells (SPEC B.3)."""
+"""CDNet (Li et al., CVPR 2021) with its searched cells, a baseline of Table 2."""
 
 from itertools import pairwise
 

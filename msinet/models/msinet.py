@@ -1,4 +1,4 @@
-"""MSINet (Sec. 3.2, Table 1; SPEC A.1)."""
+"""MSINet (Sec. 3.2, Table 1)."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -24,9 +24,9 @@ class MSICell(nn.Module):
     """Two branches of different receptive field that interact twice and are then fused.
 
     Args:
-        interactions: what makes the modules after the first and after the second half.
+        interactions: make the modules after the first and after the second half.
         ratio: the scale ratio rho; branch b passes `ratio` light convolutions per half, branch a one.
-        fusion: how the branches are joined after their 1x1 convolutions (Fig. 5c).
+        fusion: joins the branches after their 1x1 convolutions (Fig. 5c).
         mid: channels of each branch; a quarter of the output's unless given.
     """
 
@@ -62,8 +62,8 @@ def check_genotype(genotype: str) -> str:
     """The genotype in upper case.
 
     Raises:
-        UserError: a letter other than N, E, G, A, or a length that three stages of cells with two
-            interactions each cannot share.
+        UserError: a letter other than N, E, G, A, or a length that is not a multiple of six (three stages of
+            cells with two interactions each).
     """
     letters = genotype.upper().replace(" ", "")
     if not letters or len(letters) % 6 or set(letters) - set(INTERACTIONS):
@@ -80,7 +80,7 @@ def operations_of(network: nn.Module) -> dict[str, str]:
 
 
 def _notes(network: nn.Module) -> Notes:
-    """The interactions, because exchanges leave no trace in the weights."""
+    """The interactions, because exchanges have no weights."""
     letters = "".join(operations_of(network).values())
     return {"interactions": letters} if letters else {}
 
@@ -185,13 +185,13 @@ def msinet(
 def stages(
     interactions: Sequence[Make], ratio: int, fusion: Fusion, *, mid_of_input: bool = False
 ) -> Callable[[int, int, int], nn.Sequential]:
-    """What builds the three stages of a `Skeleton` out of cells with these interactions, two per cell.
+    """Make the function that builds the three stages of a `Skeleton` from cells with these interactions, two per cell.
 
     Args:
         interactions: a multiple of six, cell 1 first.
         ratio: rho.
         fusion: sum, minus or mul.
-        mid_of_input: branches are a quarter as wide as the cell's input rather than its output, as in the
+        mid_of_input: a branch has a quarter of the channels of the cell's input instead of its output, as in the
             released search code.
 
     Raises:

@@ -1,4 +1,4 @@
-"""OSNet x1.0 (Zhou et al., ICCV 2019; SPEC B.2)."""
+"""OSNet x1.0 (Zhou et al., ICCV 2019), a baseline of Table 2."""
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class OSBlock(nn.Module):
 
 
 def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
-    """Two blocks, the first of which changes the width; every stage is alike."""
+    """Two blocks, the first of which changes the width. All stages are alike."""
     return nn.Sequential(OSBlock(in_channels, out_channels), OSBlock(out_channels, out_channels))
 
 

@@ -1,7 +1,8 @@
-"""Networks by name. `msinet_x0_25` is `msinet` at a quarter of its width, and its label says so.
+"""Networks by name. `msinet_x0_25` is `msinet` at a quarter of its width.
 
-A network is one file of this folder: its code, and a `NetworkCard` given to `@register`. Tables, figures, benchmarks
-and commands learn of it from its card. Cards are read from the source, so that listing networks does not import torch.
+A network is one file of this folder: its code, a `NetworkCard` and, if it reads weights of other code bases, a
+`NetworkWeights`, both given to `@register`. Tables, figures, benchmarks and commands take all they need from the card.
+Cards are read from the source, so that listing networks does not import torch.
 """
 
 import ast
@@ -26,14 +27,14 @@ Notes = Mapping[str, str]
 
 @dataclass(frozen=True)
 class NetworkCard:
-    """What the suite knows of a network besides its code. All values are literals."""
+    """The facts about a network besides its code. All values are literals."""
 
     name: str
     """as commands spell it"""
     label: str
     """as the paper writes it"""
     order: int
-    """place in tables, benchmarks and legends; small numbers come first"""
+    """position in tables, benchmarks and legends; small numbers come first"""
     colour: str = ""
     """in figures; empty: the next free one"""
     marker: str = ""
@@ -41,26 +42,26 @@ class NetworkCard:
     studies: tuple[str, ...] = ()
     """tables that compare it by default: table2, table3, table6, calibration"""
     variants: tuple[tuple[str, str], ...] = ()
-    """options that the paper names as a network of its own, and that name: (("pam=True", "MSINet-SAM"),)"""
+    """options that have a label of their own: (("pam=True", "MSINet-SAM"),)"""
     widths: tuple[tuple[str, float], ...] = (("smoke", 0.25),)
-    """profiles that build it narrower, and the width there"""
+    """profiles with another width than 1, and that width"""
     recipe: Literal["light", "transformer"] = "light"
-    """family of its training recipe"""
+    """kind of its training recipe"""
     settings: tuple[tuple[str, dict[str, Any]], ...] = ()
     """changes to its recipe by profile, or by profile and kind of data: (("mini", {"lr": 1e-3}),)"""
     cross_domain: bool = True
-    """whether tables train it for other data sets too"""
+    """whether tables test it across data sets"""
     learns: bool = True
-    """whether it has anything to train"""
+    """False: it has no parameters and is only evaluated"""
     module: str = field(default="", compare=False)
     """file of this folder that defines it; empty: defined elsewhere"""
 
     def width(self, profile: str) -> float:
-        """Its width in a profile."""
+        """The width in a profile."""
         return dict(self.widths).get(profile, 1.0)
 
     def named(self, profile: str) -> str:
-        """Its name at the width that it has in a profile."""
+        """The name with the width of a profile."""
         width = self.width(profile)
         return self.name if width == 1 else f"{self.name}_x{width:g}".replace(".", "_")
 
@@ -197,7 +198,7 @@ def split_name(name: str) -> tuple[str, float]:
 
 
 def card_of(name: str) -> NetworkCard:
-    """The card of a network, whatever its width.
+    """The card of a network; the name may have a width.
 
     Raises:
         UserError: unknown network.
@@ -206,11 +207,14 @@ def card_of(name: str) -> NetworkCard:
 
 
 def label_of(name: str, options: str = "") -> str:
-    """How tables write a network: the paper's name, with a width other than 1.
+    """The name of a network in tables: the paper's, with its options and a width other than 1.
 
     Args:
         name: of the network, with its width.
-        options: as NAME=VALUE words; those of a variant choose its label, others are written out.
+        options: NAME=VALUE words; those of a variant select its label, others are appended.
+
+    Raises:
+        UserError: unknown network.
     """
     card, (_, width) = card_of(name), split_name(name)
     label = dict(card.variants).get(options) or f"{card.label} {options}".strip()
@@ -218,21 +222,21 @@ def label_of(name: str, options: str = "") -> str:
 
 
 def in_study(study: str) -> tuple[NetworkCard, ...]:
-    """The networks that a table compares by default, in their order."""
+    """The cards of the networks that a table compares by default, in their order."""
     return tuple(card for card in CARDS.values() if study in card.studies)
 
 
 def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 128), **options: Any) -> "nn.Module":
-    """A network by name, with fresh weights from torch's global random state.
+    """Build a network by name, with fresh weights from torch's global random state.
 
     Args:
         name: one of the registered names, optionally with a width: `msinet`, `osnet_x0_25`.
-        num_classes: identities the classifiers tell apart in training, at least 1.
+        num_classes: training identities, at least 1.
         image: (height, width) of the images; only transformers are built for one size.
-        options: what the network's builder takes, for example `genotype="GGEGAGGNGAEA"`.
+        options: keyword arguments of the network's builder, for example `genotype="GGEGAGGNGAEA"`.
 
     Raises:
-        UserError: unknown name or option, or a value the network refuses.
+        UserError: unknown name or option, or an invalid value.
     """
     base, width = split_name(name)
     builder, _ = _entry(base)

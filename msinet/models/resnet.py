@@ -1,4 +1,4 @@
-"""ResNet of the "strong baseline" (Luo et al., 2019; SPEC B.1): last stride 1, BNNeck."""
+"""ResNet of the "strong baseline" (Luo et al., 2019), in Table 2: last stride 1, BNNeck."""
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -87,7 +87,7 @@ def resnet18(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: boo
     WEIGHTS,
 )
 def resnet50(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: bool = False) -> ReIDNet:
-    """ResNet-50 with the strong baseline's changes: Table 2's first row."""
+    """ResNet-50 with the strong baseline's changes, the first row of Table 2."""
     return _resnet(Bottleneck, (3, 4, 6, 3), num_classes, width, neck, pam=pam)
 
 

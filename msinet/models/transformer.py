@@ -1,4 +1,4 @@
-"""Plain vision transformers as ReID baselines: ViT-B, DeiT-B, DeiT-S (TransReID's baseline; SPEC B.4)."""
+"""Vision transformers as in TransReID's baseline: ViT-B, DeiT-B and DeiT-S (Table 6)."""
 
 import math
 
@@ -17,7 +17,7 @@ from msinet.models.registry import NetworkCard, NetworkWeights, Notes, State, We
 HEAD = 64
 #: Share of images for which the last block is skipped; it rises linearly from 0 at the first.
 DROP_PATH = 0.1
-#: Images of fewer rows get small patches: 64x32 would be eight places, where 256x128 is 128.
+#: Images of fewer rows get patches of 8x8: at 16x16, an image of 64x32 has only eight.
 SMALL = 128
 
 
@@ -43,7 +43,7 @@ class Block(EncoderBlock):  # type: ignore[misc]  # torchvision ships without ty
 class VisionTransformer(nn.Module):
     """Patches and a class token through `depth` blocks; names as in torchvision's vit_b_16.
 
-    `forward` returns the class token as a map of one place, (B, D, 1, 1), and the patch tokens as a map,
+    `forward` returns the class token as a map of one position, (B, D, 1, 1), and the patch tokens as a map,
     (B, D, H/patch, W/patch), both after the last layer norm.
 
     Args:
@@ -53,7 +53,7 @@ class VisionTransformer(nn.Module):
         depth: number of blocks.
 
     Raises:
-        UserError: the images are no whole number of patches.
+        UserError: the image size is not a multiple of the patch size.
     """
 
     scale: Tensor
@@ -63,7 +63,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         patch = patch or patch_side(image[0])
         if patch < 1 or image[0] % patch or image[1] % patch:
-            raise UserError(f"images of {image[0]}x{image[1]} are no whole number of patches of {patch}x{patch}")
+            raise UserError(f"images of {image[0]}x{image[1]} are not a whole number of patches of {patch}x{patch}")
         self.image, self.patch = image, patch
         self.grid = image[0] // patch, image[1] // patch
         self.local_channels = self.channels = channels
@@ -127,7 +127,7 @@ def _fit_positions(network: nn.Module, state: State, notes: Notes) -> State:
         was = int(notes["height"]) // backbone.patch, int(notes["width"]) // backbone.patch
     if was[0] * was[1] != count and count != grid[0] * grid[1]:
         raise WeightsError(
-            f"{count} position embeddings are of no square image, so they cannot be resized to "
+            f"{count} position embeddings do not form a square, so they cannot be resized to "
             f"{grid[0]}x{grid[1]} patches; train from weights of square images, or at their image size"
         )
     if was != grid and was[0] * was[1] == count:
@@ -228,7 +228,7 @@ def deit_base(
     depth: int = 12,
     pam: bool = False,
 ) -> ReIDNet:
-    """DeiT-B/16: ViT-B's network, from distilled weights and with a recipe of its own."""
+    """DeiT-B/16: the same network as ViT-B, with other pre-trained weights and another recipe."""
     return _transformer(num_classes, 768, width, image, patch, depth, pam=pam)
 
 

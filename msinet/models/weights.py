@@ -34,7 +34,7 @@ COUNTER = re.compile(r".*\.num_batches_tracked")
 EXPECTED = "expected a dictionary of tensors, or one under 'state_dict'"
 
 _scalar = cast(tuple[Any, ...], np.float64(0).__reduce__())[0]
-#: Numbers of numpy, which torchreid stores beside the weights (rank1): they build a number, nothing else.
+#: Globals that build NumPy numbers; torchreid stores such with the weights (rank1).
 NUMPY_NUMBERS: list[Any] = [
     (_scalar, "numpy.core.multiarray.scalar"),  # as numpy 1 wrote it
     (_scalar, "numpy._core.multiarray.scalar"),
@@ -150,7 +150,7 @@ def save_weights(model: nn.Module, path: StrPath, notes: Notes) -> None:
 
 
 def _in_order(file: bytes) -> bytes:
-    """The same safetensors file with its notes sorted: the library's order is random, and runs are named by bytes."""
+    """Sort the notes of a safetensors file: the library's order is random, and run ids depend on the bytes."""
     start = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[8:start])
     if notes := header.get("__metadata__"):
@@ -161,7 +161,7 @@ def _in_order(file: bytes) -> bytes:
 
 
 def read_metadata(path: StrPath) -> dict[str, str]:
-    """The notes that `save_weights` put into a file; files of `torch.save` have none.
+    """The notes that `save_weights` wrote into a file; files of `torch.save` have none.
 
     Raises:
         WeightsError: the file is missing or damaged.

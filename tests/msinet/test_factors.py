@@ -95,5 +95,5 @@ def test_an_image_without_factors_is_named(tmp_path: Path) -> None:
     dataset = scene(tmp_path, remove_same_camera=True)
     lines = (tmp_path / FACTORS).read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / FACTORS).write_text("".join(lines[:-1]), encoding="utf-8")
-    with pytest.raises(UserError, match=r"says nothing about other\.jpg; render the set again"):
+    with pytest.raises(UserError, match=r"does not list other\.jpg; render the set again"):
         read_factors(dataset)

@@ -332,7 +332,7 @@ def test_a_new_file_is_a_new_data_set(data_root: Path, tmp_path: Path, monkeypat
     (tmp_path / "Toy").symlink_to(data_root / "Market-1501-v15.09.15", target_is_directory=True)
     assert available(tmp_path) == {"toy_set": (data_root / "Market-1501-v15.09.15").resolve()}
     assert len(load_dataset("toy_set", tmp_path).train) == 31
-    with pytest.raises(UserError, match="unknown data set 'toy'.*toy_set"):
+    with pytest.raises(UserError, match=r"unknown data set 'toy'.*toy_set"):
         card_of("toy")
 
 

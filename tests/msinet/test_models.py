@@ -355,7 +355,7 @@ def test_deeper_genotypes_make_deeper_stages() -> None:
     assert [len(list(backbone.get_submodule(f"stage{i}").children())) for i in (1, 2, 3)] == [3, 3, 3]
 
 
-# The baseline that learns nothing
+# The untrained baseline
 
 
 def test_colour_histogram_counts_the_very_bytes() -> None:

@@ -175,7 +175,7 @@ def test_factors_that_lack_an_image_are_told(coloured: Path, tmp_path: Path) -> 
     file.write_text("".join(line for line in file.read_text().splitlines(True) if "0003_c2s1_000001" not in line))
     with pytest.raises(UserError) as caught:
         show(load_dataset("market1501", coloured), tmp_path / "out")
-    assert "factors.csv says nothing about bounding_box_test/0003_c2s1_000001_00.jpg" in str(caught.value)
+    assert "factors.csv does not list bounding_box_test/0003_c2s1_000001_00.jpg" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
