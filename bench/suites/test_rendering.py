@@ -30,9 +30,9 @@ class TestRendering:
         def render() -> None:
             for shot in shots[:40]:
                 camera = draw_camera(shot.style, shot.camera, 0)
-                photograph(shot.who, camera, np.random.default_rng(shot.key), height)
+                photograph(shot.subject, camera, np.random.default_rng(shot.key), height)
 
-        render()  # the places behind the cameras are drawn once
+        render()  # backdrops are drawn once
         benchmark.extra_info["images"] = len(shots[:40])
         benchmark.pedantic(render, rounds=5)
 

@@ -14,26 +14,26 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Shot:
-    """One image to be."""
+    """An image to render."""
 
     paths: tuple[str, ...]
-    """relative to the set; the same bytes under each"""
+    """relative to the set; the same image is written to each"""
     split: str
     identity: int
     camera: int
     style: str
-    who: Identity
+    subject: Identity
     family: int
-    """counted within the split"""
+    """number within the split"""
     key: tuple[int, ...]
-    """the image's own seed"""
+    """seed of the image"""
     square: bool = False
     junk: bool = False
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """An identity before a camera, not yet named."""
+    """An image of an identity by a camera, before it has a file name."""
 
     index: int
     """of the identity in its group"""
@@ -48,20 +48,20 @@ class Group:
 
     style: str
     code: int
-    """part of the seed: apart from other groups of the set"""
+    """part of the seed; differs between groups of a set"""
     people: list[Identity]
     families: list[int]
     sightings: list[Sighting]
 
     def shot(self, seed: int, s: Sighting, paths: tuple[str, ...], split: str, identity: int, **more: bool) -> Shot:
-        """The image of a sighting."""
+        """The image of a sighting under its file names."""
         key = (seed, VERSION, list(STYLES).index(self.style), self.code, s.index, s.shot)
-        who, family = self.people[s.index], self.families[s.index]
-        return Shot(paths, split, identity, s.camera, self.style, who, family, key, **more)
+        subject, family = self.people[s.index], self.families[s.index]
+        return Shot(paths, split, identity, s.camera, self.style, subject, family, key, **more)
 
 
 def draw_identities(style: str, number: int, rng: np.random.Generator) -> tuple[list[Identity], list[int]]:
-    """Identities and their families: two to four who share most of what they are, and no two the same."""
+    """Identities and their families. Two to four members share most factors, and no two look the same."""
     kind, palette = STYLES[style].kind, STYLES[style].palette
     people: list[Identity] = []
     families: list[int] = []
@@ -81,29 +81,29 @@ def draw_identities(style: str, number: int, rng: np.random.Generator) -> tuple[
     return people[:number], families[:number]
 
 
-def _looks(who: Identity) -> Identity:
-    """All but the build or the plate, which a small image does not show."""
-    if isinstance(who, person.Person):
-        return replace(who, stature=0, girth=0)
-    return replace(who, plate=0)
+def _looks(one: Identity) -> Identity:
+    """The identity without build or plate, which small images do not show."""
+    if isinstance(one, person.Person):
+        return replace(one, stature=0, girth=0)
+    return replace(one, plate=0)
 
 
 def draw_group(style: str, code: int, identities: int, images: float, seed: int) -> Group:
-    """Identities, each with its own number of images, before two to six of the set's cameras."""
+    """Draw identities, each with its own number of images by two to six of the set's cameras."""
     rng = np.random.default_rng((seed, VERSION, list(STYLES).index(style), code, 17))
     people, families = draw_identities(style, identities, rng)
-    wish = rng.uniform(0.6, 1.4, identities)
+    share = rng.uniform(0.6, 1.4, identities)
     total = round(identities * images)
-    counts = np.maximum(4, np.floor(wish / wish.sum() * total).astype(int))
+    counts = np.maximum(4, np.floor(share / share.sum() * total).astype(int))
     for i in rng.permutation(identities)[: max(0, total - counts.sum())]:
         counts[i] += 1
-    while counts.sum() > total:  # the least number of images was given out too often
+    while counts.sum() > total:  # the minimum of four images raised the sum
         counts[counts.argmax()] -= 1
     sightings = []
     for index, count in enumerate(counts):
         most = min(STYLES[style].cameras, 6, count // 2)
         cameras = rng.permutation(STYLES[style].cameras)[: rng.integers(min(3, most), most + 1)] + 1
-        # Every camera has at least two images of an identity that it sees; the first may be a query.
+        # Every camera that sees an identity has at least two images of it; the first may be a query.
         sightings += [
             Sighting(index, int(cameras[shot % len(cameras)]), shot, shot < len(cameras)) for shot in range(count)
         ]

@@ -15,7 +15,7 @@ from msinet.synthetic.scene import Identity
 
 @dataclass(frozen=True)
 class Size:
-    """How much is rendered of each set."""
+    """Size of each rendered set."""
 
     identities: int
     """for training"""
@@ -23,7 +23,7 @@ class Size:
     images: float
     """per identity, on average"""
     height: int
-    """of persons in pixels; vehicles fill height x height pixels"""
+    """of images of persons in pixels; those of vehicles have height x height pixels"""
 
     def __post_init__(self) -> None:
         for name, least in {"identities": 4, "test_identities": 3, "images": 4, "height": 16}.items():
@@ -46,7 +46,7 @@ VeRiRow = tuple[str, int, int, Identity]
 
 
 def _numbers(count: int, seed: int, code: int, start: int) -> np.ndarray:
-    """Identity numbers in random order, so that families are not neighbours."""
+    """Identity numbers in random order, so that members of a family do not follow each other."""
     return np.random.default_rng((seed, code, 29)).permutation(count) + start
 
 
@@ -64,9 +64,9 @@ def plan_market1501(size: Size, seed: int) -> tuple[list[Shot], Lists]:
     for s in test.sightings:
         split, folder = ("query", "query") if s.query else ("gallery", "bounding_box_test")
         shots.append(test.shot(seed, s, (_market(folder, numbers[s.index], s),), split, int(numbers[s.index])))
-    for place, s in enumerate(others.sightings):
-        junk = place % 3 == 0
-        path = _market("bounding_box_test", -1 if junk else 0, s, place)
+    for number, s in enumerate(others.sightings):
+        junk = number % 3 == 0
+        path = _market("bounding_box_test", -1 if junk else 0, s, number)
         shots.append(others.shot(seed, s, (path,), "gallery", -1 if junk else 0, junk=junk))
     return shots, {}
 
@@ -148,8 +148,7 @@ def plan_vehicleid(size: Size, seed: int) -> tuple[list[Shot], Lists]:
     for code, count in enumerate((size.identities, size.test_identities)):
         group = draw_group("vehicleid", code, count, size.images, seed)
         numbers = _numbers(count, seed, code, 1 + code * size.identities)
-        place = np.argsort(numbers)
-        for index in place:
+        for index in np.argsort(numbers):
             who, n = group.people[index], int(numbers[index])
             assert isinstance(who, vehicle.Vehicle)
             labels["color_attr"].append(f"{n} {list(vehicle.PAINTS).index(who.colour)}")

@@ -36,23 +36,22 @@ CHUNK = 48
 def render(
     root: Path, size: Size, *, names: Sequence[str] = (), seed: int = 0, processes: int = 0, progress: bool = True
 ) -> list[Path]:
-    """Render sets under `root`; those that are there already stay.
+    """Render sets under `root`; sets that exist are kept.
 
     Args:
         root: data root, made if missing.
         size: identities, images and pixels.
         names: market1501, msmt17, veri776, vehicleid, pretext; empty: all.
-        seed: of the world. The bytes follow from seed, size and library versions, not from the processes.
-        processes: that render; 0: one per core.
+        seed: of the world. Output depends on seed, size and library versions, not on the number of processes.
+        processes: number of rendering processes; 0: one per core.
         progress: show a bar.
 
     Returns:
         The sets' folders.
 
     Raises:
-        UserError: an unknown name, a negative number, a folder in the way that holds something else, or a disk
-            that refuses.
-        Busy: another process renders there.
+        UserError: an unknown name, a negative number, an existing folder with other contents, or a failure to write.
+        Busy: another process renders under `root`.
     """
     for name in names:
         if name not in SETS:
@@ -66,26 +65,26 @@ def render(
         folder = root / folder_of(name)
         wanted = asdict(size)
         wanted["images_per_identity"] = float(wanted.pop("images"))  # `world.json` counts images under that name
-        spec = {"set": name, "version": VERSION, "seed": seed, **wanted}
+        description = {"set": name, "version": VERSION, "seed": seed, **wanted}
         folders.append(folder)
         if folder.exists():
-            _same_or_refuse(folder, spec)
+            _check_same(folder, description)
         else:
-            todo.append((name, folder, spec))
+            todo.append((name, folder, description))
     if todo:
         lock = exclusive(root / ".render.lock", f"rendering in {root}")
         with lock, _Pool(processes or os.cpu_count() or 1) as pool:
-            for name, folder, spec in todo:
+            for name, folder, description in todo:
                 if not folder.exists():  # rendered by another process meanwhile
-                    _render_set(name, folder, spec, size, seed, pool, progress)
+                    _render_set(name, folder, description, size, seed, pool, progress)
     return folders
 
 
-def _same_or_refuse(folder: Path, spec: dict[str, Any]) -> None:
+def _check_same(folder: Path, description: dict[str, Any]) -> None:
     found = read_world(folder)
     if found is None:
         raise UserError(f"{folder} exists and was not rendered by this command; choose another root")
-    other = {k: found.get(k) for k, v in spec.items() if found.get(k) != v}
+    other = {k: found.get(k) for k, v in description.items() if found.get(k) != v}
     if other:
         raise UserError(
             f"{folder} holds another rendering ({', '.join(f'{k} {v}' for k, v in other.items())}); "
@@ -94,15 +93,15 @@ def _same_or_refuse(folder: Path, spec: dict[str, Any]) -> None:
 
 
 def _render_set(
-    name: str, folder: Path, spec: dict[str, Any], size: Size, seed: int, pool: "_Pool", progress: bool
+    name: str, folder: Path, description: dict[str, Any], size: Size, seed: int, pool: "_Pool", progress: bool
 ) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     parts = partial / "parts"
     try:
-        if partial.is_dir() and not _goes_on(partial, spec):
+        if partial.is_dir() and not _resumable(partial, description):
             shutil.rmtree(partial)
         parts.mkdir(parents=True, exist_ok=True)
-        write_json(partial / "spec.json", spec)
+        write_json(partial / "spec.json", description)
         shots, lists = SETS[name](size, seed)
         for path in sorted({os.path.dirname(p) for shot in shots for p in shot.paths}):
             (partial / path).mkdir(parents=True, exist_ok=True)
@@ -123,26 +122,26 @@ def _render_set(
         write_csv(partial / FACTORS, rows)
         for file, text in lists.items():
             write_text(partial / file, text)
-        write_json(partial / WORLD, spec | {"images": len(shots), "fingerprint": digest})
+        write_json(partial / WORLD, description | {"images": len(shots), "fingerprint": digest})
         shutil.rmtree(parts)
         (partial / "spec.json").unlink()
         os.rename(partial, folder)
     except OSError as error:
         raise UserError(
             f"cannot render into {partial}: {error}; free some space or choose another root. "
-            "What is there stays, and the same command goes on"
+            "Finished images are kept; run the same command to resume"
         ) from error
 
 
-def _goes_on(partial: Path, spec: dict[str, Any]) -> bool:
+def _resumable(partial: Path, description: dict[str, Any]) -> bool:
     try:
-        return bool(json.loads((partial / "spec.json").read_text(encoding="utf-8")) == spec)
+        return bool(json.loads((partial / "spec.json").read_text(encoding="utf-8")) == description)
     except (OSError, ValueError):
         return False
 
 
 class _Pool:
-    """Renders chunks in this process or in several, which start when there is enough to do."""
+    """Renders chunks in this process, or in several if there are enough chunks."""
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
@@ -156,8 +155,8 @@ class _Pool:
             self.executor.shutdown(wait=True, cancel_futures=True)
 
     def render(self, partial: Path, chunks: Sequence[tuple[int, Sequence[Shot]]], height: int) -> Iterator[int]:
-        """Yield the number of images of each chunk as it is done."""
-        if self.processes == 1 or len(chunks) < 6:  # starting processes would take longer
+        """Render chunks and yield the number of images of each when it is finished."""
+        if self.processes == 1 or len(chunks) < 6:  # starting processes takes longer
             for number, chunk in chunks:
                 yield _render_chunk(partial, number, chunk, height)
             return
@@ -168,11 +167,11 @@ class _Pool:
             for task in as_completed(tasks):
                 yield task.result()
         except BrokenProcessPool as error:
-            raise UserError("a rendering process died (out of memory?); the same command goes on") from error
+            raise UserError("a rendering process died (out of memory?); run the same command to resume") from error
 
 
 def _ignore_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops the others after their chunk
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops them after their chunk
 
 
 def _render_chunk(partial: Path, number: int, shots: Sequence[Shot], height: int) -> int:
@@ -180,7 +179,7 @@ def _render_chunk(partial: Path, number: int, shots: Sequence[Shot], height: int
     for shot in shots:
         camera = draw_camera(shot.style, shot.camera, shot.key[0])
         data, factors = photograph(
-            shot.who, camera, np.random.default_rng(shot.key), height, square=shot.square, junk=shot.junk
+            shot.subject, camera, np.random.default_rng(shot.key), height, square=shot.square, junk=shot.junk
         )
         for path in shot.paths:
             (partial / path).write_bytes(data)

@@ -500,7 +500,7 @@ def test_cameras_follow_from_set_number_and_seed(style: str) -> None:
     draw_camera.cache_clear()
     assert draw_camera(style, 1, 0) == cameras[0]
     assert draw_camera(style, 1, 1) != cameras[0]
-    assert len({camera.place for camera in cameras}) == len(cameras)
+    assert len({camera.backdrop for camera in cameras}) == len(cameras)
     low, high = STYLES[style].elevation
     assert all(low <= camera.elevation <= high for camera in cameras)
     if (off := STYLES[style].off_axis) is not None:  # fronts and backs
