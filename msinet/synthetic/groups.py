@@ -49,23 +49,23 @@ class Group:
     style: str
     code: int
     """part of the seed; differs between groups of a set"""
-    people: list[Identity]
+    subjects: list[Identity]
     families: list[int]
     sightings: list[Sighting]
 
     def shot(self, seed: int, s: Sighting, paths: tuple[str, ...], split: str, identity: int, **more: bool) -> Shot:
         """The image of a sighting under its file names."""
         key = (seed, VERSION, list(STYLES).index(self.style), self.code, s.index, s.shot)
-        subject, family = self.people[s.index], self.families[s.index]
+        subject, family = self.subjects[s.index], self.families[s.index]
         return Shot(paths, split, identity, s.camera, self.style, subject, family, key, **more)
 
 
 def draw_identities(style: str, number: int, rng: np.random.Generator) -> tuple[list[Identity], list[int]]:
     """Identities and their families. Two to four members share most factors, and no two look the same."""
     kind, palette = STYLES[style].kind, STYLES[style].palette
-    people: list[Identity] = []
+    subjects: list[Identity] = []
     families: list[int] = []
-    while len(people) < number:
+    while len(subjects) < number:
         base = (person if kind == "person" else vehicle).draw_family(rng, palette)
         members: list[Identity] = []
         for _ in range(rng.integers(2, 5)):
@@ -77,8 +77,8 @@ def draw_identities(style: str, number: int, rng: np.random.Generator) -> tuple[
             if _looks(member) not in map(_looks, members):
                 members.append(member)
         families += [families[-1] + 1 if families else 0] * len(members)
-        people += members
-    return people[:number], families[:number]
+        subjects += members
+    return subjects[:number], families[:number]
 
 
 def _looks(one: Identity) -> Identity:
@@ -91,7 +91,7 @@ def _looks(one: Identity) -> Identity:
 def draw_group(style: str, code: int, identities: int, images: float, seed: int) -> Group:
     """Draw identities, each with its own number of images by two to six of the set's cameras."""
     rng = np.random.default_rng((seed, VERSION, list(STYLES).index(style), code, 17))
-    people, families = draw_identities(style, identities, rng)
+    subjects, families = draw_identities(style, identities, rng)
     share = rng.uniform(0.6, 1.4, identities)
     total = round(identities * images)
     counts = np.maximum(4, np.floor(share / share.sum() * total).astype(int))
@@ -107,4 +107,4 @@ def draw_group(style: str, code: int, identities: int, images: float, seed: int)
         sightings += [
             Sighting(index, int(cameras[shot % len(cameras)]), shot, shot < len(cameras)) for shot in range(count)
         ]
-    return Group(style, code, people, families, sightings)
+    return Group(style, code, subjects, families, sightings)

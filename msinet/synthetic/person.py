@@ -190,7 +190,7 @@ def draw_member(base: Person, rng: np.random.Generator, weights: dict[str, float
 
 @dataclass(frozen=True)
 class Pose:
-    """Pose of a person who stands or walks."""
+    """Pose of a standing or walking person."""
 
     phase: float
     """of the walking cycle, radians"""
