@@ -11,14 +11,14 @@ from msinet.data.rendered import read_world
 from msinet.errors import DataError, UserError
 from msinet.io import cache_folder, stable_hash
 from msinet.models import split_name
-from msinet.synthetic import SETS, SIZES, VERSION
+from msinet.synthetic import SIZES, VERSION, folder_of
 from msinet.training.recipe import canonical, override
 from msinet.training.recipes import overridden, parse_settings, published, resolve, resolve_pretraining, resolve_search
 
 #: Of networks in the smoke profile.
 SMOKE_WIDTH = "_x0_25"
 #: Folder of the rendered set that stands in for ImageNet.
-PRETEXT = SETS["pretext"][0]
+PRETEXT = folder_of("pretext")
 
 
 @dataclass(frozen=True)

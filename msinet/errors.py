@@ -34,3 +34,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     guess = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {guess[0]!r}?" if guess else ""
     return UserError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")
+
+
+def first_few(items: Iterable[object], limit: int = 5) -> str:
+    """The first items for a message, and how many more there are."""
+    shown = [str(item) for item in items]
+    return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")

@@ -2,15 +2,15 @@
 
 import multiprocessing
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 
 from msinet.data import Dataset, load_dataset
-
-FOLDERS = {"market1501": "Market-1501-v15.09.15", "msmt17": "MSMT17_V1", "veri776": "VeRi", "vehicleid": "VehicleID"}
+from msinet.data.datasets import REGISTERED
+from msinet.data.layouts import card_of
 
 
 @pytest.fixture
@@ -18,9 +18,19 @@ def own_copy(data_root: Path, tmp_path: Path) -> Callable[[str], Path]:
     """Copies one set to a data root of the test and returns the set's folder."""
 
     def copy(name: str) -> Path:
-        return Path(shutil.copytree(data_root / FOLDERS[name], tmp_path / "data" / FOLDERS[name]))
+        folder = card_of(name).folders[0]
+        return Path(shutil.copytree(data_root / folder, tmp_path / "data" / folder))
 
     return copy
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Restores the registered data sets after the test."""
+    before = dict(REGISTERED)
+    yield
+    REGISTERED.clear()
+    REGISTERED.update(before)
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ def emptied(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda own: shutil.rmtree(own), r"own does not exist or is no folder; expected <root>/train/<class>/\*\.jpg"),
+        (lambda own: shutil.rmtree(own), r"own does not exist or is not a folder; expected <root>/train/<class>/\*\.jpg"),
         (lambda own: shutil.rmtree(own / "train"), r"own has no folder train/; expected .*<root>/val/<class>"),
         (lambda own: shutil.rmtree(own / "val"), r"own has no folder val/; expected .*<root>/val/<class>"),
         (lambda own: (own / "val/tree").mkdir(), r"val: tree not in .*train; both must have the same class folders"),
@@ -186,7 +186,7 @@ def emptied(folder: Path) -> None:
         (lambda own: [emptied(f) for f in (own / "val").iterdir()], r"val: no \.jpg, \.jpeg or \.png in its class"),
         (
             lambda own: [shutil.rmtree(own / "train" / name) for name in CLASSES[1:]],
-            r"train holds 1 class folder\(s\), and two are the least",
+            r"train holds 1 class folder\(s\), and needs at least two",
         ),
         (
             lambda own: (shutil.rmtree(own / "val"), draw(own / "val/ILSVRC2012_val_00000001.JPEG", 0, 0)),
@@ -627,7 +627,7 @@ def test_among_very_many_images_a_broken_one_stops_the_training(own, tmp_path: P
     assert len(data.train) + len(data.val) == 60
     broken = own / data.train[SMOKE.sampler.batches(data.train_labels, seed=0, epoch=0)[0][0]]  # of some batch
 
-    with pytest.raises(DataError, match=rf"{broken.name}: cannot be decoded .*; fetch it again or take it out"):
+    with pytest.raises(DataError, match=rf"{broken.name}: cannot be decoded .*; fetch it again or remove it"):
         go(
             tmp_path / "x.safetensors",
             data,
@@ -758,7 +758,7 @@ def test_imagenet_has_a_profile_of_its_own(folder, tmp_path: Path, monkeypatch, 
     [
         ([], "pretrain needs one of --data DIR and --imagenet DIR"),
         (["--data", ".", "--imagenet", "."], "pretrain needs one of --data DIR and --imagenet DIR"),
-        (["--data", "nowhere"], "nowhere does not exist or is no folder; expected <root>/train/<class>/*.jpg"),
+        (["--data", "nowhere"], "nowhere does not exist or is not a folder; expected <root>/train/<class>/*.jpg"),
         (["--data", "DATA", "--profile", "papr"], "unknown profile 'papr'. Did you mean 'paper'?"),
         (["--data", "DATA", "--recipe", "pad=2"], "recipe: pad must be 0 where a random resized crop takes its place"),
         (["--data", "DATA", "--recipe", "pk=2"], "unknown setting of the recipe 'pk'"),
@@ -766,7 +766,7 @@ def test_imagenet_has_a_profile_of_its_own(folder, tmp_path: Path, monkeypatch, 
         (["--data", "DATA", "--options", "ration=3"], "unknown option of msinet 'ration'"),
         (["--data", "DATA", "--profile", "mini"], "a batch needs 64 images, but the training set has 42; take fewer"),
         (["--data", "DATA", "--device", "tpu"], "device 'tpu' cannot be used"),
-        (["--data", "DATA", "--model", "colour_histogram"], "colour_histogram learns nothing"),
+        (["--data", "DATA", "--model", "colour_histogram"], "colour_histogram has nothing to train"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_status_2(folder, tmp_path, monkeypatch, capsys, words, expected) -> None:
