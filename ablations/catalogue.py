@@ -7,14 +7,13 @@ from typing import Any
 
 from ablations.experiment import RESULTS_VERSION, Experiment, Init
 from msinet.data.layouts import available, card_of
-from msinet.data.loading import cache_folder
 from msinet.data.rendered import read_world
 from msinet.errors import DataError, UserError
+from msinet.io import cache_folder, stable_hash
 from msinet.models import split_name
 from msinet.synthetic import SETS, SIZES, VERSION
 from msinet.training.recipe import canonical, override
 from msinet.training.recipes import overridden, parse_settings, published, resolve, resolve_pretraining, resolve_search
-from msinet.training.run import stable_hash
 
 #: Of networks in the smoke profile.
 SMOKE_WIDTH = "_x0_25"

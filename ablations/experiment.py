@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from msinet.io import stable_hash
 from msinet.training.recipe import Recipe, Variant, canonical, with_settings
-from msinet.training.run import stable_hash
 
 #: Raise by hand when numerics change, so that old records stop counting as results of the new code.
 RESULTS_VERSION = 2

@@ -21,13 +21,15 @@ from bench.cost import count
 from msinet.data import Dataset, load_dataset, open_pixels, pk_batches
 from msinet.environment import pick_device
 from msinet.errors import Busy, UserError
+from msinet.io import file_hash
 from msinet.models import build_model, load_weights
+from msinet.models.genotype import GENOTYPE
 from msinet.progress import bar
-from msinet.search import check_sides, read_genotype, search, search_line
-from msinet.search.run import GENOTYPE
+from msinet.search import SearchRun, read_genotype, search, search_line
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.options import RunOptions
-from msinet.training.run import Record, file_hash, run
+from msinet.training.run import Training, run
+from msinet.training.run_folder import Record
 
 #: Suffixes under which pre-trained weights are looked for.
 WEIGHTS = (".safetensors", ".pth", ".pt", ".pth.tar")
@@ -171,7 +173,7 @@ def check_images(todo: Sequence[Planned], plan: Plan, costs: dict[str, Record], 
     for planned in todo:
         e = planned.experiment
         if e.recipe.search is not None:
-            check_sides(plan.datasets[e.source], e.recipe, e.seed)
+            SearchRun(plan.datasets[e.source], e.recipe, e.seed).check_sides()
             wanted.add((e.source, "train", e.recipe.image.height, e.recipe.image.width))
             continue
         if e.recipe.schedule.epochs and costs[planned.run_id]["parameters"]:
@@ -293,6 +295,7 @@ def _one(
     planned: Planned, plan: Plan, store: Store, run_options: RunOptions, costs: Record, on_step: Callable[[float], None]
 ) -> Record:
     experiment = planned.experiment
+    source, recipe = plan.datasets[experiment.source], experiment.recipe
     folder = store.partial_folder(planned.run_id)
     if not run_options.resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -301,29 +304,14 @@ def _one(
         record: Record = json.loads(whole.read_text(encoding="utf-8"))
         remove_checkpoints(folder)
     elif experiment.recipe.search is not None:
-        record = search(
-            folder,
-            model=experiment.model,
-            options=dict(experiment.options),
-            source=plan.datasets[experiment.source],
-            recipe=experiment.recipe,
-            seed=experiment.seed,
-            run_options=run_options,
-            on_step=on_step,
-        )
+        search_run = SearchRun(source, recipe, experiment.seed, experiment.model, dict(experiment.options))
+        record = search(folder, search_run, run_options, on_step)
     else:
-        record = run(
-            folder,
-            model=experiment.model,
-            options=dict(experiment.options),
-            source=plan.datasets[experiment.source],
-            target=plan.datasets[experiment.target],
-            recipe=experiment.recipe,
-            seed=experiment.seed,
-            weights=planned.weights,
-            run_options=run_options,
-            on_step=on_step,
+        target = plan.datasets[experiment.target]
+        training = Training(
+            experiment.model, dict(experiment.options), source, target, recipe, experiment.seed, planned.weights
         )
+        record = run(folder, training, run_options, on_step)
     store.publish(planned.run_id, experiment, costs | record)
     return record
 

@@ -7,8 +7,7 @@ import numpy as np
 from ablations.catalogue import Catalogue, Cell, Request, home
 from ablations.experiment import Experiment
 from ablations.table2 import TABLE2, column_label
-from msinet.models.msinet import SEARCHED
-from msinet.models.supernet import OPERATIONS
+from msinet.models.genotype import OPERATIONS, SEARCHED
 
 #: Overlap ratios of Figure 5a.
 RATIOS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -29,11 +29,10 @@ from ablations.store import Store
 from ablations.table2 import TABLE2, column_label
 from msinet.data.datasets import HELD_OUT
 from msinet.errors import UserError, unknown_name
-from msinet.io import exclusive, write_csv, write_json
-from msinet.models.msinet import SEARCHED
+from msinet.io import exclusive, stable_hash, write_csv, write_json
+from msinet.models.genotype import SEARCHED
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Losses
-from msinet.training.run import stable_hash
 
 #: Shares of the full length at which a trial may be given up, each twice the one before (successive halving).
 RUNGS = (0.25, 0.5, 1.0)

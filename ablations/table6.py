@@ -3,7 +3,7 @@
 from ablations.catalogue import SMOKE_WIDTH, Catalogue, Cell, Request
 from ablations.table2 import TABLE2, groups, tasks
 from msinet.models import split_name
-from msinet.models.transformer import patch_side
+from msinet.models.patches import patch_side
 from msinet.training.recipe import Recipe
 
 #: Rows by model. On small images transformers are narrow ones with small patches, and say so.

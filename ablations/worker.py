@@ -34,7 +34,7 @@ from ablations.runner import Plan, execute, make_plan
 from ablations.store import Store
 from ablations.world import prepare
 from msinet.errors import Busy, DataError, UserError
-from msinet.search.run import GENOTYPE
+from msinet.models.genotype import GENOTYPE
 from msinet.training.options import RunOptions
 
 #: How the process of a run ends: the run is published; it failed; this machine cannot run it; another works on it;

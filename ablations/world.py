@@ -9,7 +9,7 @@ from msinet.data.datasets import HELD_OUT
 from msinet.data.folders import load_class_folders
 from msinet.synthetic import SIZES, render
 from msinet.training.options import RunOptions
-from msinet.training.pretrain import pretrain
+from msinet.training.pretrain import Pretraining, pretrain
 from msinet.training.recipes import resolve_pretraining
 
 
@@ -38,15 +38,8 @@ def prepare(catalogue: Catalogue, request: Request, run_options: RunOptions) -> 
         out = request.pretext_folder / f"{model}.safetensors"
         if not out.exists():
             # Validation along the way would cost more than it tells here.
-            record = pretrain(
-                out,
-                model=model,
-                options={},
-                data=data,
-                recipe=resolve_pretraining(request.profile).recipe,
-                seed=0,
-                run_options=replace(run_options, evaluate_every=0),
-            )
+            pretraining = Pretraining(model, {}, data, resolve_pretraining(request.profile).recipe)
+            record = pretrain(out, pretraining, replace(run_options, evaluate_every=0))
             tqdm.write(
                 f"{model}: pre-trained on the rendered pretext set, {100 * float(record['top1'] or 0):.1f} % of "
                 f"{record['val_images']} images right (chance {100 * float(record['chance'] or 0):.1f} %) -> {out}"

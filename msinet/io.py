@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, locks, hashes and the cache folder. Does not import torch."""
 
 import contextlib
 import csv
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -130,3 +131,20 @@ def exclusive(path: StrPath, what: str) -> Iterator[None]:
         raise Busy(f"{what} is in progress in another process; wait for it or stop it") from error
     except OSError as error:
         raise _refusal(path, Path(path).absolute(), error) from error
+
+
+def stable_hash(value: Any) -> str:
+    """Twelve hex digits of the canonical JSON of a value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def file_hash(path: Path) -> str:
+    """Twelve hex digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: $MSINET_CACHE, else ~/.cache/msinet."""
+    return Path(os.environ.get("MSINET_CACHE", Path.home() / ".cache" / "msinet"))

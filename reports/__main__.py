@@ -21,7 +21,7 @@ from ablations.table2 import NETWORKS
 from msinet.data import Dataset
 from msinet.errors import UserError
 from msinet.io import file_errors, write_text
-from msinet.models.msinet import SEARCHED
+from msinet.models.genotype import SEARCHED
 from msinet.progress import bar
 from msinet.training.options import RunOptions
 from reports import page, tables

@@ -16,7 +16,7 @@ from ablations.catalogue import Catalogue, Request
 from ablations.store import Store
 from msinet.errors import UserError
 from msinet.io import write_text
-from msinet.models.msinet import SEARCHED
+from msinet.models.genotype import SEARCHED
 from reports.figures import COLOURS, STYLE, add_title, missing, write_figure
 from reports.tables import build_table
 

@@ -19,10 +19,9 @@ from ablations.table2 import PRETEXT_GROUP
 from bench.networks import paper_costs
 from msinet.data import load_dataset
 from msinet.errors import UserError
-from msinet.io import write_text
-from msinet.models.msinet import SEARCHED
+from msinet.io import file_hash, write_text
+from msinet.models.genotype import SEARCHED
 from msinet.training.recipe import Recipe
-from msinet.training.run import file_hash
 from reports.statistics import LEVEL, holm, paired
 
 NOT_RUN = "not run"

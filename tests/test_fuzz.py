@@ -33,7 +33,7 @@ from msinet.data import load_dataset
 from msinet.data.loading import decode
 from msinet.errors import UserError, WeightsError
 from msinet.models import build_model, load_weights, save_weights
-from msinet.models.msinet import check_genotype
+from msinet.models.genotype import check_genotype
 from msinet.search import read_genotype
 from msinet.synthetic import read_world
 from msinet.training.checkpoint import load_checkpoint, save_checkpoint

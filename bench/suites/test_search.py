@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from msinet.data.loading import train_batches
 from msinet.models import build_model
+from msinet.models.genotype import OPERATIONS
 from msinet.models.interactions import INTERACTIONS, Pair
-from msinet.models.supernet import OPERATIONS, MixedInteraction, interactions_of
+from msinet.models.supernet import MixedInteraction, interactions_of
 from msinet.search import Memory, Side, split_identities
-from msinet.search.twins import Subset, Twins, search_alphas
-from msinet.training.loop import build_optimizer
+from msinet.search.twins import Subset, Twins, TwinsSearch
+from msinet.training.fit import fit
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, with_settings
 from msinet.training.recipes import resolve_search
+from msinet.training.supervised import build_optimizer
 
 IDENTITIES, IMAGES, ITERATIONS = 100, 16, 3
 
@@ -110,18 +113,9 @@ def test_three_iterations_of_a_search_at_batch_64(benchmark: BenchmarkFixture, f
         for interaction in interactions_of(twins):
             interaction.__class__ = Untouched
 
+    options = RunOptions(resume=False, progress=False)
+
     def run() -> None:
-        search_alphas(
-            twins,
-            pixels,
-            *sides,
-            recipe,
-            tmp_path,
-            seed=0,
-            identity="bench",
-            device=torch.device("cpu"),
-            resume=False,
-            progress=False,
-        )
+        fit(TwinsSearch(twins, pixels, sides, recipe, seed=0), tmp_path, "bench", options)
 
     benchmark.pedantic(run, rounds=5, warmup_rounds=1)

@@ -13,9 +13,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from msinet.models import build_model
-from msinet.training.loop import build_optimizer, forward, losses
 from msinet.training.recipe import ImageSize
 from msinet.training.recipes import resolve
+from msinet.training.supervised import build_optimizer, forward, losses
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 32), (256, 128)])

@@ -58,8 +58,7 @@ class ShowRecipe:
         """
         from msinet.data.layouts import card_of
         from msinet.errors import UserError
-        from msinet.training.recipe import settings
-        from msinet.training.recipes import overridden, resolve, resolve_pretraining, resolve_search
+        from msinet.training.recipes import describe_recipe, overridden, resolve, resolve_pretraining, resolve_search
 
         if self.search and self.pretraining:
             raise UserError("give one of --search and --pretraining, not both")
@@ -72,9 +71,7 @@ class ShowRecipe:
         else:
             across = self.target not in ("", self.dataset)
             resolved = resolve(self.profile, self.dataset, self.model, cross_domain=across)
-        resolved = overridden(resolved, self.recipe)
-        rows = [(name, str(value), resolved.origins[name]) for name, value in settings(resolved.recipe).items()]
-        print_columns("", ("setting", "value", "origin"), rows)
+        print(describe_recipe(overridden(resolved, self.recipe)))
         return 0
 
 
@@ -82,7 +79,6 @@ def print_columns(title: str, header: tuple[str, ...], rows: Iterable[tuple[str,
     """Print rows of text in aligned columns."""
     rows = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    if title:
-        print(title)
+    print(title)
     for row in rows:
         print("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

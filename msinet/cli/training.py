@@ -40,12 +40,11 @@ class Train:
 
     def __call__(self) -> int:
         """Train, rank and print the metrics."""
-        from msinet import distributed
         from msinet.data import load_dataset
         from msinet.retrieval import METRICS
         from msinet.search import read_genotype
         from msinet.training.recipes import overridden, parse_settings, resolve
-        from msinet.training.run import RECORD, exclusive_of_all, run
+        from msinet.training.run import Training, run
 
         source = load_dataset(self.dataset, self.data_root)
         target = load_dataset(self.target, self.data_root) if self.target else source
@@ -56,20 +55,8 @@ class Train:
             if "genotype" in options:
                 raise UserError("give one of --genotype FILE and --options genotype=..., not both")
             options["genotype"] = read_genotype(self.genotype)
-        with exclusive_of_all(self.out / ".lock", f"a training in {self.out}"):
-            if distributed.leads() and (self.out / RECORD).exists() and self.run_options.resume:
-                raise UserError(f"{self.out} holds a finished run; choose another --out, or --no-resume to start again")
-            record = run(
-                self.out,
-                model=self.model,
-                options=options,
-                source=source,
-                target=target,
-                recipe=recipe,
-                seed=self.seed,
-                weights=self.weights,
-                run_options=self.run_options,
-            )
+        training = Training(self.model, options, source, target, recipe, self.seed, self.weights)
+        record = run(self.out, training, self.run_options)
         print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
         print(f"written: {self.out}/record.json, history.csv, queries.csv, model.safetensors, log.txt")
         return 0
@@ -99,26 +86,14 @@ class Search:
 
     def __call__(self) -> int:
         """Search and print the genotype."""
-        from msinet import distributed
         from msinet.data import load_dataset
-        from msinet.search import search, search_line
+        from msinet.search import SearchRun, search, search_line
         from msinet.training.recipes import overridden, parse_settings, resolve_search
-        from msinet.training.run import RECORD, exclusive_of_all
 
         source = load_dataset(self.dataset, self.data_root)
         recipe = overridden(resolve_search(self.profile, self.dataset), self.recipe).recipe
-        with exclusive_of_all(self.out / ".lock", f"a search in {self.out}"):
-            if distributed.leads() and (self.out / RECORD).exists() and self.run_options.resume:
-                raise UserError(f"{self.out} holds a finished search; choose another --out, or --no-resume")
-            record = search(
-                self.out,
-                source=source,
-                recipe=recipe,
-                seed=self.seed,
-                model=self.model,
-                options=parse_settings(self.options),
-                run_options=self.run_options,
-            )
+        search_run = SearchRun(source, recipe, self.seed, self.model, parse_settings(self.options))
+        record = search(self.out, search_run, self.run_options)
         print(search_line(record))
         print(f"written: {self.out}/genotype.json, alphas.csv, history.csv, record.json, log.txt")
         print(f"train it: msinet train --data-root {self.data_root} --genotype {self.out}/genotype.json --out DIR")
@@ -150,7 +125,7 @@ class Pretrain:
     def __call__(self) -> int:
         """Pre-train and print the accuracy."""
         from msinet.data.folders import load_class_folders
-        from msinet.training.pretrain import pretrain
+        from msinet.training.pretrain import Pretraining, pretrain
         from msinet.training.recipes import overridden, parse_settings, resolve_pretraining
 
         root = self.imagenet or self.data
@@ -159,15 +134,9 @@ class Pretrain:
         resolved = resolve_pretraining(self.profile or ("paper" if self.imagenet else "mini"))
         recipe = overridden(resolved, self.recipe).recipe
         out = self.out or Path("weights") / f"{self.model}.safetensors"
-        record = pretrain(
-            out,
-            model=self.model,
-            options=parse_settings(self.options),
-            data=load_class_folders(root, "imagenet" if self.imagenet else ""),
-            recipe=recipe,
-            seed=self.seed,
-            run_options=self.run_options,
-        )
+        data = load_class_folders(root, "imagenet" if self.imagenet else "")
+        pretraining = Pretraining(self.model, parse_settings(self.options), data, recipe, self.seed)
+        record = pretrain(out, pretraining, self.run_options)
         shares = {name: float(record[name] or 0) for name in ("top1", "top5", "chance")}
         print(metrics_line(str(record["pretrained_on"]), shares))
         print(f"written: {out}, {out.stem}.json, {out.stem}.history.csv")

@@ -22,7 +22,7 @@ from msinet.data.augmentation import Augmentation
 from msinet.data.datasets import Dataset, Image, some
 from msinet.data.transforms import augment, normalize
 from msinet.errors import DataError, UserError
-from msinet.io import atomic_path, write_text
+from msinet.io import atomic_path, cache_folder, write_text
 from msinet.progress import bar
 
 Pixels = np.ndarray
@@ -87,11 +87,6 @@ def _in_threads(work: Callable[[Image], object], images: Sequence[Image], what: 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in bar(iterable=pool.map(work, images), desc=what, total=len(images), unit="img", disable=not progress):
             pass
-
-
-def cache_folder() -> Path:
-    """Where decoded images are kept: $MSINET_CACHE, else ~/.cache/msinet."""
-    return Path(os.environ.get("MSINET_CACHE", Path.home() / ".cache" / "msinet"))
 
 
 #: Decoded images beyond this many bytes are not cached unless asked for.

@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from msinet.errors import UserError
 from msinet.models.blocks import ConvBN, Skeleton, light_convs, shortcut
+from msinet.models.genotype import SEARCHED, check_genotype
 from msinet.models.heads import ReIDNet, assemble
 from msinet.models.interactions import INTERACTIONS, Make
 from msinet.models.registry import NetworkCard, register
-
-#: Table 1: the interactions found on MSMT17, two per cell, cell 1 first.
-SEARCHED = "GGEGAGGNGAEA"
 
 Fusion = Literal["sum", "minus", "mul"]
 FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "minus": torch.sub, "mul": torch.mul}
@@ -56,22 +54,6 @@ class MSICell(nn.Module):
         a, b = self.interaction2(self.half2_a(a), self.half2_b(b))
         fused = FUSIONS[self.fusion](self.fuse_a(a), self.fuse_b(b))  # (B, out, H, W)
         return torch.relu(fused + self.shortcut(x))
-
-
-def check_genotype(genotype: str) -> str:
-    """The genotype in upper case.
-
-    Raises:
-        UserError: a letter other than N, E, G, A, or a length that three stages of cells with two
-            interactions each cannot share.
-    """
-    letters = genotype.upper().replace(" ", "")
-    if not letters or len(letters) % 6 or set(letters) - set(INTERACTIONS):
-        raise UserError(
-            f"genotype {genotype!r} is not valid: it needs a multiple of six letters out of "
-            f"{', '.join(INTERACTIONS)} (two per cell, three stages), such as {SEARCHED!r}"
-        )
-    return letters
 
 
 @register(

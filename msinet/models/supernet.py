@@ -7,13 +7,11 @@ from torch import Tensor, nn
 
 from msinet.errors import UserError
 from msinet.models.blocks import ChannelGate, Skeleton
+from msinet.models.genotype import OPERATIONS, SEARCHED
 from msinet.models.heads import ReIDNet, assemble
 from msinet.models.interactions import Pair
-from msinet.models.msinet import SEARCHED, Fusion, stages
+from msinet.models.msinet import Fusion, stages
 from msinet.models.registry import NetworkCard, register
-
-#: Columns of the architecture parameters: none, gate, cross attention, exchange.
-OPERATIONS = "NGAE"
 
 
 class MixedInteraction(nn.Module):

@@ -8,19 +8,13 @@ from torchvision.ops import StochasticDepth
 from msinet.errors import UserError
 from msinet.models.blocks import scaled
 from msinet.models.heads import ReIDNet, TokenNeck, assemble
+from msinet.models.patches import patch_side
 from msinet.models.registry import NetworkCard, register
 
 #: Channels of an attention head, at every width.
 HEAD = 64
 #: Share of images for which the last block is skipped; it rises linearly from 0 at the first.
 DROP_PATH = 0.1
-#: Images of fewer rows get small patches: 64x32 would be eight places, where 256x128 is 128.
-SMALL = 128
-
-
-def patch_side(height: int) -> int:
-    """Side of a patch for images of that height, in pixels."""
-    return 16 if height >= SMALL else 8
 
 
 class Block(EncoderBlock):  # type: ignore[misc]  # torchvision ships without types

@@ -1,10 +1,12 @@
-"""Which images train the weights and which the architecture: two sides that share some identities (SPEC A.5)."""
+"""Which images train the weights and which the architecture: two sides that share some identities (Sec. 3.1)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from msinet.data.sampler import epoch_batches
 from msinet.errors import DataError
+from msinet.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -96,3 +98,18 @@ def _side(labels: np.ndarray, groups: list[np.ndarray]) -> Side:
     positions = np.sort(np.concatenate(groups)).astype(np.int64)
     identities, own = np.unique(labels[positions], return_inverse=True)
     return Side(positions, own.astype(np.int64), len(identities), identities)
+
+
+def side_batches(
+    recipe: Recipe, labels: np.ndarray, name: str, *, seed: int, epoch: int, steps: int | None
+) -> list[list[int]]:
+    """The batches of an epoch of one side, as positions in it.
+
+    Raises:
+        DataError: too few identities for a batch; the message names the side.
+    """
+    p, k = recipe.sampler.identities, recipe.sampler.images
+    try:
+        return epoch_batches(labels, p, k, seed=seed, epoch=epoch, steps=steps)
+    except DataError as error:
+        raise DataError(f"the {name} side of the search is too small: {error}") from error

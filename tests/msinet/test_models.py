@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from msinet.data.transforms import normalize
 from msinet.errors import UserError
 from msinet.models import MODELS, Output, build_model, split_name
+from msinet.models.genotype import SEARCHED
 from msinet.models.heads import NECKS, pool_halves
 from msinet.models.interactions import INTERACTIONS, CrossAttention, Exchange, Gate, NoInteraction
-from msinet.models.msinet import SEARCHED, MSICell
+from msinet.models.msinet import MSICell
 from msinet.models.registry import register
 
 BACKBONES = ("msinet", "osnet", "cdnet", "resnet18")

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from msinet.errors import UserError
 from msinet.models import Output, build_model
+from msinet.models.genotype import OPERATIONS, SEARCHED
 from msinet.models.interactions import CrossAttention, Exchange, Gate, NoInteraction, Pair
-from msinet.models.msinet import SEARCHED
-from msinet.models.supernet import OPERATIONS, MixedInteraction, alphas_of, genotype_of, interactions_of
+from msinet.models.supernet import MixedInteraction, alphas_of, genotype_of, interactions_of
 
 RANDOM = tuple("".join(random.Random(number).choices("NGAE", k=12)) for number in range(3))
 

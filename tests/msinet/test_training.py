@@ -33,13 +33,14 @@ from torch import nn
 from msinet.cli import run_command
 from msinet.data import Dataset, load_dataset, open_pixels
 from msinet.errors import DataError, TrainingDiverged, UserError, WeightsError
+from msinet.io import stable_hash
 from msinet.models import Output, build_model
 from msinet.retrieval import METRICS
 from msinet.training import Recipe, evaluate_model, loop, train
 from msinet.training.checkpoint import rng_state, set_rng_state
 from msinet.training.loop import build_optimizer, forward, losses
 from msinet.training.options import RunOptions
-from msinet.training.run import Record, derived_seed, run, stable_hash, write_csv
+from msinet.training.run import Record, derived_seed, run, write_csv
 
 SMOKE = recipe_for("smoke", "market1501")
 STEPS = 6

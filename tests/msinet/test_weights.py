@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from msinet.errors import UserError, WeightsError
 from msinet.models import build_model, load_weights, save_weights
-from msinet.models.msinet import SEARCHED
+from msinet.models.genotype import SEARCHED
 from msinet.models.weights import read_metadata
 
 State = dict[str, Tensor]

@@ -22,7 +22,7 @@ from ablations.table2 import PRETEXT_GROUP, TABLE2
 from ablations.table3 import TABLE3
 from msinet.data import load_dataset
 from msinet.errors import UserError
-from msinet.training.run import file_hash
+from msinet.io import file_hash
 from reports.__main__ import main
 from reports.tables import (
     NOT_RUN,

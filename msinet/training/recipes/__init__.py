@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from msinet.data.layouts import card_of as dataset_card
@@ -48,8 +48,9 @@ def published(profile: str, kind: str) -> Resolved:
     """
     chosen = find_profile(profile)
     default = Recipe(search=Search() if kind == "search" else None)
-    resolved = Resolved(default, dict.fromkeys(settings(default), paper.BASES["light"].name))
     base = paper.BASES[kind]
+    origins = dict.fromkeys(settings(Recipe()), paper.BASES["light"].name)
+    resolved = Resolved(default, dict.fromkeys(settings(default), base.name) | origins)
     resolved = resolved.changed(with_settings(resolved.recipe, base.changes), base.name)
     origin = f"profile {profile}"
     if kind in chosen.epochs:
@@ -122,6 +123,20 @@ def overridden(resolved: Resolved, words: Iterable[str]) -> Resolved:
         UserError: not NAME=VALUE, an unknown name, or a value that the setting cannot have.
     """
     return resolved.changed(override(resolved.recipe, parse_settings(words)), "--recipe")
+
+
+def describe_recipe(resolved: Resolved) -> str:
+    """A table of every setting, its value and its origin, grouped by the parts of the recipe."""
+    values = settings(resolved.recipe)
+    widths = max(map(len, values)), max(len(f"{value}") for value in values.values())
+    lines = []
+    for part in fields(resolved.recipe):
+        value = getattr(resolved.recipe, part.name)
+        names = [setting.name for setting in fields(value)] if is_dataclass(value) else [part.name]
+        if value is not None:
+            lines.append(part.name)
+            lines += [f"  {n:<{widths[0]}}  {values[n]!s:<{widths[1]}}  {resolved.origins[n]}" for n in names]
+    return "\n".join(lines)
 
 
 def parse_settings(words: Iterable[str]) -> dict[str, Any]:
