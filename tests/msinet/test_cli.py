@@ -1,4 +1,4 @@
-"""The commands as people type them: what they write, what they print, and how they refuse."""
+"""The commands of `msinet`: files, output, errors, help and start-up."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from msinet.data.layouts import cards
 from msinet.models import CARDS, NetworkCard, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS, evaluate
-from msinet.training import loop
+from msinet.training import supervised
 from msinet.training.options import RunOptions
 from msinet.training.recipes import PROFILES
 
@@ -223,7 +223,7 @@ def test_what_cannot_be_used_is_one_line_and_status_2(data_root, tmp_path: Path,
 def test_a_finished_run_is_not_trained_over(trained: Path, data_root: Path, capsys) -> None:
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
     assert train(data_root, trained) == 2
-    assert "holds a finished run; choose another --out, or --no-resume" in capsys.readouterr().err
+    assert "holds a finished training; choose another --out, or --no-resume" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
 
 
@@ -256,10 +256,10 @@ def test_a_command_that_does_not_parse_is_status_2(words: list[str], capsys) -> 
 
 
 def test_an_interrupted_command_is_status_130_and_goes_on(trained, data_root, tmp_path, capsys, monkeypatch) -> None:
-    losses = loop.losses
+    losses = supervised.losses
     same = ("--options", "ratio=2", "genotype=GGEGAGGNGAEN")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "losses", lambda *a: (os.kill(os.getpid(), signal.SIGINT), losses(*a))[1])
+        patch.setattr(supervised, "losses", lambda *a: (os.kill(os.getpid(), signal.SIGINT), losses(*a))[1])
         assert train(data_root, tmp_path, *same) == 130
     message = capsys.readouterr().err
     assert "interrupted; the same command resumes" in message
@@ -375,7 +375,7 @@ def test_the_list_has_every_network_data_set_and_profile(capsys) -> None:
         (["--recipe", "lr=0.5"], {"lr": ("0.5", "--recipe")}),
         (["--search", "--profile", "paper"], {"lr": ("0.025", "the paper, Sec. 4.2"), "overlap": ("0.4", "")}),
         (["--pretraining", "--profile", "paper"], {"epochs": ("240", "CDNet's ImageNet recipe")}),
-        (["--model", "deit_small", "--profile", "paper"], {"lr": ("0.008", "TransReID's baseline")}),
+        (["--model", "vit_base", "--profile", "paper"], {"lr": ("0.008", "TransReID's baseline")}),
     ],
 )
 def test_a_recipe_is_printed_with_its_origins(words: list[str], expected: dict[str, tuple[str, str]], capsys) -> None:
