@@ -248,7 +248,7 @@ def test_cost_prints_a_table_and_writes_exact_counts(tmp_path, capsys):
     assert re.search(f"^msinet_x0_25 +{parameters} ", printed, re.MULTILINE)
     assert not re.search("^resnet50", printed, re.MULTILINE)  # the reference, but nobody asked for its row
 
-    table = pd.read_csv(path).set_index("model")
+    table = pd.read_csv(path, float_precision="round_trip").set_index("model")
     assert list(table.index) == ["msinet_x0_25", "colour_histogram"]
     row = table.loc["msinet_x0_25"]
     assert row["parameters_at_inference"] == 139_130
