@@ -1,4 +1,4 @@
-"""A network and a data set of one file each go through tables, benchmarks, report and export without further changes."""
+"""A network and a data set of one file each go through tables, benchmarks, report and export."""
 
 import os
 import shutil
