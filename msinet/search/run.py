@@ -34,7 +34,7 @@ def search(
 
     Args:
         folder: of this search; an unfinished one in it is resumed.
-        search_run: what to do.
+        search_run: network, data, recipe, seed.
         run_options: device, workers and the like.
         on_step: called with the finished share of the search.
 
@@ -98,7 +98,7 @@ def _search_supernet(
 
 
 def _summary(search_run: SearchRun, genotype: str) -> dict[str, Any]:
-    """What was found, and from which images."""
+    """The genotype, and the images it was found on."""
     source, (training, validation) = search_run.source, search_run.sides
     skipped = genotype.count("N") / len(genotype)
     return {
@@ -141,7 +141,7 @@ def _apart(history: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def search_line(record: Record) -> str:
-    """What a search found, on one line."""
+    """The outcome of a search on one line."""
     words = [f"genotype {record['genotype']}"]
     if record["agreement"] is not None:
         words.append(f"{record['agreement']} of {len(SEARCHED)} interactions as in the paper")

@@ -11,7 +11,7 @@ from msinet.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Side:
-    """The images of one side, as positions in the training set, and what they are called there."""
+    """The images of one side, as positions in the training set, and their labels there."""
 
     positions: np.ndarray
     """(N,) int64, ascending"""
@@ -74,11 +74,11 @@ def split_identities(
     train_only, shared, _ = block_sizes(len(present), overlap, side_ratio, fifths=fifths)
     mine: list[np.ndarray] = []
     theirs: list[np.ndarray] = []
-    for place, identity in enumerate(present):
+    for number, identity in enumerate(present):
         images = np.flatnonzero(labels == identity)
-        if place < train_only:
+        if number < train_only:
             mine.append(images)
-        elif place >= train_only + shared:
+        elif number >= train_only + shared:
             theirs.append(images)
         else:
             order = images if list_order else rng.permutation(images)

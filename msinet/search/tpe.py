@@ -50,7 +50,7 @@ def search_trials(
 
     Args:
         here: folder of the search.
-        search_run: what to do.
+        search_run: network, data, recipe, seed.
         pixels: training images of the data set.
         on_step: called with the finished share of the search.
 
@@ -69,7 +69,7 @@ def search_trials(
     sampler = optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=max(2, trials // 3))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for number in range(trials):
-        # Asked again in the same order, the sampler proposes what it proposed before an interruption.
+        # Asked in the same order, the sampler repeats its proposals from before an interruption.
         trial = study.ask()
         letters = (trial.suggest_categorical(f"interaction{i}", tuple(OPERATIONS)) for i in range(len(SEARCHED)))
         genotype = "".join(letters)

@@ -1,4 +1,4 @@
-"""How runs are carried out. Importing this module does not import torch."""
+"""Options of a run that do not change its results. Importing this module does not import torch."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from msinet.errors import UserError
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of a run that do not change its results on the CPU."""
+    """How a run is carried out. No option changes the results on the CPU."""
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one"""
@@ -17,13 +17,13 @@ class RunOptions:
     cache: bool | None = None
     """keep decoded images on disk; None: if they take less than 4 GiB"""
     resume: bool = True
-    """resume where an earlier run of the same command stopped"""
+    """go on from where an earlier run of the same command stopped"""
     evaluate_every: int = 0
     """epochs between evaluations on the test set, for curves; 0: only after the last epoch"""
     progress: bool = True
     """show progress bars"""
     deterministic: bool = False
-    """use only deterministic algorithms on a GPU, which may be slower; the CPU's always are"""
+    """on a GPU, only algorithms that give the same bits every time, which may be slower; on the CPU it is always so"""
 
     def __post_init__(self) -> None:
         for name in ("workers", "evaluate_every"):

@@ -1,4 +1,4 @@
-"""Pre-training: a network learns to classify images, and its weights start a re-identification (Sec. 4.3)."""
+"""Pre-training: a network learns to classify images, and re-identification starts from its weights (Sec. 4.3)."""
 
 import json
 import time
@@ -80,7 +80,7 @@ def pretrain(
 
     Args:
         out: X.safetensors.
-        pretraining: what to do.
+        pretraining: network, data, recipe, seed.
         run_options: device, workers and the like. Images are decoded each time, so `cache` has no effect.
         on_step: called with the finished share of the training.
 

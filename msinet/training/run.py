@@ -75,7 +75,7 @@ def run(
 
     Args:
         folder: of this run; an unfinished run in it is resumed.
-        training: what to do.
+        training: network, data, recipe, seed, weights.
         run_options: device, workers and the like.
         on_step: called with the finished share of the training.
 
@@ -163,7 +163,7 @@ def _open(here: RunFolder, dataset: Dataset, role: str, recipe: Recipe) -> Pixel
 
 
 def _metadata(training: Training) -> dict[str, str]:
-    """What the weights file says about itself."""
+    """Metadata of the weights file."""
     return {
         "model": training.model,
         "options": json.dumps(dict(training.options)),

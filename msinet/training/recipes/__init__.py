@@ -23,7 +23,7 @@ class Resolved:
     origins: Mapping[str, str]
 
     def changed(self, recipe: Recipe, origin: str) -> "Resolved":
-        """The recipe after another layer: what differs has the layer's name for its origin."""
+        """The recipe after another layer; settings that differ get the layer's name as their origin."""
         before, after = settings(self.recipe), settings(recipe)
         moved = {name: origin for name, value in after.items() if name not in before or before[name] != value}
         return Resolved(recipe, {name: self.origins.get(name, origin) for name in after} | moved)
@@ -59,7 +59,7 @@ def published(profile: str, kind: str) -> Resolved:
 
 
 def _sized(resolved: Resolved, profile: Profile, dataset: str) -> Resolved:
-    """With the image size of a data set: vehicles are square."""
+    """The recipe with the image size of a data set: vehicles are square."""
     card = dataset_card(dataset)
     if card.kind != "vehicle":
         return resolved
@@ -68,7 +68,7 @@ def _sized(resolved: Resolved, profile: Profile, dataset: str) -> Resolved:
 
 
 def resolve(profile: str, dataset: str, model: str = "", *, cross_domain: bool = False) -> Resolved:
-    """How a profile trains a network on a data set.
+    """The recipe with which a profile trains a network on a data set.
 
     Args:
         profile: smoke, mini, full or paper.
@@ -99,7 +99,7 @@ def resolve(profile: str, dataset: str, model: str = "", *, cross_domain: bool =
 
 
 def resolve_search(profile: str, dataset: str) -> Resolved:
-    """How a profile searches an architecture on a data set.
+    """The recipe with which a profile searches an architecture on a data set.
 
     Raises:
         UserError: unknown profile or data set.
@@ -108,7 +108,7 @@ def resolve_search(profile: str, dataset: str) -> Resolved:
 
 
 def resolve_pretraining(profile: str) -> Resolved:
-    """How a profile pre-trains.
+    """The recipe with which a profile pre-trains.
 
     Raises:
         UserError: unknown profile.
@@ -117,7 +117,7 @@ def resolve_pretraining(profile: str) -> Resolved:
 
 
 def overridden(resolved: Resolved, words: Iterable[str]) -> Resolved:
-    """With the settings of `--recipe`.
+    """The recipe with the settings of `--recipe`.
 
     Raises:
         UserError: not NAME=VALUE, an unknown name, or a value that the setting cannot have.
