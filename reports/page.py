@@ -32,8 +32,8 @@ from ablations.catalogue import Catalogue, Request
 from ablations.index import CATALOGUES
 from ablations.store import Store
 from ablations.sweep import summary_path
+from bench import networks
 from bench.cost import Cost, count
-from bench.networks import Spec
 from msinet.data import Dataset, load_dataset
 from msinet.data.loading import decode
 from msinet.data.sheets import show
@@ -189,7 +189,7 @@ def file_panel(name: str, title: str, frame: pd.DataFrame) -> Data:
 @cache
 def full_size_cost(model: str) -> Cost:
     """What a network costs for one image of 256x128."""
-    return count(Spec(model).build(1, (256, 128)), 256, 128)
+    return count(networks.build(model, 1, (256, 128)), 256, 128)
 
 
 def at_a_glance(table: Table | None, frame: pd.DataFrame, latencies: pd.DataFrame) -> Data:

@@ -1,6 +1,6 @@
-"""Rendering: milliseconds for an image of each kind and size, beside what no renderer could do without.
+"""Rendering: milliseconds for an image of each kind and size, beside a lower bound for any renderer.
 
-The baseline of each group is the least that any picture costs: noise for every pixel and a JPEG file.
+The baseline of each group is the cheapest picture: noise for every pixel and a JPEG file.
 """
 
 import io
