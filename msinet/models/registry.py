@@ -62,8 +62,7 @@ class NetworkCard:
 
     def named(self, profile: str) -> str:
         """The name with the width of a profile."""
-        width = self.width(profile)
-        return self.name if width == 1 else f"{self.name}_x{width:g}".replace(".", "_")
+        return with_width(self.name, self.width(profile))
 
 
 @dataclass(frozen=True)
@@ -182,6 +181,12 @@ def _entry(name: str) -> "tuple[Builder, NetworkWeights | None]":
 def all_weights() -> list[NetworkWeights]:
     """The rules for weights files of all networks. Imports every network file."""
     return list(dict.fromkeys(weights for name in CARDS if (weights := _entry(name)[1])))
+
+
+def with_width(name: str, width: float) -> str:
+    """A network's name at a width: ("msinet", 0.25) is `msinet_x0_25`, ("osnet", 1) is `osnet`."""
+    digits = f"{width:g}" if width % 1 else f"{width:.1f}"
+    return name if width == 1 else f"{name}_x{digits.replace('.', '_')}"
 
 
 def split_name(name: str) -> tuple[str, float]:
