@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
-
 from ablations.alignment import WEIGHTS
 from ablations.catalogue import Request
 from ablations.index import CATALOGUES
 from ablations.searches import RANDOM
 from ablations.store import Store
+
 from bench import networks
 from bench.cost import count
 from msinet.errors import UserError

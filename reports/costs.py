@@ -7,9 +7,9 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from ablations.catalogue import Catalogue, Request
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ablations.catalogue import Catalogue, Request
 from bench import networks
 from msinet.errors import UserError
 from reports.figures import STYLE, add_title, looks, write_figure

@@ -26,12 +26,12 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import torch
-from jinja2.utils import htmlsafe_json_dumps
-
 from ablations.catalogue import Catalogue, Request
 from ablations.index import CATALOGUES
 from ablations.store import Store
 from ablations.sweep import summary_path
+from jinja2.utils import htmlsafe_json_dumps
+
 from bench import networks
 from bench.cost import Cost, count
 from msinet.data import Dataset, load_dataset

@@ -19,14 +19,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from ablations.engine.experiment import Experiment
-from ablations.engine.job import Job
-from ablations.engine.queue import Queue, QueueError
-from ablations.engine.store import Store
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ablations.__main__ import main as ablations
+from ablations.engine.experiment import Experiment
+from ablations.engine.job import Job
+from ablations.engine.queue import Queue, QueueError
+from ablations.engine.store import Store
 from bench.__main__ import main as bench
 from msinet.cli import run_command as msinet
 from msinet.data import load_dataset

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import pytest
-from ablations.studies import STUDIES
 
+from ablations.studies import STUDIES
 from msinet.training.options import RunOptions
 
 ROOT = Path(__file__).parents[1]

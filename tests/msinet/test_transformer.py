@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from msinet.training.loop import build_optimizer, losses, set_learning_rate
 from torch import Tensor, nn
 
 from bench.cost import count
@@ -18,7 +19,6 @@ from msinet.errors import UserError, WeightsError
 from msinet.losses import triplet_loss
 from msinet.models import Output, build_model, load_weights, save_weights
 from msinet.models.transformer import DROP_PATH
-from msinet.training.loop import build_optimizer, losses, set_learning_rate
 from msinet.training.recipe import with_settings
 from msinet.training.recipes import published, resolve
 

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-
 from ablations.catalogue import Request
 from ablations.experiment import Experiment
 from ablations.index import CATALOGUES
 from ablations.store import Store
 from ablations.sweep import SWEEP, summary_path
 from ablations.table2 import TABLE2
+
 from bench import networks
 from msinet.data import load_dataset
 from msinet.data.loading import decode
