@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 REFERRING = ("docs/method.md", "docs/differences.md", "docs/protocol.md", "docs/extending.md", "CONTRIBUTING.md")
 SUFFIXES = (".py", ".md", ".csv", ".toml", ".ini", ".json", ".png")
 #: Files that a reader of docs/extending.md writes.
-EXERCISES = ("msinet/models/plain.py", "msinet/data/layouts/boats.py", "ablations/studies/contrast.py")
+EXERCISES = ("msinet/models/plain.py", "msinet/data/layouts/boats.py", "ablations/studies/margin.py")
 
 
 def prose(page: str) -> str:
