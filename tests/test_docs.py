@@ -1,15 +1,23 @@
 """The documentation names files, functions, settings and counts that exist."""
 
 import ast
+import math
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from msinet.data.layouts import cards
+from ablations.engine.request import Request
+from ablations.studies import STUDIES, find_study
+from msinet import losses
+from msinet.data.datasets import REGISTERED
+from msinet.data.layouts import cards, load_dataset
+from msinet.models import registry
 from msinet.training.recipe import override, settings
 from msinet.training.recipes import parse_settings, resolve, resolve_pretraining, resolve_search
 
@@ -223,6 +231,7 @@ def test_differences_state_defaults_and_options_that_exist() -> None:
             elif name not in options:
                 wrong.append(f"{word} is no setting")
             seen += 1
+        wrong += [f"{name} is no study" for name in re.findall(r"\w+", row.get("Study", "")) if name not in STUDIES]
     assert seen > 40
     assert not wrong, "\n".join(wrong)
 
@@ -237,3 +246,72 @@ def test_published_counts_are_those_of_the_cards() -> None:
         sizes = {split.capitalize(): " / ".join(f"{n:,}" for n in counts) for split, counts in card.expected.items()}
         expected[card.name] = {"Short": card.short, **sizes}
     assert {name: {key: row[key] for key in expected[name]} for name, row in table.items()} == expected
+
+
+# Exercises of docs/extending.md
+
+
+def example(after: str) -> str:
+    """The first block of Python after a text."""
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    assert page.count(after) == 1
+    return page.split(after)[1].split("```python\n")[1].split("```")[0]
+
+
+def executed(code: str, **names: Any) -> dict[str, Any]:
+    space = {"__name__": "exercise", **names}
+    exec(compile(code, "docs/extending.md", "exec"), space)
+    return space
+
+
+def test_the_network_of_the_exercise_trains_and_embeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "CARDS", dict(registry.CARDS))
+    monkeypatch.setattr(registry, "_builders", dict(registry._builders))
+    executed(example("`msinet/models/plain.py`:\n"))
+    network = registry.build_model("plain_x0_25", 5, pam=True)
+    images = torch.randn(2, 3, 64, 32)
+    output = network(images)
+    assert [one.shape for one in output.logits] == [(2, 5), (2, 5)]
+    assert output.activation.shape == (2, 8)
+    assert network.eval()(images).shape == (2, 192)
+    assert "plain" in [card.name for card in registry.in_study("table2")]
+
+
+def test_the_data_set_of_the_exercise_loads(tmp_path: Path) -> None:
+    for name in ("train/1_1_a", "train/2_1_b", "query/3_1_c", "gallery/3_1_d", "gallery/3_2_e"):
+        path = tmp_path / "Boats" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+    try:
+        executed(example("`msinet/data/layouts/boats.py`:\n"))
+        dataset = load_dataset("boats", tmp_path)
+    finally:
+        REGISTERED.pop("boats")
+    assert {name: len(images) for name, images in dataset.splits().items()} == {"train": 2, "query": 1, "gallery": 2}
+    assert [(image.identity, image.camera) for image in dataset.test] == [(3, 1), (3, 1), (3, 2)]
+
+
+def test_the_loss_of_the_exercise_is_the_loop_over_pairs() -> None:
+    code = example("It takes the whole batch and returns a scalar.\n")
+    loss = executed(code, **vars(losses))["contrast_loss"]
+    features = torch.randn(6, 4, dtype=torch.float64)
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    units = features / features.norm(dim=1, keepdim=True)
+    total = 0.0
+    for i in range(6):
+        scores = {j: float(units[i] @ units[j]) / 0.1 for j in range(6) if j != i}
+        normaliser = math.log(sum(math.exp(score) for score in scores.values()))
+        costs = [normaliser - scores[j] for j in scores if labels[j] == labels[i]]
+        total += sum(costs) / max(1, len(costs)) / 6
+    assert loss(features, labels).item() == pytest.approx(total)
+
+
+def test_the_study_of_the_exercise_has_its_cells() -> None:
+    study = executed(example("`ablations/studies/margin.py`:\n"))["STUDY"]
+    request = Request(profile="smoke", seeds=2)
+    cells = study.cells(request, ("msmt17",))
+    assert [(dict(cell.factors)["margin"], cell.seed) for cell in cells] == list(product((0.1, 0.3, 0.6), (0, 1)))
+    assert [cell.experiment.recipe.losses.margin for cell in cells] == [0.1, 0.1, 0.3, 0.3, 0.6, 0.6]
+    assert study.label({"margin": 0.1}) == "margin 0.1"
+    plain = [cell.experiment.key for cell in find_study("table2").cells(request, ("msmt17",))]
+    assert [cell.experiment.key in plain for cell in cells] == [False, False, True, True, False, False]
