@@ -266,7 +266,7 @@ def executed(code: str, **names: Any) -> dict[str, Any]:
 
 def test_the_network_of_the_exercise_trains_and_embeds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "CARDS", dict(registry.CARDS))
-    monkeypatch.setattr(registry, "_builders", dict(registry._builders))
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     executed(example("`msinet/models/plain.py`:\n"))
     network = registry.build_model("plain_x0_25", 5, pam=True)
     images = torch.randn(2, 3, 64, 32)
