@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-
 from ablations.engine.request import Request
 from ablations.studies import STUDIES, find_study
+
 from msinet import losses
 from msinet.data.datasets import REGISTERED
 from msinet.data.layouts import cards, load_dataset
@@ -112,6 +112,15 @@ def missing(root: Path, reference: str) -> bool:
 def test_files_and_names_exist(page: str) -> None:
     found = sorted({one for one in quoted((ROOT / page).read_text(encoding="utf-8")) if missing(ROOT, one)})
     assert not found, f"{page} names what does not exist:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_import_what_exists(page: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    imports = [line.split() for block in blocks for line in block.splitlines() if line.startswith("from ")]
+    found = [f"{words[1]}.{name.strip(',')}" for words in imports for name in words[3:]]
+    wrong = [name for name in found if missing(ROOT, name)]
+    assert not wrong, f"examples in {page.name} import what does not exist:\n" + "\n".join(wrong)
 
 
 def test_planted_references_are_told_apart(tmp_path: Path) -> None:
