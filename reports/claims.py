@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
-
 from ablations.alignment import WEIGHTS
 from ablations.catalogue import Request
 from ablations.index import CATALOGUES
 from ablations.searches import RANDOM
 from ablations.store import Store
+
+from bench import networks
 from bench.cost import count
-from bench.networks import Spec
 from msinet.errors import UserError
 from reports.statistics import paired
 from reports.tables import INIT, Row, Table, build_table, paper_name, paper_numbers, paper_place
@@ -105,7 +105,11 @@ def _parameters(*wanted: tuple[str, float]) -> Callable[[pd.DataFrame], Outcome]
         found = [
             (
                 text,
-                sum(p.numel() for n, p in Spec(text).build(1, (256, 128)).named_parameters() if "classifier" not in n),
+                sum(
+                    p.numel()
+                    for n, p in networks.build(text, 1, (256, 128)).named_parameters()
+                    if "classifier" not in n
+                ),
             )
             for text, _ in wanted
         ]
@@ -118,7 +122,9 @@ def _parameters(*wanted: tuple[str, float]) -> Callable[[pd.DataFrame], Outcome]
 def _macs_unchanged(latencies: pd.DataFrame) -> Outcome:
     """Multiply-adds at inference with and without the alignment's module."""
     del latencies
-    plain, aligned = (count(Spec(text).build(1, (256, 128)), 256, 128).macs for text in ("msinet", "msinet pam=True"))
+    plain, aligned = (
+        count(networks.build(text, 1, (256, 128)), 256, 128).macs for text in ("msinet", "msinet pam=True")
+    )
     return Outcome("holds" if plain == aligned else "fails", f"{plain:,} and {aligned:,} multiply-adds an image")
 
 

@@ -7,10 +7,10 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from ablations.catalogue import Catalogue, Request
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ablations.catalogue import Catalogue, Request
-from bench.networks import Spec
+from bench import networks
 from msinet.errors import UserError
 from reports.figures import STYLE, add_title, looks, write_figure
 from reports.placement import annotate
@@ -34,7 +34,7 @@ def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
     if missing:
         raise UserError(f"{path} has no column {', '.join(sorted(missing))}; python -m bench latency writes them")
     try:
-        table["label"] = [Spec(str(text)).label for text in table["model"]]
+        table["label"] = [networks.label(str(text)) for text in table["model"]]
     except UserError as error:
         raise UserError(f"{path}: {error}; measure it again, or pass another file with --latency") from error
     return table, environment

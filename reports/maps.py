@@ -24,8 +24,8 @@ from msinet.data.transforms import normalize
 from msinet.environment import pick_device
 from msinet.errors import UserError
 from msinet.models.heads import ReIDNet
+from msinet.models.interactions import LETTERS
 from msinet.models.msinet import MSICell
-from msinet.models.weights import LETTERS
 from msinet.retrieval import top_k
 from msinet.training.options import RunOptions
 from reports.figures import STYLE, add_title, image_grid, looks, missing, write_figure

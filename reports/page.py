@@ -26,14 +26,14 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import torch
-from jinja2.utils import htmlsafe_json_dumps
-
 from ablations.catalogue import Catalogue, Request
 from ablations.index import CATALOGUES
 from ablations.store import Store
 from ablations.sweep import summary_path
+from jinja2.utils import htmlsafe_json_dumps
+
+from bench import networks
 from bench.cost import Cost, count
-from bench.networks import Spec
 from msinet.data import Dataset, load_dataset
 from msinet.data.loading import decode
 from msinet.data.sheets import show
@@ -189,7 +189,7 @@ def file_panel(name: str, title: str, frame: pd.DataFrame) -> Data:
 @cache
 def full_size_cost(model: str) -> Cost:
     """What a network costs for one image of 256x128."""
-    return count(Spec(model).build(1, (256, 128)), 256, 128)
+    return count(networks.build(model, 1, (256, 128)), 256, 128)
 
 
 def at_a_glance(table: Table | None, frame: pd.DataFrame, latencies: pd.DataFrame) -> Data:
