@@ -21,10 +21,11 @@ from msinet.environment import pick_device
 from msinet.errors import Busy, UserError
 from msinet.models import build_model, load_weights
 from msinet.progress import bar
-from msinet.search import check_sides, search, search_line
+from msinet.search import SearchRun, search, search_line
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.options import RunOptions
-from msinet.training.run import RECORD, Record, run
+from msinet.training.run import Training, run
+from msinet.training.run_folder import RECORD, Record
 
 Datasets = Mapping[str, Dataset]
 
@@ -77,7 +78,7 @@ def check_images(
     for e in (one.experiment for one in runs):
         trains = e.is_search or bool(e.recipe.schedule.epochs and costs[e]["parameters"])
         if e.is_search:
-            check_sides(datasets[e.source], e.recipe, e.seed)
+            SearchRun(datasets[e.source], e.recipe, e.seed).check_sides()
         elif trains:
             pk_batches(datasets[e.source].labels, e.recipe.sampler.identities, e.recipe.sampler.images, (0,))
         size = (e.recipe.image.height, e.recipe.image.width)
@@ -224,44 +225,22 @@ class _Table:
 
     def _publish(self, one: Run) -> Record:
         """Train or search, unless only the publication is missing, and publish."""
-        experiment, folder = one.experiment, self.store.partial_folder(one.run_id)
-        classes = self.resolution.datasets[experiment.source].num_classes
-        costs = self.costs.get(experiment) or cost(experiment, classes, one.weights)
+        e, folder = one.experiment, self.store.partial_folder(one.run_id)
+        source, target = self.resolution.datasets[e.source], self.resolution.datasets[e.target]
+        costs = self.costs.get(e) or cost(e, source.num_classes, one.weights)
         if not self.run_options.resume:
             shutil.rmtree(folder, ignore_errors=True)
         if (folder / RECORD).exists():  # killed between the end of the run and its publication
             record: Record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             remove_checkpoints(folder)
+        elif e.is_search:
+            search_run = SearchRun(source, e.recipe, e.seed, e.model, dict(e.options))
+            record = search(folder, search_run, self.run_options, self.on_step)
         else:
-            record = self._search(one, folder) if experiment.is_search else self._train(one, folder)
-        self.store.publish(one.run_id, experiment, costs | record)
+            training = Training(e.model, dict(e.options), source, target, e.recipe, e.seed, one.weights)
+            record = run(folder, training, self.run_options, self.on_step)
+        self.store.publish(one.run_id, e, costs | record)
         return record
-
-    def _search(self, one: Run, folder: Path) -> Record:
-        return search(
-            folder,
-            model=one.experiment.model,
-            options=dict(one.experiment.options),
-            source=self.resolution.datasets[one.experiment.source],
-            recipe=one.experiment.recipe,
-            seed=one.experiment.seed,
-            run_options=self.run_options,
-            on_step=self.on_step,
-        )
-
-    def _train(self, one: Run, folder: Path) -> Record:
-        return run(
-            folder,
-            model=one.experiment.model,
-            options=dict(one.experiment.options),
-            source=self.resolution.datasets[one.experiment.source],
-            target=self.resolution.datasets[one.experiment.target],
-            recipe=one.experiment.recipe,
-            seed=one.experiment.seed,
-            weights=one.weights,
-            run_options=self.run_options,
-            on_step=self.on_step,
-        )
 
 
 def _summary(record: dict[str, Any]) -> str:
