@@ -58,8 +58,7 @@ class NetworkCard:
 
     def named(self, profile: str) -> str:
         """Its name at the width that it has in a profile."""
-        width = self.width(profile)
-        return self.name if width == 1 else f"{self.name}_x{width:g}".replace(".", "_")
+        return with_width(self.name, self.width(profile))
 
 
 #: Every network by name, in the order of tables.
@@ -99,6 +98,12 @@ def register(card: NetworkCard) -> "Callable[[Builder], Builder]":
         return builder
 
     return enter
+
+
+def with_width(name: str, width: float) -> str:
+    """A network's name at a width: ("msinet", 0.25) is `msinet_x0_25`, ("osnet", 1) is `osnet`."""
+    digits = f"{width:g}" if width % 1 else f"{width:.1f}"
+    return name if width == 1 else f"{name}_x{digits.replace('.', '_')}"
 
 
 def split_name(name: str) -> tuple[str, float]:

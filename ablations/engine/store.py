@@ -12,45 +12,51 @@ import os
 import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
-
-from ablations.experiment import Experiment
+from ablations.engine.experiment import Experiment
 from msinet.errors import Busy, UserError
 from msinet.io import exclusive, write_json, write_text
 
-State = Literal["done", "running", "interrupted", "failed", "waiting"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+State = Literal["done", "running", "interrupted", "failed", "missing"]
 
 
 class Store:
-    """A folder of runs, made on first use."""
+    """A folder of runs, created on first use. Its frame is read once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._frame: pd.DataFrame | None = None
 
     def run_folder(self, run_id: str) -> Path:
-        """Where the finished run is, or will be."""
+        """Folder of the finished run."""
         return self.root / "runs" / run_id
 
     def partial_folder(self, run_id: str) -> Path:
-        """Where the run is worked on."""
+        """Folder of the run until it is finished."""
         return self.root / "partial" / run_id
 
     def failed_folder(self, run_id: str) -> Path:
-        """Where a failure is recorded."""
+        """Folder of a recorded failure."""
         return self.root / "failed" / run_id
 
     def lock(self, run_id: str) -> AbstractContextManager[None]:
-        """Context manager: this process alone works on the run. Raises `Busy` if another does."""
+        """Context manager: this process alone works on the run.
+
+        Raises:
+            Busy: another process does.
+        """
         return exclusive(self.root / "locks" / run_id, f"run {run_id}")
 
     def done(self, run_id: str) -> bool:
-        """Whether the run is finished. Publishing is one rename, so the folder says it all."""
+        """Whether the run is finished. Publishing is one rename, so the folder is proof."""
         return self.run_folder(run_id).is_dir()
 
     def state(self, run_id: str) -> State:
-        """What became of a run."""
+        """The state of a run."""
         if self.done(run_id):
             return "done"
         if (self.root / "locks" / run_id).exists():
@@ -61,12 +67,12 @@ class Store:
                 return "running"
         if self.failed_folder(run_id).is_dir():  # first: a training that failed leaves its partial folder as well
             return "failed"
-        return "interrupted" if self.partial_folder(run_id).is_dir() else "waiting"
+        return "interrupted" if self.partial_folder(run_id).is_dir() else "missing"
 
     def publish(self, run_id: str, experiment: Experiment, record: dict[str, Any]) -> None:
         """Complete a partial run and move it to the finished ones in one rename."""
         partial = self.partial_folder(run_id)
-        write_json(partial / "experiment.json", experiment.as_dict())
+        write_json(partial / "experiment.json", experiment.to_json())
         write_json(partial / "record.json", {"run_id": run_id, "experiment": experiment.key, **record})
         for leftover in partial.glob(".*.tmp*"):  # of a process that was killed while it wrote
             leftover.unlink()
@@ -81,21 +87,22 @@ class Store:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            # Another process has published the same run, which can only be where locks do not reach: that one stays.
+            # Another process published the same run, which is possible only where locks do not work: that one stays.
             shutil.rmtree(partial)
         shutil.rmtree(self.failed_folder(run_id), ignore_errors=True)
+        self._frame = None
 
     def fail(self, run_id: str, experiment: Experiment | None, error: str) -> Path:
-        """Record a failure; it is never taken for a result. Returns the file that holds the error.
+        """Record a failure, which never counts as a result. Returns the file that holds the error.
 
         Args:
             run_id: of the run.
-            experiment: what was run; None if its process is gone and cannot tell.
+            experiment: what was run; None if its process was lost.
             error: a traceback, or the message alone.
         """
         folder = self.failed_folder(run_id)
         if experiment is not None:
-            write_json(folder / "experiment.json", experiment.as_dict())
+            write_json(folder / "experiment.json", experiment.to_json())
         write_text(folder / "error.txt", error)
         return folder / "error.txt"
 
@@ -105,17 +112,22 @@ class Store:
         lines = path.read_text(encoding="utf-8").strip().splitlines() if path.exists() else []
         return lines[-1] if lines else ""
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """One row per finished run: the experiment's settings, then its record. Empty without runs.
 
         `experiment` is the experiment's key. Columns of the recipe are called `recipe.<name>`, options of the
-        model `option.<name>`.
+        network `option.<name>`.
 
         Raises:
-            UserError: a folder among the runs is none, or was damaged.
+            UserError: a folder among the runs is not a finished run, or was damaged.
         """
-        rows = [self._row(folder) for folder in sorted((self.root / "runs").glob("*/")) if folder.is_dir()]
-        return pd.DataFrame(rows).set_index("run_id") if rows else pd.DataFrame(index=pd.Index([], name="run_id"))
+        if self._frame is None:
+            import pandas as pd  # it takes a second, which `list` and `status` need not wait
+
+            rows = [self._row(folder) for folder in sorted((self.root / "runs").glob("*/")) if folder.is_dir()]
+            empty = pd.DataFrame(index=pd.Index([], name="run_id"))
+            self._frame = pd.DataFrame(rows).set_index("run_id") if rows else empty
+        return self._frame
 
     def _row(self, folder: Path) -> dict[str, Any]:
         try:
@@ -133,4 +145,6 @@ class Store:
                 **record,
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{folder} is no finished run ({error!r:.200}); take it out, then run it again") from error
+            raise UserError(
+                f"{folder} is not a finished run ({error!r:.200}); take it out, then run it again"
+            ) from error
