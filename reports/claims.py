@@ -1,4 +1,4 @@
-"""The paper's testable statements as data: comparisons of rows, addressed by coordinates. `reports.verdicts` judges them."""
+"""The paper's testable statements as data: comparisons of rows, addressed by coordinates."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -342,10 +342,7 @@ CLAIMS: tuple[Claim, ...] = (
         measurement=Measurement("time", ("msinet", "resnet50")),
     ),
     Claim(
-        "faster-osnet",
-        "MSINet is faster than OSNet",
-        "Table 2",
-        measurement=Measurement("time", ("msinet", "osnet")),
+        "faster-osnet", "MSINet is faster than OSNet", "Table 2", measurement=Measurement("time", ("msinet", "osnet"))
     ),
     Claim(
         "sam-free",

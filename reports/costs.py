@@ -18,7 +18,6 @@ from reports.results import Results
 from reports.tables import Row, network_of, table_group
 
 
-
 def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
     """The table of `python -m bench latency`, and its environment.
 
@@ -64,13 +63,13 @@ def accuracy_data(
     chosen = latencies[(latencies["form"] == form) & (latencies["batch"] == batch) & (latencies["precision"] == "fp32")]
     if chosen.empty:
         raise UserError(f"no latency of form {form} at batch {batch}; measure it, or choose --form and --batch")
-    measured = chosen.drop_duplicates("model").set_index("model")
+    measured = chosen.drop_duplicates("model").set_index("model").to_dict("index")
     table = build_table(results, study)
     rows = []
     for row in table.rows:
         cell = next((cell for one, cell in row.cells.items() if one.label == column), None)
         model = timed_as(row)
-        if cell is None or not cell.done or model not in measured.index:
+        if cell is None or not cell.done or model not in measured:
             continue
         rows.append(
             {
@@ -78,8 +77,8 @@ def accuracy_data(
                 "label": table.label(row.factors),
                 "network": network_of(row),
                 "mAP": cell.mean("mAP"),
-                "ms": measured.loc[model, "p50_ms"] / batch,
-                "parameters": measured.loc[model, "parameters"],
+                "ms": measured[model]["p50_ms"] / batch,
+                "parameters": measured[model]["parameters"],
             }
         )
     if not rows:

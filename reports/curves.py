@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
@@ -155,6 +156,6 @@ def draw_training(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         return write_figure(figure, data.drop(columns=["network", "mAP", "R1"]), stem)
 
 
-def _handles(axes: Sequence[Axes]) -> dict[str, object]:
+def _handles(axes: Sequence[Axes]) -> dict[str, Artist]:
     """One line for each label."""
     return {str(line.get_label()): line for axis in axes for line in axis.lines}

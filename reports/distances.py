@@ -113,11 +113,7 @@ def draw_distances(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 axis.hist(shown, bins, weights=weights, histtype="stepfilled", color=colour, alpha=0.2)
                 axis.hist(shown, bins, weights=weights, histtype="step", color=colour, ls=style, lw=1.3)
                 axis.axvline(
-                    part[name].median(),
-                    color=colour,
-                    ls=style,
-                    lw=1,
-                    label=f"{row}, median {part[name].median():.2f}",
+                    part[name].median(), color=colour, ls=style, lw=1, label=f"{row}, median {part[name].median():.2f}"
                 )
             axis.set(xlabel=label, ylabel="queries, %")
             axis.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, handlelength=2.2)

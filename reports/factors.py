@@ -147,9 +147,7 @@ def _factor_panel(axis: Axes, part: pd.DataFrame, factor: str, look: dict[str, t
         one = part[part["row"] == label]
         x = one["level"].map(levels.index).astype(float) + 0.09 * (number - (len(look) - 1) / 2)
         bars = [(one["mAP"] - one["low"]).clip(lower=0), (one["high"] - one["mAP"]).clip(lower=0)]
-        axis.errorbar(
-            x, one["mAP"], yerr=bars, color=colour, marker=marker, ms=3.5, lw=1, elinewidth=0.8, label=label
-        )
+        axis.errorbar(x, one["mAP"], yerr=bars, color=colour, marker=marker, ms=3.5, lw=1, elinewidth=0.8, label=label)
     ticks = [f"{textwrap.fill(level, 13)}\nn={queries.get(level, 0)}" for level in levels]
     axis.set_xticks(range(len(levels)), ticks, fontsize=6.5)
     axis.set_xlim(-0.45, len(levels) - 0.55)

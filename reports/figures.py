@@ -64,7 +64,9 @@ def draw_study(results: Results, name: str, folder: Path) -> list[Path]:
 
 def panels_of(data: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     """Runs by group and column: those of different initial weights share no mean."""
-    return [((str(group), str(column)), part) for (group, column), part in data.groupby(["group", "column"], sort=False)]
+    return [
+        ((str(group), str(column)), part) for (group, column), part in data.groupby(["group", "column"], sort=False)
+    ]
 
 
 # --- Rows ----------------------------------------------------------------------------------------
@@ -114,9 +116,7 @@ def _rows_panel(axis: Axes, part: pd.DataFrame, table: Table, labels: list[str],
     for label, start in starts.items():
         axis.hlines(labels.index(label), start, means[label], color="0.8", lw=2, zorder=0)
     alpha = 0.55 if repeated else 1
-    sns.stripplot(
-        part, x=metric, y="row", order=labels, color=COLOURS[0], size=4.5, jitter=False, alpha=alpha, ax=axis
-    )
+    sns.stripplot(part, x=metric, y="row", order=labels, color=COLOURS[0], size=4.5, jitter=False, alpha=alpha, ax=axis)
     if repeated:
         axis.plot(means, range(len(labels)), "|", ms=11, mew=2, color=COLOURS[1])
     for line, mean in enumerate(means):
@@ -216,7 +216,7 @@ def draw_sweep(outcome: Path, stem: Path) -> list[Path]:
     """
     summary: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8"))
     trials = in_percent(pd.read_csv(outcome.with_suffix(".csv")))
-    best = trials.loc[trials[trials["state"] == "complete"]["mAP"].idxmax()]
+    best = trials[trials["state"] == "complete"].nlargest(1, "mAP").iloc[0]
     importances: dict[str, float] = summary["importances"]
     panels = len(summary["vary"]) + bool(importances)
     with mpl.rc_context(STYLE):

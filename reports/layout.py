@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 
@@ -15,8 +16,9 @@ from reports.statistics import LEVEL, holm, paired
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, TableCell
 
 
+@cache
 def build_table(results: Results, name: str) -> Table:
-    """A study's table beside the paper's numbers.
+    """A study's table beside the paper's numbers; made once for the same results.
 
     Args:
         results: of a request.
@@ -145,7 +147,9 @@ def paper_table(name: str) -> Table:
     rows = []
     for factors in dict.fromkeys(numbers["factors"]):
         theirs = of_row(numbers, factors)
-        cells = {column: TableCell(pd.DataFrame(), 0, *of_cell(theirs, column.train, column.test)) for column in columns}
+        cells = {
+            column: TableCell(pd.DataFrame(), 0, *of_cell(theirs, column.train, column.test)) for column in columns
+        }
         rows.append(Row(group, factors, cells))
     notes = [why, "(c): cited by the paper from other work.", f"{BEST} best, {SECOND} second best of a column."]
     return Table(title, columns, marked(rows), notes=notes)

@@ -61,7 +61,9 @@ def draw_lists(
     rows = [pair for place in zip(*lists.values(), strict=True) for pair in zip(lists, place, strict=True)]
     longest = max(len(one.gallery) for _, one in rows)
     with mpl.rc_context(STYLE):
-        figure, axes, _ = image_grid(len(rows), 1 + longest, size, title, Margins(left=0.95, top=0.42, below=0.17), side=0.56)
+        figure, axes, _ = image_grid(
+            len(rows), 1 + longest, size, title, Margins(left=0.95, top=0.42, below=0.17), side=0.56
+        )
         for line, (network, one) in zip(axes, rows, strict=True):
             first = network == next(iter(lists))
             if first:

@@ -173,9 +173,7 @@ def draw_maps(seen: QueryMaps, title: str, stem: Path, *, upright: bool) -> list
             wide,
             seen.pixels[0].shape[:2],
             title,
-            Margins(
-                left=0.15 + 0.065 * longest if upright else 0.05, top=0.3 if upright else 0.85, right=0.55
-            ),
+            Margins(left=0.15 + 0.065 * longest if upright else 0.05, top=0.3 if upright else 0.85, right=0.55),
         )
         for place, (name, maps) in enumerate(lines):
             for number, pixels in enumerate(seen.pixels):

@@ -70,7 +70,9 @@ def provenance(results: Results, study: Study) -> list[str]:
 
 def machines(runs: pd.DataFrame) -> list[str]:
     """Devices of finished runs, with the version of torch."""
-    return sorted({f"{r['cpu'] if r['device'] == 'cpu' else r['device']}, torch {r['torch']}" for _, r in runs.iterrows()})
+    return sorted(
+        {f"{r['cpu'] if r['device'] == 'cpu' else r['device']}, torch {r['torch']}" for _, r in runs.iterrows()}
+    )
 
 
 def legend(table: Table) -> list[str]:
@@ -235,9 +237,7 @@ def _compare(table: Table, rows: Sequence[Row], column: Column) -> list[str]:
         spread = f"[{d.low:+.1f}, {d.high:+.1f}], p {p:.3f} over {d.count} seeds: {verdict}"
         lines.append(f"{_place(rows, column)}, {label} minus {other}: {d.mean:+.1f} {spread}.")
     for base_label, each in single.items():
-        lines.append(
-            f"{_place(rows, column)}, differences to {base_label}: {'; '.join(each)}. Single seed, no variance estimate."
-        )
+        lines.append(f"{_place(rows, column)}, differences to {base_label}: {'; '.join(each)}. Single seed.")
     return lines
 
 

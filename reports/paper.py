@@ -21,7 +21,7 @@ def paper_numbers(study: str) -> pd.DataFrame:
     with files("reports").joinpath("paper.csv").open(encoding="utf-8") as stream:
         numbers = pd.read_csv(stream, keep_default_na=False, dtype={"value": float})
     numbers = numbers[numbers["study"] == study].drop(columns="study").reset_index(drop=True)
-    numbers["factors"] = [tuple(tuple(pair.split("=")) for pair in text.split(";")) for text in numbers["factors"]]
+    numbers["factors"] = numbers["factors"].map(lambda text: tuple(tuple(pair.split("=")) for pair in text.split(";")))
     return numbers
 
 

@@ -9,10 +9,11 @@ import shlex
 
 import pandas as pd
 
+from ablations.engine.experiment import Scalar
+from ablations.engine.request import Request
 from ablations.engine.resolve import Resolution, resolve
 from ablations.engine.results import results
 from ablations.engine.store import Store
-from ablations.engine.study import Request, Scalar
 from ablations.studies import find_study
 from msinet.errors import UserError
 
@@ -66,7 +67,7 @@ class Results:
         if study not in self._frames:
             resolution = self.resolution(study)
             frame = in_percent(results(resolution, self.store))
-            frame["factors"] = [resolved.cell.factors for resolved in resolution.cells]
+            frame["factors"] = pd.Series([one.cell.factors for one in resolution.cells], dtype=object)
             # A run that finished after the store was read has no record here.
             frame.loc[(frame["state"] == "done") & ~frame["run_id"].isin(self.records.index), "state"] = "running"
             self._frames[study] = frame
@@ -115,7 +116,6 @@ def run_command(study: str, request: Request) -> str:
 def has(factors: Factors, wanted: Factors) -> bool:
     """Whether coordinates contain all of the wanted ones."""
     return set(wanted) <= set(factors)
-
 
 
 def file_name(name: str, request: Request) -> str:

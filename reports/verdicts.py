@@ -12,13 +12,14 @@ from typing import Literal
 
 import pandas as pd
 
-from ablations.engine.study import Request
+from ablations.engine.request import Request
 from ablations.studies import find_study
 from msinet.errors import UserError
 from reports.claims import CLAIMS, Claim, Comparison, Measurement
 from reports.layout import build_table
 from reports.paper import GROUPS, of_cell, of_group, of_row, paper_numbers
 from reports.results import Factors, Results, has
+from reports.sizes import full_size_cost
 from reports.statistics import Difference, paired
 from reports.tables import Column, Table, TableCell
 
@@ -153,7 +154,8 @@ def supported_by_paper(c: Comparison) -> bool | None:
     """Whether the paper's own numbers agree with a comparison; None: it gives none."""
     numbers = paper_numbers(c.study)
     values = [
-        of_cell(of_row(of_group(numbers, group), factors), c.train, c.test)[0].get(c.metric) for group, factors in c.rows
+        of_cell(of_row(of_group(numbers, group), factors), c.train, c.test)[0].get(c.metric)
+        for group, factors in c.rows
     ]
     if values[0] is None or values[1] is None:
         return None
@@ -167,7 +169,7 @@ def supported_by_paper(c: Comparison) -> bool | None:
 def measure(m: Measurement, latencies: pd.DataFrame) -> Outcome:
     """Outcome of a measurement."""
     if m.kind == "time":
-        return _faster(*m.networks, latencies)
+        return _faster(m.networks[0], m.networks[1], latencies)
     costs = [full_size_cost(text) for text in m.networks]
     if m.kind == "macs":
         same = len({cost.macs for cost in costs}) == 1
