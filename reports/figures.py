@@ -18,12 +18,15 @@ from reports.layout import build_table
 from reports.results import Factors, Results, file_name, in_percent
 from reports.tables import Table, table_group
 
-#: Factors that are drawn as a numeric axis: name of the axis, and a unit behind its numbers.
+#: Factors that are drawn as a numeric axis: name of the axis, unit behind its numbers, whether it changes the size of
+#: the network, which is then drawn as well.
 AXES = {
-    "overlap": ("share of identities on both sides (overlap)", ""),
-    "ratio": ("scale ratio of the branches", ":1"),
-    "weight": ("weight of spatial alignment", ""),
+    "overlap": ("share of identities on both sides (overlap)", "", False),
+    "ratio": ("scale ratio of the branches", ":1", True),
+    "weight": ("weight of spatial alignment", "", False),
 }
+#: Sizes of a network: name of the axis and unit.
+SIZES = {"parameters": ("parameters, M", 1e6), "macs": ("multiply-adds, $10^9$", 1e9)}
 
 
 def run_data(table: Table) -> pd.DataFrame:
@@ -32,14 +35,14 @@ def run_data(table: Table) -> pd.DataFrame:
     Columns: group, factors, row (its label), column, seed, run_id, metric (the one that decides the column), R1 and
     mAP in per cent, parameters (without classifiers) and macs.
     """
+    names = ["group", "factors", "row", "column", "seed", "run_id", "metric", "R1", "mAP", "parameters", "macs"]
     parts = []
     for row in table.rows:
         for column, cell in row.cells.items():
-            runs = cell.runs.rename(columns={"parameters_without_classifier": "parameters"})
-            about = {"group": table_group(row.group), "row": table.label(row.factors), "column": column.label}
-            parts.append(runs.assign(**about, metric=column.headline) if cell.done else pd.DataFrame())
-    names = ["group", "factors", "row", "column", "seed", "run_id", "metric", "R1", "R5", "mAP", "parameters", "macs"]
-    parts = [part[names] for part in parts if len(part)]
+            if cell.done:
+                about = {"group": table_group(row.group), "row": table.label(row.factors), "column": column.label}
+                size = cell.runs["parameters_without_classifier"]
+                parts.append(cell.runs.assign(**about, metric=column.headline, parameters=size)[names])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 
@@ -150,10 +153,9 @@ def draw_levels(data: pd.DataFrame, table: Table, title: str, stem: Path) -> lis
     data["series"] = [tuple(pair for pair in factors if pair[0] != factor) for factors in data["factors"]]
     data["level"] = data["level"].where(data.groupby("series")["level"].transform("nunique") > 1)
     panels = panels_of(data)
-    sizes = {"parameters": ("parameters, M", 1e6), "macs": ("multiply-adds, $10^9$", 1e9)}
-    sizes = sizes if data.dropna(subset="level")["macs"].nunique() > len(panels) else {}
+    name, unit, sized = AXES[factor]
+    sizes = SIZES if sized else {}
     wide = len(panels) + len(sizes)
-    name, unit = AXES[factor]
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(1, wide, figsize=(0.9 + 2.4 * wide, 2.5), squeeze=False, layout="constrained")
         for axis, ((group, column), part) in zip(axes[0], panels, strict=False):

@@ -58,16 +58,20 @@ def _rows(frame: pd.DataFrame, group: str, columns: Sequence[Column], numbers: p
     if (numbers["group"] == "").any():
         place = {factors: published.index(found["factors"].iloc[0]) for factors, found in shown.items() if len(found)}
         shown = {factors: shown[factors] for factors in sorted(shown, key=lambda factors: place.get(factors, -1))}
-    return [
-        Row(group, factors, {column: _cell(part[part["factors"] == factors], column, found) for column in columns})
-        for factors, found in shown.items()
-    ]
+    return [Row(group, factors, _cells(part, factors, columns, found)) for factors, found in shown.items()]
 
 
-def _cell(part: pd.DataFrame, column: Column, numbers: pd.DataFrame) -> TableCell:
-    wanted = part[(part["train"] == column.train) & (part["test"] == column.test)]
-    runs = wanted[wanted["state"] == "done"]
-    return TableCell(runs, len(wanted), *of_cell(numbers, column.train, column.test))
+def _cells(
+    part: pd.DataFrame, factors: Factors, columns: Sequence[Column], numbers: pd.DataFrame
+) -> dict[Column, TableCell]:
+    """The table cells of a row."""
+    mine = part[part["factors"].map(lambda own: own == factors).astype(bool)]
+    cells = {}
+    for column in columns:
+        wanted = mine[(mine["train"] == column.train) & (mine["test"] == column.test)]
+        runs = wanted[wanted["state"] == "done"]
+        cells[column] = TableCell(runs, len(wanted), *of_cell(numbers, column.train, column.test))
+    return cells
 
 
 # --- Marks ---------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ def settings(results: Results, study: Study) -> list[str]:
 
 def _length(recipe: Recipe) -> str:
     steps = recipe.sampler.steps_per_epoch
-    return f"{recipe.schedule.epochs} epochs" + (f" of {steps} steps" if steps else "")
+    epochs = recipe.schedule.epochs
+    return f"{epochs} epoch{'s' if epochs > 1 else ''}" + (f" of {steps} steps" if steps else "")
 
 
 def provenance(results: Results, study: Study) -> list[str]:

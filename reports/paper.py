@@ -43,7 +43,7 @@ def of_group(numbers: pd.DataFrame, group: str) -> pd.DataFrame:
 
 def of_row(numbers: pd.DataFrame, factors: Factors) -> pd.DataFrame:
     """The numbers of a row. A narrower network has those of the full-width one."""
-    return numbers[[has(factors, stated) for stated in numbers["factors"]]]
+    return numbers[numbers["factors"].map(lambda stated: has(factors, stated)).astype(bool)]
 
 
 def of_cell(numbers: pd.DataFrame, train: str, test: str) -> tuple[dict[str, float], str]:
