@@ -8,11 +8,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
 from ablations.engine.study import Task
+from msinet.errors import UserError, unknown_name
 
 Values = Mapping[str, float]
 
@@ -30,6 +31,39 @@ class Sweep:
     """values of the first trial for a training set"""
     trial: Callable[[Request, Task, Values], Experiment]
     """experiment for values of the varied settings"""
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How a sweep searches its space."""
+
+    trials: int = 8
+    """finished trials to reach; the first has the default values: overlap 0.4, weight 2"""
+    vary: tuple[str, ...] = ()
+    """settings to vary: overlap, side_ratio, temperature, momentum of the search; empty: overlap, or the weight"""
+    grid: tuple[float, ...] = ()
+    """values to try, each once, instead of the sampler's choice"""
+    pruning: Literal["none", "asha"] = "none"
+    """asha: run trials at a quarter, half and all of their length; only the better half continues each time"""
+    storage: str = ""
+    """journal file of the trials, or a database URL; empty: sweeps/ in the store"""
+
+    def varied(self, sweep: Sweep) -> tuple[str, ...]:
+        """The settings to vary.
+
+        Raises:
+            UserError: an unknown setting, no trial, or a grid over several settings or out of range.
+        """
+        vary = self.vary or tuple(sweep.space)[:1]
+        for name in vary:
+            if name not in sweep.space:
+                raise unknown_name("setting to vary", name, sweep.space)
+        if self.trials < 1:
+            raise UserError("a sweep needs at least one trial")
+        low, high, _ = sweep.space[vary[0]]
+        if self.grid and (len(vary) > 1 or not all(low <= value <= high for value in self.grid)):
+            raise UserError(f"a grid is over one setting, with values in [{low:g}, {high:g}] for {vary[0]}")
+        return vary
 
 
 def summary_path(request: Request, name: str) -> Path:
