@@ -30,7 +30,7 @@ def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
         table = pd.read_csv(path)
         environment: dict[str, object] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} or the JSON beside it cannot be read ({error}); measure it again") from error
+        raise UserError(f"{path} or the JSON next to it cannot be read ({error}); measure it again") from error
     missing = {"model", "form", "precision", "batch", "p50_ms", "macs", "parameters", "map_bytes"} - set(table)
     if missing:
         raise UserError(f"{path} has no column {', '.join(sorted(missing))}; python -m bench latency writes them")

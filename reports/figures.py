@@ -213,7 +213,7 @@ def draw_sweep(outcome: Path, stem: Path) -> list[Path]:
     """The trials of a sweep against each setting that it varied, and the importance of each setting.
 
     Args:
-        outcome: JSON file of `python -m ablations sweep`, with its CSV beside it.
+        outcome: JSON file of `python -m ablations sweep`, with its CSV next to it.
         stem: path without suffix for the .png, .svg and .csv.
     """
     summary: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8"))

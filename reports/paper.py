@@ -35,7 +35,7 @@ def paper_costs() -> dict[str, str]:
 
 
 def of_group(numbers: pd.DataFrame, group: str) -> pd.DataFrame:
-    """The numbers that belong beside a group; all of them if the paper leaves initial weights open."""
+    """The numbers that belong next to a group; all of them if the paper leaves initial weights open."""
     if (numbers["group"] == "").any():
         return numbers
     return numbers[numbers["group"] == GROUPS.get(group, group)]

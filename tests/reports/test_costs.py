@@ -83,7 +83,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist; python -m bench latency"):
         read_latencies(tmp_path / "none.csv")
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
-    with pytest.raises(UserError, match="JSON beside it"):
+    with pytest.raises(UserError, match="JSON next to it"):
         read_latencies(tmp_path / "a.csv")
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(UserError, match="no column"):
