@@ -50,15 +50,13 @@ def place_labels(
     def cost(box: Box, placed: Sequence[Box]) -> float:
         return outside(box, bounds) + sum(overlap(box, other) for other in (*points, *obstacles, *placed))
 
-    left = PATIENCE
+    patience = iter(range(PATIENCE))
 
     def search(placed: list[Box]) -> list[Box] | None:
-        nonlocal left
         if len(placed) == len(points):
             return placed
         for box in tried[len(placed)]:
-            left -= 1
-            if left < 0:
+            if next(patience, None) is None:
                 return None
             if cost(box, placed) < 1e-9 and (found := search([*placed, box])) is not None:
                 return found
