@@ -21,10 +21,11 @@ from msinet.environment import pick_device
 from msinet.errors import Busy, UserError
 from msinet.models import build_model, load_weights
 from msinet.progress import bar
-from msinet.search import check_sides, search, search_line
+from msinet.search import SearchRun, check_sides, search, search_line
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.options import RunOptions
-from msinet.training.run import RECORD, Record, run
+from msinet.training.run import Training, run
+from msinet.training.run_folder import RECORD, Record
 
 Datasets = Mapping[str, Dataset]
 
@@ -238,30 +239,24 @@ class _Table:
         return record
 
     def _search(self, one: Run, folder: Path) -> Record:
-        return search(
-            folder,
-            model=one.experiment.model,
-            options=dict(one.experiment.options),
-            source=self.resolution.datasets[one.experiment.source],
-            recipe=one.experiment.recipe,
-            seed=one.experiment.seed,
-            run_options=self.run_options,
-            on_step=self.on_step,
+        experiment, datasets = one.experiment, self.resolution.datasets
+        searched = SearchRun(
+            datasets[experiment.source], experiment.recipe, experiment.seed, experiment.model, dict(experiment.options)
         )
+        return search(folder, searched, self.run_options, self.on_step)
 
     def _train(self, one: Run, folder: Path) -> Record:
-        return run(
-            folder,
-            model=one.experiment.model,
-            options=dict(one.experiment.options),
-            source=self.resolution.datasets[one.experiment.source],
-            target=self.resolution.datasets[one.experiment.target],
-            recipe=one.experiment.recipe,
-            seed=one.experiment.seed,
-            weights=one.weights,
-            run_options=self.run_options,
-            on_step=self.on_step,
+        experiment, datasets = one.experiment, self.resolution.datasets
+        training = Training(
+            experiment.model,
+            dict(experiment.options),
+            datasets[experiment.source],
+            datasets[experiment.target],
+            experiment.recipe,
+            experiment.seed,
+            one.weights,
         )
+        return run(folder, training, self.run_options, self.on_step)
 
 
 def _summary(record: dict[str, Any]) -> str:
