@@ -21,7 +21,7 @@ from msinet.environment import pick_device
 from msinet.errors import Busy, UserError
 from msinet.models import build_model, load_weights
 from msinet.progress import bar
-from msinet.search import SearchRun, check_sides, search, search_line
+from msinet.search import SearchRun, search, search_line
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.options import RunOptions
 from msinet.training.run import Training, run
@@ -66,6 +66,12 @@ def costs_of(runs: Iterable[Run], datasets: Datasets) -> dict[Experiment, Record
     return result
 
 
+def search_run(experiment: Experiment, datasets: Datasets) -> SearchRun:
+    """The search of an experiment."""
+    source, options = datasets[experiment.source], dict(experiment.options)
+    return SearchRun(source, experiment.recipe, experiment.seed, experiment.model, options)
+
+
 def check_images(
     runs: Iterable[Run], datasets: Datasets, costs: Mapping[Experiment, Record], run_options: RunOptions
 ) -> None:
@@ -78,7 +84,7 @@ def check_images(
     for e in (one.experiment for one in runs):
         trains = e.is_search or bool(e.recipe.schedule.epochs and costs[e]["parameters"])
         if e.is_search:
-            check_sides(datasets[e.source], e.recipe, e.seed)
+            search_run(e, datasets).check_sides()
         elif trains:
             pk_batches(datasets[e.source].labels, e.recipe.sampler.identities, e.recipe.sampler.images, (0,))
         size = (e.recipe.image.height, e.recipe.image.width)
@@ -239,11 +245,7 @@ class _Table:
         return record
 
     def _search(self, one: Run, folder: Path) -> Record:
-        experiment, datasets = one.experiment, self.resolution.datasets
-        searched = SearchRun(
-            datasets[experiment.source], experiment.recipe, experiment.seed, experiment.model, dict(experiment.options)
-        )
-        return search(folder, searched, self.run_options, self.on_step)
+        return search(folder, search_run(one.experiment, self.resolution.datasets), self.run_options, self.on_step)
 
     def _train(self, one: Run, folder: Path) -> Record:
         experiment, datasets = one.experiment, self.resolution.datasets
