@@ -1,4 +1,4 @@
-"""Progress bars: one look everywhere, quiet where nobody watches."""
+"""Progress bars: one style everywhere, few lines in log files."""
 
 import sys
 from typing import Any
@@ -10,9 +10,12 @@ INTERVAL = 0.5 if sys.stderr.isatty() else 20.0
 
 
 def bar(**settings: Any) -> "tqdm[Any]":
-    """A tqdm bar that disappears when it is done; the arguments are tqdm's. Of several processes one shows it."""
-    from msinet.distributed import leads  # it imports torch
+    """A tqdm bar that disappears at its end. Of several processes only the first shows it.
 
-    if not leads():
+    Args:
+        settings: arguments of tqdm.
+    """
+    distributed = sys.modules.get("msinet.distributed")  # which imports torch; several processes have imported it
+    if distributed is not None and not distributed.leads():
         settings["disable"] = True
     return tqdm(**{"leave": False, "dynamic_ncols": True, "mininterval": INTERVAL, **settings})

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.networks import paper_costs
 from msinet.io import write_text
-from reports.paper import paper_costs
 from reports.results import Factors
 from reports.tables import BEST, FULL_SIZE, NOISE, SECOND, Row, Table, TableCell, table_group
 
@@ -93,7 +93,10 @@ def _published_cost(table: Table, factors: Factors) -> Printed:
     """The paper's parameters of the network at full width."""
     full = tuple((name, dict(FULL_SIZE).get(name, value)) for name, value in factors)
     stated = paper_costs().get(table.label(full))
-    return _one(None if stated is None else float(stated.lstrip("~")), stated or "")
+    if stated is None:
+        return Printed(remark="-")
+    millions, about = stated["parameters_millions"], "~" if stated["approximate"] == "yes" else ""
+    return _one(float(millions), about + millions)
 
 
 def _measured(cell: TableCell, metrics: Sequence[str]) -> Printed:

@@ -21,8 +21,7 @@ from msinet.data.transforms import normalize
 from msinet.environment import pick_device
 from msinet.errors import UserError
 from msinet.models.heads import ReIDNet
-from msinet.models.msinet import MSICell
-from msinet.models.weights import LETTERS
+from msinet.models.msinet import MSICell, operations_of
 from reports.drawing import STYLE, Margins, image_grid, write_figure
 from reports.ranked import load_run
 
@@ -112,7 +111,7 @@ def query_maps(
     if name:
         maps = {name: final_maps(network, batch)}
     else:
-        letters = [LETTERS[type(module)] for module in network.modules() if type(module) in LETTERS]
+        letters = list(operations_of(network).values())
         pairs = ["".join(letters[i : i + 2]) for i in range(0, len(letters), 2)]
         found = zip(pairs, cell_maps(network, batch), strict=True)
         maps = {f"cell {number}\n{pair}": one for number, (pair, one) in enumerate(found, 1)}

@@ -15,6 +15,6 @@ def full_size_cost(text: str) -> "Cost":
         text: its name with options, as `msinet pam=True`.
     """
     from bench.cost import count  # both import torch
-    from bench.networks import Spec
+    from bench.networks import build
 
-    return count(Spec(text).build(1, (256, 128)), 256, 128)
+    return count(build(text, 1, (256, 128)), 256, 128)

@@ -64,7 +64,9 @@ class Experiment:
     def to_json(self) -> dict[str, Any]:
         """The experiment as nested dictionaries and lists; settings of the recipe that have no effect are left out."""
         found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "genotype_from"}
-        found |= {"recipe": canonical(self.recipe), "options": [list(option) for option in self.options]}
+        settings = canonical(self.recipe).items()
+        found["recipe"] = {name: list(value) if isinstance(value, tuple) else value for name, value in settings}
+        found["options"] = [list(option) for option in self.options]
         return found if self.genotype_from is None else found | {"genotype_from": self.genotype_from.to_json()}
 
     @classmethod

@@ -10,9 +10,9 @@ from msinet.data.folders import load_class_folders
 from msinet.data.layouts import card_of
 from msinet.synthetic import SIZES, render
 from msinet.training.options import RunOptions
-from msinet.training.pretrain import pretrain
+from msinet.training.pretrain import Pretraining, pretrain
 from msinet.training.recipes import resolve_pretraining
-from msinet.training.run import Record
+from msinet.training.run_folder import Record
 
 
 def prepare(study: Study, request: Request, run_options: RunOptions) -> None:
@@ -38,15 +38,10 @@ def prepare(study: Study, request: Request, run_options: RunOptions) -> None:
 
 def _pretrain(model: str, request: Request, run_options: RunOptions) -> Record:
     out = request.pretext_folder / f"{model}.safetensors"
-    record = pretrain(
-        out,
-        model=model,
-        options={},
-        data=load_class_folders(request.root / PRETEXT),
-        recipe=resolve_pretraining(request.profile).recipe,
-        seed=0,
-        run_options=replace(run_options, evaluate_every=0),  # validation along the way would take too long
-    )
+    data = load_class_folders(request.root / PRETEXT)
+    pretraining = Pretraining(model, {}, data, resolve_pretraining(request.profile).recipe, seed=0)
+    # Validation along the way would take too long.
+    record = pretrain(out, pretraining, replace(run_options, evaluate_every=0))
     tqdm.write(
         f"{model}: pre-trained on the rendered pretext set, {100 * float(record['top1'] or 0):.1f} % of "
         f"{record['val_images']} images right (chance {100 * float(record['chance'] or 0):.1f} %) -> {out}"

@@ -10,12 +10,12 @@ from msinet.data.rendered import read_world
 from msinet.errors import DataError, UserError
 from msinet.io import cache_folder, stable_hash
 from msinet.models.registry import card_of as network_card
-from msinet.synthetic import SETS, SIZES, VERSION
+from msinet.synthetic import SETS, SIZES, VERSION, folder_of
 from msinet.training.recipe import canonical, override
 from msinet.training.recipes import overridden, parse_settings, published, resolve, resolve_pretraining, resolve_search
 
 #: Folder of the rendered set that replaces ImageNet.
-PRETEXT = SETS["pretext"][0]
+PRETEXT = folder_of("pretext")
 
 
 @dataclass(frozen=True)

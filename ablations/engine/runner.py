@@ -21,10 +21,11 @@ from msinet.environment import pick_device
 from msinet.errors import Busy, UserError
 from msinet.models import build_model, load_weights
 from msinet.progress import bar
-from msinet.search import check_sides, search, search_line
+from msinet.search import SearchRun, search, search_line
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.options import RunOptions
-from msinet.training.run import RECORD, Record, run
+from msinet.training.run import Training, run
+from msinet.training.run_folder import RECORD, Record
 
 Datasets = Mapping[str, Dataset]
 
@@ -65,6 +66,12 @@ def costs_of(runs: Iterable[Run], datasets: Datasets) -> dict[Experiment, Record
     return result
 
 
+def search_run(experiment: Experiment, datasets: Datasets) -> SearchRun:
+    """The search of an experiment."""
+    source, options = datasets[experiment.source], dict(experiment.options)
+    return SearchRun(source, experiment.recipe, experiment.seed, experiment.model, options)
+
+
 def check_images(
     runs: Iterable[Run], datasets: Datasets, costs: Mapping[Experiment, Record], run_options: RunOptions
 ) -> None:
@@ -77,7 +84,7 @@ def check_images(
     for e in (one.experiment for one in runs):
         trains = e.is_search or bool(e.recipe.schedule.epochs and costs[e]["parameters"])
         if e.is_search:
-            check_sides(datasets[e.source], e.recipe, e.seed)
+            search_run(e, datasets).check_sides()
         elif trains:
             pk_batches(datasets[e.source].labels, e.recipe.sampler.identities, e.recipe.sampler.images, (0,))
         size = (e.recipe.image.height, e.recipe.image.width)
@@ -238,30 +245,20 @@ class _Table:
         return record
 
     def _search(self, one: Run, folder: Path) -> Record:
-        return search(
-            folder,
-            model=one.experiment.model,
-            options=dict(one.experiment.options),
-            source=self.resolution.datasets[one.experiment.source],
-            recipe=one.experiment.recipe,
-            seed=one.experiment.seed,
-            run_options=self.run_options,
-            on_step=self.on_step,
-        )
+        return search(folder, search_run(one.experiment, self.resolution.datasets), self.run_options, self.on_step)
 
     def _train(self, one: Run, folder: Path) -> Record:
-        return run(
-            folder,
-            model=one.experiment.model,
-            options=dict(one.experiment.options),
-            source=self.resolution.datasets[one.experiment.source],
-            target=self.resolution.datasets[one.experiment.target],
-            recipe=one.experiment.recipe,
-            seed=one.experiment.seed,
-            weights=one.weights,
-            run_options=self.run_options,
-            on_step=self.on_step,
+        experiment, datasets = one.experiment, self.resolution.datasets
+        training = Training(
+            experiment.model,
+            dict(experiment.options),
+            datasets[experiment.source],
+            datasets[experiment.target],
+            experiment.recipe,
+            experiment.seed,
+            one.weights,
         )
+        return run(folder, training, self.run_options, self.on_step)
 
 
 def _summary(record: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from msinet.errors import UserError
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out. Nothing here changes what comes out on the CPU."""
+    """Options of the execution. None of them changes the results on the CPU."""
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one"""

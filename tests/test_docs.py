@@ -1,0 +1,327 @@
+"""The documentation names files, functions, settings and counts that exist."""
+
+import ast
+import math
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ablations.engine.request import Request
+from ablations.studies import STUDIES, find_study
+from msinet import losses
+from msinet.data.datasets import REGISTERED
+from msinet.data.layouts import cards, load_dataset
+from msinet.models import registry
+from msinet.training.recipe import override, settings
+from msinet.training.recipes import parse_settings, resolve, resolve_pretraining, resolve_search
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("msinet", "bench", "ablations", "reports", "tests")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: Pages whose references to code are resolved.
+REFERRING = ("docs/method.md", "docs/differences.md", "docs/protocol.md", "docs/extending.md", "CONTRIBUTING.md")
+SUFFIXES = (".py", ".md", ".csv", ".toml", ".ini", ".json", ".png")
+#: Files that a reader of docs/extending.md writes.
+EXERCISES = ("msinet/models/plain.py", "msinet/data/layouts/boats.py", "ablations/studies/margin.py")
+
+
+def prose(page: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+
+
+def quoted(page: str) -> list[str]:
+    """Everything between single back-ticks, outside fenced blocks."""
+    return re.findall(r"`([^`\n]+)`", prose(page))
+
+
+# Names of Python
+
+
+@cache
+def defined(path: Path) -> dict[str, ast.stmt]:
+    """The names that a module defines or imports, also those imported for type checkers only."""
+    return dict(names(ast.parse(path.read_text(encoding="utf-8")).body))
+
+
+def names(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node
+        elif isinstance(node, ast.Assign):
+            yield from ((target.id, node) for target in node.targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id, node
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.If):
+            yield from names(node.body)
+
+
+def module_file(root: Path, dotted: str) -> Path | None:
+    path = root.joinpath(*dotted.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((one for one in candidates if one.is_file()), None)
+
+
+def has(root: Path, path: Path, attributes: list[str]) -> bool:
+    """Whether a module has a name, or that name a member; imports from other modules are followed."""
+    node = defined(path).get(attributes[0])
+    if isinstance(node, ast.ImportFrom) and node.module:
+        source = module_file(root, node.module)
+        return source is None or has(root, source, attributes)
+    if isinstance(node, ast.ClassDef) and attributes[1:]:
+        return attributes[1] in dict(names(node.body))
+    return node is not None
+
+
+def missing(root: Path, reference: str) -> bool:
+    """Whether something between back-ticks reads as a reference to this repository and leads nowhere.
+
+    References are paths (`msinet/losses.py`), names in files (`msinet/losses.py::triplet_loss`) and dotted names
+    (`msinet.models.build_model`). Anything else is no reference.
+    """
+    reference = reference.removesuffix("()")
+    path, colons, name = reference.partition("::")
+    if re.search(r"\b(NAME|DIR)\b|[*<> ]", reference) or path in EXERCISES:
+        return False
+    if path.endswith(SUFFIXES) and (path.split("/")[0] in (*PACKAGES, "docs") or (root / path).parent == root):
+        if not (root / path).is_file():
+            return "/" in path or path.endswith(".py")  # history.csv is a file of a run
+        return bool(colons) and not has(root, root / path, name.split("."))
+    if path.endswith("/"):
+        return path.split("/")[0] in (*PACKAGES, "docs") and not (root / path).is_dir()
+    words = reference.split(".")
+    if words[0] not in PACKAGES or len(words) < 2 or not all(word.isidentifier() for word in words):
+        return False
+    if module_file(root, reference):
+        return False
+    for split in range(len(words) - 1, 0, -1):
+        if found := module_file(root, ".".join(words[:split])):
+            return not has(root, found, words[split:])
+    return True
+
+
+@pytest.mark.parametrize("page", REFERRING)
+def test_files_and_names_exist(page: str) -> None:
+    found = sorted({one for one in quoted((ROOT / page).read_text(encoding="utf-8")) if missing(ROOT, one)})
+    assert not found, f"{page} names what does not exist:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_import_what_exists(page: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    imports = [line.split() for block in blocks for line in block.splitlines() if line.startswith("from ")]
+    found = [f"{words[1]}.{name.strip(',')}" for words in imports for name in words[3:]]
+    wrong = [name for name in found if missing(ROOT, name)]
+    assert not wrong, f"examples in {page.name} import what does not exist:\n" + "\n".join(wrong)
+
+
+def test_planted_references_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "msinet").mkdir()
+    (tmp_path / "msinet" / "__init__.py").write_text("from msinet.a import One\n")
+    (tmp_path / "msinet" / "a.py").write_text("LIMIT = 1\n\nclass One:\n    size: int\n    def step(self): ...")
+    good = ["a.py", "a.py::One.step", "a.py::LIMIT", "NAME.py", "*.py"]
+    good = [f"msinet/{path}" for path in good] + ["msinet/", "msinet.a", "msinet.a.One.size", "msinet.One.step"]
+    good += ["history.csv", "lr=0.1", "msinet train", "one.two"]
+    assert not [one for one in good if missing(tmp_path, one)]
+    bad = ["msinet/b.py", "msinet/a.py::Two", "msinet/a.py::One.go", "msinet.a.Two", "msinet.b", "msinet.One.go"]
+    assert [one for one in bad if missing(tmp_path, one)] == bad
+
+
+# Links
+
+
+def heading_anchors(page: str) -> set[str]:
+    """Anchors that GitHub gives to the headings of a page."""
+    found = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def broken_links(page: Path) -> list[str]:
+    found = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.exists() or (anchor and anchor not in heading_anchors(target.read_text(encoding="utf-8"))):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    found = broken_links(page)
+    assert not found, f"broken links in {page.name}: {', '.join(found)}"
+
+
+def test_planted_links_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "b.md").write_text("# One thing, more\n")
+    page = tmp_path / "a.md"
+    page.write_text("[x](b.md) [x](b.md#one-thing-more) [x](https://a.b/c) ![x](b.md)\n# Here\n[x](#here)\n")
+    assert not broken_links(page)
+    page.write_text("[x](c.md) [x](b.md#other) [x](#there)")
+    assert broken_links(page) == ["c.md", "b.md#other", "#there"]
+
+
+def test_nobody_is_referred_to_a_document_that_is_not_here() -> None:
+    word = re.compile(r"\bSP" + r"EC\b")
+    suffixes = {*SUFFIXES, ".j2", ".js", ".css"} - {".png"}
+    files = [path for name in (*PACKAGES, "docs") for path in (ROOT / name).rglob("*")]
+    text = [path for path in (*files, *ROOT.iterdir()) if path.suffix in suffixes]
+    assert len(text) > 100
+    found = sorted(str(path.relative_to(ROOT)) for path in text if word.search(path.read_text(encoding="utf-8")))
+    assert not found, "these files name it:\n" + "\n".join(found)
+
+
+# Settings in docs/differences.md
+
+
+def rows(page: str) -> Iterator[dict[str, str]]:
+    """The rows of all tables of a page by the headings of their columns."""
+    headings: list[str] = []
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")] if line.startswith("|") else []
+        if not cells or set(line) <= set("|- "):
+            headings = headings if cells else []
+        elif not headings:
+            headings = cells
+        else:
+            assert len(cells) == len(headings), line
+            yield dict(zip(headings, cells, strict=True))
+
+
+def words_of(cell: str) -> list[str]:
+    """Settings in a cell, as `order=alphas leak=True`."""
+    return [word for text in quoted(cell) if "=" in text for word in re.split(r" (?=\w+=)", text)]
+
+
+def network_options() -> dict[str, list[Any]]:
+    """Options of the networks' builders with their defaults, read from source."""
+    found: dict[str, list[Any]] = {}
+    for path in sorted((ROOT / "msinet" / "models").glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and any("register" in ast.unparse(one) for one in node.decorator_list):
+                for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+                    if isinstance(default, ast.Constant):
+                        found.setdefault(argument.arg, []).append(default.value)
+    return found
+
+
+def test_differences_state_defaults_and_options_that_exist() -> None:
+    page = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
+    recipes = [
+        resolve("paper", "msmt17", "msinet").recipe,
+        resolve("paper", "msmt17", "msinet", cross_domain=True).recipe,
+        resolve_search("paper", "msmt17").recipe,
+        resolve_pretraining("paper").recipe,
+    ]
+    options = network_options()
+    wrong = []
+    seen = 0
+    for row in rows(page):
+        for word in words_of(row.get("Default here", "")):
+            ((name, value),) = parse_settings([word]).items()
+            known = [settings(recipe)[name] for recipe in recipes if name in settings(recipe)] + options.get(name, [])
+            wrong += [] if value in known else [f"{word} is no default"]
+            seen += 1
+        for word in words_of(row.get("Other behaviour", "")):
+            ((name, value),) = parse_settings([word]).items()
+            fitting = [recipe for recipe in recipes if name in settings(recipe)]
+            if fitting:
+                override(fitting[0], {name: value} | ({"overlap": 1.0} if word == "mechanism=ce" else {}))
+            elif name not in options:
+                wrong.append(f"{word} is no setting")
+            seen += 1
+        wrong += [f"{name} is no study" for name in re.findall(r"\w+", row.get("Study", "")) if name not in STUDIES]
+    assert seen > 40
+    assert not wrong, "\n".join(wrong)
+
+
+# Counts in docs/protocol.md
+
+
+def test_published_counts_are_those_of_the_cards() -> None:
+    table = {row["Name"].strip("`"): row for row in rows((ROOT / "docs" / "protocol.md").read_text()) if "Train" in row}
+    expected = {}
+    for card in cards():
+        sizes = {split.capitalize(): " / ".join(f"{n:,}" for n in counts) for split, counts in card.expected.items()}
+        expected[card.name] = {"Short": card.short, **sizes}
+    assert {name: {key: row[key] for key in expected[name]} for name, row in table.items()} == expected
+
+
+# Exercises of docs/extending.md
+
+
+def example(after: str) -> str:
+    """The first block of Python after a text."""
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    assert page.count(after) == 1
+    return page.split(after)[1].split("```python\n")[1].split("```")[0]
+
+
+def executed(code: str, **names: Any) -> dict[str, Any]:
+    space = {"__name__": "exercise", **names}
+    exec(compile(code, "docs/extending.md", "exec"), space)
+    return space
+
+
+def test_the_network_of_the_exercise_trains_and_embeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "CARDS", dict(registry.CARDS))
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    executed(example("`msinet/models/plain.py`:\n"))
+    network = registry.build_model("plain_x0_25", 5, pam=True)
+    images = torch.randn(2, 3, 64, 32)
+    output = network(images)
+    assert [one.shape for one in output.logits] == [(2, 5), (2, 5)]
+    assert output.activation.shape == (2, 8)
+    assert network.eval()(images).shape == (2, 192)
+    assert "plain" in [card.name for card in registry.in_study("table2")]
+
+
+def test_the_data_set_of_the_exercise_loads(tmp_path: Path) -> None:
+    for name in ("train/1_1_a", "train/2_1_b", "query/3_1_c", "gallery/3_1_d", "gallery/3_2_e"):
+        path = tmp_path / "Boats" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+    try:
+        executed(example("`msinet/data/layouts/boats.py`:\n"))
+        dataset = load_dataset("boats", tmp_path)
+    finally:
+        REGISTERED.pop("boats")
+    assert {name: len(images) for name, images in dataset.splits().items()} == {"train": 2, "query": 1, "gallery": 2}
+    assert [(image.identity, image.camera) for image in dataset.test] == [(3, 1), (3, 1), (3, 2)]
+
+
+def test_the_loss_of_the_exercise_is_the_loop_over_pairs() -> None:
+    code = example("It takes the whole batch and returns a scalar.\n")
+    loss = executed(code, **vars(losses))["contrast_loss"]
+    features = torch.randn(6, 4, dtype=torch.float64)
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    units = features / features.norm(dim=1, keepdim=True)
+    total = 0.0
+    for i in range(6):
+        scores = {j: float(units[i] @ units[j]) / 0.1 for j in range(6) if j != i}
+        normaliser = math.log(sum(math.exp(score) for score in scores.values()))
+        costs = [normaliser - scores[j] for j in scores if labels[j] == labels[i]]
+        total += sum(costs) / max(1, len(costs)) / 6
+    assert loss(features, labels).item() == pytest.approx(total)
+
+
+def test_the_study_of_the_exercise_has_its_cells() -> None:
+    study = executed(example("`ablations/studies/margin.py`:\n"))["STUDY"]
+    request = Request(profile="smoke", seeds=2)
+    cells = study.cells(request, ("msmt17",))
+    margins = [cell.experiment.recipe.losses.margin for cell in cells]
+    assert [(cell.seed, dict(cell.factors)["margin"]) for cell in cells] == list(product((0, 1), (0.1, 0.3, 0.6)))
+    assert margins == [0.1, 0.3, 0.6] * 2
+    assert study.label({"margin": 0.1}) == "margin 0.1"
+    plain = [cell.experiment.key for cell in find_study("table2").cells(request, ("msmt17",))]
+    assert [cell.experiment.key in plain for cell in cells] == [False, True, False] * 2
