@@ -78,7 +78,7 @@ class Report:
 
     def table(self, name: str) -> Table | None:
         """The table of a study, if there is one."""
-        found = self.tables[name]
+        found = self.tables.get(name)
         return found if isinstance(found, Table) else None
 
     @cached_property

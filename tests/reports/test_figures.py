@@ -1,6 +1,7 @@
 """Figures from hand-written runs and histories: what is drawn is what the runs hold."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,7 +21,7 @@ from reports.curves import by_group, curve_data, draw_curves
 from reports.drawing import STYLE, Margins, image_grid, looks
 from reports.figures import AXES, draw_levels, draw_rows
 from reports.results import Results
-from reports.tables import Table
+from reports.tables import Row, Table
 
 #: What a history holds of each epoch.
 EPOCH = {"lr": 0.1, "loss": 2.0, "identity": 1.5, "triplet": 0.5, "accuracy": 0.25}
@@ -169,6 +170,10 @@ def test_levels_are_drawn_against_their_number(tmp_path: Path) -> None:
     assert mean.get_xydata().tolist() == [[0.2, 37.0], [1.0, 41.0]]
     assert sorted(map(tuple, dots.get_xydata())) == [(0.2, 35.0), (0.2, 39.0), (1.0, 40.0), (1.0, 42.0)]
     assert list(level.get_ydata()) == [31.0, 31.0]
+    # A single level of several that are planned is a point, not a level line.
+    of = replace(of, rows=[Row("searched", factors, {}) for factors in rows])
+    figure = drawn_by(lambda: draw_levels(runs(of, dict(list(rows.items())[1:2])), of, "title", tmp_path / "figure"))
+    assert figure.axes[0].lines[1].get_xydata().tolist() == [[1.0, 40.0], [1.0, 42.0]]
     # The size of the network is shown where the factor changes it.
     of = table("ratio", axis="ratio")
     data = runs(of, {(("ratio", 1),): (60.0,), (("ratio", 3),): (50.0,)})
