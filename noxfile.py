@@ -1,4 +1,7 @@
-"""Workflows people run: `nox -l` lists them; what follows `--` goes to the command."""
+"""Workflows: `nox -l` lists them. Words after `--` go to the command."""
+
+import ast
+from pathlib import Path
 
 import nox
 
@@ -6,33 +9,41 @@ nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["lint", "types", "tests"]
 
-
+ROOT = Path(__file__).parent
 #: Seconds that Ctrl-C leaves a run to finish its step and save its state.
 PATIENCE = 60.0
 
 
 def install(session: nox.Session, *groups: str, project: str = ".") -> None:
-    """This project, editable, with dependency groups of pyproject.toml."""
+    """Install this project, editable, with dependency groups of pyproject.toml."""
     session.install("-e", project, *(word for group in groups for word in ("--group", group)))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the test suite but for its slow part, a process per core; `-- -k NAME` and the like go to pytest."""
+    """Run the test suite except for slow tests, one process per core; `-- -k NAME` and the like go to pytest."""
     install(session, "test", project=".[onnx,cluster]")
     session.run("pytest", "-m", "not slow", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session
 def tests_slow(session: nox.Session) -> None:
-    """Run the slow part of the test suite: whole catalogues, kills and resumptions, ONNX."""
+    """Run the slow tests: whole studies, kills and resumptions, ONNX."""
     install(session, "test", project=".[onnx,cluster]")
     session.run("pytest", "-m", "slow", *session.posargs)
 
 
+@nox.session(python="3.11")
+def tests_oldest(session: nox.Session) -> None:
+    """Run the test suite with the lower bounds of pyproject.toml on the oldest Python; words go to pytest."""
+    session.env["UV_RESOLUTION"] = "lowest-direct"
+    install(session, "test", project=".[onnx,cluster]")
+    session.run("pytest", *(session.posargs or ["-m", "not slow", "-n", "auto", "--dist", "worksteal"]))
+
+
 @nox.session
 def tests_browser(session: nox.Session) -> None:
-    """Look at the report in a headless Chromium, which must be installed (Debian: apt-get install chromium)."""
+    """Test the report in a headless Chromium, which must be installed (Debian: apt-get install chromium)."""
     install(session, "browser")
     session.run("pytest", "-m", "browser", *session.posargs)
 
@@ -47,21 +58,21 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types of the four packages."""
+    """Check the types of the four packages."""
     install(session, "types")
     session.run("mypy")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Speed, as ratios within one run; `-- -k NAME` and the like go to pytest."""
+    """Measure speed, as ratios within one run; `-- -k NAME` and the like go to pytest."""
     install(session, "bench")
     session.run("pytest", "bench/suites", "--benchmark-columns=min,median,rounds", *session.posargs)
 
 
 @nox.session
 def profile(session: nox.Session) -> None:
-    """What networks cost: counts, latency, throughput, memory, ranking; words go to `bench latency`."""
+    """Measure what networks cost: counts, latency, throughput, memory, ranking; words go to `bench latency`."""
     install(session)
     session.run("python", "-m", "bench", "cost", "--csv", "results/bench/cost.csv")
     for command in ("latency", "throughput", "memory", "retrieval"):
@@ -70,132 +81,100 @@ def profile(session: nox.Session) -> None:
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """Build the report, results/report/index.html, from what has run; `-- --profile smoke` and the like go to it."""
+    """Build the report, results/report/index.html, from finished runs; words go to `reports build`."""
     install(session)
     session.run("python", "-m", "reports", "build", *session.posargs, interrupt_timeout=PATIENCE)
 
 
-@nox.session
-def calibrate(session: nox.Session) -> None:
-    """How hard the rendered world is: per set, across sets and by factor; options as for reproduce_table2."""
-    install(session)
-    session.run("python", "-m", "ablations", "run", "calibration", *session.posargs, interrupt_timeout=PATIENCE)
-    session.run("python", "-m", "reports", "factors", "calibration", *session.posargs)
+def studies() -> dict[str, str]:
+    """Files of ablations/studies, with the first line of their docstrings."""
+    paths = sorted((ROOT / "ablations" / "studies").glob("[!_]*.py"))
+    docstrings = {path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for path in paths}
+    return {name: (docstring or "").partition("\n")[0] for name, docstring in docstrings.items()}
 
 
-#: Networks of Table 2.
-NETWORKS = ("msinet", "osnet", "cdnet", "resnet50")
-#: Catalogues of `ablations` that have a session of their own.
-REPRODUCED = {
-    "table1": "search an architecture and train it beside the paper's",
-    "table2": "four networks; `-- --data-root DIR --profile mini --seeds 2` and the like go to `ablations run`",
-    "table3": "ours beside the supervised methods that the paper cites; runs of Table 2",
-    "table5": "variants of spatial alignment",
-    "table6": "transformers beside MSINet",
-    "figure5": "all five parts, one after the other",
-    "figure5a": "search mechanism and overlap",
-    "figure5b": "single operations, random and searched architectures",
-    "figure5c": "fusion of the branches",
-    "figure5d": "scale ratio",
-    "figure5e": "weight of spatial alignment",
-}
+STUDIES = studies()
+#: Studies that `python -m reports NAME` draws: activation maps and ranked lists.
+PICTURES = ("figure1", "figure4", "figure6")
+PARTS_OF_FIGURE_5 = [name for name in STUDIES if name.startswith("figure5")]
 
 
-def reproduce(name: str, what: str) -> None:
-    """Register the session that runs a catalogue."""
+def run_study(session: nox.Session, name: str) -> None:
+    """Run a study, or a sweep and its study."""
+    words = ["sweep", name.removeprefix("sweep_")] if name.startswith("sweep_") else ["run", name]
+    session.run("python", "-m", "ablations", *words, *session.posargs, interrupt_timeout=PATIENCE)
+
+
+def register(session_name: str, parts: list[str], what: str) -> None:
+    """Register the session that runs studies one after the other and draws those of `PICTURES`."""
 
     def run(session: nox.Session) -> None:
         install(session)
-        for part in [f"figure5{letter}" for letter in "abcde"] if name == "figure5" else [name]:
-            session.run("python", "-m", "ablations", "run", part, *session.posargs, interrupt_timeout=PATIENCE)
+        for name in parts:
+            run_study(session, name)
+            if name in PICTURES:
+                session.run("python", "-m", "reports", name, *session.posargs)
 
-    run.__doc__ = f"{name.capitalize()}: {what}."
-    nox.session(run, name=f"reproduce_{name}")
+    run.__doc__ = what
+    nox.session(run, name=session_name)
 
 
-for name, what in REPRODUCED.items():
-    reproduce(name, what)
+for name, what in STUDIES.items():
+    register(name if name.startswith("sweep_") else f"reproduce_{name}", [name], what)
+register("reproduce_figure5", PARTS_OF_FIGURE_5, "Figure 5: all parts, one after the other.")
 
-#: Figures that are drawn from the runs of a catalogue of their own name: pictures of what networks see and find.
-PICTURED = {
-    "figure1": "activation maps of two networks, and distances to the nearest negatives",
-    "figure4": "maps after each cell of MSINet",
-    "figure6": "ranked lists with distances",
-}
-#: Options of `ablations run` that say how, not what; with the words that follow each.
-HOW = {"--device": 1, "--workers": 1, "--cache": 1, "--evaluate-every": 1}
-HOW |= {f"--{no}{name}": 0 for name in ("progress", "resume", "deterministic") for no in ("", "no-")}
+
+def run_options() -> dict[str, int]:
+    """Options of `ablations run` that do not change results, with the number of words that follow each."""
+    tree = ast.parse((ROOT / "msinet" / "training" / "options.py").read_text(encoding="utf-8"))
+    fields = [node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
+    found = {}
+    for field in fields:
+        name = ast.unparse(field.target).replace("_", "-")
+        flag = ast.unparse(field.annotation) == "bool"
+        found |= {f"--{name}": 0, f"--no-{name}": 0} if flag else {f"--{name}": 1}
+    return found
 
 
 def request(words: list[str]) -> list[str]:
-    """What follows `--` without the options that say how: commands that only read results take no such."""
-    kept, skip = [], 0
+    """The words without run options, which commands that only read results do not accept."""
+    kept, skip, options = [], 0, run_options()
     for word in words:
         name, equals, _ = word.partition("=")
         if skip:
             skip -= 1
-        elif name in HOW:
-            skip = 0 if equals else HOW[name]
+        elif name in options:
+            skip = 0 if equals else options[name]
         else:
             kept.append(word)
     return kept
 
 
-def picture(name: str, what: str) -> None:
-    """Register the session that runs what a picture shows and draws it."""
-
-    def run(session: nox.Session) -> None:
-        install(session)
-        session.run("python", "-m", "ablations", "run", name, *session.posargs, interrupt_timeout=PATIENCE)
-        session.run("python", "-m", "reports", name, *session.posargs)
-
-    run.__doc__ = f"{name.capitalize()}: {what}; options as for reproduce_table2."
-    nox.session(run, name=f"reproduce_{name}")
-
-
-for name, what in PICTURED.items():
-    picture(name, what)
-
-
 @nox.session
 def reproduce_all(session: nox.Session) -> None:
-    """Every table and figure, runs shared, costs, then the report; options as for reproduce_table2."""
+    """Every table and figure, runs shared, costs, then the report; words go to `ablations run`.
+
+    Studies beyond the paper run in profile smoke only: in the others they take hours. The report names their commands.
+    """
     install(session)
-    what = request(session.posargs)
-    parts = ["table2", *PICTURED, *(name for name in REPRODUCED if name not in ("table2", "figure5"))]
-    smoke = "smoke" in what or "--profile=smoke" in what
-    # Studies beyond the paper's tables and figures: in the longer profiles they take hours, and have commands of their
-    # own, which the report names.
-    parts += ["discrepancies", "alignment_readings", "calibration"] if smoke else []
-    for name in parts:
-        session.run("python", "-m", "ablations", "run", name, *session.posargs, interrupt_timeout=PATIENCE)
-    for name in ("overlap", "alignment") if smoke else ():
-        session.run("python", "-m", "ablations", "sweep", name, *session.posargs, interrupt_timeout=PATIENCE)
-    for name in PICTURED:
+    words = request(session.posargs)
+    smoke = "smoke" in words or "--profile=smoke" in words
+    paper = [name for name in STUDIES if name.startswith(("table", "figure"))]
+    beyond = [name for name in STUDIES if name not in paper] if smoke else []
+    for name in sorted([*paper, *beyond], key=lambda name: name != "table2"):  # the others share its runs
+        run_study(session, name)
+    for name in PICTURES:
         session.run("python", "-m", "reports", name, *session.posargs)
-    session.run("python", "-m", "reports", "table", "table4", *what)
+    session.run("python", "-m", "reports", "table", "table4", *words)
     for drawn in ("curves table2", "factors table2", "searches table1", "searches figure5a"):
-        # Photographs have no factors: status 2 says so and is no reason to stop.
-        session.run("python", "-m", "reports", *drawn.split(), *what, success_codes=[0, 2])
-    timed = [*NETWORKS, *(f"{name}_x0_25" for name in NETWORKS if smoke)]  # claims are of the whole ones
-    session.run("python", "-m", "bench", "latency", "--models", *timed, "--batches", "32", "--rounds", "5")
-    session.run("python", "-m", "bench", "throughput", "--models", *NETWORKS, "--batches", "1", "32", "--rounds", "5")
-    session.run("python", "-m", "bench", "memory", "--models", *NETWORKS)
+        # Status 2: photographs have no factors.
+        session.run("python", "-m", "reports", *drawn.split(), *words, success_codes=[0, 2])
+    networks = ["--study", "table2", "--rounds", "5"]
+    narrow = ["--profile", "smoke"] if smoke else []  # beside the whole networks, which claims are about
+    session.run("python", "-m", "bench", "latency", *networks, *narrow, "--batches", "32")
+    session.run("python", "-m", "bench", "throughput", *networks, "--batches", "1", "32")
+    session.run("python", "-m", "bench", "memory", "--study", "table2")
     session.run("python", "-m", "bench", "retrieval", "--rounds", "2")
-    # Status 2: a table without the column M, whose accuracy that figure shows.
-    session.run("python", "-m", "reports", "costs", *what, success_codes=[0, 2])
-    session.run("python", "-m", "reports", "build", *what)
-
-
-@nox.session
-def sweep_overlap(session: nox.Session) -> None:
-    """Choose the search's overlap by an Optuna study; `-- --trials 12 --vary overlap temperature` and the like."""
-    install(session)
-    session.run("python", "-m", "ablations", "sweep", "overlap", *session.posargs, interrupt_timeout=PATIENCE)
-
-
-@nox.session
-def sweep_alignment(session: nox.Session) -> None:
-    """Choose the weight of spatial alignment by an Optuna study; `-- --trials 12` and the like."""
-    install(session)
-    session.run("python", "-m", "ablations", "sweep", "alignment", *session.posargs, interrupt_timeout=PATIENCE)
+    # Status 2: a table without the column M, which that figure shows.
+    session.run("python", "-m", "reports", "costs", *words, success_codes=[0, 2])
+    session.run("python", "-m", "reports", "build", *words)

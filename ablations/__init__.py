@@ -1,1 +1,1 @@
-"""What is run for each table and figure, and what came out."""
+"""Experiments behind the tables and figures: `studies` defines them, `engine` runs them."""

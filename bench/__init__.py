@@ -1,1 +1,1 @@
-"""What networks cost: parameters, multiply-adds, latency, memory, throughput."""
+"""Costs of networks: parameters, multiply-adds, latency, memory, throughput."""

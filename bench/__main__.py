@@ -1,34 +1,30 @@
 """Command line: python -m bench COMMAND."""
 
-from msinet.environment import tune_allocator
-
-if __name__ == "__main__":
-    tune_allocator()
-
 import sys
 from collections.abc import Callable, Sequence
 
 import tyro
 
-from bench import cost, latency, retrieval
+from bench import commands
+from msinet.environment import tune_allocator
 from msinet.errors import UserError
 from msinet.io import file_errors
 
-#: One row per command; the fields and docstring of its class are its command line.
+#: The fields and the docstring of a class are its command line.
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
-    "cost": cost.Table,
-    "latency": latency.Latency,
-    "throughput": latency.Throughput,
-    "memory": latency.Memory,
-    "retrieval": retrieval.Ranking,
+    "cost": commands.Cost,
+    "latency": commands.Latency,
+    "throughput": commands.Throughput,
+    "memory": commands.Memory,
+    "retrieval": commands.Ranking,
 }
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 2 for an error that the user can mend.
+    """Run one command and return its exit status: 0, or 2 for a user error.
 
     Args:
-        args: what follows `python -m bench`; from the process when left out.
+        args: what follows `python -m bench`; None: from the process.
     """
     try:
         command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
@@ -43,4 +39,5 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    tune_allocator()
     sys.exit(main())

@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of a network.
 
-The only module that imports fvcore. One multiply-add is one MAC, what fvcore calls a FLOP; torch's own
-counter says two. Only convolutions, linear layers and matrix products are counted.
+The only module that imports fvcore. One multiply-add is one MAC, which fvcore calls a FLOP; torch's counter counts two.
+Only convolutions, linear layers and matrix products are counted.
 """
 
 import warnings
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,20 +18,15 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.networks import REFERENCE, Spec, specs
-from msinet.errors import UserError
-from msinet.io import atomic_path
-from msinet.models import CARDS
+from bench.networks import REFERENCE
 
 with warnings.catch_warnings():
     # fvcore scripts a focal loss when it is imported, and torch warns of that.
-    warnings.filterwarnings("ignore", r"`torch\.jit\.script`", FutureWarning)
+    warnings.filterwarnings("ignore", r"`torch\.jit\.script`")
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, jit_handles
 
-#: The column of that comparison: MACs as a fraction of the reference's.
+#: Column with MACs as a fraction of the reference's.
 RELATIVE = f"macs_to_{REFERENCE}"
-#: Total stride of the networks: a smaller image has no pixel left in the final map.
-SMALLEST = 16
 
 
 def attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
@@ -58,8 +52,8 @@ COUNTED = {
     "aten::einsum": jit_handles.einsum_flop_jit,
     "aten::scaled_dot_product_attention": attention_macs,
 }
-#: Left out on purpose: a few operations per element at most, no product of matrices. ReLU and what only
-#: moves data (views, slices, concatenation) fvcore skips by itself, but for view_as.
+#: Left out on purpose: operators with a few operations per element and no matrix product. fvcore itself skips ReLU and
+#: operators that only move data (views, slices, concatenation), except view_as.
 NOT_COUNTED = (
     "aten::batch_norm",
     "aten::layer_norm",
@@ -101,15 +95,15 @@ class CountError(RuntimeError):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs in evaluation mode.
+    """Cost of one image in evaluation mode.
 
     Attributes:
-        parameters: all of them.
+        parameters: number of all parameters.
         parameters_without_classifier: those outside modules whose name ends in "classifier".
         parameters_at_inference: those that the feature depends on.
-        macs: multiply-adds of convolutions, linear layers and matrix products, biases left out.
-        activations: numbers that convolutions, linear layers and matrix products put out.
-        macs_by_operator: the same by torch operator: conv, linear, matmul, scaled_dot_product_attention.
+        macs: multiply-adds of convolutions, linear layers and matrix products, without biases.
+        activations: output elements of convolutions, linear layers and matrix products.
+        macs_by_operator: multiply-adds by torch operator: conv, linear, matmul, scaled_dot_product_attention.
         uncounted: operators that are neither counted nor left out on purpose; should be empty.
     """
 
@@ -162,7 +156,7 @@ def example(model: nn.Module, height: int, width: int) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is back in its own mode, as a frozen part may differ."""
+    """Set evaluation mode for the block; afterwards every module has its own mode again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -174,7 +168,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def attention_in_steps() -> Iterator[None]:
-    """torch's attention layers as the products that they consist of; the counters see nothing in the fused one."""
+    """Run torch's attention layers as separate products, because the counters see nothing in the fused kernel."""
     was = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -194,14 +188,14 @@ def traced_macs(model: nn.Module, image: Tensor) -> tuple[dict[str, int], tuple[
 
 
 def traced_activations(model: nn.Module, image: Tensor) -> int:
-    """Numbers that the counted operators put out in `model(image)`, as fvcore counts them."""
+    """Output elements of the counted operators in `model(image)`, as fvcore counts them."""
     analysis = ActivationCountAnalysis(model, image)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     return int(analysis.total())
 
 
 def executed_macs(model: nn.Module, image: Tensor) -> int:
-    """MACs that torch sees executed in `model(image)`, whether the output needs them or not."""
+    """MACs that torch executes in `model(image)`, whether the output needs them or not."""
     # Fused attention kernels are unknown to some versions of the counter; the plain one is two products.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(image)
@@ -212,10 +206,9 @@ def executed_macs(model: nn.Module, image: Tensor) -> int:
 def parameters_in_use(model: nn.Module, image: Tensor) -> int:
     """Number of parameters that the output of `model(image)` depends on, by following gradients.
 
-    A parameter counts when a gradient exists, be it zero: the scale of an attention that starts at 0
-    gets a part in the feature all the same. Work on copies that require gradients sees frozen
-    parameters too, such as the bias of a batch norm, and leaves the model's gradients alone. What a
-    network does under no_grad of its own cannot be followed.
+    A parameter counts when a gradient exists, even if it is zero: the scale of an attention starts at 0, for example.
+    Copies that require gradients include frozen parameters, such as the bias of a batch norm, and leave the model's
+    gradients unchanged. Operations that a network runs under no_grad cannot be followed.
     """
     copies = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
     with torch.enable_grad():
@@ -227,10 +220,7 @@ def parameters_in_use(model: nn.Module, image: Tensor) -> int:
 
 
 def parameters_without_classifier(model: nn.Module) -> int:
-    """Number of parameters outside the classifiers, which have one row per training identity.
-
-    Heads name them `classifier` or `..._classifier`.
-    """
+    """Number of parameters outside the classifiers, which heads name `classifier` or `..._classifier`."""
     return sum(
         p.numel()
         for name, p in model.named_parameters()
@@ -258,7 +248,7 @@ def frame(costs: dict[str, Cost]) -> pd.DataFrame:
 
 
 def render(table: pd.DataFrame) -> str:
-    """The rows of `frame` for a terminal, MACs in units of 10^9."""
+    """The table of `frame` as text, MACs in units of 10^9."""
     operators = [c for c in table if str(c).startswith("macs_") and c != RELATIVE]
     columns = {
         "parameters": table["parameters"],
@@ -271,45 +261,3 @@ def render(table: pd.DataFrame) -> str:
     }
     shown = pd.DataFrame(columns).set_axis(table["model"].rename(None))
     return shown.to_string(float_format="{:.3f}".format)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Parameters three ways, multiply-adds and activations of networks."""
-
-    models: tuple[str, ...] = ()
-    """names, with options in quotes: "msinet genotype=GGGGGGGGGGGG"; empty: every registered network"""
-    height: int = 256
-    """image height in pixels"""
-    width: int = 128
-    """image width in pixels"""
-    num_classes: int = 751
-    """training identities, which set the size of the classifiers"""
-    csv: Path | None = None
-    """file to write the table to, with exact counts"""
-
-    def __call__(self) -> None:
-        """Count and print.
-
-        Raises:
-            UserError: unknown model, an image that is too small, or a file that cannot be written.
-        """
-        chosen = specs(self.models, tuple(CARDS))  # a wrong name fails now, not after the networks before it
-        names = [spec.text for spec in chosen]
-        height, width = self.height, self.width
-        if min(height, width) < SMALLEST:
-            raise UserError(f"images of {height}x{width} are too small; the networks need {SMALLEST}x{SMALLEST}")
-        costs = {
-            name: count(Spec(name).build(self.num_classes, (height, width)), height, width)
-            for name in dict.fromkeys([*names, REFERENCE])
-        }
-        table = frame(costs)
-        table = table[table["model"].isin(names)]
-        print(f"one image of {height}x{width}, {self.num_classes} identities; one MAC is one multiply-add")
-        print(render(table))
-        for name in names:
-            if costs[name].uncounted:
-                print(f"not counted in {name}: {', '.join(costs[name].uncounted)}")
-        if self.csv:
-            with atomic_path(self.csv) as temporary:
-                table.to_csv(temporary, index=False)

@@ -1,10 +1,11 @@
-"""How long networks take and how much memory: measured side by side, so that ratios hold on a noisy machine."""
+"""Latency and memory of networks, measured side by side so that ratios hold on a noisy machine."""
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,21 +13,20 @@ import torch
 from tqdm import tqdm
 
 from bench.cost import count
-from bench.machine import rates, traffic
-from bench.memory import EXACT, in_a_fresh_process, peak_extra
-from bench.networks import REFERENCE, Run, Spec, check_forms, paper_costs, prepare, specs
-from msinet.environment import describe, pick_device
-from msinet.errors import UserError
+from bench.forms import Run, prepare
+from bench.memory import peak_extra
+from bench.networks import REFERENCE, build, label, paper_costs
+from msinet.environment import describe
 from msinet.io import write_json, write_text
-from msinet.models.deploy import deploy
 
-#: Calls before anything counts, and calls that count at least.
+#: Calls before the first measured one, and the smallest number of measured calls.
 WARM_UP, LEAST = 2, 5
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Calls of one contender, in seconds."""
+    """Number of calls of a contender, and percentiles of their seconds."""
 
     calls: int
     p50: float
@@ -35,23 +35,23 @@ class Timing:
 
 
 def race(
-    contenders: Mapping[str, Run], *, rounds: int, seconds: float, finish: Callable[[], object]
-) -> dict[str, Timing]:
-    """Time contenders in turn, so that a disturbance meets all of them.
+    contenders: Mapping[Key, Run], *, rounds: int, seconds: float, finish: Callable[[], object]
+) -> dict[Key, Timing]:
+    """Time contenders in turn, so that a disturbance affects all of them.
 
     Each is called `WARM_UP` times, then once a round, until it has `rounds` calls or, with `LEAST` at least, has used
-    up its seconds. Every other round goes backwards, as the call before leaves its mark on caches and clocks.
+    up its seconds. Every other round runs backwards, because a call affects the next one through caches and clocks.
 
     Args:
-        contenders: what to call, by name.
-        rounds: calls of each at most.
-        seconds: for each, beyond which it stops.
+        contenders: calls by name.
+        rounds: largest number of calls of each.
+        seconds: time after which a contender stops.
         finish: waits for the device; called before and after each call.
     """
     for run in contenders.values():
         for _ in range(WARM_UP):
             run()
-    took: dict[str, list[float]] = {name: [] for name in contenders}
+    took: dict[Key, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
         going = [name for name, times in took.items() if len(times) < LEAST or sum(times) < seconds]
         for name in going if number % 2 == 0 else reversed(going):
@@ -66,45 +66,44 @@ def race(
     }
 
 
+class Contender(NamedTuple):
+    """A network in a form and a precision."""
+
+    network: str
+    form: str
+    precision: str
+
+
 def measure(
-    networks: list[Spec],
+    contenders: list[Contender],
     *,
-    forms: tuple[str, ...],
-    precisions: tuple[str, ...],
     batches: tuple[int, ...],
     image: tuple[int, int],
     device: torch.device,
     rounds: int,
     seconds: float,
 ) -> pd.DataFrame:
-    """One row per network, form, precision and batch: milliseconds, images a second, ratios to `REFERENCE`.
+    """One row per contender and batch: milliseconds, images a second, ratios to `REFERENCE`, parameters and MACs.
 
-    With it what an image costs: parameters and multiply-adds. `ratio` is to the reference as trained (eager, fp32),
-    `ratio_same` to the reference in the same form and precision.
+    `ratio` is to the reference as trained (eager, fp32), `ratio_same` to the reference in the same form and precision.
+    Both are measured in the same race, asked for or not.
     """
-    # The reference comes in its plain form once more if that was not asked for: every ratio is taken in one race.
-    wanted = [(spec, form, precision) for precision in precisions for form in forms for spec in networks]
-    plain = (Spec(REFERENCE), "eager", "fp32")
-    alike = [(Spec(REFERENCE), form, precision) for precision in precisions for form in forms]
-    every = list(dict.fromkeys([*wanted, plain, *alike]))
-    built = {spec: spec.build(751, image) for spec, _, _ in every}
-    counted = {spec: count(built[spec], *image) for spec in networks}
+    plain = Contender(REFERENCE, "eager", "fp32")
+    every = list(dict.fromkeys([*contenders, plain, *(c._replace(network=REFERENCE) for c in contenders)]))
+    built = {text: build(text, 751, image) for text in dict.fromkeys(c.network for c in every)}
+    counted = {text: count(built[text], *image) for text in dict.fromkeys(c.network for c in contenders)}
     rows = []
     for batch in tqdm(batches, desc="batch sizes", disable=len(batches) < 2):
-        runs = {
-            " | ".join((spec.text, form, precision)): prepare(built[spec], form, precision, batch, image, device)
-            for spec, form, precision in every
-        }
+        runs = {c: prepare(built[c.network], c.form, c.precision, batch, image, device) for c in every}
         times = race(runs, rounds=rounds, seconds=seconds, finish=_finisher(device))
-        base = times[" | ".join((plain[0].text, *plain[1:]))].p50
-        for spec, form, precision in wanted:
-            timing = times[" | ".join((spec.text, form, precision))]
-            same = times[" | ".join((REFERENCE, form, precision))].p50
+        for contender in contenders:
+            timing, cost = times[contender], counted[contender.network]
+            same = times[contender._replace(network=REFERENCE)]
             rows.append(
                 {
-                    "model": spec.text,
-                    "form": form,
-                    "precision": precision,
+                    "model": contender.network,
+                    "form": contender.form,
+                    "precision": contender.precision,
                     "batch": batch,
                     "height": image[0],
                     "width": image[1],
@@ -112,11 +111,11 @@ def measure(
                     "p50_ms": 1e3 * timing.p50,
                     "p95_ms": 1e3 * timing.p95,
                     "p99_ms": 1e3 * timing.p99,
-                    "parameters": counted[spec].parameters_at_inference,
-                    "macs": counted[spec].macs,
+                    "parameters": cost.parameters_at_inference,
+                    "macs": cost.macs,
                     "images_per_second": batch / timing.p50,
-                    "ratio": timing.p50 / base,
-                    "ratio_same": timing.p50 / same,
+                    "ratio": timing.p50 / times[plain].p50,
+                    "ratio_same": timing.p50 / same.p50,
                 }
             )
     return pd.DataFrame(rows)
@@ -127,100 +126,32 @@ def _finisher(device: torch.device) -> Callable[[], object]:
 
 
 def write(table: pd.DataFrame, out: Path, environment: Mapping[str, object]) -> None:
-    """The rows as CSV, and what they were measured on beside them as JSON."""
+    """Write the rows as CSV, and the machine and the arguments beside them as JSON."""
     write_text(out, table.to_csv(index=False, float_format="%.6g"))
     write_json(out.with_suffix(".json"), dict(environment))
     print(f"written: {out}, {out.with_suffix('.json').name}")
 
 
 def surroundings(device: torch.device, **more: object) -> dict[str, object]:
-    """What a measurement depends on beside the code that is measured."""
+    """Machine, versions and time of a measurement, and further entries for its JSON file."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {**describe(device), "cpu_mhz": _clock(), "measured": now, **more}
 
 
 def _clock() -> float | None:
-    """Mean clock of the cores now, in MHz, where Linux tells."""
+    """Mean clock of the cores now, in MHz; None outside Linux."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     clocks = [float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz")]
     return float(np.mean(clocks)) if clocks else None
 
 
-def _image(height: int, width: int) -> tuple[int, int]:
-    if min(height, width) < 16:
-        raise UserError(f"images of {height}x{width} are too small; the networks need 16x16")
-    return height, width
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds a batch (median, 95th and 99th percentile), and ratios to ResNet50 in the same race."""
-
-    models: tuple[str, ...] = ()
-    """names, with options in quotes: "msinet genotype=GGGGGGGGGGGG"; empty: every network of the paper's tables"""
-    forms: tuple[str, ...] = ("eager", "channels_last", "deployed")
-    """eager, channels_last, deployed, compiled, cuda_graph, onnx"""
-    precisions: tuple[str, ...] = ("fp32",)
-    """fp32, bf16, and on a GPU tf32"""
-    batches: tuple[int, ...] = (1, 8, 32, 128)
-    """images at a time"""
-    height: int = 256
-    """of the images"""
-    width: int = 128
-    """of the images"""
-    rounds: int = 100
-    """calls of each contender at most"""
-    seconds: float = 5.0
-    """for each contender and batch size, beyond the fifth call"""
-    device: str = "auto"
-    """cpu, cuda, cuda:N, or auto: a GPU if there is one"""
-    out: Path = Path("results/bench/latency.csv")
-    """file for the table; what it was measured on goes beside it as JSON"""
-
-    def __call__(self) -> None:
-        """Measure, print and write."""
-        table, environment = self.run()
-        print(render(table))
-        write(table, self.out, environment)
-
-    def run(self) -> tuple[pd.DataFrame, dict[str, object]]:
-        """The table, and what it was measured on."""
-        device = pick_device(self.device)
-        check_forms(self.forms, self.precisions, device)
-        for name, values in (("batch", self.batches), ("round", (self.rounds,))):
-            if not values or min(values) < 1:
-                raise UserError(f"there must be at least one {name}, got {values}")
-        image = _image(self.height, self.width)
-        table = measure(
-            specs(self.models),
-            forms=self.forms,
-            precisions=self.precisions,
-            batches=self.batches,
-            image=image,
-            device=device,
-            rounds=max(self.rounds, LEAST),
-            seconds=self.seconds,
-        )
-        macs, bandwidth = rates(device)
-        moved = {
-            text: traffic(deploy(Spec(text).build(1, image)), torch.zeros(1, 3, *image)) for text in set(table["model"])
-        }
-        table["map_bytes"], table["weight_bytes"] = zip(*(moved[text] for text in table["model"]), strict=True)
-        return table, surroundings(
-            device,
-            macs_per_second=macs,
-            bytes_per_second=bandwidth,
-            arguments={name: str(value) for name, value in asdict(self).items()},
-        )
-
-
 def render(table: pd.DataFrame) -> str:
     """Median milliseconds and the ratio to ResNet50 as trained, a column per batch size, and the paper's ratio."""
     cells = [f"{p50:.1f} ({ratio:.2f})" for p50, ratio in zip(table["p50_ms"], table["ratio"], strict=True)]
     shown = _by_batch(table.assign(cell=cells), "cell")
-    costs = paper_costs()
-    shown["paper"] = [costs[name]["relative_time"] if name in costs else "-" for name, *_ in shown.index]
+    paper = {label(text): row["relative_time"] for text, row in paper_costs().items()}
+    shown["paper"] = [paper.get(name, "-") for name, *_ in shown.index]
     height, width = table[["height", "width"]].iloc[0]
     return (
         f"milliseconds a batch, median (ratio to ResNet50 eager fp32 at that batch), images {height}x{width}\n"
@@ -239,7 +170,7 @@ def render_throughput(table: pd.DataFrame) -> str:
 
 
 def render_memory(table: pd.DataFrame) -> str:
-    """MiB of the weights as trained, and at the peak of a batch beyond them, a column per batch size."""
+    """MiB of the weights as trained and of the peak of a batch beyond them, a column per batch size."""
     table = table.assign(weights=table["weights_mib"].map("{:.1f}".format))
     shown = _by_batch(table, "peak_mib", "weights").map("{:.0f}".format, na_action="ignore").fillna("-")
     height, width = table[["height", "width"]].iloc[0]
@@ -248,89 +179,22 @@ def render_memory(table: pd.DataFrame) -> str:
 
 
 def _by_batch(table: pd.DataFrame, values: str, *more: str) -> pd.DataFrame:
-    """A row per network, form and precision (and what else tells rows apart), a column per batch size."""
-    named = table.assign(model=[Spec(text).label for text in table["model"]])
+    """A row per network, form and precision (and further columns), a column per batch size."""
+    named = table.assign(model=table["model"].map(label))
     return named.set_index(["model", "form", "precision", *more, "batch"])[values].unstack("batch", sort=False)
 
 
 def _text(shown: pd.DataFrame) -> str:
-    """Lines without an index that spans rows, so that each stands for itself."""
+    """The table as text, with every row complete."""
     return shown.rename_axis(columns=None).reset_index().to_string(index=False, justify="right")
 
 
-@dataclass(frozen=True)
-class Throughput(Latency):
-    """Images a second by batch size, and the batch at which each network is fastest."""
-
-    forms: tuple[str, ...] = ("deployed",)
-    """eager, channels_last, deployed, compiled, cuda_graph, onnx"""
-    batches: tuple[int, ...] = (1, 4, 16, 64)
-    """images at a time"""
-    out: Path = Path("results/bench/throughput.csv")
-    """file for the table; what it was measured on goes beside it as JSON"""
-
-    def __call__(self) -> None:
-        """Measure, print and write."""
-        table, environment = self.run()
-        print(render_throughput(table))
-        write(table, self.out, environment)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Memory of one inference batch beyond weights and images, at its peak, each network in a process of its own."""
-
-    models: tuple[str, ...] = ()
-    """names, with options in quotes; empty: every network of the paper's tables"""
-    forms: tuple[str, ...] = ("eager", "deployed")
-    """eager, channels_last, deployed, compiled, cuda_graph, onnx"""
-    precision: str = "fp32"
-    """fp32, bf16, and on a GPU tf32"""
-    batches: tuple[int, ...] = (1, 32)
-    """images at a time"""
-    height: int = 256
-    """of the images"""
-    width: int = 128
-    """of the images"""
-    device: str = "auto"
-    """cpu, cuda, cuda:N, or auto: a GPU if there is one"""
-    out: Path = Path("results/bench/memory.csv")
-    """file for the table"""
-
-    def __call__(self) -> None:
-        """Measure, print and write."""
-        device = pick_device(self.device)
-        check_forms(self.forms, (self.precision,), device)
-        image = _image(self.height, self.width)
-        cases = [(spec, form, batch) for spec in specs(self.models) for form in self.forms for batch in self.batches]
-        rows = []
-        for spec, form, batch in tqdm(cases, desc="memory"):
-            extra, weights = in_a_fresh_process(
-                _one_batch, spec, form, self.precision, batch, image, str(device), tunables=EXACT
-            )
-            rows.append(
-                {
-                    "model": spec.text,
-                    "form": form,
-                    "precision": self.precision,
-                    "batch": batch,
-                    "height": image[0],
-                    "width": image[1],
-                    "weights_mib": weights / 2**20,
-                    "peak_mib": None if extra is None else extra / 2**20,
-                }
-            )
-        table = pd.DataFrame(rows)
-        print(render_memory(table))
-        write(table, self.out, surroundings(device, allocator=EXACT))
-
-
-def _one_batch(
-    spec: Spec, form: str, precision: str, batch: int, image: tuple[int, int], device: str
+def one_batch(
+    text: str, form: str, precision: str, batch: int, image: tuple[int, int], device: str
 ) -> tuple[int | None, int]:
-    """Bytes at the peak of a batch, and bytes of the weights as trained. Runs in a fresh process."""
+    """Bytes at the peak of a batch and of the weights as trained. Must run in a fresh process."""
     where = torch.device(device)
-    network = spec.build(751, image)
+    network = build(text, 751, image)
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     prepare(network, form, precision, 1, image, where)()  # libraries are loaded, kernels chosen
     run = prepare(network, form, precision, batch, image, where)

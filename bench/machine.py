@@ -1,4 +1,4 @@
-"""What the machine could do: arithmetic rate and memory bandwidth, as the roof over every network."""
+"""Arithmetic rate and memory bandwidth of the machine, which bound the speed of every network."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 def rates(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[float, float]:
     """Multiply-adds a second of a large matrix product, and bytes a second read and written by a large copy.
 
-    The best of five each: what the machine can do, not what it does while others disturb it.
+    Each is the best of five, to exclude disturbances by other processes.
     """
     side, count = (8192, 2**28) if device.type == "cuda" else (2048, 2**26)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -41,8 +41,8 @@ def _finish(device: torch.device) -> None:
 def traffic(network: nn.Module, image: Tensor) -> tuple[int, int]:
     """Bytes that the layers of `network(image)` read and write for their maps, and bytes of their weights.
 
-    Counted at modules without children, each map once for every layer that reads it and once when it is written:
-    what a network moves whose layers are not fused with each other.
+    Counted at modules without children: each map once for every layer that reads it and once when it is written, as in
+    a network without fused layers.
     """
     seen: dict[nn.Module, int] = {}
     moved = 0

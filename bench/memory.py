@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at its peak."""
+"""Peak memory of a call."""
 
 import multiprocessing
 import os
@@ -12,11 +12,10 @@ Result = TypeVar("Result")
 
 
 def peak_extra(work: Callable[[], object]) -> int | None:
-    """Bytes by which the process grows at most while `work()` runs; None where Linux does not tell.
+    """Bytes by which the process grows at most while `work()` runs; None outside Linux.
 
-    The kernel's own high-water mark is set back before, so that nothing is sampled and nothing missed. What an
-    allocator kept from earlier work and hands out again does not count: run the work in a fresh process, or once
-    before if its steady state is wanted.
+    Reads the kernel's high-water mark, which is reset first. Memory that the allocator kept from earlier work and uses
+    again does not count: run the work in a fresh process, or once before to measure its steady state.
     """
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -27,21 +26,21 @@ def peak_extra(work: Callable[[], object]) -> int | None:
     return max(0, _status("VmHWM") - before)
 
 
-#: For glibc: whatever has 64 KiB or more goes back to the system when it is freed, so that a process is never larger
-#: than what it holds. Slow, and for `peak_extra` alone.
+#: For glibc: freed blocks of 64 KiB or more go back to the system, so that a process is never larger than the memory in
+#: use. Slow; only for `peak_extra`.
 EXACT = "glibc.malloc.mmap_threshold=65536:glibc.malloc.mmap_max=1000000"
 
 
 def in_a_fresh_process(work: Callable[..., Result], *arguments: object, tunables: str | None = None) -> Result:
-    """`work(*arguments)` in a process of its own, where no memory of earlier work is handed out again.
+    """Run `work(*arguments)` in a new process, which has no memory of earlier work to use again.
 
     Args:
-        work: of a module, as the process imports it.
-        arguments: that can be pickled.
-        tunables: for glibc in that process, such as `EXACT`; None: those of this one.
+        work: a function at the top level of a module.
+        arguments: values that can be pickled.
+        tunables: GLIBC_TUNABLES of that process, such as `EXACT`; None: those of this process.
 
     Raises:
-        concurrent.futures.process.BrokenProcessPool: the process died, as for lack of memory.
+        concurrent.futures.process.BrokenProcessPool: the process died, for example because memory ran out.
     """
     with _environment("GLIBC_TUNABLES", tunables), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
@@ -49,7 +48,7 @@ def in_a_fresh_process(work: Callable[..., Result], *arguments: object, tunables
 
 @contextmanager
 def _environment(name: str, value: str | None) -> Iterator[None]:
-    """A variable that processes started in the block inherit; None leaves it."""
+    """Set a variable for processes that are started in the block; None: leave it as it is."""
     before = os.environ.get(name)
     if value is not None:
         os.environ[name] = value

@@ -1,8 +1,8 @@
-"""How long ranking takes beside the matrix product that no ranking can do without, and how much memory."""
+"""Time and memory of ranking, beside the matrix product that every ranking needs."""
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench.latency import race, surroundings, write
+from bench.latency import race
 from bench.memory import EXACT, in_a_fresh_process, peak_extra
-from msinet.errors import UserError, unknown_name
 from msinet.retrieval import evaluate, rerank, top_k
 
 #: Queries, gallery items, identities and cameras of the paper's test sets.
 SIZES = {"market1501": (3368, 15_913, 750, 6), "msmt17": (11_659, 82_161, 3060, 15)}
-#: Features of an identity lie around its centre: with so much noise about 84 % of the queries find a match first.
+#: Standard deviation of features around their identity's centre: about 84 % of the queries find a match first.
 NOISE = 1.6
 #: Memory for blocks of similarities when the gallery is on disk: each block reads the whole gallery once.
 STREAM_BYTES = 512 << 20
@@ -25,7 +24,7 @@ STREAM_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class Features:
-    """Made-up features of a test set, with labels as `evaluate` takes them."""
+    """Random features of a test set, with labels as `evaluate` takes them."""
 
     query: torch.Tensor
     gallery: torch.Tensor
@@ -57,7 +56,7 @@ def made_up(queries: int, items: int, identities: int, cameras: int, dim: int, s
 
 
 def ranking(features: Features) -> dict[str, Callable[[], object]]:
-    """The ranking, and the bare product of all features."""
+    """The two contenders: the ranking, and the bare product of all features."""
     out = torch.empty(len(features.query), len(features.gallery))
     return {
         "product": lambda: torch.mm(features.query, features.gallery.T, out=out),
@@ -66,7 +65,7 @@ def ranking(features: Features) -> dict[str, Callable[[], object]]:
 
 
 def dense_rerank(query: torch.Tensor, gallery: torch.Tensor, k1: int = 20, k2: int = 6) -> np.ndarray:
-    """Re-ranking with N x N matrices and a loop over images, as public code goes about it; lambda 0.3."""
+    """Re-ranking with N x N matrices and a loop over images, as in public code; lambda 0.3."""
     features = torch.cat([query, gallery]).numpy()
     count, queries = len(features), len(query)
     distances = (2 - 2 * features @ features.T).clip(min=0)
@@ -102,7 +101,7 @@ def dense_rerank(query: torch.Tensor, gallery: torch.Tensor, k1: int = 20, k2: i
 
 
 def _once(work: Callable[[], object]) -> tuple[int | None, float]:
-    """Bytes that a piece of work takes at its peak, and its seconds."""
+    """Bytes of a call at its peak, and its seconds."""
     seconds = 0.0
 
     def run() -> None:
@@ -115,7 +114,7 @@ def _once(work: Callable[[], object]) -> tuple[int | None, float]:
 
 
 def _at_size(size: tuple[int, int, int, int], dim: int, work: str) -> tuple[int | None, float]:
-    """`_once` for ranking or re-ranking features of that size. Runs in a fresh process."""
+    """`_once` for ranking or re-ranking features of that size. Must run in a fresh process."""
     features = made_up(*size, dim)
     torch.mm(features.query[:64], features.gallery[:64].T)  # libraries are loaded
     works: dict[str, Callable[[], object]] = {
@@ -137,7 +136,7 @@ def write_gallery(path: Path, items: int, dim: int) -> None:
 
 
 def _on_disk(path: Path, queries: int) -> tuple[int | None, float]:
-    """`_once` for the ten nearest of so many queries in a gallery on disk. Runs in a fresh process."""
+    """`_once` for the ten nearest images of each query in a gallery on disk. Must run in a fresh process."""
     gallery = np.load(path, mmap_mode="r")
     query = np.random.default_rng(1).standard_normal((queries, gallery.shape[1]), np.float32)
     torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # libraries are loaded
@@ -145,68 +144,50 @@ def _on_disk(path: Path, queries: int) -> tuple[int | None, float]:
 
 
 def memory_and_time(work: Callable[..., tuple[int | None, float]], *arguments: object) -> tuple[int | None, float]:
-    """Bytes and seconds of `work`, each of a process in which glibc is set for what is measured."""
+    """Bytes and seconds of `work`, each from a process whose allocator suits that measurement."""
     extra, _ = in_a_fresh_process(work, *arguments, tunables=EXACT)
     return extra, in_a_fresh_process(work, *arguments)[1]
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """CMC and mAP against the bare matrix product, re-ranking, and a gallery that stays on disk."""
+def measure(
+    sizes: Sequence[str], *, dim: int, rounds: int, reranked: bool, dense: bool, disk: int, disk_queries: int
+) -> pd.DataFrame:
+    """One row per task: seconds, seconds of the bare product, their ratio, and extra memory.
 
-    sizes: tuple[str, ...] = ("market1501", "msmt17")
-    """market1501, msmt17: as many queries and gallery images as those test sets"""
-    dim: int = 512
-    """of the features"""
-    rerank: bool = True
-    """k-reciprocal re-ranking at Market-1501's size as well"""
-    dense: bool = False
-    """beside the form with dense matrices, which takes 8 GiB and about a minute"""
-    disk: int = 0
-    """images of a gallery that is written to disk and streamed from there; 0: none"""
-    disk_queries: int = 100
-    """queries against it"""
-    rounds: int = 7
-    """calls of each, in turn"""
-    out: Path = Path("results/bench/retrieval.csv")
-    """file for the table"""
-
-    def __call__(self) -> None:
-        """Measure, print and write."""
-        for name in self.sizes:
-            if name not in SIZES:
-                raise unknown_name("test set", name, SIZES)
-        if min(self.dim, self.rounds, self.disk_queries) < 1 or self.disk < 0:
-            raise UserError("dim, rounds and disk_queries must be at least 1, disk at least 0")
-        rows: list[dict[str, object]] = []
-        for name in self.sizes:
-            times = race(
-                ranking(made_up(*SIZES[name], self.dim)), rounds=self.rounds, seconds=60.0, finish=lambda: None
-            )
-            extra, _ = in_a_fresh_process(_at_size, SIZES[name], self.dim, "ranking", tunables=EXACT)
-            product, ours = times["product"].p50, times["ranking"].p50
-            rows.append(_row(f"CMC + mAP, {name}", ours, extra, product=product, ratio=ours / product))
-        if self.rerank:
-            extra, seconds = memory_and_time(_at_size, SIZES["market1501"], self.dim, "sparse")
-            rows.append(_row("re-ranking, market1501", seconds, extra))
-        if self.dense:
-            extra, dense = memory_and_time(_at_size, SIZES["market1501"], self.dim, "dense")
-            rows.append(_row("the same with dense matrices", dense, extra))
-            if self.rerank:
-                print(f"re-ranking is {dense / seconds:.1f} times as fast as with dense matrices")
-        if self.disk:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "gallery.npy"
-                write_gallery(path, self.disk, self.dim)
-                extra, seconds = memory_and_time(_on_disk, path, self.disk_queries)
-            rows.append(_row(f"10 nearest of {self.disk_queries} queries, {self.disk:,} on disk", seconds, extra))
-        table = pd.DataFrame(rows)
-        print(render(table))
-        write(table, self.out, surroundings(torch.device("cpu"), dim=self.dim, rounds=self.rounds))
+    Args:
+        sizes: names in `SIZES`.
+        dim: length of a feature.
+        rounds: calls of ranking and product, in turn.
+        reranked: whether to measure re-ranking at Market-1501's size.
+        dense: whether to measure it with dense matrices.
+        disk: images of a gallery on disk; 0: none.
+        disk_queries: queries against that gallery.
+    """
+    rows: list[dict[str, object]] = []
+    for name in sizes:
+        times = race(ranking(made_up(*SIZES[name], dim)), rounds=rounds, seconds=60.0, finish=lambda: None)
+        extra, _ = in_a_fresh_process(_at_size, SIZES[name], dim, "ranking", tunables=EXACT)
+        product, ours = times["product"].p50, times["ranking"].p50
+        rows.append(_row(f"CMC + mAP, {name}", ours, extra, product=product, ratio=ours / product))
+    if reranked:
+        extra, seconds = memory_and_time(_at_size, SIZES["market1501"], dim, "sparse")
+        rows.append(_row("re-ranking, market1501", seconds, extra))
+    if dense:
+        extra, slow = memory_and_time(_at_size, SIZES["market1501"], dim, "dense")
+        rows.append(_row("the same with dense matrices", slow, extra))
+        if reranked:
+            print(f"re-ranking is {slow / seconds:.1f} times as fast as with dense matrices")
+    if disk:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "gallery.npy"
+            write_gallery(path, disk, dim)
+            extra, seconds = memory_and_time(_on_disk, path, disk_queries)
+        rows.append(_row(f"10 nearest of {disk_queries} queries, {disk:,} on disk", seconds, extra))
+    return pd.DataFrame(rows)
 
 
 def render(table: pd.DataFrame) -> str:
-    """A line per piece of work: seconds, those of the bare product and the ratio where there is one, extra memory."""
+    """A line per task; a dash where there is no bare product."""
     return table.to_string(index=False, na_rep="-", float_format="{:.2f}".format)
 
 

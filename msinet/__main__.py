@@ -1,4 +1,4 @@
-"""The command `msinet`. It restarts for its allocator before it imports what takes seconds."""
+"""Entry point of `msinet`. It restarts itself with a tuned allocator before it imports the commands."""
 
 import sys
 

@@ -1,14 +1,14 @@
 """One training in several processes, one per GPU, that `torchrun` starts; on CPUs as well.
 
-Every process (rank) holds the whole network and takes its identities of each batch. What the losses compare is
+Every process (rank) holds the whole network and takes its identities of each batch. Features and labels are
 gathered, so that every rank computes the loss of the whole batch; batch norms normalise by the whole batch; and
-gradients are summed. So N processes do what one does with the same batch, up to the order of floating-point sums.
+gradients are summed. N processes therefore equal one process with the same batch, up to the order of sums.
 
 Gradients are summed here rather than by DistributedDataParallel, which fixes the set of trained parameters when it
 is built: a search changes it twice in each iteration. DDP also averages gradients of separate losses, where triplets,
 memories and alignment need one loss of the whole batch.
 
-With one process every function here does nothing, or what its name says at once.
+With one process these functions do nothing or return at once.
 """
 
 import contextlib
@@ -55,13 +55,13 @@ def join(store: Any, number: int, count: int) -> None:
 
 
 def stop() -> None:
-    """Leave the group; all ranks do, at the end of what they did together."""
+    """Leave the group. All ranks call this at the end."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -71,12 +71,12 @@ def rank() -> int:
 
 
 def leads() -> bool:
-    """Whether this is rank 0, which alone writes files and shows progress."""
+    """Return whether this is rank 0, which alone writes files and shows progress."""
     return rank() == 0
 
 
 def first_to_fail() -> bool:
-    """Whether this rank failed before all others, and so has the reason to tell; to be asked once."""
+    """Return whether this rank failed before all others and should report its error. Call this once."""
     if _store is None or world() == 1:
         return True
     try:
@@ -95,13 +95,13 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:  # of Gloo, NCCL or the store
         reason = (str(error).splitlines() or ["no reason given"])[0][:160]
         raise LostProcess(
-            f"rank {rank()} lost the other processes of this training ({reason}); the same command goes on from the "
-            "last checkpoint"
+            f"rank {rank()} lost the other processes of this training ({reason}); the same command continues from "
+            "the last checkpoint"
         ) from error
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether it is so on any rank; all ranks ask."""
+    """Return whether the flag is set on any rank. All ranks call this."""
     if world() == 1:
         return flag
     flags = torch.tensor(int(flag))  # on the CPU: a GPU need not stop for it
@@ -143,7 +143,7 @@ def check_agreement(value: object, what: str) -> None:
         raise UserError(f"{what} differ between the processes; they need the same code, data and output folder")
 
 
-# --- Batches and chance --------------------------------------------------------------------------
+# --- Batches and random numbers ------------------------------------------------------------------
 
 
 def check_batch(identities: int) -> None:
@@ -156,15 +156,15 @@ def check_batch(identities: int) -> None:
 
 
 def share(count: int) -> slice:
-    """Which of `count` rows of a batch are this rank's: equal parts, in order."""
+    """This rank's rows of a batch with `count` rows: equal parts, in order."""
     part = count // world()
     return slice(rank() * part, (rank() + 1) * part)
 
 
 def reseed(seed: int, epoch: int, step: int) -> None:
-    """Give each rank its own chance in a step (dropout, drop path), the same however often it is resumed.
+    """Seed each rank's own random numbers of a step (dropout, drop path), independent of interruptions.
 
-    One process draws on as it did, so its results do not depend on this.
+    One process keeps its generator as it is.
     """
     if world() > 1:
         digest = hashlib.sha256(f"{seed} {epoch} {step} {rank()}".encode()).digest()
@@ -194,7 +194,7 @@ def gather(mine: Tensor) -> Tensor:
 
     Every rank then computes the same loss of the whole, so the gradient that comes back is the same on all of them,
     and each keeps the rows that are its own: the exact gradient of that one loss, without communication.
-    (`torch.distributed.nn.functional.all_gather` would sum what comes back over the ranks, world times too much.)
+    (`torch.distributed.nn.functional.all_gather` would sum the gradients over the ranks, world times too much.)
     The gradients of the parameters, which all ranks' rows share, are then to be summed.
     """
     if world() == 1:
@@ -204,9 +204,9 @@ def gather(mine: Tensor) -> Tensor:
 
 
 def gather_batch(mine: Tensor, batch_size: int) -> Tensor:
-    """What the ranks made of the test batches of one turn, in order: (B, D) to (world * batch_size, D).
+    """Results of all ranks for the test batches of one turn, in order: (B, D) to (world * batch_size, D).
 
-    A batch shorter than `batch_size` is the last one; what stands behind its rows is of no use.
+    A batch shorter than `batch_size` is the last one; the rows after its own are padding.
     """
     if world() == 1:
         return mine
@@ -214,7 +214,7 @@ def gather_batch(mine: Tensor, batch_size: int) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace the gradients by their sums over the ranks, in one message."""
+    """Replace the gradients by their sums over the ranks, with one message."""
     if world() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -286,7 +286,7 @@ class SharedBatchNorm(_BatchNorm):
     """
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
-        """Of either kind."""
+        """Accept vectors and maps."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """(B, C) or (B, C, H, W), B the same on all ranks."""

@@ -1,15 +1,15 @@
-"""The errors a user can cause. Every message names the thing, the place and the remedy."""
+"""Errors that a user can cause. Every message names the problem, its location and the remedy."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend. Commands print the message alone and exit with status 2."""
+    """A user error. Commands print only the message and exit with status 2."""
 
 
 class DataError(UserError):
-    """A data set is missing, has the wrong layout, or holds files that cannot be used."""
+    """A data set is missing, has the wrong layout, or contains files that cannot be used."""
 
 
 class WeightsError(UserError):
@@ -17,11 +17,11 @@ class WeightsError(UserError):
 
 
 class Busy(UserError):
-    """Another process is doing the same thing."""
+    """Another process runs the same task."""
 
 
 class LostProcess(UserError):
-    """Of a training in several processes: another one ended, or cannot be reached."""
+    """In a training with several processes, another process ended or cannot be reached."""
 
 
 class TrainingDiverged(UserError):
@@ -29,8 +29,14 @@ class TrainingDiverged(UserError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not in a table: lists the known names, nearest first guess."""
+    """The error for an unknown name. It lists the known names and suggests the nearest one."""
     names = sorted(known)
     guess = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {guess[0]!r}?" if guess else ""
     return UserError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")
+
+
+def first_few(items: Iterable[object], limit: int = 5) -> str:
+    """The first items for a message, and how many more there are."""
+    shown = [str(item) for item in items]
+    return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")

@@ -1,4 +1,4 @@
-"""Networks for other runtimes: ONNX, from the deployed form, checked against torch."""
+"""Export to ONNX: the deployed form of a network, compared with torch."""
 
 import tempfile
 import warnings
@@ -23,21 +23,21 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def need_onnx() -> None:
-    """Raise a `UserError` that says what to install, unless it is there."""
+    """Raise a `UserError` with the command to install packages if any is missing."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'msinet-bench[onnx]'")
 
 
 def export_onnx(network: nn.Module, path: StrPath, image: tuple[int, int]) -> float:
-    """Write the deployed form of a network as an ONNX file, and compare what it gives.
+    """Write the deployed form of a network as an ONNX file, and compare its features with torch's.
 
-    Its input is `images`, (B, 3, H, W) for any B, normalised with ImageNet's statistics; its output `features`, (B, D),
-    not of unit length.
+    Its input is `images`, (B, 3, H, W) for any B, normalised with ImageNet's statistics. Its output is `features`,
+    (B, D), not of unit length.
 
     Args:
-        network: any registered one, with the weights to ship.
-        path: of the file; it appears whole, after its features were compared.
+        network: with the weights to export.
+        path: of the file, which appears after the comparison.
         image: (height, width).
 
     Returns:
@@ -51,7 +51,7 @@ def export_onnx(network: nn.Module, path: StrPath, image: tuple[int, int]) -> fl
     example = torch.randn(2, 3, *image)
     with atomic_path(path) as temporary:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter reports on its own internals
+            warnings.simplefilter("ignore")  # of the exporter's internals
             torch.onnx.export(
                 shipped,
                 (example,),
@@ -81,7 +81,7 @@ def _difference(network: nn.Module, path: Path, image: tuple[int, int]) -> float
 
 
 def open_session(path: Path) -> "onnxruntime.InferenceSession":
-    """ONNX Runtime on the CPU with as many threads as torch has."""
+    """An ONNX Runtime session on the CPU with as many threads as torch."""
     import onnxruntime
 
     options: Any = onnxruntime.SessionOptions()
@@ -90,7 +90,7 @@ def open_session(path: Path) -> "onnxruntime.InferenceSession":
 
 
 def onnx_session(network: nn.Module, image: tuple[int, int]) -> "onnxruntime.InferenceSession":
-    """The network in ONNX Runtime, without leaving a file behind."""
+    """An ONNX Runtime session of the network, without a file that remains."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export_onnx(network, path, image)

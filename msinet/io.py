@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, locks, hashes and the cache folder. Does not import torch."""
 
 import contextlib
 import csv
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -29,14 +30,14 @@ REMEDIES = {
 
 @contextlib.contextmanager
 def atomic_path(path: StrPath) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an exception.
+    """Yield a temporary path that replaces `path` when the block ends without an exception.
 
-    The file is synced before it is renamed, so that a crash leaves either the old file or the new one,
-    and missing folders are made. The temporary name keeps the suffix, by which libraries choose a format.
+    The file is synced before it is renamed, so that a crash leaves either the old file or the new one. Missing folders
+    are made. The temporary name keeps the suffix, by which libraries choose a format.
 
     Raises:
-        UserError: the operating system refuses to write (disk full, no permission, a folder of that
-            name, ...); the old file, if any, is as it was. Other exceptions of the block pass through.
+        UserError: the operating system refuses to write (disk full, no permission, a folder of that name, ...). An old
+            file is unchanged then. Other exceptions of the block pass through.
     """
     target = Path(path).resolve()  # follow a link to the file it names, rather than replace the link
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
@@ -51,30 +52,30 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     except OSError as error:
         raise _refusal(path, target, error) from error
     finally:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
+        with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # the file is in place; some file systems cannot sync a folder
         _sync_folder(target.parent)
 
 
 def write_text(path: StrPath, text: str) -> None:
-    """Write UTF-8 text atomically, with line ends as they are in `text`. Raises as `atomic_path`."""
+    """Write UTF-8 text atomically, with the line ends of `text`. Raises the errors of `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: StrPath, obj: Any) -> None:
-    """Write `obj` atomically as indented JSON, keys in their order.
+    """Write `obj` atomically as indented JSON, with keys in their order.
 
     Raises:
         UserError: as `atomic_path`.
-        ValueError, TypeError: `obj` holds NaN, an infinity, or something JSON has no word for.
+        ValueError, TypeError: `obj` contains NaN, an infinity, or a value that JSON does not have.
     """
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows under the union of their keys, written atomically."""
+    """Write rows atomically as CSV; the columns are the union of their keys."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
@@ -92,10 +93,10 @@ def _refusal(path: StrPath, target: Path, error: OSError) -> UserError:
 
 @contextlib.contextmanager
 def file_errors() -> Iterator[None]:
-    """Around a whole command: what the operating system says of a file is for the user, and not a fault of the code.
+    """Report errors of the operating system as user errors. Commands wrap their work in this.
 
     Raises:
-        UserError: in the place of an `OSError` that names a file.
+        UserError: replaces an `OSError` that names a file.
     """
     try:
         yield
@@ -116,7 +117,11 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: StrPath, what: str) -> Iterator[None]:
-    """Hold the lock file `path` for the block; the system frees it however the process ends.
+    """Hold the lock file `path` for the block; the system releases it however the process ends.
+
+    Args:
+        path: of the lock file.
+        what: name of the task in the message of `Busy`.
 
     Raises:
         Busy: another process holds it.
@@ -130,3 +135,20 @@ def exclusive(path: StrPath, what: str) -> Iterator[None]:
         raise Busy(f"{what} is in progress in another process; wait for it or stop it") from error
     except OSError as error:
         raise _refusal(path, Path(path).absolute(), error) from error
+
+
+def stable_hash(value: Any) -> str:
+    """Twelve hex digits of the canonical JSON of a value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def file_hash(path: Path) -> str:
+    """Twelve hex digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: $MSINET_CACHE, else ~/.cache/msinet."""
+    return Path(os.environ.get("MSINET_CACHE", Path.home() / ".cache" / "msinet"))

@@ -1,19 +1,19 @@
-"""Names that a package offers but imports only when they are asked for, because torch takes seconds to import."""
+"""Attributes that a package imports only when they are used, because importing torch takes seconds."""
 
 import importlib
 from typing import Any
 
 
 def lazy(package: str, name: str, **modules: str) -> Any:
-    """The value of a package's name from the module that defines it; for the package's `__getattr__`.
+    """The value of an attribute, from the module that defines it; for a package's `__getattr__`.
 
     Args:
-        package: its `__name__`.
-        name: that was asked for.
-        modules: names by module of the package, separated by spaces.
+        package: `__name__` of the package.
+        name: of the attribute.
+        modules: attributes by module of the package, separated by spaces.
 
     Raises:
-        AttributeError: no module has the name.
+        AttributeError: none of the modules is listed with the name.
     """
     for module, names in modules.items():
         if name in names.split():

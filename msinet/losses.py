@@ -1,4 +1,4 @@
-"""The losses of training (Sec. 3.2-3.3, Eq. 5-9; SPEC A.4, A.6)."""
+"""The losses of training (Sec. 3.2-3.3, Eq. 5-8)."""
 
 from typing import get_args
 
@@ -33,8 +33,8 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float | None = 0.3,
     Args:
         embeddings: (B, D).
         labels: (B,).
-        margin: by how much a negative must be farther than a positive; None: the soft margin of the transformers,
-            log(1 + exp(positive - negative)) (SPEC B.4).
+        margin: least difference of the distances to negative and positive; None: the soft margin of transformers,
+            log(1 + exp(positive - negative)) (TransReID).
         normalize: compare unit vectors, so that distances lie in [0, 2] (the released code does).
     """
     embeddings = at_least_float(embeddings)
@@ -60,7 +60,7 @@ def alignment_loss(
     self_pairs: bool = True,
     per_pair: bool = True,
 ) -> Tensor:
-    """Spatial alignment (Eq. 7-9; the variants of Table 5): an anchor agrees with its partners at the same positions.
+    """Spatial alignment (Eq. 7-8; the variants of Table 5): an anchor agrees with its partners at the same positions.
 
     With u(i, j) the correlation of anchor i with j as a unit vector over positions, the dissimilarity of a set of n
     partners is the mean of 1 - u(i, p) . u(i, q) over its pairs, which is 1 - |sum of u|^2 / n^2: no pair is ever

@@ -1,18 +1,21 @@
-"""Progress bars: one look everywhere, quiet where nobody watches."""
+"""Progress bars: one style everywhere, few lines in log files."""
 
 import sys
 from typing import Any
 
 from tqdm import tqdm
 
-from msinet.distributed import leads
-
 #: Seconds between updates; a log file wants few lines.
 INTERVAL = 0.5 if sys.stderr.isatty() else 20.0
 
 
 def bar(**settings: Any) -> "tqdm[Any]":
-    """A tqdm bar that disappears when it is done; the arguments are tqdm's. Of several processes one shows it."""
-    if not leads():
+    """A tqdm bar that disappears at its end. Of several processes only the first shows it.
+
+    Args:
+        settings: arguments of tqdm.
+    """
+    distributed = sys.modules.get("msinet.distributed")  # which imports torch; several processes have imported it
+    if distributed is not None and not distributed.leads():
         settings["disable"] = True
     return tqdm(**{"leave": False, "dynamic_ncols": True, "mininterval": INTERVAL, **settings})

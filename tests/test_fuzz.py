@@ -1,6 +1,6 @@
-"""Hostile and broken input: whatever a file or a word holds, there is a result or one clear error, and nothing runs.
+"""Hostile and broken input: any file or word gives a result or one clear error, and no code of it runs.
 
-The examples that hypothesis draws are few each time, so that the suite stays short; MSINET_FUZZ multiplies them.
+Hypothesis draws few examples, so that the suite stays short; MSINET_FUZZ multiplies their number.
 """
 
 import contextlib
@@ -21,24 +21,24 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from msinet.training.profiles import PROFILES, override, parse_settings
 
 from ablations.__main__ import main as ablations
-from ablations.experiment import Experiment
-from ablations.queue import Job, Queue, QueueError
-from ablations.store import Store
+from ablations.engine.experiment import Experiment
+from ablations.engine.job import Job
+from ablations.engine.queue import Queue, QueueError
+from ablations.engine.store import Store
 from bench.__main__ import main as bench
 from msinet.cli import run_command as msinet
 from msinet.data import load_dataset
 from msinet.data.loading import decode
+from msinet.data.rendered import read_world
 from msinet.errors import UserError, WeightsError
 from msinet.models import build_model, load_weights, save_weights
-from msinet.models.msinet import check_genotype
+from msinet.models.genotype import check_genotype
 from msinet.search import read_genotype
-from msinet.synthetic import read_world
 from msinet.training.checkpoint import load_checkpoint, save_checkpoint
-from msinet.training.loop import build_optimizer
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Recipe, Schedule, override
+from msinet.training.recipes import parse_settings, resolve
 from reports.__main__ import main as reports
 
 TIMES = int(os.environ.get("MSINET_FUZZ", "1"))
@@ -47,7 +47,7 @@ few = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-#: JSON that is valid but not what any file here holds, deep and large numbers included.
+#: Valid JSON with other contents than any file of the project, including deep nesting and large numbers.
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -59,7 +59,7 @@ HUGE = '{"fingerprint": "x", "seed": 1e999, "genotype": 1e999}'
 
 @st.composite
 def damages(draw: st.DrawFn) -> Callable[[bytes], bytes]:
-    """What a disk, a network or a hand may do to the bytes of a file."""
+    """Damage to the bytes of a file, by a disk, a network or an editor."""
     kind = draw(st.sampled_from(["cut", "flip", "zeros", "insert", "repeat", "swap", "noise"]))
     seed = draw(st.integers(0, 2**32))
 
@@ -99,7 +99,7 @@ LISTS = {
 
 @pytest.fixture(scope="module")
 def sets(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data sets of our own, whose lists are put back after each example."""
+    """Own copies of the data sets, whose lists are restored after each example."""
     root = tmp_path_factory.mktemp("fuzz") / "data"
     shutil.copytree(data_root, root)
     (root / "secret.jpg").write_bytes((next(root.rglob("*.jpg"))).read_bytes())
@@ -117,7 +117,7 @@ def replaced(path: Path, content: bytes) -> Iterator[None]:
 
 
 def loads_or_refuses(name: str, root: Path) -> None:
-    """Every image of what is loaded lies in the set's own folder; else there is one error that names the place."""
+    """Every loaded image lies in the folder of its data set; otherwise one error names the location."""
     try:
         dataset = load_dataset(name, root)
         assert dataset.num_classes > 0
@@ -286,7 +286,7 @@ def test_pickle_bombs_do_not_execute(network: torch.nn.Module, tmp_path: Path, w
         else:
             (tmp_path / name).write_bytes(pickle.dumps(payload, protocol))
     with pytest.raises(WeightsError, match="cannot be read"):
-        load_checkpoint(tmp_path, "x", network, build_optimizer(network, Recipe()))
+        load_checkpoint(tmp_path, "x")
     for name in ("weights.pth", "weights.tar"):
         with pytest.raises(WeightsError, match=name):
             load_weights(network, tmp_path / name)
@@ -299,7 +299,7 @@ def test_pickle_bombs_do_not_execute(network: torch.nn.Module, tmp_path: Path, w
 @pytest.fixture(scope="module")
 def checkpoint(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(folder, "x", network, build_optimizer(network, Recipe()), {"epoch": 1})
+    save_checkpoint(folder, "x", {"network": network.state_dict()}, {"epoch": 1})
     return (folder / "checkpoint.pt").read_bytes()
 
 
@@ -310,11 +310,14 @@ def test_damaged_checkpoints(
 ) -> None:
     bad = damage(checkpoint)
     (tmp_path / "checkpoint.pt").write_bytes(bad)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
     with contextlib.suppress(WeightsError):
-        assert load_checkpoint(tmp_path, "x", network, build_optimizer(network, Recipe())) == {"epoch": 1}
-    # Restored or not, no weight is another than was saved: a wrong byte is noticed.
-    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+        state = load_checkpoint(tmp_path, "x")
+        assert state is not None
+        assert state["progress"] == {"epoch": 1}
+        # Every wrong byte is noticed: a loaded weight is the one that was saved.
+        saved = network.state_dict()
+        assert state["task"]["network"].keys() == saved.keys()
+        assert all(torch.equal(saved[key], value) for key, value in state["task"]["network"].items())
 
 
 @settings(few, max_examples=15 * TIMES)
@@ -360,7 +363,7 @@ def test_a_strange_genotype_file(tmp_path: Path, content: bytes) -> None:
         assert set(read_genotype(path)) <= set("NEGA")
 
 
-EXPERIMENT = Experiment("osnet", "market1501", "market1501", Recipe(epochs=3), "smoke")
+EXPERIMENT = Experiment("osnet", "market1501", "market1501", Recipe(schedule=Schedule(epochs=3)), "smoke")
 
 
 @few
@@ -392,7 +395,7 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store]:
     store = Store(root / "results")
     queue = Queue(str(root / "journal"), store, create=True)
     for number in range(5):
-        queue.add(Job(f"r{number}", "table2", ("--profile", "smoke")))
+        queue.add(Job(f"r{number}", "table2", EXPERIMENT.to_json()))
     trial = queue.take("w", 90)
     assert trial is not None
     queue.finish(trial)
@@ -407,8 +410,8 @@ def test_damaged_journals(journal: tuple[Path, Store], damage: Callable[[bytes],
         try:
             queue = Queue(str(path), store)
             for trial in queue.trials():
-                Job.of(trial)
-            queue.add(Job("r9", "table2", ()))
+                Job.from_attrs(trial.user_attrs)
+            queue.add(Job("r9", "table2", EXPERIMENT.to_json()))
         except QueueError as error:
             assert str(path) in str(error)
 
@@ -428,10 +431,10 @@ def test_damaged_journals(journal: tuple[Path, Store], damage: Callable[[bytes],
 @example(["lr=nan"])
 def test_any_words_as_settings_of_a_recipe(words: list[str]) -> None:
     with contextlib.suppress(UserError):
-        override(PROFILES["smoke"], parse_settings(words))
+        override(resolve("smoke", "market1501").recipe, parse_settings(words))
 
 
-#: Commands that would end with an error as soon as they look at their data, and options to give them anything by.
+#: Commands that end with an error when they look at their data, and options that take strange values.
 COMMANDS = {
     "train": (
         msinet,

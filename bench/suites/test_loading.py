@@ -1,4 +1,4 @@
-"""Training batches of 64 images: what the pipeline costs beside copying the pixels."""
+"""Training batches of 64 images: the pipeline against copying the pixels."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ BATCHES = 8
 @pytest.mark.parametrize("form", ["ours", "floor"])
 @pytest.mark.parametrize(("height", "width"), [(64, 32), (256, 128)])
 def test_batches_from_decoded_images(benchmark: BenchmarkFixture, height: int, width: int, form: str) -> None:
-    """Flip, pad and crop, normalise, erase; the floor turns whole batches into normalised floats and nothing else."""
+    """Flip, pad and crop, normalise, erase; the floor only turns whole batches into normalised floats."""
     benchmark.group = f"{BATCHES} batches of 64, {height}x{width}"
     pixels = np.random.default_rng(0).integers(0, 256, (512, height, width, 3), np.uint8)
     labels = np.arange(512) // 4

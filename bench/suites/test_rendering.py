@@ -1,6 +1,6 @@
-"""Rendering: milliseconds for an image of each kind and size, beside what no renderer could do without.
+"""Rendering: milliseconds for an image of each kind and size, beside a lower bound for any renderer.
 
-The baseline of each group is the least that any picture costs: noise for every pixel and a JPEG file.
+The baseline of each group is the cheapest picture: noise for every pixel and a JPEG file.
 """
 
 import io
@@ -11,7 +11,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from msinet.synthetic.cameras import draw_camera
-from msinet.synthetic.render import SETS, SIZES
+from msinet.synthetic.plans import SETS, SIZES
 from msinet.synthetic.scene import photograph
 
 HEIGHTS = sorted({SIZES[name].height for name in ("mini", "full")})
@@ -25,14 +25,14 @@ class TestRendering:
     def test_photograph(self, benchmark: BenchmarkFixture, name: str, height: int) -> None:
         """Images of different identities and cameras, one process."""
         benchmark.group = f"{name} at {height}"
-        shots = SETS[name][1](SIZES["smoke"], 0)[0]
+        shots = SETS[name](SIZES["smoke"], 0)[0]
 
         def render() -> None:
             for shot in shots[:40]:
                 camera = draw_camera(shot.style, shot.camera, 0)
-                photograph(shot.who, camera, np.random.default_rng(shot.key), height)
+                photograph(shot.subject, camera, np.random.default_rng(shot.key), height)
 
-        render()  # the places behind the cameras are drawn once
+        render()  # backdrops are drawn once
         benchmark.extra_info["images"] = len(shots[:40])
         benchmark.pedantic(render, rounds=5)
 

@@ -1,4 +1,4 @@
-"""A search iteration against the plain form: four separate operations, every gradient in both steps."""
+"""A search iteration against a plain implementation: four separate operations, every gradient in both steps."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,19 +12,22 @@ from torch import Tensor, nn
 
 from msinet.data.loading import train_batches
 from msinet.models import build_model
+from msinet.models.genotype import OPERATIONS
 from msinet.models.interactions import INTERACTIONS, Pair
-from msinet.models.supernet import OPERATIONS, MixedInteraction, interactions_of
+from msinet.models.supernet import MixedInteraction, interactions_of
 from msinet.search import Memory, Side, split_identities
-from msinet.search.twins import Subset, Twins, search_alphas
-from msinet.training.loop import build_optimizer
+from msinet.search.twins import Subset, Twins, TwinsSearch
+from msinet.training.fit import fit
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, with_settings
 from msinet.training.recipes import resolve_search
+from msinet.training.supervised import build_optimizer
 
 IDENTITIES, IMAGES, ITERATIONS = 100, 16, 3
 
 
 class PlainInteraction(nn.Module):
-    """The definition, word for word: a weighted sum of what four separate operations return."""
+    """The definition: a weighted sum of the results of four separate operations."""
 
     def __init__(self, mixed: MixedInteraction) -> None:
         super().__init__()
@@ -42,15 +45,15 @@ class PlainInteraction(nn.Module):
 
 
 class Untouched(MixedInteraction):
-    """The floor: the branches pass as they are, but for the gradient of the architecture that a search needs."""
+    """The floor: branches pass unchanged, except for the gradient of the architecture that a search needs."""
 
     def forward(self, x1: Tensor, x2: Tensor) -> Pair:
-        """Add what is nearly nothing."""
+        """Add a negligible value."""
         return x1 + self.alpha[0], x2 + self.alpha[0]
 
 
 def plain_supernet(classes: int) -> nn.Module:
-    """The supernet with plain interactions, in the layout that torch starts with."""
+    """The supernet with plain interactions, in torch's default layout."""
     network = build_model("supernet", classes)
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
@@ -60,7 +63,7 @@ def plain_supernet(classes: int) -> nn.Module:
 
 
 def plain_search(pixels: np.ndarray, labels: np.ndarray, recipe: Recipe) -> Callable[[], None]:
-    """As the released code goes about it: two whole backward passes, memories updated sample by sample."""
+    """The search of the released code: two whole backward passes, memories updated sample by sample."""
     training, validation = split_identities(labels, 0.4)
     network = plain_supernet(training.classes).train()
     alphas = [m.alpha for m in network.modules() if isinstance(m, PlainInteraction)]
@@ -80,20 +83,26 @@ def plain_search(pixels: np.ndarray, labels: np.ndarray, recipe: Recipe) -> Call
         streams = batches(training), batches(validation)
         for _ in range(ITERATIONS):
             for stream, memory, optimizer in zip(streams, memories, optimizers, strict=True):
-                images, targets = next(stream)
-                features = F.normalize(network(images.contiguous()).embeddings[0])
-                network.zero_grad()
-                F.cross_entropy(features @ memory.clone().T / 0.05, targets).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                for feature, target in zip(features.detach(), targets, strict=True):
-                    memory[target] = F.normalize(0.2 * memory[target] + 0.8 * feature, dim=0)
+                plain_step(network, *next(stream), memory, optimizer)
 
     return run
 
 
+def plain_step(
+    network: nn.Module, images: Tensor, targets: Tensor, memory: Tensor, optimizer: torch.optim.Optimizer
+) -> None:
+    """One half of an iteration: of the weights or of the architecture."""
+    features = F.normalize(network(images.contiguous()).embeddings[0])
+    network.zero_grad()
+    F.cross_entropy(features @ memory.clone().T / 0.05, targets).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    for feature, target in zip(features.detach(), targets, strict=True):
+        memory[target] = F.normalize(0.2 * memory[target] + 0.8 * feature, dim=0)
+
+
 @pytest.mark.parametrize("form", ["plain", "ours", "floor"])
 def test_three_iterations_of_a_search_at_batch_64(benchmark: BenchmarkFixture, form: str, tmp_path: Path) -> None:
-    """Compare the rows: plain to ours is what sharing work is worth; the floor is the network without interactions."""
+    """Plain against ours shows the gain of shared work; the floor is the network without interactions."""
     recipe = resolve_search("mini", "msmt17").recipe
     recipe = with_settings(recipe, {"epochs": 1, "steps_per_epoch": ITERATIONS, "memory_init": "zeros"})
     rng = np.random.default_rng(0)
@@ -110,18 +119,9 @@ def test_three_iterations_of_a_search_at_batch_64(benchmark: BenchmarkFixture, f
         for interaction in interactions_of(twins):
             interaction.__class__ = Untouched
 
+    options = RunOptions(resume=False, progress=False)
+
     def run() -> None:
-        search_alphas(
-            twins,
-            pixels,
-            *sides,
-            recipe,
-            tmp_path,
-            seed=0,
-            identity="bench",
-            device=torch.device("cpu"),
-            resume=False,
-            progress=False,
-        )
+        fit(TwinsSearch(twins, pixels, sides, recipe, seed=0), tmp_path, "bench", options)
 
     benchmark.pedantic(run, rounds=5, warmup_rounds=1)

@@ -1,10 +1,11 @@
-"""A training step: the plain form (default layout, an update per parameter) against the ones used here.
+"""A training step: a plain form (default layout, one update per parameter) against the ones used here.
 
 The floor is the convolutions alone, forward and backward, in the same layout and by the same library.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from msinet.models import build_model
-from msinet.training.loop import build_optimizer, forward, losses
 from msinet.training.recipe import ImageSize
 from msinet.training.recipes import resolve
+from msinet.training.supervised import build_optimizer, forward, losses
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 32), (256, 128)])
@@ -55,21 +56,15 @@ def test_a_training_step_at_batch_64(
 
 
 def convolutions(network: nn.Module, images: Tensor) -> Callable[[], None]:
-    """Every convolution of a step by itself, on maps of the sizes that it sees."""
+    """Every convolution of a step alone, on maps of the sizes of its own inputs."""
     calls: list[Callable[[], object]] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         assert isinstance(module, nn.Conv2d)
-        first = inputs[0] is images  # whose gradient nobody asks for
+        first = inputs[0] is images  # needs no gradient
         x = torch.randn_like(inputs[0]).requires_grad_(not first)
-        gradient = torch.randn_like(output)
         wanted = [module.weight] if first else [x, module.weight]
-
-        def call() -> object:
-            y = F.conv2d(x, module.weight, module.bias, module.stride, module.padding, groups=module.groups)
-            return torch.autograd.grad(y, wanted, gradient)
-
-        calls.append(call)
+        calls.append(partial(convolve, module, x, wanted, torch.randn_like(output)))
 
     hooks = [m.register_forward_hook(note) for m in network.modules() if isinstance(m, nn.Conv2d)]
     network(images)
@@ -81,3 +76,9 @@ def convolutions(network: nn.Module, images: Tensor) -> Callable[[], None]:
             call()
 
     return every
+
+
+def convolve(module: nn.Conv2d, x: Tensor, wanted: list[Tensor], gradient: Tensor) -> object:
+    """A convolution, and the gradients of the tensors in `wanted`."""
+    y = F.conv2d(x, module.weight, module.bias, module.stride, module.padding, groups=module.groups)
+    return torch.autograd.grad(y, wanted, gradient)

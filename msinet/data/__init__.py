@@ -1,4 +1,7 @@
-"""Data sets in their native layouts, P x K batches, augmentation and decoding. Importing it does not import torch."""
+"""Data sets in their native layouts, P x K batches, augmentation and decoding.
+
+Importing this package does not import torch.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""What happens to a training image, as numbers; `msinet.data.transforms.augment` does it."""
+"""Settings of `msinet.data.transforms.augment`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +21,7 @@ class Augmentation:
     erase: float = 0.5
     """probability of random erasing"""
     erase_fill: Literal["mean", "noise"] = "mean"
-    """what fills an erased box: the mean colour, or normal noise with mean and deviation 0.5 (transformers)"""
+    """content of an erased box: the mean colour, or normal noise with mean and deviation 0.5 (transformers)"""
 
     def __post_init__(self) -> None:
         if self.pad < 0:
@@ -32,4 +32,4 @@ class Augmentation:
         if self.erase_fill not in ("mean", "noise"):
             raise UserError(f"recipe: erase_fill must be mean or noise, got {self.erase_fill!r}")
         if self.crop and self.pad:
-            raise UserError(f"recipe: pad must be 0 where a random resized crop takes its place, got {self.pad}")
+            raise UserError(f"recipe: pad must be 0 with a random resized crop, got {self.pad}")

@@ -1,4 +1,4 @@
-"""What a data root holds, beside what it should hold (SPEC F)."""
+"""Compares the data sets under a data root with the published counts (docs/protocol.md)."""
 
 from pathlib import Path
 
@@ -11,20 +11,20 @@ from msinet.errors import DataError
 
 
 def check(root: Path, *, datasets: tuple[str, ...] = (), decode: bool = True, progress: bool = True) -> bool:
-    """Print, for every data set under `root`, its splits and images that cannot be decoded.
+    """Print the splits of every data set under `root`, and its images that cannot be decoded.
 
     Args:
         root: a data root, or the folder of one set.
-        datasets: names to look for; empty: whatever is recognised.
+        datasets: names to look for; empty: all that are recognised.
         decode: read every image; otherwise only names, lists and sizes.
         progress: show a bar.
 
     Returns:
-        Whether every set can be used. Counts that differ from the published ones are shown, not judged:
-        subsets and sets of one's own are welcome.
+        Whether every set can be used. Counts that differ from the published ones are shown but are no error.
 
     Raises:
-        DataError: no such root, or nothing in it that is recognised.
+        UserError: unknown data set.
+        DataError: no such root, or no known layout in it.
     """
     names = recognised(root, datasets)
     usable = [_check_one(name, root, decode, progress) for name in names]
@@ -32,12 +32,10 @@ def check(root: Path, *, datasets: tuple[str, ...] = (), decode: bool = True, pr
 
 
 def recognised(root: Path, datasets: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The sets to look at: those asked for, else those found under `root`.
-
-    VehicleID's shorter test lists are looked at on request only.
+    """The requested data sets, or else those found under `root`, without further test lists of one of them.
 
     Raises:
-        DataError: no such root, or nothing in it that is recognised.
+        DataError: no such root, or no known layout in it.
     """
     if not root.is_dir():
         raise DataError(f"data root {root} does not exist")
@@ -49,6 +47,7 @@ def recognised(root: Path, datasets: tuple[str, ...] = ()) -> tuple[str, ...]:
 
 
 def _check_one(name: str, root: Path, decode: bool, progress: bool) -> bool:
+    card = card_of(name)
     try:
         dataset = load_dataset(name, root)
     except DataError as error:
@@ -58,7 +57,7 @@ def _check_one(name: str, root: Path, decode: bool, progress: bool) -> bool:
     print(f"  {'split':<8} {'identities':>10} {'images':>8} {'cameras':>7}   published")
     for split, images in dataset.splits().items():
         found = (len({i.identity for i in images}), len(images), len({i.camera for i in images}))
-        expected = card_of(name).expected.get(split)
+        expected = card.expected.get(split)
         same = "-" if expected is None else "the same" if found == expected else "{} {} {}".format(*expected)
         print(f"  {split:<8} {found[0]:>10} {found[1]:>8} {found[2]:>7}   {same}")
     for line in _remarks(dataset):
@@ -73,7 +72,8 @@ def _check_one(name: str, root: Path, decode: bool, progress: bool) -> bool:
 
 
 def _remarks(dataset: Dataset) -> list[str]:
-    """What a newcomer would otherwise stumble over."""
+    """Properties of a data set that may surprise."""
+    card = card_of(dataset.name)
     remarks = []
     if dataset.junk:
         remarks.append(f"{dataset.junk} junk images of identity -1 left out")
@@ -82,7 +82,7 @@ def _remarks(dataset: Dataset) -> list[str]:
         remarks.append(f"{single} training identities with a single image (it is repeated within a batch)")
     if len(dataset.draws) > 1:
         remarks.append(f"{len(dataset.draws)} seeded draws of one gallery image per identity, metrics are averaged")
-    if 0 in {image.identity for image in dataset.splits()["gallery"]} and dataset.layout.startswith("Market-1501"):
-        distractors = sum(image.identity == 0 for image in dataset.splits()["gallery"])
-        remarks.append(f"{distractors} distractors of identity 0 kept in the gallery")
+    distractors = sum(image.identity == card.distractor for image in dataset.splits()["gallery"])
+    if distractors:
+        remarks.append(f"{distractors} distractors of identity {card.distractor} kept in the gallery")
     return remarks

@@ -1,7 +1,7 @@
-"""What a data set is to the suite: labelled images, a protocol, and a card that tells how to find and to judge it."""
+"""Data sets: labelled images with a protocol, and the cards that describe them."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+#: Of image files.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+#: `market1501-heldout`: some training identities of market1501 are ranked, the others train.
+HELD_OUT = "-heldout"
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as it lies on disk.
+    """A data set on disk.
 
-    `test` holds every image that is ranked; `draws` says which are queries and which are gallery:
-    one draw for M, MS and VR, several for VehicleID.
+    `test` holds every image that is ranked. `draws` says which are queries and which are gallery: one draw for
+    Market-1501, MSMT17 and VeRi-776, ten for VehicleID.
     """
 
     name: str
@@ -47,7 +50,7 @@ class Dataset:
     remove_same_camera: bool
     """whether a gallery image of the query's identity and camera is left out of its ranking"""
     junk: int = 0
-    """images of identity -1, which no split holds"""
+    """images of identity -1, which are in no split"""
     world: str = ""
     """fingerprint of the rendering; empty for photographs"""
 
@@ -85,38 +88,34 @@ class Dataset:
         return digest.hexdigest()[:12]
 
 
-def some(items: Iterable[object], limit: int = 5) -> str:
-    """The first few of many, for a message."""
-    shown = [str(item) for item in items]
-    return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")
-
-
 @dataclass(frozen=True)
 class DatasetCard:
-    """What the suite knows of a data set besides its parser."""
+    """The facts about a data set besides its parser."""
 
     name: str
     """as commands spell it"""
     short: str
     """as the paper's tables write it"""
     order: int
-    """place in tables; small numbers come first"""
+    """position in tables; small numbers come first"""
     kind: Literal["person", "vehicle"]
     """persons are twice as high as wide, vehicles square"""
     folders: tuple[str, ...]
-    """where it may lie under a data root, its authors' name first"""
+    """where it is looked for below a data root; the first is the authors' name and that of the rendered set"""
     needs: tuple[str, ...]
     """entries of its folder by which it is recognised"""
     expected: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
-    """identities, images and cameras of train, query and gallery, as published"""
+    """published identities, images and cameras of train, query and gallery; empty: not published"""
+    distractor: int | None = None
+    """identity of gallery images that match no query"""
     metrics: tuple[str, str] = ("R1", "mAP")
-    """the two metrics that it is judged by"""
+    """the two metrics that tables show"""
     across: tuple[str, ...] = ()
-    """data sets on which tables test what was trained on it"""
+    """data sets on which networks trained on it are tested as well"""
     extra: bool = False
-    """on the rendered world: only with --whole, or when it is named"""
+    """on the rendered world: used only with --whole, or when it is named"""
     part_of: str = ""
-    """the data set of which it is another test list; such are used when they are named"""
+    """the data set of which it is another test list; used only when it is named"""
 
 
 Parser = Callable[[Path], Dataset]
@@ -128,7 +127,7 @@ def register(card: DatasetCard) -> Callable[[Parser], Parser]:
     """Decorator: enter a parser, from a data set's folder to a `Dataset`, under the name of its card.
 
     Raises:
-        ValueError: the name, or what tables call it, is taken.
+        ValueError: the name or the short name is taken, or ends with the reserved suffix.
     """
 
     def enter(parser: Parser) -> Parser:
@@ -140,7 +139,3 @@ def register(card: DatasetCard) -> Callable[[Parser], Parser]:
         return parser
 
     return enter
-
-
-#: `market1501-heldout`: some training identities of market1501 are ranked, the others train.
-HELD_OUT = "-heldout"

@@ -1,4 +1,4 @@
-"""The factors behind the images of a rendered set, and what they mean for a query."""
+"""Factors of the images of a rendered set, and how hard they make each query."""
 
 import csv
 
@@ -20,23 +20,23 @@ def read_factors(dataset: Dataset) -> dict[str, dict[str, str]]:
         return {}
     with file.open(newline="", encoding="utf-8") as stream:
         factors = {row["path"]: row for row in csv.DictReader(stream)}
-    # A query of VeRi lies in the gallery under the same name, and is listed once.
+    # A query of VeRi is in the gallery under the same name, and is listed once.
     by_name = {path.rpartition("/")[2]: row for path, row in factors.items()}
     result = {}
     for image in (*dataset.train, *dataset.test):
         path = image.path.relative_to(dataset.root).as_posix()
         row = factors.get(path) or by_name.get(image.path.name)
         if row is None:
-            raise UserError(f"{file} says nothing about {path}; render the set again")
+            raise UserError(f"{file} does not list {path}; render the set again")
         result[path] = row
     return result
 
 
 def query_factors(dataset: Dataset, draw: Draw) -> list[dict[str, float]]:
-    """What makes each query of a draw easy or hard; empty for photographs.
+    """Factors that make each query of a draw easy or hard; empty for photographs.
 
     Per query: `occlusion`, the hidden share of the body; `light`, the exposure; `view_change`, degrees between
-    its view and the nearest view among the matches that count, NaN without one.
+    its view and the nearest view among its matches in the gallery, NaN without one.
     """
     factors = read_factors(dataset)
     if not factors:

@@ -1,4 +1,4 @@
-"""Images sorted into one folder per class, as ImageNet's usually are: what classifiers are pre-trained on."""
+"""Classification sets for pre-training: one folder of images per class, as in ImageNet."""
 
 import hashlib
 import os
@@ -9,23 +9,23 @@ from pathlib import Path
 
 import numpy as np
 
-from msinet.data.datasets import SUFFIXES, Image, some
+from msinet.data.datasets import SUFFIXES, Image
 from msinet.data.loading import Pixels, decode, verify
 from msinet.data.rendered import WORLD
 from msinet.data.transforms import centre_crop
-from msinet.errors import DataError
+from msinet.errors import DataError, first_few
 
 EXPECTED = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """A classification set as it lies on disk. Images are paths below the root: there may be more than a million."""
+    """A classification set on disk. Images are stored as paths below the root: there may be more than a million."""
 
     name: str
     root: Path
     classes: tuple[str, ...]
-    """names of the class folders, sorted; a label is a place in it"""
+    """names of the class folders, sorted; a label is a position in it"""
     train: tuple[str, ...]
     train_labels: np.ndarray
     """(len(train),) int64"""
@@ -42,7 +42,7 @@ class ClassFolders:
         return digest.hexdigest()[:12]
 
     def verify(self, *, progress: bool = True) -> None:
-        """Read every image once, unless that was done before.
+        """Read every image once; later calls skip verified images.
 
         Raises:
             DataError: images that cannot be decoded, by path.
@@ -52,11 +52,11 @@ class ClassFolders:
 
 
 class FolderImages:
-    """Decodes an image each time it is asked for: in its own size, or the centre of it as (height, width, 3) uint8."""
+    """Decodes an image on every access: in its own size, or its centre as (height, width, 3) uint8."""
 
     def __init__(self, root: Path, images: Sequence[str], size: tuple[int, int] | None = None) -> None:
         self.root, self.size = root, size
-        self.images = np.array(images)  # one block of memory, which worker processes share
+        self.images = np.array(images)  # one block of memory, shared by worker processes
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,7 +67,7 @@ class FolderImages:
 
 
 def load_class_folders(root: Path | str, name: str = "") -> ClassFolders:
-    """The set under `root`: `train/<class>/*` and `val/<class>/*`, classes numbered by sorted name.
+    """Load the set under `root`: `train/<class>/*` and `val/<class>/*`, classes numbered by sorted name.
 
     Args:
         root: the folder that holds train/ and val/.
@@ -79,37 +79,31 @@ def load_class_folders(root: Path | str, name: str = "") -> ClassFolders:
     """
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise DataError(f"{root} does not exist or is no folder; {EXPECTED}")
+        raise DataError(f"{root} does not exist or is not a folder; {EXPECTED}")
     root = root.resolve()
     try:
         train, val = (_split(root, split) for split in ("train", "val"))
-    except OSError as error:  # no permission, a link to nothing
-        raise DataError(f"{root}: {error}; mend it or take it out") from error
+    except OSError as error:  # no permission, a broken link
+        raise DataError(f"{root}: {error}; repair or remove it") from error
     classes = tuple(sorted(train))
     if len(classes) < 2:
-        raise DataError(f"{root / 'train'} holds {len(classes)} class folder(s), and two are the least; {EXPECTED}")
+        raise DataError(f"{root / 'train'} holds {len(classes)} class folder(s) and needs at least two; {EXPECTED}")
     if empty := [one for one in classes if not train[one]]:
-        raise DataError(f"{root / 'train'}: no .jpg, .jpeg or .png in {some(empty)}; fill the folders or take them out")
+        raise DataError(f"{root / 'train'}: no .jpg, .jpeg or .png in {first_few(empty)}; fill or remove the folders")
     if strange := sorted(set(val) - set(classes)):
         raise DataError(
-            f"{root / 'val'}: {some(strange)} not in {root / 'train'}; both must have the same class folders"
+            f"{root / 'val'}: {first_few(strange)} not in {root / 'train'}; both must have the same class folders"
         )
     if not any(val.values()):
         raise DataError(f"{root / 'val'}: no .jpg, .jpeg or .png in its class folders; {EXPECTED}")
-    number = {one: place for place, one in enumerate(classes)}
+    name = name or ("rendered" if (root / WORLD).is_file() else root.name)
+    return ClassFolders(name, root, classes, *_labelled(train, classes), *_labelled(val, classes))
 
-    def labels(split: dict[str, list[str]]) -> np.ndarray:
-        return np.array([number[one] for one, images in split.items() for _ in images], dtype=np.int64)
 
-    return ClassFolders(
-        name or ("rendered" if (root / WORLD).is_file() else root.name),
-        root,
-        classes,
-        tuple(image for images in train.values() for image in images),
-        labels(train),
-        tuple(image for images in val.values() for image in images),
-        labels(val),
-    )
+def _labelled(split: dict[str, list[str]], classes: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The images of all class folders of a split, and their labels."""
+    labels = np.repeat([classes.index(one) for one in split], [len(images) for images in split.values()])
+    return tuple(image for images in split.values() for image in images), labels.astype(np.int64)
 
 
 def _split(root: Path, split: str) -> dict[str, list[str]]:
@@ -119,7 +113,7 @@ def _split(root: Path, split: str) -> dict[str, list[str]]:
         raise DataError(f"{root} has no folder {split}/; {EXPECTED}")
     names = sorted(os.listdir(folder))
     classes = [name for name in names if not name.startswith(".") and (folder / name).is_dir()]
-    if not classes and any(map(_is_image, names)):  # ImageNet's validation images come so
+    if not classes and any(map(_is_image, names)):  # as ImageNet's validation images are distributed
         raise DataError(f"{folder} holds images but no class folders; sort them into one folder per class; {EXPECTED}")
     return {
         one: [f"{split}/{one}/{image}" for image in sorted(os.listdir(folder / one)) if _is_image(image)]

@@ -1,4 +1,4 @@
-"""Decoding images once, and serving training batches and test images from them."""
+"""Decodes images once, and makes training batches and test batches of them."""
 
 import io
 import math
@@ -19,43 +19,43 @@ from torch.utils.data import Dataset as TorchDataset
 
 from msinet import distributed
 from msinet.data.augmentation import Augmentation
-from msinet.data.datasets import Dataset, Image, some
+from msinet.data.datasets import Dataset, Image
 from msinet.data.transforms import augment, normalize
-from msinet.errors import DataError, UserError
-from msinet.io import atomic_path, write_text
+from msinet.errors import DataError, UserError, first_few
+from msinet.io import atomic_path, cache_folder, write_text
 from msinet.progress import bar
 
 Pixels = np.ndarray
-#: A batch is named before it is drawn: (epoch, step, positions in the training set).
+#: Batches to load: (epoch, step, positions in the training set).
 Plan = Iterable[tuple[int, int, list[int]]]
 
 
 def decode(path: Path, height: int | None = None, width: int | None = None) -> Pixels:
-    """An image file as (height, width, 3) uint8 RGB, resized bilinearly; without a size, as large as it is.
+    """An image file as (height, width, 3) uint8 RGB, resized bilinearly; without a size, in its own.
 
     Raises:
         DataError: missing, truncated, or not an image.
     """
     try:
         with PIL.Image.open(path) as image:
-            image.info.pop("transparency", None)  # no part of RGB, and Pillow would warn that it is lost
+            image.info.pop("transparency", None)  # not part of RGB; Pillow would warn about its loss
             rgb = image.convert("RGB")
             if height is not None and width is not None:
                 rgb = rgb.resize((width, height), PIL.Image.Resampling.BILINEAR)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be decoded ({error}); fetch it again or take it out") from error
+        raise DataError(f"{path}: cannot be decoded ({error}); fetch it again or remove it") from error
     return np.asarray(rgb)
 
 
 class PixelSource(Protocol):
-    """Images by position, each (height, width, 3) uint8; of one size unless a random resized crop makes them so."""
+    """Images by position, each (height, width, 3) uint8; of one size unless a random resized crop follows."""
 
     def __getitem__(self, index: int) -> Pixels: ...
     def __len__(self) -> int: ...
 
 
 class DecodeOnDemand:
-    """Decodes an image each time it is asked for."""
+    """Decodes an image on every access."""
 
     def __init__(self, images: Sequence[Image], height: int, width: int) -> None:
         self.paths = [image.path for image in images]
@@ -69,7 +69,7 @@ class DecodeOnDemand:
 
 
 def undecodable(images: Sequence[Image], *, progress: bool = True) -> list[str]:
-    """Reads every image once and returns one message per image that cannot be decoded."""
+    """Read every image once and return one message per image that cannot be decoded."""
     problems: list[str] = []
 
     def attempt(image: Image) -> None:
@@ -89,29 +89,24 @@ def _in_threads(work: Callable[[Image], object], images: Sequence[Image], what: 
             pass
 
 
-def cache_folder() -> Path:
-    """Where decoded images are kept: $MSINET_CACHE, else ~/.cache/msinet."""
-    return Path(os.environ.get("MSINET_CACHE", Path.home() / ".cache" / "msinet"))
-
-
-#: Decoded images beyond this many bytes are not cached unless asked for.
+#: Larger sets, in bytes of decoded images, are cached only on request.
 CACHE_LIMIT = 4 * 2**30
 
 
 def open_pixels(
     dataset: Dataset, role: str, height: int, width: int, *, cache: bool | None = None, progress: bool = True
 ) -> PixelSource:
-    """The decoded images of one role, every one of them known to be readable.
+    """The decoded images of one role. All of them are known to be readable.
 
-    The first call for a data set and size reads all images, so that a broken one is named before
-    training starts; with the cache it also stores them, for this run and all later ones.
+    The first call for a data set and size reads all images, so that broken ones are reported before training starts.
+    With the cache it also stores them for this run and later ones.
 
     Args:
         dataset: a loaded data set.
         role: "train" or "test".
         height: of the resized images.
         width: of the resized images.
-        cache: keep decoded images in a memory-mapped file; None: if they fit in 4 GiB and on the disk.
+        cache: store decoded images in a memory-mapped file; None: if they fit in 4 GiB and on the disk.
         progress: show a bar.
 
     Raises:
@@ -142,7 +137,7 @@ def _open_pixels(
 
 
 def verify(name: str, key: str, images: Sequence[Image], *, progress: bool = True) -> None:
-    """Read every image once; those known under `key` to be readable are not read again.
+    """Read every image once; nothing is read if `key` is known to be verified.
 
     Raises:
         DataError: images of the set `name` that cannot be decoded, by path.
@@ -161,25 +156,25 @@ def _made_cache_folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot keep decoded images in {folder}: {error.strerror}; "
+            f"cannot store decoded images in {folder}: {error.strerror}; "
             "set MSINET_CACHE to a folder that you may write to"
         ) from error
     return folder
 
 
 def _broken(name: str, problems: Sequence[str]) -> DataError:
-    return DataError(f"{name}: {len(problems)} image(s) cannot be used: {some(problems)}")
+    return DataError(f"{name}: {len(problems)} image(s) cannot be used: {first_few(problems)}")
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
-    """What a .npy file of uint8 begins with."""
+    """The header of a .npy file of uint8."""
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return stream.getvalue()
 
 
 def _intact(file: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a cache file begins and ends as it should; one that does not is written anew."""
+    """True if a cache file has the right header and size; otherwise it is written again."""
     if not file.is_file():
         return False
     header = _header(shape)
@@ -190,8 +185,8 @@ def _intact(file: Path, shape: tuple[int, ...]) -> bool:
 def _write_cache(images: Sequence[Image], height: int, width: int, file: Path, progress: bool) -> None:
     problems: list[str] = []
     with atomic_path(file) as temporary:
-        # Opened by handle: np.lib.format.open_memmap would leave a sparse file that a full disk
-        # turns into a bus error later; writing the bytes finds a full disk now.
+        # np.lib.format.open_memmap would leave a sparse file, with a bus error later on a full disk. Writing the
+        # bytes reports a full disk now.
         with temporary.open("wb") as stream:
             stream.write(_header((len(images), height, width, 3)))
             with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -216,7 +211,7 @@ def _try_decode(path: Path, height: int, width: int, problems: list[str]) -> Pix
 
 
 class _TrainImages(TorchDataset[tuple[Tensor, int]]):
-    """Augmented images; the chance of each comes from (seed, epoch, place in the epoch) alone."""
+    """Augmented images; the random numbers of each depend only on (seed, epoch, position in the epoch)."""
 
     def __init__(
         self,
@@ -229,8 +224,8 @@ class _TrainImages(TorchDataset[tuple[Tensor, int]]):
         self.pixels, self.labels, self.augmentation, self.seed, self.size = pixels, labels, augmentation, seed, size
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
-        epoch, place, index = key
-        rng = np.random.default_rng((self.seed, epoch, place, 1))  # 1: apart from the sampler's seeds
+        epoch, position, index = key
+        rng = np.random.default_rng((self.seed, epoch, position, 1))  # 1: differs from the sampler's seeds
         return augment(self.pixels[index], rng, self.augmentation, self.size), int(self.labels[index])
 
 
@@ -247,9 +242,9 @@ def train_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches in the order of `plan`: images (B, 3, H, W) float32 and labels (B,) int64.
 
-    What a batch holds depends on the plan and the seed, never on the number of workers. `size` is (H, W),
-    which only a random resized crop needs: other images come in it. Of several processes each gets its own part of
-    every batch, with the images as one process would get them.
+    Batches depend on the plan and the seed, not on the number of workers. `size` is (H, W) of a random resized crop;
+    without one, images already have their size. With several processes, each gets its own part of every batch, and the
+    images are those of a single process.
     """
     keys = (
         [(epoch, step * len(batch) + i, index) for i, index in enumerate(batch)][distributed.share(len(batch))]
@@ -267,15 +262,15 @@ def train_batches(
 
 def _quiet(worker: int) -> None:
     del worker
-    torch.set_num_threads(1)  # workers share the cores; more threads each would only fight
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+    torch.set_num_threads(1)  # workers share the cores
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
 
 
 def test_batches(pixels: PixelSource, batch_size: int) -> Iterator[Tensor]:
     """All images in order, normalised, (B, 3, H, W) float32 in batches of `batch_size` (the last may be smaller).
 
-    Several processes take turns, batch by batch, and whoever has no batch left in the last turn gets the last one
-    again, so that all get equally many; `distributed.gather_batch` puts together what they make of them.
+    Several processes take turns, batch by batch. In the last turn, processes without a batch get the last one again,
+    so that all get the same number; `distributed.gather_batch` joins their results.
     """
     count = -(-len(pixels) // batch_size)
     for turn in range(0, count, distributed.world()):

@@ -1,4 +1,4 @@
-"""What marks a folder as rendered: `world.json`, and `factors.csv` with the numbers behind every image."""
+"""Files that mark a folder as rendered: `world.json`, and `factors.csv` with the factors of every image."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,11 @@ WORLD = "world.json"
 
 
 def read_world(folder: Path) -> dict[str, Any] | None:
-    """What `world.json` says about a rendered set; None for a folder without one."""
+    """The contents of `world.json` of a rendered set; None for a folder without one.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = folder / WORLD
     if not path.is_file():
         return None

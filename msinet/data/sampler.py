@@ -1,4 +1,4 @@
-"""P x K batches: P identities with K images each (SPEC A.8); for classifiers, plain shuffled ones."""
+"""P x K batches: P identities with K images each (Sec. 4.3). Classifiers get shuffled batches."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ def pk_batches(labels: ArrayLike, p: int, k: int, seed: Sequence[int]) -> list[l
     """One pass over the images in batches of `p` identities with `k` images each.
 
     Each identity's images are shuffled and cut into chunks of `k`; an identity with fewer draws them
-    with replacement, and what does not fill a chunk waits for another pass. Batches take a chunk of
+    with replacement, and an incomplete chunk is left out of the pass. Batches take a chunk of
     `p` different identities each, until fewer than `p` have chunks left.
 
     Args:
@@ -44,11 +44,11 @@ def pk_batches(labels: ArrayLike, p: int, k: int, seed: Sequence[int]) -> list[l
     batches = []
     left = list(range(len(groups)))  # identities with chunks left
     while len(left) >= p:
-        places = rng.choice(len(left), p, replace=False)
-        batches.append([int(i) for place in places for i in chunks[left[place]].pop()])
-        for place in sorted(places, reverse=True):  # from the back, so that places in front stay valid
-            if not chunks[left[place]]:
-                left[place] = left[-1]
+        positions = rng.choice(len(left), p, replace=False)
+        batches.append([int(i) for position in positions for i in chunks[left[position]].pop()])
+        for position in sorted(positions, reverse=True):  # from the back, so that earlier positions stay valid
+            if not chunks[left[position]]:
+                left[position] = left[-1]
                 left.pop()
     return batches
 
@@ -56,7 +56,7 @@ def pk_batches(labels: ArrayLike, p: int, k: int, seed: Sequence[int]) -> list[l
 def epoch_batches(
     labels: ArrayLike, p: int, k: int, *, seed: int, epoch: int, steps: int | None = None
 ) -> list[list[int]]:
-    """The batches of one epoch, a pure function of its arguments, so that any step can be resumed.
+    """The batches of one epoch. A pure function of its arguments, so that training can resume at any step.
 
     Args:
         labels: identity of each image.
@@ -64,7 +64,7 @@ def epoch_batches(
         k: images per identity.
         seed: of the run.
         epoch: counted from 0.
-        steps: batches in the epoch, over as many passes as that takes; None for exactly one pass.
+        steps: batches in the epoch, from as many passes as needed; None for exactly one pass.
     """
     return _passes(lambda number: pk_batches(labels, p, k, (seed, epoch, number)), steps)
 
@@ -77,7 +77,7 @@ def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, steps: int
         size: of a batch.
         seed: of the run.
         epoch: counted from 0.
-        steps: batches in the epoch, over as many passes as that takes; None for exactly one pass.
+        steps: batches in the epoch, from as many passes as needed; None for exactly one pass.
 
     Raises:
         DataError: fewer images than a batch takes.
@@ -96,7 +96,7 @@ def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, steps: int
 
 
 def _passes(batches_of: Callable[[int], list[list[int]]], steps: int | None) -> list[list[int]]:
-    """`steps` batches of as many passes as that takes; None for exactly one pass."""
+    """`steps` batches from as many passes as needed; None for exactly one pass."""
     batches = batches_of(0)
     if steps is None:
         return batches

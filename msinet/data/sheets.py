@@ -1,4 +1,4 @@
-"""Contact sheets: the images of a data set by identity, by camera and, where they are known, by factor."""
+"""Contact sheets: the images of a data set by identity, by camera and, for rendered sets, by factor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ import PIL.ImageOps
 
 from msinet.data.datasets import Dataset, Image
 from msinet.data.factors import read_factors
+from msinet.data.layouts import card_of
 from msinet.data.loading import decode
 from msinet.errors import UserError
 from msinet.io import atomic_path
 
 INK, PAPER, PALE = (30, 30, 30), (255, 255, 255), (110, 110, 110)
-#: Factors worth a row, with the unit that stands beside the value.
+#: Factors that get a row, with the unit of their values.
 SHOWN = {
     "yaw": "°",
     "elevation": "°",
@@ -44,10 +45,10 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
     """Draw the sheets of a data set and return their paths.
 
     Args:
-        dataset: any set; one that was rendered gets a sheet by factor as well.
+        dataset: any set; a rendered one gets a sheet by factor as well.
         out: folder for NAME-identities.png, NAME-cameras.png, NAME-factors.png.
         rows: identities or cameras on a sheet.
-        columns: images beside each other.
+        columns: images in a row.
         height: of an image in pixels.
 
     Raises:
@@ -57,8 +58,9 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
     if min(rows, columns) < 1 or height < 16:
         raise UserError(f"rows and columns must be at least 1 and height at least 16, got {rows}, {columns}, {height}")
     factors = read_factors(dataset)
-    # Distractors have no identity to show; VeRi's queries are in its gallery again, under the same name.
-    shown = {i.path.name: i for i in dataset.test if i.identity or dataset.layout.startswith("MSMT17")}
+    card = card_of(dataset.name)
+    # Distractors have no identity to show. VeRi's queries are also in its gallery, under the same name.
+    shown = {i.path.name: i for i in dataset.test if i.identity != card.distractor}
     images = sorted(shown.values(), key=lambda i: i.path)
     sheets = {
         "identities": (
@@ -69,7 +71,7 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
     }
     if factors:
         sheets["factors"] = (by_factor(images, factors, dataset.root, columns), "one factor per row, from low to high")
-    width = height if dataset.layout.startswith(("VeRi", "VehicleID")) else height // 2
+    width = height if card.kind == "vehicle" else height // 2
     written = []
     for kind, (lines, what) in sheets.items():
         path = out / f"{dataset.name}-{kind}.png"
@@ -83,7 +85,7 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
 def by_identity(
     images: Sequence[Image], factors: dict[str, dict[str, str]], root: Path, rows: int, columns: int
 ) -> list[Line]:
-    """Identities, families together where they are known, images of different cameras first."""
+    """One row per identity, by family if known, images of different cameras first."""
     groups: dict[int, list[Image]] = {}
     for image in images:
         groups.setdefault(image.identity, []).append(image)
@@ -106,7 +108,7 @@ def by_identity(
 
 
 def by_camera(images: Sequence[Image], rows: int, columns: int) -> list[Line]:
-    """Cameras with evenly spaced images, as a rule of different identities."""
+    """One row per camera, with evenly spaced images, mostly of different identities."""
     groups: dict[int, list[Image]] = {}
     for image in images:
         groups.setdefault(image.camera, []).append(image)
@@ -123,7 +125,7 @@ def by_camera(images: Sequence[Image], rows: int, columns: int) -> list[Line]:
 
 
 def by_factor(images: Sequence[Image], factors: dict[str, dict[str, str]], root: Path, columns: int) -> list[Line]:
-    """Images at even steps through each factor's range, the extremes included."""
+    """One row per factor, with images at even steps through its range, including both ends."""
     lines = []
     for factor, unit in SHOWN.items():
         values = sorted((float(factors[i.path.relative_to(root).as_posix()][factor]), i.path) for i in images)
@@ -138,12 +140,12 @@ def by_factor(images: Sequence[Image], factors: dict[str, dict[str, str]], root:
 
 
 def _spaced(items: Sequence[Image], number: int) -> list[Image]:
-    places = np.unique(np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int))
-    return [items[i] for i in places]
+    positions = np.unique(np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int))
+    return [items[i] for i in positions]
 
 
 def draw(lines: Sequence[Line], title: str, height: int, width: int) -> PIL.Image.Image:
-    """A sheet: labels on the left, images of one size, captions under them."""
+    """Draw a sheet: labels on the left, images of one size, captions below them."""
     left, top, gap, caption = 92, 34, 6, 17
     large, small = (PIL.ImageFont.load_default(size) for size in (16, 12))
     columns = max(len(line.images) for line in lines)

@@ -1,4 +1,4 @@
-"""From decoded pixels to network input: the training recipes and the test pipelines (SPEC A.7, A.8)."""
+"""Conversion of decoded pixels to network input, for training and for test (Sec. 4.2-4.3)."""
 
 import math
 
@@ -11,7 +11,7 @@ from msinet.data.augmentation import Augmentation
 
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
-#: The released code erases with this mean of RGB in [0, 1], though the image is normalised by then.
+#: The released code fills erased boxes of the normalised image with this mean of RGB in [0, 1].
 ERASE_FILL = torch.tensor((0.4914, 0.4822, 0.4465)).view(3, 1, 1)
 
 
@@ -22,16 +22,16 @@ def normalize(pixels: np.ndarray) -> Tensor:
 
 
 def _tensor(pixels: np.ndarray) -> Tensor:
-    """A copy: decoded and cached images are read-only, which torch warns about, and flipped ones run backwards."""
+    """A copy, because decoded and cached images are read-only and flipped ones have a negative stride."""
     return torch.from_numpy(np.array(pixels, order="C"))
 
 
 def augment(
     pixels: np.ndarray, rng: np.random.Generator, recipe: Augmentation, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """One training image: (H, W, 3) uint8 to (3, H, W) float32, all chance from `rng`.
+    """Augment a training image: (H, W, 3) uint8 to (3, H, W) float32, with random numbers from `rng`.
 
-    With a random resized crop the result is of the given `size` (height, width), by default the image's own.
+    After a random resized crop the result has the given `size` (height, width), by default the image's own.
     """
     height, width = pixels.shape[:2]
     if rng.random() < recipe.flip:
@@ -57,8 +57,8 @@ def augment(
 def crop_box(height: int, width: int, crop: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random crop, as torchvision's RandomResizedCrop draws it.
 
-    Its share of the area is uniform in [crop, 1], the logarithm of its aspect (width / height) in that of
-    [3/4, 4/3]. After ten tries that do not fit, the centre, as much as the aspects allow.
+    Its share of the area is uniform in [crop, 1], the logarithm of its aspect (width / height) uniform in that of
+    [3/4, 4/3]. After ten tries that do not fit: the largest centre crop with an allowed aspect.
     """
     low, high = 3 / 4, 4 / 3
     for _ in range(10):
@@ -74,7 +74,7 @@ def crop_box(height: int, width: int, crop: float, rng: np.random.Generator) -> 
 def centre_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """The test image of a classifier: (H, W, 3) uint8 to (height, width, 3) uint8.
 
-    Resized so that what is cut out covers 224/256 of the tighter side, then the centre.
+    The image is resized so that its centre crop covers 224/256 of the tighter side.
     """
     scale = 256 / 224 * max(height / pixels.shape[0], width / pixels.shape[1])
     size = [round(scale * side) for side in pixels.shape[:2]]

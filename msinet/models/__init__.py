@@ -1,4 +1,4 @@
-"""Networks: one file per family, each with its card. Importing this package does not import torch."""
+"""Networks: one file for each, with its card. Importing this package does not import torch."""
 
 from typing import TYPE_CHECKING, Any
 

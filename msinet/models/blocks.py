@@ -1,4 +1,4 @@
-"""Building blocks that MSINet, OSNet and CDNet share (OSNet, Sec. 3; SPEC A.1)."""
+"""Building blocks that MSINet, OSNet and CDNet share (Sec. 3.2)."""
 
 from collections.abc import Callable
 
@@ -53,7 +53,7 @@ class LightConv(nn.Sequential):
 
 
 def light_convs(channels: int, count: int) -> nn.Sequential:
-    """`count` light convolutions in series: receptive field 2*count + 1."""
+    """`count` light convolutions in series, with a receptive field of 2*count + 1."""
     return nn.Sequential(*(LightConv(channels, channels) for _ in range(count)))
 
 
@@ -98,14 +98,14 @@ WIDTHS = (64, 256, 384, 512)
 
 
 class Skeleton(nn.Module):
-    """What OSNet, CDNet and MSINet have in common: stem, three stages, down-sampling after the first two.
+    """The backbone of OSNet, CDNet and MSINet: stem, three stages, down-sampling after the first two.
 
     `forward` returns the map that feeds the local branch of a neck, (B, 384, H/16, W/16), and the final
     map, (B, 512, H/16, W/16).
 
     Args:
         width: multiplies every channel count.
-        stage: makes stage number 0, 1 or 2 from its input and output channels.
+        stage: builds stage 0, 1 or 2 from its number, input and output channels.
         conv5: whether a 1x1 convolution follows the last stage, as in OSNet.
     """
 
@@ -126,7 +126,7 @@ class Skeleton(nn.Module):
 
 
 def init_weights(network: nn.Module) -> None:
-    """Kaiming-normal (fan-out) convolutions, N(0, 0.01) linear layers, zero biases (SPEC A.2)."""
+    """Kaiming-normal (fan-out) convolutions, N(0, 0.01) linear layers, zero biases, as in the released code."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""CDNet (Li et al., CVPR 2021) with its searched cells (SPEC B.3)."""
+"""CDNet (Li et al., CVPR 2021) with its searched cells, a baseline of Table 2."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from msinet.models.blocks import ChannelGate, ConvBN, Skeleton, light_convs, shortcut
 from msinet.models.heads import ReIDNet, assemble
-from msinet.models.registry import NetworkCard, register
+from msinet.models.registry import NetworkCard, NetworkWeights, register
 
 #: The published architecture: kernels of the two branches and depth of each of the six cells.
 SEARCHED = ((3, 5, 1), (3, 7, 2), (5, 7, 2), (5, 9, 1), (5, 7, 2), (5, 7, 1))
@@ -53,7 +53,8 @@ def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
         studies=("table2", "table3"),
         settings=(("mini", {"lr": 2e-3}),),
         cross_domain=False,
-    )
+    ),
+    NetworkWeights("CDNet", r"backbone\.stage1\.0\.0\.branch1\."),
 )
 def cdnet(num_classes: int, *, width: float = 1.0, neck: str = "cdnet", pam: bool = False) -> ReIDNet:
     """CDNet with its original neck, or with MSINet's (fbl)."""

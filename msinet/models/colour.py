@@ -1,4 +1,4 @@
-"""A baseline that learns nothing: how far colour alone goes on a data set."""
+"""An untrained baseline that shows how far colour alone goes on a data set."""
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,8 @@ class ColourHistogram(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, 512)
         if self.training:
-            raise UserError("colour_histogram learns nothing, so there is nothing to train; evaluate it as it is")
-        # Rounding gives back the very bytes: normalising moved them by far less than half a level.
+            raise UserError("colour_histogram has nothing to train; evaluate it without training")
+        # Rounding restores the bytes: the rounding error of normalising is far below half a level.
         levels = (images.float() * self.std + self.mean).mul(255).round().clamp(0, 255).long()
         red, green, blue = (levels // (256 // BINS)).flatten(2).unbind(1)  # (B, H*W) each, in [0, 7]
         bins = (red * BINS + green) * BINS + blue  # (B, H*W), in [0, 511]
@@ -47,7 +47,7 @@ class ColourHistogram(nn.Module):
     )
 )
 def colour_histogram(num_classes: int, *, width: float = 1.0) -> ColourHistogram:
-    """Colour histogram of 8x8x8 bins: the row that every trained network has to beat."""
+    """Colour histogram of 8x8x8 bins, an untrained baseline."""
     del num_classes  # nothing is classified
     if width != 1:
         raise UserError(f"colour_histogram has no width to multiply by {width:g}; ask for colour_histogram")

@@ -1,10 +1,10 @@
-"""A network as it would be shipped: what only training needs is gone, and what can be computed at once is merged.
+"""Networks for inference: layers that only training needs are removed, and layers are merged.
 
-Batch norms become part of the convolutions before them. In a cell of MSINet the linear convolutions that are summed
-(two of the branches, one of the shortcut where there is one) are one over all their channels; in OSNet and CDNet, the
-block's last and the shortcut's are. The two entry convolutions of a cell stay apart: as one, their halves are strided
-views, and copying those costs more than reading the input twice (MSINet at batch 32 took 3 % longer). Features stay
-what they were, up to rounding.
+Batch norms become part of the convolutions before them. Linear convolutions whose results are summed become one
+convolution over all their channels: in a cell of MSINet those of the two branches and of the shortcut, if it has one;
+in OSNet and CDNet the block's last and the shortcut's. The two entry convolutions of a cell are not merged: their
+halves would be strided views, and copying those costs more than reading the input twice (MSINet at batch 32 took 3 %
+longer). Features do not change, except for rounding.
 """
 
 import copy
@@ -22,13 +22,13 @@ from msinet.models.osnet import OSBlock
 
 
 def deploy(model: nn.Module) -> nn.Module:
-    """A copy for inference alone: (B, 3, H, W) to the (B, D) features of `model.eval()`, within rounding.
+    """A copy for inference: (B, 3, H, W) to the (B, D) features of `model.eval()`, except for rounding.
 
-    The copy is in evaluation mode, wants no gradients and is laid out channels-last; give it images in that layout.
+    The copy is in evaluation mode, without gradients, and in channels-last layout; pass images in that layout.
     Classifiers, training-only layers and the position activation module are dropped.
 
     Args:
-        model: any registered network; it stays as it is.
+        model: any registered network; it is not changed.
     """
     network = copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(network, ReIDNet):
@@ -40,7 +40,7 @@ def deploy(model: nn.Module) -> nn.Module:
 
 
 def drop_unused(network: nn.Module) -> None:
-    """Replace what no feature depends on by nothing: classifiers, and embeddings that only training looks at."""
+    """Remove layers that no feature depends on: classifiers and embeddings that only training uses."""
     for name in ("classifier", "local_classifier"):
         for module in network.modules():
             if hasattr(module, name):
@@ -51,7 +51,7 @@ def drop_unused(network: nn.Module) -> None:
 
 
 def fold(module: nn.Module) -> None:
-    """Take every batch norm into the convolution or linear layer that is registered right before it."""
+    """Fold every batch norm into the convolution or linear layer that is registered right before it."""
     children = list(module.named_children())
     for (name, layer), (following, norm) in pairwise(children):
         if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -65,7 +65,7 @@ def fold(module: nn.Module) -> None:
 
 
 def merge(module: nn.Module) -> None:
-    """Put merged cells and blocks in the place of those that have one."""
+    """Replace cells and blocks by their merged versions."""
     for name, child in module.named_children():
         if isinstance(child, MSICell):
             setattr(module, name, MergedCell(child))
@@ -76,7 +76,7 @@ def merge(module: nn.Module) -> None:
 
 
 class Joined(nn.Module):
-    """Convolutions of 1x1 whose results are summed, as one over their concatenated inputs."""
+    """One 1x1 convolution over concatenated inputs, in place of several whose results are summed."""
 
     def __init__(self, convolutions: list[nn.Conv2d], signs: list[float]) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class MergedCell(nn.Module):
         last = [_convolution(cell.fuse_a), _convolution(cell.fuse_b)]
         signs = [1.0, -1.0 if cell.fusion == "minus" else 1.0]
         self.shortcut: nn.Module | None = None
-        if self.fusion == "mul":  # a product of sums is no sum
+        if self.fusion == "mul":  # a product of sums cannot be merged
             self.fuse_a, self.fuse_b, self.shortcut = cell.fuse_a, cell.fuse_b, cell.shortcut
             return
         self.widens = isinstance(cell.shortcut, ConvBN)

@@ -1,6 +1,6 @@
-"""What stands on a backbone: pooling, embedding and classifiers (SPEC A.3, B.1-B.3).
+"""Necks: pooling, embeddings and classifiers that follow a backbone (docs/method.md).
 
-Every head takes the local map and the final map of a backbone. In training it returns an `Output`;
+Every neck takes the local map and the final map of a backbone. In training it returns an `Output`;
 in evaluation one feature row per image.
 """
 
@@ -16,12 +16,12 @@ from msinet.models.sam import PositionActivation
 
 
 class Output(NamedTuple):
-    """What the losses see in training, one entry per branch of the neck."""
+    """Input of the losses in training; one entry per branch of the neck."""
 
     logits: tuple[Tensor, ...]  # (B, identities): for the identity loss (Eq. 5)
     embeddings: tuple[Tensor, ...]  # (B, D): for the triplet loss (Eq. 6)
-    feature_map: Tensor  # (B, C, H, W): the final map, which spatial alignment looks at
-    activation: Tensor | None = None  # (B, H*W): of each position, by PAM if the network has one
+    feature_map: Tensor  # (B, C, H, W): the final map, for spatial alignment (Eq. 7)
+    activation: Tensor | None = None  # (B, H*W): activations of positions, if the network has a PAM
 
 
 class ReIDNet(nn.Module):
@@ -32,7 +32,7 @@ class ReIDNet(nn.Module):
         self.backbone = backbone
         self.head = head
         self.channels = channels  # of the final map
-        self.pam: PositionActivation | None = None  # for spatial alignment, in training alone
+        self.pam: PositionActivation | None = None  # for spatial alignment, only in training
 
     def forward(self, images: Tensor) -> Tensor | Output:  # (B, 3, H, W)
         local_map, final_map = self.backbone(images)
@@ -43,7 +43,7 @@ class ReIDNet(nn.Module):
 
 
 def frozen_bias_bn(channels: int) -> nn.BatchNorm1d:
-    """Batch norm whose bias stays 0, so that features keep their origin (BNNeck)."""
+    """Batch norm whose bias stays 0, as in BNNeck."""
     bn = nn.BatchNorm1d(channels)
     bn.bias.requires_grad_(False)
     return bn
@@ -66,7 +66,7 @@ def pool_halves(feature_map: Tensor) -> Tensor:
 
 
 class FBLNeck(nn.Module):
-    """MSINet's neck: a global and a local (two-stripe) branch; only the pooled features are kept at test."""
+    """MSINet's neck: a global and a local (two-stripe) branch. Test features are the pooled ones of both."""
 
     training_only = ("fc", "bn", "local_fc", "local_bn")
 
@@ -92,7 +92,7 @@ class FBLNeck(nn.Module):
 
 
 class CDNetNeck(nn.Module):
-    """CDNet's original neck: dropout on the pooled features, then linear, batch norm and ReLU."""
+    """CDNet's own neck: dropout on the pooled features, then linear, batch norm and ReLU."""
 
     training_only = ("fc", "local_fc")
 
@@ -116,7 +116,7 @@ class CDNetNeck(nn.Module):
 
 
 class BNNeck(nn.Module):
-    """The strong baseline's neck: triplet before the batch norm, classifier and test feature after it."""
+    """BNNeck of the strong baseline: triplet loss before the batch norm, classifier and test feature after it."""
 
     def __init__(self, local_channels: int, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class BNNeck(nn.Module):
 
 
 class FCHead(nn.Module):
-    """OSNet's head: pooled map, linear, batch norm, ReLU; that feature is classified and compared."""
+    """OSNet's neck: pooled map, linear, batch norm, ReLU. The result is classified and is the test feature."""
 
     def __init__(self, local_channels: int, channels: int, num_classes: int, dim: int = 512) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class FCHead(nn.Module):
 
 
 class TokenNeck(nn.Module):
-    """A transformer's neck: the class token, which stands as its local map, before the batch norm at test."""
+    """A transformer's neck: BNNeck on the class token, which is its local map; the test feature precedes the norm."""
 
     training_only = ("bn",)
 
@@ -157,7 +157,7 @@ class TokenNeck(nn.Module):
         self.classifier = nn.Linear(channels, num_classes, bias=False)
 
     def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
-        v = pool(local_map)  # (B, C); the token as it is
+        v = pool(local_map)  # (B, C): the class token
         if not self.training:
             return v
         return Output((self.classifier(self.bn(v)),), (v,), final_map)
@@ -168,14 +168,14 @@ NECKS: dict[str, Neck] = {"fbl": FBLNeck, "cdnet": CDNetNeck, "bn": BNNeck, "fc"
 
 
 class Backbone(Protocol):
-    """What a head stands on: `forward` gives the local and the final map."""
+    """A network whose `forward` returns the local and the final map."""
 
     local_channels: int
     channels: int
 
 
 def assemble(backbone: Backbone, neck: str | Neck, num_classes: int, *, pam: bool = False) -> ReIDNet:
-    """The backbone with a neck (or the one of that name) on it, freshly initialised; on request with a PAM.
+    """Join a backbone and a neck, or the neck of that name, with fresh weights; with `pam`, add a PAM.
 
     Raises:
         UserError: unknown neck.
@@ -189,7 +189,7 @@ def assemble(backbone: Backbone, neck: str | Neck, num_classes: int, *, pam: boo
     network = ReIDNet(backbone, head, backbone.channels)
     init_weights(network)
     if pam:
-        with torch.random.fork_rng(devices=[]):  # everything else starts as it would without
+        with torch.random.fork_rng(devices=[]):  # all other weights are those of a network without PAM
             network.pam = PositionActivation(backbone.channels)
             init_weights(network.pam)
     return network

@@ -65,11 +65,13 @@ class CrossAttention(nn.Module):
         return self.gamma * (inverted.softmax(-1) @ value)  # (B, C, N)
 
 
-#: Makes an interaction for branches of so many channels.
+#: Makes an interaction for branches with a number of channels.
 Make = Callable[[int], nn.Module]
+#: The search space (Table 1).
 INTERACTIONS: dict[str, Make] = {
     "N": lambda channels: NoInteraction(),
     "E": lambda channels: Exchange(),
     "G": Gate,
     "A": lambda channels: CrossAttention(),
 }
+LETTERS: dict[type[nn.Module], str] = {NoInteraction: "N", Exchange: "E", Gate: "G", CrossAttention: "A"}

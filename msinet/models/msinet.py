@@ -1,4 +1,4 @@
-"""MSINet (Sec. 3.2, Table 1; SPEC A.1)."""
+"""MSINet (Sec. 3.2, Table 1)."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -7,14 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from msinet.errors import UserError
+from msinet.errors import UserError, first_few
 from msinet.models.blocks import ConvBN, Skeleton, light_convs, shortcut
+from msinet.models.genotype import SEARCHED, check_genotype
 from msinet.models.heads import ReIDNet, assemble
-from msinet.models.interactions import INTERACTIONS, Make
-from msinet.models.registry import NetworkCard, register
-
-#: Table 1: the interactions found on MSMT17, two per cell, cell 1 first.
-SEARCHED = "GGEGAGGNGAEA"
+from msinet.models.interactions import INTERACTIONS, LETTERS, Make
+from msinet.models.registry import NetworkCard, NetworkWeights, Notes, State, WeightLayout, register
 
 Fusion = Literal["sum", "minus", "mul"]
 FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "minus": torch.sub, "mul": torch.mul}
@@ -24,9 +22,9 @@ class MSICell(nn.Module):
     """Two branches of different receptive field that interact twice and are then fused.
 
     Args:
-        interactions: what makes the modules after the first and after the second half.
+        interactions: make the modules after the first and after the second half.
         ratio: the scale ratio rho; branch b passes `ratio` light convolutions per half, branch a one.
-        fusion: how the branches are joined after their 1x1 convolutions (Fig. 5c).
+        fusion: joins the branches after their 1x1 convolutions (Fig. 5c).
         mid: channels of each branch; a quarter of the output's unless given.
     """
 
@@ -58,20 +56,74 @@ class MSICell(nn.Module):
         return torch.relu(fused + self.shortcut(x))
 
 
-def check_genotype(genotype: str) -> str:
-    """The genotype in upper case.
+def operations_of(network: nn.Module) -> dict[str, str]:
+    """The letter of every discrete interaction by the name of its module, first cell first."""
+    return {name: LETTERS[type(module)] for name, module in network.named_modules() if type(module) in LETTERS}
 
-    Raises:
-        UserError: a letter other than N, E, G, A, or a length that three stages of cells with two
-            interactions each cannot share.
-    """
-    letters = genotype.upper().replace(" ", "")
-    if not letters or len(letters) % 6 or set(letters) - set(INTERACTIONS):
-        raise UserError(
-            f"genotype {genotype!r} is not valid: it needs a multiple of six letters out of "
-            f"{', '.join(INTERACTIONS)} (two per cell, three stages), such as {SEARCHED!r}"
-        )
-    return letters
+
+def _notes(network: nn.Module) -> Notes:
+    """The interactions, because exchanges have no weights."""
+    letters = "".join(operations_of(network).values())
+    return {"interactions": letters} if letters else {}
+
+
+def _differences(network: nn.Module, state: State, notes: Notes) -> str:
+    """The interactions in which file and network differ."""
+    letters, noted = operations_of(network), notes.get("interactions", "")
+    differing = []
+    for number, (name, letter) in enumerate(letters.items()):
+        if len(noted) == len(letters):
+            of_file = noted[number]
+        elif f"{name}.gamma" in state:
+            of_file = "A"
+        else:
+            of_file = "G" if f"{name}.gate.fc1.weight" in state else "N or E"
+        if letter not in of_file:
+            differing.append(f"{name.removeprefix('backbone.')} is {of_file} in the file and {letter} here")
+    return f"{len(differing)} interactions differ ({first_few(differing, 4)})" if differing else ""
+
+
+WEIGHTS = NetworkWeights(
+    "MSINet",
+    r"backbone\.stage1\.0\.entry_a\.",
+    (
+        WeightLayout(
+            "released MSINet",
+            r"cells\.0\.conv1a\.",
+            (
+                (r"^head\.", "head.bn."),
+                (r"^(fc|classifier)\.", r"head.\1."),
+                (r"^f_conv\.", "head.squeeze."),
+                (r"^f_head\.", "head.local_bn."),
+                (r"^f_(fc|classifier)\.", r"head.local_\1."),
+                (r"^conv1\.", "backbone.stem.0."),
+                (r"^cells\.0\.", "backbone.stage1.0."),
+                (r"^cells\.1\.", "backbone.stage1.1."),
+                (r"^cells\.2\.", "backbone.down1."),
+                (r"^cells\.3\.", "backbone.stage2.0."),
+                (r"^cells\.4\.", "backbone.stage2.1."),
+                (r"^cells\.5\.", "backbone.down2."),
+                (r"^cells\.6\.", "backbone.stage3.0."),
+                (r"^cells\.7\.", "backbone.stage3.1."),
+                (r"\.conv1([ab])\.", r".entry_\1."),
+                (r"\.conv2a\.", ".half1_a.0."),  # one light convolution here, a stack of them in branch b
+                (r"\.conv3a\.", ".half2_a.0."),
+                (r"\.conv2b\.", ".half1_b."),
+                (r"\.conv3b\.", ".half2_b."),
+                (r"\.conv4([ab])\.", r".fuse_\1."),
+                (r"(\.half._.\.\d+)\.conv1\.", r"\1.pointwise."),
+                (r"(\.half._.\.\d+)\.conv2\.", r"\1.depthwise."),
+                (r"\._op2\.", ".interaction1."),
+                (r"\._op3\.", ".interaction2."),
+                (r"\.(interaction.)\.fc", r".\1.gate.fc"),
+                (r"\.downsample\.", ".shortcut."),
+            ),
+            extra=r"align_module\.",  # the position activation module of SAM shapes training only
+        ),
+    ),
+    differences=_differences,
+    notes=_notes,
+)
 
 
 @register(
@@ -83,7 +135,8 @@ def check_genotype(genotype: str) -> str:
         marker="o",
         studies=("table2", "table3", "table6", "calibration"),
         variants=(("pam=True", "MSINet-SAM"),),
-    )
+    ),
+    WEIGHTS,
 )
 def msinet(
     num_classes: int,
@@ -114,13 +167,13 @@ def msinet(
 def stages(
     interactions: Sequence[Make], ratio: int, fusion: Fusion, *, mid_of_input: bool = False
 ) -> Callable[[int, int, int], nn.Sequential]:
-    """What builds the three stages of a `Skeleton` out of cells with these interactions, two per cell.
+    """Make the function that builds the three stages of a `Skeleton` from cells with these interactions, two per cell.
 
     Args:
         interactions: a multiple of six, cell 1 first.
         ratio: rho.
         fusion: sum, minus or mul.
-        mid_of_input: branches are a quarter as wide as the cell's input rather than its output, as in the
+        mid_of_input: a branch has a quarter of the channels of the cell's input instead of its output, as in the
             released search code.
 
     Raises:

@@ -1,11 +1,11 @@
-"""OSNet x1.0 (Zhou et al., ICCV 2019; SPEC B.2)."""
+"""OSNet x1.0 (Zhou et al., ICCV 2019), a baseline of Table 2."""
 
 import torch
 from torch import Tensor, nn
 
 from msinet.models.blocks import ChannelGate, ConvBN, Skeleton, light_convs, shortcut
 from msinet.models.heads import ReIDNet, assemble
-from msinet.models.registry import NetworkCard, register
+from msinet.models.registry import NetworkCard, NetworkWeights, WeightLayout, register
 
 
 class OSBlock(nn.Module):
@@ -27,14 +27,46 @@ class OSBlock(nn.Module):
 
 
 def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
-    """Two blocks, the first of which changes the width; every stage is alike."""
+    """Two blocks, the first of which changes the width. All stages are alike."""
     return nn.Sequential(OSBlock(in_channels, out_channels), OSBlock(out_channels, out_channels))
+
+
+WEIGHTS = NetworkWeights(
+    "OSNet",
+    r"backbone\.stage1\.0\.streams\.",
+    (
+        WeightLayout(
+            "torchreid OSNet",
+            r"conv2\.0\.conv2a\.",
+            (
+                (r"^(fc|classifier)\.", r"head.\1."),
+                (r"^conv1\.", "backbone.stem.0."),
+                (r"^conv2\.2\.", "backbone.down1."),
+                (r"^conv3\.2\.", "backbone.down2."),
+                (r"^conv2\.", "backbone.stage1."),
+                (r"^conv3\.", "backbone.stage2."),
+                (r"^conv4\.", "backbone.stage3."),
+                (r"^conv5\.", "backbone.conv5."),
+                (r"\.conv2a\.", ".streams.0.0."),  # one light convolution here, stacks of them in b, c and d
+                (r"\.conv2b\.", ".streams.1."),
+                (r"\.conv2c\.", ".streams.2."),
+                (r"\.conv2d\.", ".streams.3."),
+                (r"(\.streams\.\d\.\d)\.conv1\.", r"\1.pointwise."),
+                (r"(\.streams\.\d\.\d)\.conv2\.", r"\1.depthwise."),
+                (r"(\.stage\d\.\d)\.conv1\.", r"\1.reduce."),
+                (r"(\.stage\d\.\d)\.conv3\.", r"\1.expand."),
+                (r"\.downsample\.", ".shortcut."),
+            ),
+        ),
+    ),
+)
 
 
 @register(
     NetworkCard(
         name="osnet", label="OSNet", order=20, colour="#D55E00", marker="s", studies=("table2", "table3", "calibration")
-    )
+    ),
+    WEIGHTS,
 )
 def osnet(num_classes: int, *, width: float = 1.0, neck: str = "fc", pam: bool = False) -> ReIDNet:
     """OSNet with its own head (fc, 512-d) or, for a controlled comparison, MSINet's neck (fbl)."""

@@ -1,14 +1,15 @@
-"""Networks by name. `msinet_x0_25` is `msinet` at a quarter of its width, and its label says so.
+"""Networks by name. `msinet_x0_25` is `msinet` at a quarter of its width.
 
-A network is one file of this folder: its code, and a `NetworkCard` given to `@register`. Tables, figures, benchmarks
-and commands learn of it from its card. Cards are read from the source, so that listing networks does not import torch.
+A network is one file of this folder: its code, a `NetworkCard` and, if it reads weights of other code bases, a
+`NetworkWeights`, both given to `@register`. Tables, figures, benchmarks and commands take all they need from the card.
+Cards are read from the source, so that listing networks does not import torch.
 """
 
 import ast
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,17 +21,20 @@ if TYPE_CHECKING:
 
     Builder = Callable[..., nn.Module]
 
+State = dict[str, Any]  # tensors by name; torch is not imported here
+Notes = Mapping[str, str]
+
 
 @dataclass(frozen=True)
 class NetworkCard:
-    """What the suite knows of a network besides its code. All values are literals."""
+    """The facts about a network besides its code. All values are literals."""
 
     name: str
     """as commands spell it"""
     label: str
     """as the paper writes it"""
     order: int
-    """place in tables, benchmarks and legends; small numbers come first"""
+    """position in tables, benchmarks and legends; small numbers come first"""
     colour: str = ""
     """in figures; empty: the next free one"""
     marker: str = ""
@@ -38,67 +42,151 @@ class NetworkCard:
     studies: tuple[str, ...] = ()
     """tables that compare it by default: table2, table3, table6, calibration"""
     variants: tuple[tuple[str, str], ...] = ()
-    """options that the paper names as a network of its own, and that name: (("pam=True", "MSINet-SAM"),)"""
+    """options that have a label of their own: (("pam=True", "MSINet-SAM"),)"""
     widths: tuple[tuple[str, float], ...] = (("smoke", 0.25),)
-    """profiles that build it narrower, and the width there"""
+    """profiles with another width than 1, and that width"""
     recipe: Literal["light", "transformer"] = "light"
-    """family of its training recipe"""
+    """kind of its training recipe"""
     settings: tuple[tuple[str, dict[str, Any]], ...] = ()
     """changes to its recipe by profile, or by profile and kind of data: (("mini", {"lr": 1e-3}),)"""
     cross_domain: bool = True
-    """whether tables train it for other data sets too"""
+    """whether tables test it across data sets"""
     learns: bool = True
-    """whether it has anything to train"""
+    """False: it has no parameters and is only evaluated"""
     module: str = field(default="", compare=False)
     """file of this folder that defines it; empty: defined elsewhere"""
 
     def width(self, profile: str) -> float:
-        """Its width in a profile."""
+        """The width in a profile."""
         return dict(self.widths).get(profile, 1.0)
 
     def named(self, profile: str) -> str:
-        """Its name at the width that it has in a profile."""
-        width = self.width(profile)
-        return self.name if width == 1 else f"{self.name}_x{width:g}".replace(".", "_")
+        """The name with the width of a profile."""
+        return with_width(self.name, self.width(profile))
+
+
+@dataclass(frozen=True)
+class WeightLayout:
+    """Names of a network's weights in another code base, and rules that translate them into ours."""
+
+    name: str
+    """as reports and errors call it"""
+    marker: str
+    """pattern of an entry that only this layout has"""
+    rules: tuple[tuple[str, str], ...] = ()
+    """(pattern, replacement), applied in order to the name of every entry"""
+    extra: str = "(?!)"  # matches nothing
+    """pattern of entries of the file that no network here needs"""
+    lacks: str = "(?!)"
+    """pattern of our entries that the layout does not have"""
+
+    def translate(self, key: str) -> str:
+        """Our name of an entry."""
+        for pattern, replacement in self.rules:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+
+@dataclass(frozen=True)
+class NetworkWeights:
+    """Rules to recognise weights files of a network, translate their entries and compare them with it.
+
+    The functions get the network, the file's entries under our names, and the notes saved with them.
+    """
+
+    network: str
+    """as messages call it"""
+    marker: str
+    """pattern of an entry, under our names, that no other network has"""
+    layouts: tuple[WeightLayout, ...] = ()
+    """of files from other code bases"""
+    adapt: "Callable[[nn.Module, State, Notes], State] | None" = None
+    """changes entries whose shape depends on the image size; a WeightsError if it cannot"""
+    differences: "Callable[[nn.Module, State, Notes], str] | None" = None
+    """names differences that the entries' names and shapes do not show; empty: none"""
+    notes: "Callable[[nn.Module], Notes] | None" = None
+    """what is noted in a weights file because the weights do not show it"""
 
 
 #: Every network by name, in the order of tables.
 CARDS: dict[str, NetworkCard] = {}
-_builders: "dict[str, Builder]" = {}
+_registered: "dict[str, tuple[Builder, NetworkWeights | None]]" = {}
+
+
+def _enter(*cards: NetworkCard) -> None:
+    known = sorted((*CARDS.values(), *cards), key=lambda card: card.order)
+    CARDS.clear()
+    CARDS.update((card.name, card) for card in known)
 
 
 def _read_cards(folder: Path) -> None:
-    """Enter the cards of all files of a folder from their `@register(NetworkCard(...))`, without importing them."""
-    found = []
+    """Enter the cards of all files of a folder from their `@register(NetworkCard(...))`, without importing them.
+
+    Raises:
+        ValueError: a card that is not written out in literals, or a name that is taken, with file and line.
+    """
     for path in sorted(folder.glob("*.py")):
         for function in ast.parse(path.read_text(encoding="utf-8")).body:
             for call in function.decorator_list if isinstance(function, ast.FunctionDef) else ():
                 if isinstance(call, ast.Call) and ast.unparse(call.func) == "register":
-                    card = call.args[0]
-                    assert isinstance(card, ast.Call)
-                    values = {str(word.arg): ast.literal_eval(word.value) for word in card.keywords}
-                    found.append(NetworkCard(**values, module=path.stem))
-    CARDS.update({card.name: card for card in sorted(found, key=lambda card: card.order)})
+                    card = _literal_card(call.args[0], path)
+                    if card.name in CARDS:
+                        raise ValueError(f"{path}:{call.lineno}: network {card.name!r} is registered twice")
+                    _enter(card)
+
+
+def _literal_card(node: ast.expr, path: Path) -> NetworkCard:
+    try:
+        if not isinstance(node, ast.Call) or node.args:
+            raise ValueError("expected NetworkCard(name=..., label=..., ...)")
+        return NetworkCard(**{str(word.arg): ast.literal_eval(word.value) for word in node.keywords}, module=path.stem)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}:{node.lineno}: the card {ast.unparse(node)} is not written out in literals ({error}); "
+            "cards are read without running the file"
+        ) from error
 
 
 _read_cards(Path(__file__).parent)
 
 
-def register(card: NetworkCard) -> "Callable[[Builder], Builder]":
+def register(card: NetworkCard, weights: NetworkWeights | None = None) -> "Callable[[Builder], Builder]":
     """Decorator: enter a builder `(num_classes, *, width, **options)` under the name of its card.
+
+    Args:
+        card: of the network, all literals.
+        weights: rules for its weights files; None: only files saved by this package are read.
 
     Raises:
         ValueError: the name is taken.
     """
 
     def enter(builder: "Builder") -> "Builder":
-        if card.name in _builders or CARDS.get(card.name, card) != card:
+        if card.name in _registered or CARDS.get(card.name, card) != card:
             raise ValueError(f"network {card.name!r} is registered twice")
-        CARDS.setdefault(card.name, card)
-        _builders[card.name] = builder
+        if card.name not in CARDS:
+            _enter(card)
+        _registered[card.name] = builder, weights
         return builder
 
     return enter
+
+
+def _entry(name: str) -> "tuple[Builder, NetworkWeights | None]":
+    if name not in _registered and CARDS[name].module:
+        importlib.import_module(f"msinet.models.{CARDS[name].module}")
+    return _registered[name]
+
+
+def all_weights() -> list[NetworkWeights]:
+    """The rules for weights files of all networks. Imports every network file."""
+    return list(dict.fromkeys(weights for name in CARDS if (weights := _entry(name)[1])))
+
+
+def with_width(name: str, width: float) -> str:
+    """A network's name at a width: ("msinet", 0.25) is `msinet_x0_25`, ("osnet", 1) is `osnet`."""
+    digits = f"{width:g}" if width % 1 else f"{width:.1f}"
+    return name if width == 1 else f"{name}_x{digits.replace('.', '_')}"
 
 
 def split_name(name: str) -> tuple[str, float]:
@@ -115,7 +203,7 @@ def split_name(name: str) -> tuple[str, float]:
 
 
 def card_of(name: str) -> NetworkCard:
-    """The card of a network, whatever its width.
+    """The card of a network; the name may have a width.
 
     Raises:
         UserError: unknown network.
@@ -124,11 +212,14 @@ def card_of(name: str) -> NetworkCard:
 
 
 def label_of(name: str, options: str = "") -> str:
-    """How tables write a network: the paper's name, with a width other than 1.
+    """The name of a network in tables: the paper's, with its options and a width other than 1.
 
     Args:
         name: of the network, with its width.
-        options: as NAME=VALUE words; those of a variant choose its label, others are written out.
+        options: NAME=VALUE words; those of a variant select its label, others are appended.
+
+    Raises:
+        UserError: unknown network.
     """
     card, (_, width) = card_of(name), split_name(name)
     label = dict(card.variants).get(options) or f"{card.label} {options}".strip()
@@ -136,30 +227,24 @@ def label_of(name: str, options: str = "") -> str:
 
 
 def in_study(study: str) -> tuple[NetworkCard, ...]:
-    """The networks that a table compares by default, in their order."""
-    return tuple(sorted((card for card in CARDS.values() if study in card.studies), key=lambda card: card.order))
-
-
-def _builder(name: str) -> "Builder":
-    if name not in _builders and CARDS[name].module:
-        importlib.import_module(f"msinet.models.{CARDS[name].module}")
-    return _builders[name]
+    """The cards of the networks that a table compares by default, in their order."""
+    return tuple(card for card in CARDS.values() if study in card.studies)
 
 
 def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 128), **options: Any) -> "nn.Module":
-    """A network by name, with fresh weights from torch's global random state.
+    """Build a network by name, with fresh weights from torch's global random state.
 
     Args:
         name: one of the registered names, optionally with a width: `msinet`, `osnet_x0_25`.
-        num_classes: identities the classifiers tell apart in training, at least 1.
+        num_classes: training identities, at least 1.
         image: (height, width) of the images; only transformers are built for one size.
-        options: what the network's builder takes, for example `genotype="GGEGAGGNGAEA"`.
+        options: keyword arguments of the network's builder, for example `genotype="GGEGAGGNGAEA"`.
 
     Raises:
-        UserError: unknown name or option, or a value the network refuses.
+        UserError: unknown name or option, or an invalid value.
     """
     base, width = split_name(name)
-    builder = _builder(base)
+    builder, _ = _entry(base)
     parameters = inspect.signature(builder).parameters
     allowed = set(parameters) - {"num_classes", "width", "image"}
     for option in options:

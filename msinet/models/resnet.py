@@ -1,11 +1,11 @@
-"""ResNet of the "strong baseline" (Luo et al., 2019; SPEC B.1): last stride 1, BNNeck."""
+"""ResNet of the "strong baseline" (Luo et al., 2019), in Table 2: last stride 1, BNNeck."""
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from msinet.models.blocks import scaled
 from msinet.models.heads import ReIDNet, assemble
-from msinet.models.registry import NetworkCard, register
+from msinet.models.registry import NetworkCard, NetworkWeights, WeightLayout, register
 
 Block = type[BasicBlock] | type[Bottleneck]
 
@@ -53,7 +53,22 @@ def _resnet(
     return network
 
 
-@register(NetworkCard(name="resnet18", label="ResNet18", order=11))
+WEIGHTS = NetworkWeights(
+    "ResNet",
+    r"backbone\.layer1\.",
+    (
+        WeightLayout(
+            "torchvision ResNet",
+            r"layer1\.0\.conv1\.",
+            ((r"^(conv1|bn1|layer\d)\.", r"backbone.\1."),),
+            extra=r"fc\.",  # classifies ImageNet from the pooled map, which no neck here does
+            lacks=r"head\.",
+        ),
+    ),
+)
+
+
+@register(NetworkCard(name="resnet18", label="ResNet18", order=11), WEIGHTS)
 def resnet18(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: bool = False) -> ReIDNet:
     """ResNet-18 with the strong baseline's changes."""
     return _resnet(BasicBlock, (2, 2, 2, 2), num_classes, width, neck, pam=pam)
@@ -68,14 +83,15 @@ def resnet18(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: boo
         marker="v",
         studies=("table2", "calibration"),
         settings=(("mini", {"lr": 1e-3}),),
-    )
+    ),
+    WEIGHTS,
 )
 def resnet50(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: bool = False) -> ReIDNet:
-    """ResNet-50 with the strong baseline's changes: Table 2's first row."""
+    """ResNet-50 with the strong baseline's changes, the first row of Table 2."""
     return _resnet(Bottleneck, (3, 4, 6, 3), num_classes, width, neck, pam=pam)
 
 
-@register(NetworkCard(name="resnet101", label="ResNet101", order=12))
+@register(NetworkCard(name="resnet101", label="ResNet101", order=12), WEIGHTS)
 def resnet101(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: bool = False) -> ReIDNet:
     """ResNet-101 with the strong baseline's changes."""
     return _resnet(Bottleneck, (3, 4, 23, 3), num_classes, width, neck, pam=pam)

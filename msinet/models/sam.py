@@ -1,4 +1,4 @@
-"""The spatial alignment module's parts: where images agree, and where one image is active (Sec. 3.3; SPEC A.6)."""
+"""Parts of the spatial alignment module: correlations of images, and activations of positions (Sec. 3.3)."""
 
 from typing import Any
 
@@ -7,20 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-#: Images of a block of the score matrix: small enough that its scores stay in a core's cache.
+#: Images per block of the score matrix; its scores fit in the cache of a core.
 BLOCK = 4
 
 
 def at_least_float(x: Tensor) -> Tensor:
-    """Half precision as float32, all else as it is: float64 stays, by which processes are compared exactly."""
+    """Half precision as float32, other types unchanged. Tests compare processes exactly in float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class PositionActivation(nn.Module):
-    """PAM: how much each position of an image is asked for by its other positions.
+    """PAM, the position activation module: (B, C, H, W) to (B, H*W).
 
-    (B, C, H, W) to (B, H*W): the maximum over the keys of Q^T K at each query position. It sets a target and does
-    not touch the features; it is used in training alone.
+    The activation of a position is the maximum of Q^T K over all keys. It is a target of the alignment loss in
+    training and does not change the features.
     """
 
     def __init__(self, channels: int) -> None:
@@ -35,19 +35,19 @@ class PositionActivation(nn.Module):
 
 
 class _Correlations(torch.autograd.Function):
-    """Largest scores of all pairs of images, which need B^2 N numbers where the scores themselves are B^2 N^2.
+    """Largest scores of all pairs of images: B^2 N numbers are kept of the B^2 N^2 scores.
 
-    The scores are made block by block, used for both directions (X_j^T X_i is the transpose of X_i^T X_j), and thrown
-    away; what is kept is which position was the largest. The gradient of a maximum touches two positions, so
-    the backward pass is a sparse matrix with one entry per maximum times the features.
+    The scores are computed block by block, used for both directions (X_j^T X_i is the transpose of X_i^T X_j) and
+    discarded; only the position of each maximum is kept. The gradient of a maximum has two positions, so the backward
+    pass multiplies the features with a sparse matrix that has one entry per maximum.
     """
 
     @staticmethod
-    def forward(ctx: Any, places: Tensor) -> Tensor:  # (B, N, C) -> (B, B, N)
-        images, positions, channels = places.shape
-        values = places.new_empty(images, images, positions)
-        winners = torch.empty(images, images, positions, dtype=torch.int32, device=places.device)
-        flat = places.reshape(-1, channels)  # (B*N, C)
+    def forward(ctx: Any, rows: Tensor) -> Tensor:  # (B, N, C) -> (B, B, N)
+        images, positions, channels = rows.shape
+        values = rows.new_empty(images, images, positions)
+        winners = torch.empty(images, images, positions, dtype=torch.int32, device=rows.device)
+        flat = rows.reshape(-1, channels)  # (B*N, C)
         for i in range(0, images, BLOCK):
             mine = flat[i * positions : (i + BLOCK) * positions]
             for j in range(i, images, BLOCK):
@@ -60,34 +60,34 @@ class _Correlations(torch.autograd.Function):
                     best = scores.max(1)  # over i's positions, on j's grid: (b, b', N)
                     values[j : j + BLOCK, i : i + BLOCK] = best.values.transpose(0, 1)
                     winners[j : j + BLOCK, i : i + BLOCK] = best.indices.transpose(0, 1)
-        ctx.save_for_backward(places, winners)
+        ctx.save_for_backward(rows, winners)
         return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        places, winners = ctx.saved_tensors
-        images, positions, channels = places.shape
-        flat = places.reshape(-1, channels)  # (B*N, C)
+        rows, winners = ctx.saved_tensors
+        images, positions, channels = rows.shape
+        flat = rows.reshape(-1, channels)  # (B*N, C)
         # Row (i, n) of the sparse matrix has an entry for every j, in the column of j's winning position.
-        first = torch.arange(images, device=places.device).view(1, -1, 1) * positions  # (1, B, 1)
+        first = torch.arange(images, device=rows.device).view(1, -1, 1) * positions  # (1, B, 1)
         columns = (winners + first).transpose(1, 2).reshape(-1, images)  # (B*N, B)
         entries = gradient.transpose(1, 2).reshape(-1, images)  # (B*N, B)
         result = F.embedding_bag(columns, flat, per_sample_weights=entries, mode="sum")  # (B*N, C)
-        # Its transpose, row by row as well: entries in the order of their columns.
+        # Multiply with the transpose, also row by row: entries in the order of their columns.
         ordered, order = columns.flatten().sort(stable=True)
-        offsets = torch.searchsorted(ordered, torch.arange(len(flat), device=places.device))
+        offsets = torch.searchsorted(ordered, torch.arange(len(flat), device=rows.device))
         result += F.embedding_bag(
             order // images, flat, offsets, per_sample_weights=entries.flatten()[order], mode="sum"
         )
-        return result.view_as(places)
+        return result.view_as(rows)
 
 
 def correlations(feature_map: Tensor) -> Tensor:
-    """Where the images of a batch agree: (B, C, H, W) to (B, B, H*W).
+    """Correlations of the images of a batch: (B, C, H, W) to (B, B, H*W).
 
     Entry (i, j) is a(i, j) on the grid of image i: at each of its positions the largest inner product with any
-    position of image j (Eq. 7 as its sentence reads). Entry (j, i) is the same on the grid of j.
+    position of image j (Eq. 7). Entry (j, i) is the same on the grid of j.
     """
     values: Tensor = _Correlations.apply(at_least_float(feature_map).flatten(2).transpose(1, 2).contiguous())
     return values

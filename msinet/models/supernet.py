@@ -1,4 +1,4 @@
-"""The network that is searched: every interaction is a mixture of all four operations (Sec. 3.2; SPEC A.5)."""
+"""The supernet of the search: every interaction is a mixture of all four operations (Sec. 3.2)."""
 
 from typing import Literal
 
@@ -7,22 +7,20 @@ from torch import Tensor, nn
 
 from msinet.errors import UserError
 from msinet.models.blocks import ChannelGate, Skeleton
+from msinet.models.genotype import OPERATIONS, SEARCHED
 from msinet.models.heads import ReIDNet, assemble
 from msinet.models.interactions import Pair
-from msinet.models.msinet import SEARCHED, Fusion, stages
+from msinet.models.msinet import Fusion, stages
 from msinet.models.registry import NetworkCard, register
-
-#: Columns of the architecture parameters: none, gate, cross attention, exchange.
-OPERATIONS = "NGAE"
 
 
 class MixedInteraction(nn.Module):
     """All four operations at once, mixed by softmax(alpha): N, G, A and E of `interactions`, with shared work.
 
     With weights n, g, a, e the mixture of the first branch is
-    n x1 + g gate(x1) x1 + a (gamma mask1 X1 + x1) + e x2, so what multiplies x1 is gathered before it meets the map,
-    one pass of the gate serves both branches, and one product X1 X2^T both energies. The row maximum that
-    inverts the energies drops out of their softmax. `gate` and `gamma` have the names and shapes of the discrete
+    n x1 + g gate(x1) x1 + a (gamma mask1 X1 + x1) + e x2, so the factors of x1 are summed before they multiply the
+    map, one pass of the gate serves both branches, and one product X1 X2^T serves both energies. The row maximum that
+    inverts the energies cancels in their softmax. `gate` and `gamma` have the names and shapes of the discrete
     operations' parameters.
     """
 
@@ -39,23 +37,23 @@ class MixedInteraction(nn.Module):
         # Energies grow with H*W; half precision would saturate the softmax.
         with torch.autocast(x1.device.type, enabled=False):
             dtype = torch.promote_types(x1.dtype, torch.float32)
-            places1, places2 = (x.to(dtype).flatten(2).transpose(1, 2) for x in (x1, x2))  # (B, N, C), as laid out
-            energy = -places1.transpose(1, 2) @ places2  # (B, C, C), inverted
+            rows1, rows2 = (x.to(dtype).flatten(2).transpose(1, 2) for x in (x1, x2))  # (B, N, C)
+            energy = -rows1.transpose(1, 2) @ rows2  # (B, C, C), inverted
             share = attention * self.gamma
-            seen1 = share * (places1 @ energy.softmax(2).transpose(1, 2))  # (B, N, C)
-            seen2 = share * (places2 @ energy.softmax(1))
+            seen1 = share * (rows1 @ energy.softmax(2).transpose(1, 2))  # (B, N, C)
+            seen2 = share * (rows2 @ energy.softmax(1))
         out1 = own1 * x1 + exchange * x2 + seen1.transpose(1, 2).view_as(x1).to(x1.dtype)
         out2 = own2 * x2 + exchange * x1 + seen2.transpose(1, 2).view_as(x2).to(x2.dtype)
         return out1, out2
 
 
 def interactions_of(supernet: nn.Module) -> list[MixedInteraction]:
-    """Its mixed interactions, first one first."""
+    """The mixed interactions of a supernet, in the order of the cells."""
     return [module for module in supernet.modules() if isinstance(module, MixedInteraction)]
 
 
 def alphas_of(supernet: nn.Module) -> Tensor:
-    """Architecture parameters (interactions, 4), a copy; columns as in `OPERATIONS`."""
+    """A copy of the architecture parameters (interactions, 4); columns as in `OPERATIONS`."""
     return torch.stack([one.alpha.detach().cpu() for one in interactions_of(supernet)])
 
 
@@ -74,15 +72,15 @@ def supernet(
     mid: Literal["out", "in"] = "out",
     interactions: int = len(SEARCHED),
 ) -> ReIDNet:
-    """MSINet with mixed interactions, and pooled feature, batch norm and linear classifier for a neck.
+    """MSINet with mixed interactions. The neck is pooled feature, batch norm and linear classifier.
 
     Args:
         num_classes: training identities.
         width: multiplies every channel count.
         ratio: rho of the cells.
         fusion: sum, minus or mul.
-        mid: branches are a quarter as wide as a cell's output, as in the final network, or its input, as in
-            the released search code.
+        mid: out: a branch has a quarter of the channels of its cell's output, as in the final network; in: of its
+            input, as in the released search code.
         interactions: a multiple of six: two per cell, three stages.
     """
     if interactions < 6 or interactions % 6:

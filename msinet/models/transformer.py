@@ -1,26 +1,23 @@
-"""Plain vision transformers as ReID baselines: ViT-B, DeiT-B, DeiT-S (TransReID's baseline; SPEC B.4)."""
+"""Vision transformers as in TransReID's baseline: ViT-B, DeiT-B and DeiT-S (Table 6)."""
+
+import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock
 from torchvision.ops import StochasticDepth
 
-from msinet.errors import UserError
+from msinet.errors import UserError, WeightsError
 from msinet.models.blocks import scaled
 from msinet.models.heads import ReIDNet, TokenNeck, assemble
-from msinet.models.registry import NetworkCard, register
+from msinet.models.patches import patch_side
+from msinet.models.registry import NetworkCard, NetworkWeights, Notes, State, WeightLayout, register
 
 #: Channels of an attention head, at every width.
 HEAD = 64
 #: Share of images for which the last block is skipped; it rises linearly from 0 at the first.
 DROP_PATH = 0.1
-#: Images of fewer rows get small patches: 64x32 would be eight places, where 256x128 is 128.
-SMALL = 128
-
-
-def patch_side(height: int) -> int:
-    """Side of a patch for images of that height, in pixels."""
-    return 16 if height >= SMALL else 8
 
 
 class Block(EncoderBlock):  # type: ignore[misc]  # torchvision ships without types
@@ -40,7 +37,7 @@ class Block(EncoderBlock):  # type: ignore[misc]  # torchvision ships without ty
 class VisionTransformer(nn.Module):
     """Patches and a class token through `depth` blocks; names as in torchvision's vit_b_16.
 
-    `forward` returns the class token as a map of one place, (B, D, 1, 1), and the patch tokens as a map,
+    `forward` returns the class token as a map of one position, (B, D, 1, 1), and the patch tokens as a map,
     (B, D, H/patch, W/patch), both after the last layer norm.
 
     Args:
@@ -50,7 +47,7 @@ class VisionTransformer(nn.Module):
         depth: number of blocks.
 
     Raises:
-        UserError: the images are no whole number of patches.
+        UserError: the image size is not a multiple of the patch size.
     """
 
     scale: Tensor
@@ -60,7 +57,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         patch = patch or patch_side(image[0])
         if patch < 1 or image[0] % patch or image[1] % patch:
-            raise UserError(f"images of {image[0]}x{image[1]} are no whole number of patches of {patch}x{patch}")
+            raise UserError(f"images of {image[0]}x{image[1]} are not a whole number of patches of {patch}x{patch}")
         self.image, self.patch = image, patch
         self.grid = image[0] // patch, image[1] // patch
         self.local_channels = self.channels = channels
@@ -104,6 +101,77 @@ def _transformer(
     return network
 
 
+POSITIONS = "backbone.pos_embedding"
+
+
+def _fit_positions(network: nn.Module, state: State, notes: Notes) -> State:
+    """Resize the position embedding bilinearly to the network's grid: (1, tokens + N, D) to (1, 1 + N', D).
+
+    Its first row is of the class token. In distilled weights the second row is of another token, which is left out.
+    """
+    backbone = network.get_submodule("backbone")
+    assert isinstance(backbone, VisionTransformer)
+    if POSITIONS not in state:
+        return state
+    tokens = 2 if "dist_token" in state else 1
+    first, patches = state[POSITIONS][:, :1], state[POSITIONS][:, tokens:]
+    grid, count = backbone.grid, patches.shape[1]
+    was = math.isqrt(count), math.isqrt(count)
+    if "height" in notes:  # noted by us; published weights are for square images
+        was = int(notes["height"]) // backbone.patch, int(notes["width"]) // backbone.patch
+    if was[0] * was[1] != count and count != grid[0] * grid[1]:
+        raise WeightsError(
+            f"{count} position embeddings do not form a square, so they cannot be resized to "
+            f"{grid[0]}x{grid[1]} patches; train from weights of square images, or at their image size"
+        )
+    if was != grid and was[0] * was[1] == count:
+        maps = patches.reshape(1, *was, -1).movedim(3, 1)  # (1, D, h, w)
+        resized = F.interpolate(maps.float(), size=grid, mode="bilinear", align_corners=False)  # (1, D, h', w')
+        patches = resized.to(patches.dtype).flatten(2).transpose(1, 2)
+    return {**state, POSITIONS: torch.cat([first, patches], 1)}
+
+
+WEIGHTS = NetworkWeights(
+    "vision transformer",
+    r"backbone\.layers\.0\.",
+    (
+        # Both have heads for ImageNet's classes; the second token of distilled ones (DeiT) goes with its head.
+        WeightLayout(
+            "timm ViT",
+            r"blocks\.0\.attn\.",
+            (
+                (r"^cls_token$", "backbone.class_token"),
+                (r"^pos_embed$", "backbone.pos_embedding"),
+                (r"^patch_embed\.proj\.", "backbone.conv_proj."),
+                (r"^norm\.", "backbone.ln."),
+                (r"^blocks\.", "backbone.layers."),
+                (r"\.norm([12])\.", r".ln_\1."),
+                (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
+                (r"\.attn\.proj\.", ".self_attention.out_proj."),
+                (r"\.mlp\.fc1\.", ".mlp.0."),
+                (r"\.mlp\.fc2\.", ".mlp.3."),
+            ),
+            extra=r"(head|head_dist|pre_logits)\.|dist_token$",
+            lacks=r"head\.",
+        ),
+        WeightLayout(
+            "torchvision ViT",
+            r"encoder\.layers\.encoder_layer_0\.",
+            (
+                (r"^(class_token$|conv_proj\.)", r"backbone.\1"),
+                (r"^encoder\.layers\.encoder_layer_", "backbone.layers."),
+                (r"^encoder\.(pos_embedding$|ln\.)", r"backbone.\1"),
+                (r"\.mlp\.linear_1\.", ".mlp.0."),
+                (r"\.mlp\.linear_2\.", ".mlp.3."),
+            ),
+            extra=r"heads\.",
+            lacks=r"head\.",
+        ),
+    ),
+    adapt=_fit_positions,
+)
+
+
 @register(
     NetworkCard(
         name="vit_base",
@@ -112,7 +180,8 @@ def _transformer(
         studies=("table6",),
         widths=(("smoke", 0.25), ("mini", 0.25)),
         recipe="transformer",
-    )
+    ),
+    WEIGHTS,
 )
 def vit_base(
     num_classes: int,
@@ -141,7 +210,8 @@ def vit_base(
             ("full vehicle", {"lr": 0.01}),
             ("paper vehicle", {"lr": 0.01}),
         ),
-    )
+    ),
+    WEIGHTS,
 )
 def deit_base(
     num_classes: int,
@@ -152,7 +222,7 @@ def deit_base(
     depth: int = 12,
     pam: bool = False,
 ) -> ReIDNet:
-    """DeiT-B/16: ViT-B's network, from distilled weights and with a recipe of its own."""
+    """DeiT-B/16: the same network as ViT-B, with other pre-trained weights and another recipe."""
     return _transformer(num_classes, 768, width, image, patch, depth, pam=pam)
 
 
@@ -165,7 +235,8 @@ def deit_base(
         widths=(("smoke", 0.25), ("mini", 0.25)),
         recipe="transformer",
         settings=(("full", {"lr": 0.005, "erase": 0.8}), ("paper", {"lr": 0.005, "erase": 0.8})),
-    )
+    ),
+    WEIGHTS,
 )
 def deit_small(
     num_classes: int,

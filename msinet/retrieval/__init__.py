@@ -1,4 +1,4 @@
-"""Retrieval: queries against a gallery, ranked without sorting it, and the metrics of the ranking."""
+"""Retrieval: ranks a gallery for queries, and computes the metrics of the ranking."""
 
 from msinet.retrieval.metrics import METRICS, Metric, Retrieval, mean_over_draws
 from msinet.retrieval.ranking import evaluate, evaluate_distances, top_k

@@ -1,4 +1,4 @@
-"""What a ranking is worth: the per-query results and the table of metrics over them (SPEC A.9)."""
+"""Per-query results of a ranking, and the table of metrics (Sec. 4.1, docs/protocol.md)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from msinet.errors import UserError
 
 
-@dataclass(frozen=True, eq=False)  # eq=False: comparing arrays gives arrays, not an answer
+@dataclass(frozen=True, eq=False)  # eq=False: arrays compare elementwise
 class Retrieval:
-    """The outcome of Q queries. Queries without a match are in no mean; their rows are marked.
+    """Results of Q queries. Queries without a match are marked in `valid` and left out of all means.
 
     Attributes:
-        valid: (Q,) bool, whether the query has a match left in the gallery; at least one is True.
+        valid: (Q,) bool, True if the query has a match in the gallery; at least one is True.
         ap: (Q,) average precision in (0, 1], NaN where invalid.
         inp: (Q,) matches / rank of the last match, in (0, 1], NaN where invalid.
         first_rank: (Q,) rank of the first match, from 1; 0 where invalid.
@@ -56,16 +56,16 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table from which sorting, axis labels and best-value marks follow.
+    """A metric as sorting, axis labels and best-value marks need it.
 
     Attributes:
         name: the column's name.
         description: one line for captions and help.
         value: the metric of a result, within `bounds`.
         bounds: lowest and highest possible value in code.
-        unit: the unit in tables, where values are shown multiplied by `scale`.
-        scale: from code to tables.
-        higher_is_better: the direction.
+        unit: in tables, whose values are multiplied by `scale`.
+        scale: factor from code to tables.
+        higher_is_better: direction of the metric.
     """
 
     name: str
@@ -92,13 +92,13 @@ METRICS: dict[str, Metric] = {
 def mean_over_draws(results: Sequence[Retrieval]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and sample standard deviation (n - 1 in the denominator; 0 for one draw) of every metric.
 
-    For VehicleID, whose gallery is drawn at random several times (SPEC F.4).
+    For VehicleID, whose gallery is drawn at random several times (docs/protocol.md).
 
     Raises:
         UserError: there are no results.
     """
     if not results:
-        raise UserError("there are no draws to average: evaluate at least one gallery draw")
+        raise UserError("no draws to average: evaluate at least one gallery draw")
     draws = [result.metrics() for result in results]
     means = {name: float(np.mean([draw[name] for draw in draws])) for name in METRICS}
     if len(draws) == 1:

@@ -1,8 +1,8 @@
-"""Ranks without sorting: the rank of a match is one plus the number of gallery items that are nearer.
+"""Ranking without sorting: the rank of a match is one plus the number of gallery items that are nearer.
 
-Similarities are inner products of unit rows. They order the gallery as Euclidean distances do, but fp32
-distances 2 - 2s merge similarities that differ, so nothing here ranks on distances. Only a block of
-queries x gallery exists at a time, and the gallery is neither sorted nor copied.
+Similarities are inner products of unit rows. They order the gallery as Euclidean distances do, but float32 distances
+2 - 2s merge different similarities, so rankings use similarities. Only a block of queries x gallery is in memory at a
+time, and the gallery is neither sorted nor copied.
 """
 
 import itertools
@@ -23,18 +23,18 @@ Features = Tensor | NDArray[Any]
 Labels = ArrayLike | Tensor
 Indices = NDArray[np.int64]
 Mapped = np.memmap[Any, Any]
-Block = NDArray[Any]  # such rows of several queries
 Row = NDArray[Any]  # float similarities of one query, padded with -inf to whole tiles
+Block = NDArray[Any]  # rows of several queries
 
-CHUNK_BYTES = 20 << 20  # similarities held at once: few enough to be still in a cache when they are looked at,
-QUERIES = 256  # but so many queries, as a product with fewer is slow,
-MOST_BYTES = 128 << 20  # and no more than this for it
-WORDS = 255  # 64-bit words of booleans that can be added up before one of the 8 bytes overflows
-SLAB_BYTES = 64 << 20  # of a gallery on disk
-TILE = 2 * 8 * WORDS  # columns come in multiples of this; below it NumPy's broadcast comparison is slow
-BLOCK = 4 * TILE  # columns compared at once with
-FEW = 64  # so small a part of the gallery is sorted rather than counted
-GROUP = 64  # so many thresholds: one MiB of booleans, which stays in the cache
+CHUNK_BYTES = 20 << 20  # similarities in memory at a time, which fit in a cache
+QUERIES = 256  # smallest number of queries in a block, because products with fewer are slow ...
+MOST_BYTES = 128 << 20  # ... up to this size
+WORDS = 255  # 64-bit words of booleans that can be summed before one of the 8 bytes overflows
+SLAB_BYTES = 64 << 20  # of a gallery on disk, read at a time
+TILE = 2 * 8 * WORDS  # columns are padded to multiples of this; NumPy's broadcast comparison of fewer is slow
+FEW = 64  # competing items are sorted, not counted, if they are at most this fraction (1/64) of the gallery
+BLOCK = 4 * TILE  # columns compared at a time ...
+GROUP = 64  # ... with this number of thresholds: 1 MiB of booleans, which fits in a cache
 
 
 def evaluate(
@@ -48,24 +48,24 @@ def evaluate(
     max_rank: int = 50,
     chunk_bytes: int | None = None,
 ) -> Retrieval:
-    """CMC, average precision and inverse negative penalty of every query (SPEC A.9).
+    """CMC, average precision and inverse negative penalty of every query (Sec. 4.1, docs/protocol.md).
 
     A match has the query's identity. With cameras, gallery items of the same identity *and* camera are
     removed first; without (VehicleID) nothing is. AP is the mean over the matches of the precision at their
-    rank, without interpolation. Of equally similar items the one with the lower gallery index ranks first.
+    rank, without interpolation. Among equally similar items, the one with the lower gallery index ranks first.
 
     Args:
-        query: (Q, D) features of any length, on the device that multiplies. Both float64: ranked in float64,
-            else in float32. A row of zeros has similarity 0 to everything.
-        gallery: (G, D) features on the same device. A NumPy memory map stays on disk: a slab of `SLAB_BYTES` of it is
-            in memory at a time, and it is read once for every block of similarities, which `chunk_bytes` sizes.
+        query: (Q, D) features of any length, on the device that multiplies. If both are float64, they are ranked in
+            float64, else in float32. A row of zeros has similarity 0 to every item.
+        gallery: (G, D) features on the same device. A NumPy memory map stays on disk: one slab of `SLAB_BYTES` is in
+            memory at a time, and the map is read once per block of similarities (see `chunk_bytes`).
         query_ids: (Q,) integers.
         gallery_ids: (G,) integers.
         query_cameras: (Q,) integers, given together with `gallery_cameras` or not at all.
         gallery_cameras: (G,) integers.
         max_rank: length of the CMC curve, at least 1; past the gallery's end it keeps its last value.
-        chunk_bytes: memory for one block of similarities, of which at least one query is taken at a time; None:
-            20 MiB, or what 256 queries need up to 128 MiB.
+        chunk_bytes: memory for one block of similarities, which holds at least one query; None: 20 MiB, or what 256
+            queries need up to 128 MiB.
 
     Raises:
         UserError: arguments that do not fit together: shapes, types, lengths, only one camera array.
@@ -88,7 +88,7 @@ def evaluate_distances(
     gallery_cameras: Labels | None = None,
     max_rank: int = 50,
 ) -> Retrieval:
-    """As `evaluate`, for distances (Q, G) that are no features' own, such as those of re-ranking.
+    """Evaluate given distances (Q, G), such as those of re-ranking, as `evaluate` does for features.
 
     Raises:
         UserError: as `evaluate`.
@@ -112,7 +112,7 @@ def evaluate_distances(
 
 
 class _Scores:
-    """Collects the rank of every match, row by row or a block of rows at once, and makes the metrics of them."""
+    """Collects the ranks of all matches, by rows or blocks of rows, and computes the metrics."""
 
     def __init__(self, split: "_Split", max_rank: int) -> None:
         if max_rank < 1:
@@ -123,7 +123,7 @@ class _Scores:
         self.first_rank, self.positives = np.zeros(queries, np.int64), np.zeros(queries, np.int64)
 
     def add_row(self, i: int, row: Row) -> None:
-        """The similarities of query i, which are changed."""
+        """Add the similarities of query i; the row is changed."""
         matches, removed = self.split.of(i)
         if not len(matches):
             return
@@ -135,10 +135,10 @@ class _Scores:
         self.positives[i] = len(ranks)
 
     def add_block(self, start: int, block: Block, threads: "_Threads") -> None:
-        """The similarities (r, whole tiles) of r queries from `start` on, which are changed.
+        """Add the similarities (r, whole tiles) of r queries from `start` on; the block is changed.
 
-        Where few items compete with the matches, as in a good ranking, those alone are sorted, for all rows at once:
-        a pass over the block is then nearly all that there is to do. Other rows are done one by one.
+        In a good ranking, few items compete with the matches. Only those are sorted, for all rows at once, so that one
+        pass over the block is most of the work. Other rows are added one by one.
         """
         rows, columns, own = self.split.of_all(start, start + len(block))
         block[rows[own], columns[own]] = -np.inf
@@ -159,8 +159,8 @@ class _Scores:
         r, c = r[order], c[order]
         ranks = np.arange(1, len(r) + 1) - np.searchsorted(r, r)
         keys = np.sort(rows * block.shape[1] + columns)  # of the matches
-        place = np.searchsorted(keys, key := r * block.shape[1] + c)
-        hit = keys[np.minimum(place, len(keys) - 1)] == key
+        nearest = np.searchsorted(keys, key := r * block.shape[1] + c)
+        hit = keys[np.minimum(nearest, len(keys) - 1)] == key
         r, ranks = r[hit], ranks[hit]
         found = np.arange(1, len(r) + 1) - np.searchsorted(r, r)  # matches up to this one
         which, first = np.unique(r, return_index=True)
@@ -191,8 +191,8 @@ class _Scores:
 
 
 def _true(block: NDArray[np.bool_], rows: Indices) -> tuple[Indices, Indices]:
-    """Rows and columns of what is true in those rows of a block whose width is a multiple of 8, in order."""
-    words = block.view(np.uint64)  # eight columns at once: nearly all are 0
+    """Rows and columns, in order, of True in the given rows of a block whose width is a multiple of 8."""
+    words = block.view(np.uint64)  # eight columns at once, most of which are 0
     r, w = np.nonzero(words if len(rows) == len(words) else words[rows])
     r = rows[r]
     which, bit = np.nonzero(words[r, w][:, None].view(np.uint8))
@@ -200,16 +200,16 @@ def _true(block: NDArray[np.bool_], rows: Indices) -> tuple[Indices, Indices]:
 
 
 class _Threads(ThreadPoolExecutor):
-    """As many threads as torch has; NumPy releases the interpreter lock while it compares.
+    """A pool with as many threads as torch uses. NumPy releases the interpreter lock in comparisons.
 
-    One pool for all blocks: each new thread would get memory of its own that the process keeps.
+    One pool serves all blocks, because the process keeps the memory of every thread it has started.
     """
 
     def __init__(self) -> None:
         super().__init__(torch.get_num_threads())
 
     def each(self, work: Callable[[int], object], numbers: Iterable[int]) -> None:
-        """Call `work` with each number, and raise what it raises."""
+        """Call `work` with each number; its exceptions are raised."""
         for _ in self.map(work, numbers):
             pass
 
@@ -251,8 +251,8 @@ def top_k(
 
     def select(i: int, row: Row) -> None:
         row[split.of(i)[1]] = -np.inf
-        place = max(len(row) - k, 0)
-        best = np.flatnonzero(row >= np.partition(row, place)[place])  # k items, or more when tied
+        cut = max(len(row) - k, 0)
+        best = np.flatnonzero(row >= np.partition(row, cut)[cut])  # k items, or more when tied
         best = best[row[best] > -np.inf]
         best = best[np.argsort(-row[best], kind="stable")][:k]
         indices[i, : len(best)] = best
@@ -269,20 +269,20 @@ def _ranks(row: Row, matches: Indices) -> Indices:
     thresholds = row[matches]  # (R,)
     values = row
     competing = row >= thresholds.min()
-    if np.count_nonzero(competing) * 4 < len(row):  # a good ranking: the rest need not be looked at again
+    if np.count_nonzero(competing) * 4 < len(row):  # a good ranking: skip the other items
         kept = row[np.flatnonzero(competing)]
         values = np.full(_whole_tiles(len(kept)), -np.inf, row.dtype)
         values[: len(kept)] = kept
     nearer = _count(np.greater, values, thresholds)
     level = _count(np.greater_equal, values, thresholds) - nearer
     ranks = nearer + 1
-    for j in np.flatnonzero(level > 1):  # ties: those of a lower index come first
+    for j in np.flatnonzero(level > 1):  # ties: lower indices rank first
         ranks[j] += np.count_nonzero(row[: matches[j]] == thresholds[j])
     return ranks
 
 
 def _count(compare: np.ufunc, values: Row, thresholds: Row) -> Indices:
-    """How many of the values (N,), N in whole tiles, compare true with each of the thresholds (R,)."""
+    """Number of the values (N,), N in whole tiles, that compare true with each of the thresholds (R,)."""
     counts = np.zeros(len(thresholds), np.int64)
     for start, first in itertools.product(range(0, len(values), BLOCK), range(0, len(thresholds), GROUP)):
         group = slice(first, first + GROUP)
@@ -292,9 +292,9 @@ def _count(compare: np.ufunc, values: Row, thresholds: Row) -> Indices:
 
 
 def _sum(true: NDArray[np.bool_]) -> Indices:
-    """How many of each row are true: (R, whole tiles) to (R,).
+    """Number of True in each row: (R, whole tiles) to (R,).
 
-    Booleans are bytes of 0 or 1: adding them as 64-bit words counts in eight bytes at once.
+    Booleans are bytes of 0 or 1, so adding them as 64-bit words counts in eight bytes at once.
     """
     words = true.view(np.uint64).reshape(len(true), -1, WORDS).sum(axis=2)  # (R, whole tiles / 8 / WORDS)
     sums: Indices = words.view(np.uint8).sum(axis=1, dtype=np.int64)
@@ -303,14 +303,14 @@ def _sum(true: NDArray[np.bool_]) -> Indices:
 
 @torch.no_grad()
 def _blocks(query: Tensor, gallery: Tensor | Mapped, chunk_bytes: int | None) -> Iterator[tuple[int, Block]]:
-    """Similarities of so many queries as fit, with the number of the first: (r, whole tiles), padded with -inf.
+    """Yield the number of the first query, and similarities (r, whole tiles) padded with -inf, block by block.
 
-    The block is the caller's to change, until the next one.
+    The caller may change a block. The next one overwrites it.
     """
     columns = len(gallery)
     query_lengths = _lengths("query", query)
     lengths = np.concatenate([_lengths("gallery", slab, start) for start, slab in _slabs(gallery)])
-    # Dividing similarities rather than the gallery saves a copy of it; unit rows need no division at all.
+    # Dividing similarities instead of the gallery avoids a copy; unit rows need no division.
     divide = bool(np.abs(lengths - 1).max() > 4 * torch.finfo(query.dtype).eps)
     scale = torch.from_numpy(lengths).to(query.dtype)
     width = _whole_tiles(columns)
@@ -334,14 +334,14 @@ def _blocks(query: Tensor, gallery: Tensor | Mapped, chunk_bytes: int | None) ->
 
 
 def _ranked(query: Features, gallery: Features) -> tuple[Tensor, Tensor | Mapped]:
-    """As `as_features`, but a gallery that is a memory map stays one."""
+    """The result of `as_features`, except that a memory-mapped gallery is not read."""
     if not isinstance(gallery, np.memmap) or gallery.ndim != 2:
         return as_features(query, gallery)
     return as_features(query, gallery[:1])[0], gallery
 
 
 def _slabs(gallery: Tensor | Mapped) -> Iterator[tuple[int, Tensor]]:
-    """The gallery in pieces with their first rows: a tensor whole, a memory map slab by slab, read when it is used."""
+    """Yield the gallery in pieces with their first rows: a tensor as a whole, a memory map slab by slab."""
     if isinstance(gallery, Tensor):
         yield 0, gallery
         return
@@ -350,12 +350,12 @@ def _slabs(gallery: Tensor | Mapped) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, len(gallery), step):
         slab = np.array(gallery[start : start + step], dtype)  # a copy: maps are read-only
         if isinstance(gallery.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            gallery.base.madvise(mmap.MADV_DONTNEED)  # else what was read stays in this process's memory
+            gallery.base.madvise(mmap.MADV_DONTNEED)  # else pages that were read stay in memory
         yield start, torch.from_numpy(slab)
 
 
 class _Split:
-    """Which gallery items match a query, and which are removed: its identity, by other and by its own camera."""
+    """The matches of each query (its identity, other cameras) and removed items (its identity and camera)."""
 
     def __init__(
         self,
@@ -387,7 +387,7 @@ class _Split:
         return same[~own], same[own]
 
     def of_all(self, first: int, stop: int) -> tuple[Indices, Indices, NDArray[np.bool_]]:
-        """Queries counted from `first`, gallery indices of their identity, and whether their own camera took them."""
+        """Queries counted from `first`, gallery indices of their identity, and True for items of their own camera."""
         starts, counts = self.starts[first:stop], self.stops[first:stop] - self.starts[first:stop]
         rows = np.repeat(np.arange(stop - first), counts)
         within = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
@@ -398,11 +398,15 @@ class _Split:
 
 
 def as_features(query: Features, gallery: Features) -> tuple[Tensor, Tensor]:
-    """Both as tensors (Q, D) and (G, D) of one floating type, float64 only if both are; memory maps are read."""
+    """Both as tensors (Q, D) and (G, D) of one floating type, float64 only if both are; memory maps are read.
+
+    Raises:
+        UserError: shapes that are not of features, or that differ in dimension.
+    """
     pair: list[Tensor] = []
     for name, features in (("query", query), ("gallery", gallery)):
         if isinstance(features, np.ndarray):
-            # torch refuses reversed arrays and warns about read-only ones, such as memory maps: copied
+            # a copy of reversed arrays, which torch refuses, and of read-only ones, about which it warns
             features = torch.from_numpy(np.require(features, requirements=["C", "W"]))
         if features.ndim != 2 or 0 in features.shape:
             raise UserError(
@@ -430,7 +434,7 @@ def _labels(name: str, labels: Labels, expected: int) -> Indices:
 
 
 def _lengths(name: str, features: Tensor, first: int = 0) -> NDArray[np.float64]:
-    """Euclidean length of every row (N,), with 1 for rows of zeros so that dividing by it leaves them.
+    """Euclidean length of every row (N,); 1 for rows of zeros, so that division leaves them unchanged.
 
     Errors count rows from `first`.
     """
@@ -448,7 +452,7 @@ def _lengths(name: str, features: Tensor, first: int = 0) -> NDArray[np.float64]
 
 
 def unit_rows(name: str, features: Tensor) -> Tensor:
-    """The rows of a tensor (N, D) at length 1; rows of zeros stay.
+    """The rows of a tensor (N, D), scaled to length 1; rows of zeros are unchanged.
 
     Raises:
         DataError: NaN or infinite features, by `name` and row.

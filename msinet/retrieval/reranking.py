@@ -1,7 +1,7 @@
-"""k-reciprocal re-ranking (Zhong et al., CVPR 2017), exact, with sparse matrices where published code has dense ones.
+"""k-reciprocal re-ranking (Zhong et al., CVPR 2017), exact, with sparse matrices.
 
-With N images in all, the published form holds several N x N matrices. What is not zero in them is a few hundred
-numbers a row; only distances of queries to the gallery are ever dense, because they are the result.
+For N images, published code holds several dense N x N matrices. Only a few hundred numbers per row are not zero, so
+they are sparse here. The resulting distances of queries to the gallery are the only dense matrix.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -18,16 +18,16 @@ from msinet.retrieval.ranking import Features, as_features, unit_rows
 Indices = NDArray[np.int64]
 Distances = NDArray[np.float32]
 
-CHUNK_BYTES = 64 << 20  # similarities held at once while neighbours are searched
+CHUNK_BYTES = 64 << 20  # similarities in memory at a time while neighbours are searched
 
 
 def rerank(query: Features, gallery: Features, *, k1: int = 20, k2: int = 6, weight: float = 0.3) -> Distances:
-    """Distances (Q, G) that mix the features' with how far two images share their neighbours.
+    """Distances (Q, G): weighted sum of feature distance and Jaccard distance of the neighbours.
 
     With d the squared Euclidean distance of unit rows, divided by the largest in its row, over all N = Q + G images:
 
     1. R(i): those of the k1 + 1 nearest of i that have i among their k1 + 1 nearest; R'(i) the same with half of k1.
-    2. R*(i): R(i) and every R'(c), c in R(i), of which more than two thirds lie in R(i).
+    2. R*(i): R(i) and every R'(c), c in R(i), of which more than two thirds are in R(i).
     3. V(i, j) = exp(-d(i, j)) on R*(i), divided by its sum; then the mean of V over the k2 nearest of i.
     4. Jaccard distance of i and j: 1 - sum min(V(i), V(j)) / (2 - sum min(V(i), V(j))).
 
@@ -36,9 +36,9 @@ def rerank(query: Features, gallery: Features, *, k1: int = 20, k2: int = 6, wei
     Args:
         query: (Q, D) features of any length.
         gallery: (G, D) features.
-        k1: neighbours that are looked at, fewer than Q + G.
-        k2: neighbours whose V is averaged, at most k1; 1: none but its own.
-        weight: lambda, of the features' distance, in [0, 1].
+        k1: number of neighbours, fewer than Q + G.
+        k2: neighbours whose V is averaged, at most k1; 1: no averaging.
+        weight: lambda, weight of the feature distance, in [0, 1].
 
     Raises:
         UserError: arguments out of range or that do not fit together.
@@ -71,7 +71,7 @@ def rows_at_once(columns: int) -> int:
 
 
 def _normed(similarities: Tensor, largest: Tensor) -> Tensor:
-    """Squared distances of unit rows by their similarity, over the largest of the row."""
+    """Squared distances of unit rows from their similarities, divided by the largest of the row."""
     return (2 - 2 * similarities).clamp_(min=0) / largest
 
 
@@ -95,7 +95,7 @@ def _rows(indices: Indices) -> sparse.csr_array:
 
 
 def _reciprocal_sets(nearest: Indices, k1: int) -> sparse.csr_array:
-    """R* as a matrix (N, N) that is not zero where j belongs to R*(i)."""
+    """R* as a matrix (N, N) whose entry (i, j) is not zero if j belongs to R*(i)."""
     forward = _rows(nearest)
     mutual = forward.multiply(forward.T).tocsr()  # R
     half = _rows(nearest[:, : int(np.around(k1 / 2)) + 1])
@@ -124,20 +124,18 @@ def _expanded(features: Tensor, sets: sparse.csr_array, largest: Tensor) -> spar
 
 def _jaccard(mixed: sparse.csr_array, queries: int) -> Distances:
     """Jaccard distances (Q, G) between the rows of queries and those of the gallery."""
-    gallery = mixed[queries:].tocsc()  # by column: which images of the gallery have it
-    items = gallery.shape[0]
+    gallery = mixed[queries:].tocsc()
+    items, entries_of = gallery.shape[0], np.diff(gallery.indptr)
     result = np.empty((queries, items), np.float32)
 
     def one(i: int) -> None:
         span = slice(mixed.indptr[i], mixed.indptr[i + 1])
         columns, own = mixed.indices[span], mixed.data[span]
-        starts, stops = gallery.indptr[columns], gallery.indptr[columns + 1]
-        counts = stops - starts
-        # Positions of all entries of these columns, one column after the other.
-        ends = counts.cumsum()
-        places = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)
-        common = np.minimum(np.repeat(own, counts), gallery.data[places])
-        least = np.bincount(gallery.indices[places], common, items)
+        starts, counts = gallery.indptr[columns], entries_of[columns]
+        ends = counts.cumsum()  # the entries of these columns, one column after the other
+        entries = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)
+        common = np.minimum(np.repeat(own, counts), gallery.data[entries])
+        least = np.bincount(gallery.indices[entries], common, items)
         result[i] = 1 - least / (2 - least)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:

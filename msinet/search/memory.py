@@ -1,4 +1,4 @@
-"""One unit vector per identity, against which features are classified (Eq. 2-3; SPEC A.5)."""
+"""One unit vector per identity, against which features are classified (Eq. 2-3)."""
 
 import torch
 import torch.nn.functional as F

@@ -1,49 +1,32 @@
 """One complete search with its files: from a training set to a genotype."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from msinet import distributed
-from msinet.data.datasets import Dataset
 from msinet.data.loading import PixelSource, open_pixels
-from msinet.environment import describe, pick_device
-from msinet.errors import UserError
+from msinet.environment import describe
 from msinet.io import write_csv, write_json
-from msinet.models import build_model, split_name
+from msinet.models.genotype import GENOTYPE, OPERATIONS, SEARCHED
 from msinet.models.heads import ReIDNet
-from msinet.models.msinet import SEARCHED, check_genotype
-from msinet.models.supernet import OPERATIONS, alphas_of, genotype_of
+from msinet.models.supernet import alphas_of, genotype_of
+from msinet.search.definition import SearchRun
 from msinet.search.memory import Memory
-from msinet.search.split import Side, split_identities
 from msinet.search.tpe import search_trials
-from msinet.search.twins import Twins, search_alphas, side_batches
-from msinet.training.checkpoint import remove_checkpoints
-from msinet.training.loop import Result, Row
-from msinet.training.recipe import Recipe, canonical, settings
-from msinet.training.run import RECORD, Log, Record, RunOptions, derived_seed, stable_hash
-
-GENOTYPE = "genotype.json"
+from msinet.search.twins import SEARCHES, Twins
+from msinet.training.fit import OnStep, Result, Row
+from msinet.training.options import RunOptions
+from msinet.training.run_folder import Record, RunFolder, run_folder
 
 
 def search(
-    folder: Path,
-    *,
-    source: Dataset,
-    recipe: Recipe,
-    seed: int,
-    model: str = "supernet",
-    options: Mapping[str, Any] | None = None,
-    run_options: RunOptions | None = None,
-    on_step: Callable[[float], None] | None = None,
+    folder: Path, search_run: SearchRun, run_options: RunOptions | None = None, on_step: OnStep | None = None
 ) -> Record:
-    """Search an architecture on a training set; its test images are not looked at.
+    """Search an architecture on a training set; its test images are not used.
 
     Files in `folder`: `record.json` (last), `genotype.json` with its provenance, `history.csv` per epoch, `alphas.csv`
     with the architecture parameters, the weights they give and their entropy per epoch and interaction, `log.txt`;
@@ -51,87 +34,76 @@ def search(
 
     Args:
         folder: of this search; an unfinished one in it is resumed.
-        source: training set.
-        recipe: mechanism, split, batches, schedules.
-        seed: repetition; initial weights, split, batches and augmentation follow from it.
-        model: supernet, or a width of it: supernet_x0_25.
-        options: of the supernet: ratio, fusion.
+        search_run: network, data, recipe, seed.
         run_options: device, workers and the like.
-        on_step: called with the share of the search that is done.
+        on_step: called with the finished share of the search.
 
     Returns:
         The flat record: genotype, how many of its interactions are the paper's (if it has as many), mean entropy of
         the mixtures in [0, 1] (1: all operations weigh the same), share of interactions without operation, whether the
-        search collapsed to those alone, sizes of the sides, timings in seconds, environment.
+        search collapsed to those alone, sizes of the sides, timings in seconds, recipe, environment.
 
     Raises:
         UserError: any input that cannot be used, before the search starts where it can be known then.
     """
-    run_options, options = run_options or RunOptions(), dict(options or {})
-    if split_name(model)[0] != "supernet":
-        raise UserError(f"only a supernet can be searched, such as supernet or supernet_x0_25, not {model}")
-    for name, place in (("mid", "a setting of the recipe"), ("genotype", "what the search finds")):
-        if name in options:
-            raise UserError(f"{name} is {place}, no option of the network that is searched")
-    check_sides(source, recipe, seed)
-    run_options.prepare()
-    device = pick_device(run_options.device)
-    folder.mkdir(parents=True, exist_ok=True)
-    log = Log(folder / "log.txt")
-    mixed = _mixed(source, seed)
-    torch.manual_seed(mixed)
+    search_run.check_sides()
+    with run_folder(folder, run_options or RunOptions(), "search") as here:
+        return _search(here, search_run, on_step)
+
+
+def _search(here: RunFolder, search_run: SearchRun, on_step: OnStep | None) -> Record:
+    source, recipe, size, options = search_run.source, search_run.recipe, search_run.recipe.image, here.options
+    torch.manual_seed(search_run.derived_seed)
+    network = search_run.build()
+    for name, side in zip(("training", "validation"), search_run.sides, strict=True):
+        here.log(f"{name} side: {side.classes} identities, {len(side.positions)} images")
+    pixels = open_pixels(source, "train", size.height, size.width, cache=options.cache, progress=options.progress)
+    here.log(f"{search_run.title} ({source.fingerprint}), {describe(here.device)}")
     if recipe.search_settings.mechanism == "tpe":
-        discrete = model.replace("supernet", "msinet")
-        build_model(discrete, source.num_classes, **options)  # refuses options that do not exist
+        here.replace_result()
+        genotype, result, found = search_trials(here, search_run, pixels, on_step)
     else:
-        network = build_model(model, source.num_classes, mid=recipe.search_settings.mid, **options)
-    training, validation = _sides(source, recipe, mixed)
-    for name, side in (("training", training), ("validation", validation)):
-        log(f"{name} side: {side.classes} identities, {len(side.positions)} images")
-    pixels = open_pixels(
-        source, "train", recipe.image.height, recipe.image.width, cache=run_options.cache, progress=run_options.progress
-    )
-    log(
-        f"search {recipe.search_settings.mechanism} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}"
-    )
-    identity = stable_hash(["search", model, options, source.fingerprint, canonical(recipe), seed])
-    if distributed.leads():
-        (folder / RECORD).unlink(missing_ok=True)
-    arguments = (pixels, training, validation, recipe, folder)
-    title = f"search {recipe.search_settings.mechanism} {source.name} seed {seed}"
-    if recipe.search_settings.mechanism == "tpe":
-        cameras = np.array([image.camera for image in source.train])
-        trials = search_trials(
-            discrete,
-            *arguments,
-            identities=source.labels,
-            cameras=cameras if source.remove_same_camera else None,
-            options=options,
-            seed=mixed,
-            identity=identity,
-            device=device,
-            run_options=run_options,
-            on_step=on_step,
-            title=title,
-        )
-        genotype, result, found = trials.genotype, trials.result, trials.record
-    else:
-        result, alphas = _search_supernet(
-            network,
-            *arguments,
-            seed=mixed,
-            identity=identity,
-            device=device,
-            run_options=run_options,
-            on_step=on_step,
-            title=title,
-        )
+        result = _search_supernet(here, search_run, network, pixels, on_step)
+        alphas = alphas_of(network)
         genotype, found = genotype_of(alphas), {"entropy": float(entropy(alphas).mean())}
+    record = here.record(
+        _summary(search_run, genotype) | found | {"steps": result.steps, "seconds_training": result.seconds}, recipe
+    )
+    here.log(search_line(record))
+    if distributed.leads():
+        history, trajectory = _apart(result.history)
+        write_csv(here.path / "history.csv", history)
+        if trajectory:
+            write_csv(here.path / "alphas.csv", trajectory)
+        provenance = {"model": search_run.model, "source": source.name, "seed": search_run.seed}
+        write_json(here.path / GENOTYPE, {**provenance, "options": dict(search_run.options), **record})
+        write_json(here.result, record)
+    return record
+
+
+def _search_supernet(
+    here: RunFolder, search_run: SearchRun, network: nn.Module, pixels: PixelSource, on_step: OnStep | None
+) -> Result:
+    assert isinstance(network, ReIDNet)
+    search = search_run.recipe.search_settings
+    memories = (
+        Memory(side.classes, network.channels, search.temperature, search.momentum) for side in search_run.sides
+    )
+    twins = Twins(network, *memories).to(here.device).to(memory_format=torch.channels_last)
+    task = SEARCHES[search.mechanism](
+        twins, pixels, search_run.sides, search_run.recipe, search_run.derived_seed, here.options.workers
+    )
+    here.replace_result()
+    return here.fit(task, search_run.identity, on_step, search_run.title)
+
+
+def _summary(search_run: SearchRun, genotype: str) -> dict[str, Any]:
+    """The genotype, and the images it was found on."""
+    source, (training, validation) = search_run.source, search_run.sides
     skipped = genotype.count("N") / len(genotype)
-    record: Record = {
+    return {
         "genotype": genotype,
         "agreement": sum(a == b for a, b in zip(genotype, SEARCHED, strict=True)) if len(genotype) == 12 else None,
-        **found,
         "skip_ratio": skipped,
         "collapsed": skipped == 1,
         "training_identities": training.classes,
@@ -143,92 +115,7 @@ def search(
         "source_layout": source.layout,
         "target_layout": source.layout,
         "weights": None,
-        "steps": result.steps,
-        "seconds_training": result.seconds,
-        **describe(device),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    log(search_line(record))
-    if distributed.leads():
-        history, trajectory = _apart(result.history)
-        write_csv(folder / "history.csv", history)
-        if trajectory:
-            write_csv(folder / "alphas.csv", trajectory)
-        provenance = {
-            "model": model,
-            "source": source.name,
-            "seed": seed,
-            "recipe": settings(recipe),
-            "options": options,
-        }
-        write_json(folder / GENOTYPE, {"genotype": genotype, **provenance, **record})
-        write_json(folder / RECORD, record)
-        remove_checkpoints(folder)
-    distributed.barrier()
-    return record
-
-
-def _sides(source: Dataset, recipe: Recipe, mixed: int) -> tuple[Side, Side]:
-    return split_identities(
-        source.labels,
-        recipe.search_settings.overlap,
-        side_ratio=recipe.search_settings.side_ratio,
-        seed=mixed,
-        fifths=recipe.search_settings.split == "fifths",
-        list_order=recipe.search_settings.halves == "list",
-    )
-
-
-def check_sides(source: Dataset, recipe: Recipe, seed: int) -> None:
-    """Raise a `DataError` if a side is empty, or too small for the batches that are drawn from it."""
-    training, validation = _sides(source, recipe, _mixed(source, seed))
-    side_batches(recipe, training, "training", seed, 0, 1)
-    if recipe.search_settings.mechanism != "tpe":  # which only ranks the validation side
-        side_batches(recipe, validation, "validation", seed, 0, 1)
-
-
-def _mixed(source: Dataset, seed: int) -> int:
-    return derived_seed(source.name, "supernet", seed)
-
-
-def _search_supernet(
-    network: nn.Module,
-    pixels: PixelSource,
-    training: Side,
-    validation: Side,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    seed: int,
-    identity: str,
-    device: torch.device,
-    run_options: RunOptions,
-    on_step: Callable[[float], None] | None,
-    title: str,
-) -> tuple[Result, Tensor]:
-    assert isinstance(network, ReIDNet)
-    training_memory, validation_memory = (
-        Memory(side.classes, network.channels, recipe.search_settings.temperature, recipe.search_settings.momentum)
-        for side in (training, validation)
-    )
-    twins = Twins(network, training_memory, validation_memory).to(device).to(memory_format=torch.channels_last)
-    result = search_alphas(
-        twins,
-        pixels,
-        training,
-        validation,
-        recipe,
-        folder,
-        seed=seed,
-        identity=identity,
-        device=device,
-        resume=run_options.resume,
-        workers=run_options.workers,
-        on_step=on_step,
-        title=title,
-        progress=run_options.progress,
-    )
-    return result, alphas_of(network)
 
 
 def _apart(history: Sequence[Row]) -> tuple[list[Row], list[Row]]:
@@ -254,7 +141,7 @@ def _apart(history: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def search_line(record: Record) -> str:
-    """What a search found, on one line."""
+    """The outcome of a search on one line."""
     words = [f"genotype {record['genotype']}"]
     if record["agreement"] is not None:
         words.append(f"{record['agreement']} of {len(SEARCHED)} interactions as in the paper")
@@ -266,18 +153,6 @@ def search_line(record: Record) -> str:
 
 
 def entropy(alphas: Tensor) -> Tensor:
-    """Of each mixture, in [0, 1]: (interactions, 4) to (interactions,); 1 where all operations weigh the same."""
+    """Entropy of each mixture in [0, 1]: (interactions, 4) to (interactions,); 1 if all operations weigh the same."""
     logs = alphas.double().log_softmax(1)
     return -(logs.exp() * logs).sum(1) / torch.log(torch.tensor(float(len(OPERATIONS)), dtype=torch.float64))
-
-
-def read_genotype(path: Path) -> str:
-    """The genotype in a file that `search` wrote.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds no genotype.
-    """
-    try:
-        return check_genotype(json.loads(path.read_text(encoding="utf-8"))["genotype"])
-    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} holds no genotype ({error}); msinet search writes such files") from error

@@ -1,15 +1,17 @@
-"""Which images train the weights and which the architecture: two sides that share some identities (SPEC A.5)."""
+"""The two sides of a search, images of the weights and of the architecture, which share identities (Sec. 3.1)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from msinet.data.sampler import epoch_batches
 from msinet.errors import DataError
+from msinet.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Side:
-    """The images of one side, as positions in the training set, and what they are called there."""
+    """The images of one side, as positions in the training set, and their labels there."""
 
     positions: np.ndarray
     """(N,) int64, ascending"""
@@ -21,7 +23,7 @@ class Side:
 
 
 def block_sizes(n: int, overlap: float, side_ratio: float = 2.0, *, fifths: bool = False) -> tuple[int, int, int]:
-    """How many of `n` identities are in training only, shared, and in validation only.
+    """Numbers of identities in training only, shared, and in validation only.
 
     Shared are round(overlap * n); of the others training gets one part in 1 + side_ratio, rounded. An overlap of 0.4
     gives the proportions of the released code, which has q = n // 5 in training only and 2q shared.
@@ -72,11 +74,11 @@ def split_identities(
     train_only, shared, _ = block_sizes(len(present), overlap, side_ratio, fifths=fifths)
     mine: list[np.ndarray] = []
     theirs: list[np.ndarray] = []
-    for place, identity in enumerate(present):
+    for number, identity in enumerate(present):
         images = np.flatnonzero(labels == identity)
-        if place < train_only:
+        if number < train_only:
             mine.append(images)
-        elif place >= train_only + shared:
+        elif number >= train_only + shared:
             theirs.append(images)
         else:
             order = images if list_order else rng.permutation(images)
@@ -96,3 +98,18 @@ def _side(labels: np.ndarray, groups: list[np.ndarray]) -> Side:
     positions = np.sort(np.concatenate(groups)).astype(np.int64)
     identities, own = np.unique(labels[positions], return_inverse=True)
     return Side(positions, own.astype(np.int64), len(identities), identities)
+
+
+def side_batches(
+    recipe: Recipe, labels: np.ndarray, name: str, *, seed: int, epoch: int, steps: int | None
+) -> list[list[int]]:
+    """The batches of an epoch of one side, as positions in it.
+
+    Raises:
+        DataError: too few identities for a batch; the message names the side.
+    """
+    p, k = recipe.sampler.identities, recipe.sampler.images
+    try:
+        return epoch_batches(labels, p, k, seed=seed, epoch=epoch, steps=steps)
+    except DataError as error:
+        raise DataError(f"the {name} side of the search is too small: {error}") from error

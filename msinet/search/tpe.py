@@ -1,9 +1,8 @@
-"""The baseline without a supernet: Optuna's TPE sampler chooses genotypes, each trained for a short while."""
+"""Baseline tpe, without a supernet: Optuna's TPE sampler chooses genotypes, each trained for a short while."""
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,146 +13,133 @@ import torch
 from msinet import distributed
 from msinet.data.loading import PixelSource
 from msinet.errors import WeightsError
-from msinet.io import write_json
+from msinet.io import stable_hash, write_json
 from msinet.models import build_model
-from msinet.models.msinet import SEARCHED
-from msinet.models.supernet import OPERATIONS
+from msinet.models.genotype import OPERATIONS, SEARCHED
 from msinet.retrieval import evaluate
-from msinet.search.split import Side
-from msinet.search.twins import Subset, side_batches
+from msinet.search.definition import SearchRun
+from msinet.search.split import side_batches
+from msinet.search.twins import Subset
+from msinet.training.batches import Batches
 from msinet.training.evaluation import embed
-from msinet.training.loop import Result, Row, train
+from msinet.training.fit import OnStep, Result, Row, fit
 from msinet.training.recipe import Losses, Recipe
-from msinet.training.run import Record, RunOptions, stable_hash
+from msinet.training.run_folder import RunFolder
+from msinet.training.supervised import Supervised
 
 TRIALS = "trials.json"
 
 
-@dataclass(frozen=True)
-class Trials:
-    """What a search by trial trainings found."""
-
-    genotype: str
-    """the best one"""
-    result: Result
-    """a row per trial: epoch (its number), steps, mAP"""
-    record: Record
-
-
 def trial_recipe(recipe: Recipe, steps: int) -> Recipe:
-    """How one of the trials trains: all together pass as many batches as the supernet would, two per iteration.
+    """Recipe of one trial: all together pass as many batches as the supernet would, two per iteration.
 
     Args:
         recipe: of the search.
         steps: iterations of one of the search's epochs.
     """
-    assert recipe.search is not None
     per_epoch = max(1, round(2 * steps / recipe.search_settings.trials))
     return replace(recipe, search=None, losses=Losses(), sampler=replace(recipe.sampler, steps_per_epoch=per_epoch))
 
 
 def search_trials(
-    model: str,
-    pixels: PixelSource,
-    training: Side,
-    validation: Side,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    identities: np.ndarray,
-    cameras: np.ndarray | None,
-    options: dict[str, Any],
-    seed: int,
-    identity: str,
-    device: torch.device,
-    run_options: RunOptions,
-    on_step: Callable[[float], None] | None = None,
-    title: str = "search",
-) -> Trials:
+    here: RunFolder, search_run: SearchRun, pixels: PixelSource, on_step: OnStep | None
+) -> tuple[str, Result, dict[str, float]]:
     """Train genotypes on the training side, rank the validation side with each, and keep the best.
 
-    Finished trials are in `trials.json`, from which an interrupted search goes on to the same end.
+    Finished trials are in `trials.json`, from which an interrupted search continues to the same end.
 
     Args:
-        model: whose genotype is tried: msinet, or a width of it.
+        here: folder of the search.
+        search_run: network, data, recipe, seed.
         pixels: training images of the data set.
-        training: the side that trains.
-        validation: the side that is ranked: every image against all others, those of its identity and camera left out.
-        recipe: number of trials and how long they train together.
-        folder: for trials and checkpoint.
-        identities: (len(pixels),) of the images.
-        cameras: (len(pixels),), or None where the set has none; then only the image itself is left out.
-        options: of the network: ratio, fusion.
-        seed: of sampler, initial weights, batches and augmentation.
-        identity: names this search.
-        device: where to train.
-        how: workers, resume, progress.
-        on_step: called with the share of the search that is done.
-        title: of the progress bars.
+        on_step: called with the finished share of the search.
+
+    Returns:
+        The best genotype, a history with a row per trial (epoch, which is its number, steps, mAP), and values for the
+        record.
 
     Raises:
         DataError: the training side is too small for a batch.
-        WeightsError: trials of another search in `folder`.
+        WeightsError: trials of another search in the folder.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    steps = len(side_batches(recipe, training, "training", seed, 0, recipe.sampler.steps_per_epoch))
-    plan = trial_recipe(recipe, steps)
-    finished: list[dict[str, Any]] = _finished(folder / TRIALS, identity) if run_options.resume else []
-    sampler = optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=max(2, recipe.search_settings.trials // 3))
+    trials = search_run.recipe.search_settings.trials
+    seed, path = search_run.derived_seed, here.path / TRIALS
+    finished = _finished(path, search_run.identity) if here.options.resume else []
+    sampler = optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=max(2, trials // 3))
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    best: dict[str, Any] = {}
-    for number in range(recipe.search_settings.trials):
-        # Asked again in the same order, the sampler proposes what it proposed before an interruption.
+    for number in range(trials):
+        # Asked in the same order, the sampler repeats its proposals from before an interruption.
         trial = study.ask()
-        genotype = "".join(
-            trial.suggest_categorical(f"interaction{i}", tuple(OPERATIONS)) for i in range(len(SEARCHED))
-        )
-        if number < len(finished):
-            row = finished[number]
-        else:
-            torch.manual_seed(seed + number)
-            network = build_model(model, training.classes, genotype=genotype, **options)
-            network = network.to(device).to(memory_format=torch.channels_last)
-
-            def on_part(share: float, number: int = number) -> None:
-                if on_step is not None:
-                    on_step((number + share) / recipe.search_settings.trials)
-
-            part = folder / f"trial{number}"
-            result = train(
-                network,
-                Subset(pixels, training.positions),
-                training.labels,
-                plan,
-                part,
-                seed=seed + number,
-                identity=stable_hash([identity, number, genotype]),
-                device=device,
-                resume=run_options.resume,
-                workers=run_options.workers,
-                on_step=on_part,
-                title=f"{title} {number + 1}/{recipe.search_settings.trials} {genotype}",
-                progress=run_options.progress,
-            )
-            features = embed(network, Subset(pixels, validation.positions), device).numpy()
-            ids = identities[validation.positions]
-            views = np.arange(len(ids)) if cameras is None else cameras[validation.positions]
-            ranked = evaluate(
-                features, features, query_ids=ids, gallery_ids=ids, query_cameras=views, gallery_cameras=views
-            )
-            row = {"genotype": genotype, "mAP": ranked.mAP, "steps": result.steps, "seconds": result.seconds}
-            finished.append(row)
+        letters = (trial.suggest_categorical(f"interaction{i}", tuple(OPERATIONS)) for i in range(len(SEARCHED)))
+        genotype = "".join(letters)
+        if number == len(finished):
+            part = None if on_step is None else _Part(on_step, number, trials)
+            finished.append(_try(here, search_run, pixels, (number, genotype), part))
             if distributed.leads():
-                write_json(folder / TRIALS, {"identity": identity, "trials": finished})
+                write_json(path, {"identity": search_run.identity, "trials": finished})
         if distributed.leads():
-            shutil.rmtree(folder / f"trial{number}", ignore_errors=True)  # also what an earlier end left of it
-        study.tell(trial, row["mAP"])
-        best = max(best, row, key=lambda one: float(one.get("mAP", -1.0)))
+            shutil.rmtree(here.path / f"trial{number}", ignore_errors=True)  # also if an earlier process left it
+        study.tell(trial, finished[number]["mAP"])
+    best = max(finished[:trials], key=lambda row: float(row["mAP"]))
     history: tuple[Row, ...] = tuple(
         {"epoch": number, "steps": row["steps"], "mAP": row["mAP"]} for number, row in enumerate(finished, 1)
     )
     seconds, total = sum(row["seconds"] for row in finished), sum(row["steps"] for row in finished)
-    return Trials(best["genotype"], Result(history, seconds, total), {"validation_mAP": best["mAP"]})
+    return best["genotype"], Result(history, seconds, total), {"validation_mAP": best["mAP"]}
+
+
+class _Part:
+    """Reports the steps of one trial as the share of the whole search."""
+
+    def __init__(self, on_step: OnStep, number: int, trials: int) -> None:
+        self.on_step, self.number, self.trials = on_step, number, trials
+
+    def __call__(self, share: float) -> None:
+        self.on_step((self.number + share) / self.trials)
+
+
+def _try(
+    here: RunFolder, search_run: SearchRun, pixels: PixelSource, trial: tuple[int, str], on_step: OnStep | None
+) -> dict[str, Any]:
+    """Train one genotype on the training side and rank the validation side."""
+    (number, genotype), recipe, side = trial, search_run.recipe, search_run.sides[0]
+    steps = len(
+        side_batches(
+            recipe, side.labels, "training", seed=search_run.derived_seed, epoch=0, steps=recipe.sampler.steps_per_epoch
+        )
+    )
+    seed = search_run.derived_seed + number
+    torch.manual_seed(seed)
+    network = build_model(search_run.discrete, side.classes, genotype=genotype, **search_run.options)
+    network = network.to(here.device).to(memory_format=torch.channels_last)
+    own = Subset(pixels, side.positions)
+    batches = Batches(own, side.labels, trial_recipe(recipe, steps), seed, here.device, here.options.workers)
+    result = fit(
+        Supervised(network, batches),
+        here.path / f"trial{number}",
+        stable_hash([search_run.identity, number, genotype]),
+        here.options,
+        on_step,
+        f"{search_run.title} {number + 1}/{recipe.search_settings.trials} {genotype}",
+    )
+    positions = search_run.sides[1].positions
+    features = embed(network, Subset(pixels, positions), here.device).numpy()
+    mean = _rank(features, search_run, positions)
+    return {"genotype": genotype, "mAP": mean, "steps": result.steps, "seconds": result.seconds}
+
+
+def _rank(features: np.ndarray, search_run: SearchRun, positions: np.ndarray) -> float:
+    """mAP of every image against all others, but for those of its identity and camera."""
+    source = search_run.source
+    identities = source.labels[positions]
+    if source.remove_same_camera:
+        cameras = np.array([source.train[i].camera for i in positions])
+    else:  # there are no cameras, and only the image itself is left out
+        cameras = np.arange(len(identities))
+    return evaluate(
+        features, features, query_ids=identities, gallery_ids=identities, query_cameras=cameras, gallery_cameras=cameras
+    ).mAP
 
 
 def _finished(path: Path, identity: str) -> list[dict[str, Any]]:

@@ -1,9 +1,7 @@
 """The twins contrastive mechanism: weights and architecture take turns, each against a memory of its own (Sec. 3.1)."""
 
 import copy
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,28 +9,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msinet import distributed
-from msinet.data.loading import PixelSource, train_batches
-from msinet.data.sampler import epoch_batches
+from msinet.data.loading import PixelSource
 from msinet.data.transforms import normalize
 from msinet.errors import DataError
 from msinet.models import Output
+from msinet.models.genotype import OPERATIONS
 from msinet.models.heads import ReIDNet
-from msinet.models.supernet import OPERATIONS, alphas_of, interactions_of
+from msinet.models.supernet import alphas_of, interactions_of
 from msinet.search.memory import Memory
-from msinet.search.split import Side
-from msinet.training.checkpoint import load_checkpoint, save_checkpoint
-from msinet.training.loop import (
-    Progress,
-    Result,
-    Row,
-    build_optimizer,
-    check_loss,
-    drive,
-    next_batch,
-    plan_batches,
-    set_learning_rate,
-)
+from msinet.search.split import Side, side_batches
+from msinet.training.batches import Batches
+from msinet.training.fit import Row, Task, Values
 from msinet.training.recipe import Recipe
+from msinet.training.supervised import build_optimizer, set_learning_rate
+
+
+class Twins(nn.Module):
+    """A supernet and the memories of its two sides: all that a search learns."""
+
+    def __init__(self, network: ReIDNet, training: Memory, validation: Memory) -> None:
+        super().__init__()
+        self.network, self.training_memory, self.validation_memory = network, training, validation
+        self.alphas = [one.alpha for one in interactions_of(network)]
+        own = {id(alpha) for alpha in self.alphas}
+        self.weights = [p for p in network.parameters() if p.requires_grad and id(p) not in own]
 
 
 class Subset:
@@ -48,259 +48,235 @@ class Subset:
         return self.pixels[int(self.positions[index])]
 
 
-class Twins(nn.Module):
-    """A supernet and the memories of its two sides: all that a search learns."""
+class SideBatches(Batches):
+    """Batches of one side of the search.
 
-    def __init__(self, network: ReIDNet, training: Memory, validation: Memory) -> None:
-        super().__init__()
-        self.network, self.training_memory, self.validation_memory = network, training, validation
-        self.alphas = [one.alpha for one in interactions_of(network)]
-        own = {id(alpha) for alpha in self.alphas}
-        self.weights = [p for p in network.parameters() if p.requires_grad and id(p) not in own]
+    Args:
+        pixels: training images of the data set.
+        side: its images.
+        recipe: of the search.
+        seed: derived seed of order and augmentation.
+        device: where the batches go.
+        workers: processes that prepare batches.
+        training: batches of the training side, if this is the validation side: it has as many, over as many passes as
+            that takes.
+    """
+
+    def __init__(
+        self,
+        pixels: PixelSource,
+        side: Side,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        workers: int = 0,
+        training: "SideBatches | None" = None,
+    ) -> None:
+        # One classifier for both sides knows the identities by their labels in the whole training set.
+        labels = side.identities[side.labels] if recipe.search_settings.mechanism == "ce" else side.labels
+        super().__init__(Subset(pixels, side.positions), labels, recipe, seed, device, workers)
+        self.training = training
+
+    def of_epoch(self, epoch: int) -> list[list[int]]:
+        """The batches of an epoch, as positions in the side."""
+        if self.training is None:
+            steps, name = self.recipe.sampler.steps_per_epoch, "training"
+        else:
+            steps, name = len(self.training.of_epoch(epoch)), "validation"
+        return side_batches(self.recipe, self.labels, name, seed=self.seed, epoch=epoch, steps=steps)
 
 
-class Optimizers:
-    """Of weights and architecture, and the gradients that wait between two steps if they leak."""
+class Comparison(NamedTuple):
+    """A batch against a memory."""
 
-    def __init__(self, twins: Twins, recipe: Recipe) -> None:
-        self.twins, self.leak = twins, recipe.search_settings.leak
-        _learn(twins.weights, twins.alphas)  # so that the weights' optimizer leaves the architecture out
-        self.weights = build_optimizer(twins.network, recipe)
-        self.alphas = torch.optim.Adam(
-            twins.alphas,
-            recipe.search_settings.alpha_lr,
-            betas=(0.5, 0.999),
-            weight_decay=recipe.search_settings.alpha_weight_decay,
+    loss: Tensor
+    accuracy: Tensor
+    features: Tensor
+    """(B, D) of all processes"""
+    labels: Tensor
+    """(B,)"""
+
+
+class TwinsSearch(Task):
+    """Search an architecture: in each iteration a step of the weights, then one of the architecture.
+
+    Both batches pass the batch norms in training mode. The history has the architecture parameters of each epoch
+    (`alpha_of_<interaction>_<operation>`). The released code's behaviours are options: order=alphas has the steps the
+    other way round; leak adds the gradients of the weights from the architecture's loss to the weights' next step.
+
+    Args:
+        twins: supernet and memories on their device; changed in place.
+        pixels: training images of the data set.
+        sides: the training side, of the weights, and the validation side, of the architecture.
+        recipe: of the search.
+        seed: derived seed of batches and augmentation.
+        workers: processes that prepare batches; the result does not depend on it.
+    """
+
+    def __init__(
+        self, twins: Twins, pixels: PixelSource, sides: tuple[Side, Side], recipe: Recipe, seed: int, workers: int = 0
+    ) -> None:
+        self.network = self.twins = twins
+        self.recipe, self.options = recipe, recipe.search_settings
+        self.epochs, self.seed = recipe.schedule.epochs, seed
+        device = twins.training_memory.centres.device
+        self.training = SideBatches(pixels, sides[0], recipe, seed, device, workers)
+        self.validation = SideBatches(pixels, sides[1], recipe, seed + 1, device, workers, self.training)
+        learn(twins.weights, twins.alphas)  # so that the weights' optimizer leaves the architecture out
+        self.weight_optimizer = build_optimizer(twins.network, recipe)
+        self.alpha_optimizer = torch.optim.Adam(
+            twins.alphas, self.options.alpha_lr, betas=(0.5, 0.999), weight_decay=self.options.alpha_weight_decay
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Of both, for a checkpoint."""
-        leaked = [p.grad for p in self.twins.weights] if self.leak else []
-        return {"weights": self.weights.state_dict(), "alphas": self.alphas.state_dict(), "leaked": leaked}
+    def step(self, epoch: int, step: int) -> Values:
+        """One iteration of Sec. 3.1: the weights on a training batch, the architecture on a validation batch."""
+        del epoch
+        if self.options.order == "alphas":
+            return self._alphas_first(step)
+        return self.weight_step() | self.architecture_step()
 
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Put both back where `state_dict` found them."""
-        self.weights.load_state_dict(state["weights"])
-        self.alphas.load_state_dict(state["alphas"])
+    def weight_step(self) -> dict[str, Tensor]:
+        """Loss of a training batch against its memory, step of the weights, update of the memory."""
+        learn(self.twins.weights, self.twins.alphas)
+        batch = self.compare(self.training, self.twins.training_memory)  # Eq. 2
+        batch.loss.backward()  # type: ignore[no-untyped-call]  # adds to the leaked gradients, if there are any
+        distributed.sum_gradients(self.twins.weights)
+        self.weight_optimizer.step()
+        self.weight_optimizer.zero_grad(set_to_none=True)
+        self.update(self.twins.training_memory, batch)  # Eq. 3
+        return {"loss": batch.loss.detach(), "accuracy": batch.accuracy}
+
+    def architecture_step(self) -> dict[str, Tensor]:
+        """The same with a validation batch, the other memory and the architecture (first order)."""
+        if self.options.leak:
+            learn([*self.twins.alphas, *self.twins.weights], [])
+        else:  # without gradients of the weights, which spares a third of the backward pass
+            learn(self.twins.alphas, self.twins.weights)
+        batch = self.compare(self.validation, self.twins.validation_memory)  # Eq. 2
+        batch.loss.backward()  # type: ignore[no-untyped-call]
+        distributed.sum_gradients(self.twins.alphas)
+        if self.options.leak:
+            distributed.average_gradients(self.twins.weights)
+        self.alpha_optimizer.step()
+        self.alpha_optimizer.zero_grad(set_to_none=True)
+        self.update(self.twins.validation_memory, batch)  # Eq. 3
+        return {"val_loss": batch.loss.detach(), "val_accuracy": batch.accuracy}
+
+    def compare(self, batches: SideBatches, memory: Memory) -> Comparison:
+        """Classify the next batch of a side by its memory (Eq. 2)."""
+        images, own = batches.next()
+        output: Output = self.twins.network(images)
+        labels, features = distributed.gather(own), distributed.gather(output.embeddings[0])  # (B,), (B, D)
+        logits = self.logits(output, features, memory)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.losses.label_smoothing)
+        return Comparison(loss, (logits.argmax(1) == labels).float().mean(), features, labels)
+
+    def logits(self, output: Output, features: Tensor, memory: Memory) -> Tensor:
+        """(B, identities of the side): cosines with the memory over the temperature."""
+        del output
+        return memory.logits(features)
+
+    def update(self, memory: Memory, batch: Comparison) -> None:
+        """Move the memory towards the batch (Eq. 3)."""
+        memory.update(batch.features, batch.labels)
+
+    def _alphas_first(self, step: int) -> dict[str, Tensor]:
+        """An iteration in the released code's order, which leaves out each epoch's first step of the architecture."""
+        if step:
+            before = self.architecture_step()
+            return self.weight_step() | before
+        self.validation.next()  # stays unused
+        return self.weight_step()
+
+    def initialize(self) -> None:
+        """Fill the memories with class centroids, unless they start empty as in the released code."""
+        if self.options.memory_init == "centroids":
+            fill_memory(self.twins.network, self.twins.training_memory, self.training)
+            fill_memory(self.twins.network, self.twins.validation_memory, self.validation)
+
+    def begin_epoch(self, epoch: int, step: int) -> Row:
+        """Set both learning rates.
+
+        Raises:
+            DataError: a side is too small for a batch, or the epoch too short for a step of the architecture.
+        """
+        steps = self.training.begin_epoch(epoch, step)
+        self.validation.begin_epoch(epoch, step)
+        if steps <= 1 and self.options.order == "alphas":
+            raise DataError(
+                f"an epoch of {steps} iteration(s) leaves no step of the architecture with order alphas, which leaves "
+                "out the first; take more data, smaller batches or order weights"
+            )
+        rates = {"lr": self.recipe.learning_rate(epoch), "alpha_lr": self.options.alpha_learning_rate(epoch)}
+        set_learning_rate(self.weight_optimizer, rates["lr"])
+        set_learning_rate(self.alpha_optimizer, rates["alpha_lr"])
+        return {"steps": steps, **rates}
+
+    def end_epoch(self, epoch: int) -> Row:
+        """The architecture parameters."""
+        del epoch
+        return {
+            f"alpha_of_{number}_{operation}": value
+            for number, row in enumerate(alphas_of(self.twins.network).tolist(), 1)
+            for operation, value in zip(OPERATIONS, row, strict=True)
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of supernet, memories and both optimizers, and the leaked gradients."""
+        return {
+            "twins": self.twins.state_dict(),
+            "weights": self.weight_optimizer.state_dict(),
+            "alphas": self.alpha_optimizer.state_dict(),
+            "leaked": [p.grad for p in self.twins.weights] if self.options.leak else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.twins.load_state_dict(state["twins"])
+        self.weight_optimizer.load_state_dict(state["weights"])
+        self.alpha_optimizer.load_state_dict(state["alphas"])
         for parameter, gradient in zip(self.twins.weights, state["leaked"], strict=False):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
 
 
-def search_alphas(
-    twins: Twins,
-    pixels: PixelSource,
-    training: Side,
-    validation: Side,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    seed: int,
-    identity: str,
-    device: torch.device,
-    resume: bool = True,
-    workers: int = 0,
-    on_step: Callable[[float], None] | None = None,
-    title: str = "search",
-    progress: bool = True,
-) -> Result:
-    """Alternate between the weights on the training side and the architecture on the validation side.
+class ClassifierSearch(TwinsSearch):
+    """Baseline ce: one linear classifier on both sides, trained with the weights, in place of the memories."""
 
-    One iteration, as the paper orders it: loss of a training batch against its memory, step of the weights, update of
-    that memory; loss of a validation batch against the other memory, step of the architecture (first order),
-    update of that memory. Both batches pass the batch norms in training mode.
+    def logits(self, output: Output, features: Tensor, memory: Memory) -> Tensor:
+        """(B, identities of the training set) of the classifier."""
+        del features, memory
+        return distributed.gather(output.logits[0])
 
-    The history has a row per epoch with the architecture parameters after it (`alpha_of_<interaction>_<operation>`).
-    Checkpoints, resumption, interruption and errors are those of `msinet.training.loop.train`.
+    def update(self, memory: Memory, batch: Comparison) -> None:
+        """Leave the memories empty."""
 
-    Args:
-        twins: supernet and memories, on `device`; changed in place.
-        pixels: training images of the data set.
-        training: the side of the weights.
-        validation: the side of the architecture.
-        recipe: what to do.
-        folder: for the checkpoint; made if missing.
-        seed: of batches and augmentation.
-        identity: names this search.
-        device: where the network is.
-        resume: go on from a checkpoint in `folder`.
-        workers: processes that prepare batches; the result does not depend on it.
-        on_step: called after each iteration with the share of the search that is done.
-        title: of the progress bar.
-        progress: show a bar.
-
-    Raises:
-        DataError: a side has too few identities for a batch.
-        TrainingDiverged, KeyboardInterrupt, WeightsError: as in training.
-    """
-    distributed.check_batch(recipe.sampler.identities)
-    folder.mkdir(parents=True, exist_ok=True)
-    network = twins.network
-    optimizers = Optimizers(twins, recipe)
-    at = Progress()
-    found = load_checkpoint(folder, identity, twins, optimizers) if resume else None
-    if found is not None:
-        at = Progress(**found)
-    elif recipe.search_settings.memory_init == "centroids" and recipe.search_settings.mechanism == "tcm":
-        fill_memory(network, twins.training_memory, pixels, training, device)
-        fill_memory(network, twins.validation_memory, pixels, validation, device)
-    distributed.check_agreement((identity, at.epoch, at.step), f"search and its checkpoint in {folder}")
-    distributed.share_batch_norms(network)  # after the memories are filled, which every process does by itself
-    network.train()
-
-    def training_batches(epoch: int) -> list[list[int]]:
-        return side_batches(recipe, training, "training", seed, epoch, recipe.sampler.steps_per_epoch)
-
-    def validation_batches(epoch: int) -> list[list[int]]:
-        # As many as of training, over as many passes as that takes; epochs of its own, so that chance differs.
-        return side_batches(recipe, validation, "validation", seed + 1, epoch, len(training_batches(epoch)))
-
-    def stream(
-        side: Side, batches_of: Callable[[int], list[list[int]]], own_seed: int, first: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        # One classifier for both sides knows the identities by their labels in the whole set.
-        labels = side.identities[side.labels] if recipe.search_settings.mechanism == "ce" else side.labels
-        plan = (one for one in plan_batches(at, recipe.schedule.epochs, batches_of) if one[1] >= first)
-        return train_batches(
-            Subset(pixels, side.positions),
-            labels,
-            recipe.augmentation,
-            plan,
-            seed=own_seed,
-            workers=workers,
-            pin_memory=device.type == "cuda",
-        )
-
-    # The released code leaves out the first step of the architecture in each epoch.
-    first = 1 if recipe.search_settings.order == "alphas" else 0
-    train_stream = stream(training, training_batches, seed)
-    val_stream = stream(validation, validation_batches, seed + 1, first)
-
-    def loss_of(batches: Iterator[tuple[Tensor, Tensor]], memory: Memory) -> tuple[Tensor, Tensor, Tensor, float]:
-        images, mine = next_batch(batches, device)
-        output: Output = network(images)
-        labels = distributed.gather(mine)
-        features = distributed.gather(output.embeddings[0])  # (B, 512)
-        logits = (
-            distributed.gather(output.logits[0])
-            if recipe.search_settings.mechanism == "ce"
-            else memory.logits(features)
-        )
-        accuracy = (logits.argmax(1) == labels).float().mean().item()
-        return (
-            F.cross_entropy(logits, labels, label_smoothing=recipe.losses.label_smoothing),
-            features,
-            labels,
-            accuracy,
-        )
-
-    def step_weights(epoch: int, step: int) -> Row:
-        _learn(twins.weights, twins.alphas)
-        loss, features, labels, accuracy = loss_of(train_stream, twins.training_memory)
-        check_loss(loss.item(), epoch, step, folder)
-        loss.backward()  # type: ignore[no-untyped-call]  # adds to what the step of the architecture left, if it leaks
-        distributed.sum_gradients(twins.weights)
-        optimizers.weights.step()
-        optimizers.weights.zero_grad(set_to_none=True)
-        if recipe.search_settings.mechanism == "tcm":
-            twins.training_memory.update(features, labels)
-        return {"loss": loss.item(), "accuracy": accuracy}
-
-    def step_alphas(epoch: int, step: int) -> Row:
-        # Unless they leak, gradients of the weights are not even computed, which spares a third of the backward pass.
-        _learn(
-            twins.alphas + (twins.weights if recipe.search_settings.leak else []),
-            [] if recipe.search_settings.leak else twins.weights,
-        )
-        loss, features, labels, accuracy = loss_of(val_stream, twins.validation_memory)
-        check_loss(loss.item(), epoch, step, folder)
-        loss.backward()  # type: ignore[no-untyped-call]
-        distributed.sum_gradients(twins.alphas)
-        if recipe.search_settings.leak:
-            distributed.average_gradients(twins.weights)
-        optimizers.alphas.step()
-        optimizers.alphas.zero_grad(set_to_none=True)
-        if recipe.search_settings.mechanism == "tcm":
-            twins.validation_memory.update(features, labels)
-        return {"val_loss": loss.item(), "val_accuracy": accuracy}
-
-    def begin_epoch(epoch: int) -> Row:
-        steps = len(training_batches(epoch))
-        if steps <= first:
-            raise DataError(
-                f"an epoch of {steps} iteration(s) leaves no step of the architecture with order alphas, which "
-                "leaves out the first; take more data, smaller batches or order weights"
-            )
-        set_learning_rate(optimizers.weights, recipe.learning_rate(epoch))
-        set_learning_rate(optimizers.alphas, recipe.search_settings.alpha_learning_rate(epoch))
-        return {
-            "steps": steps,
-            "lr": recipe.learning_rate(epoch),
-            "alpha_lr": recipe.search_settings.alpha_learning_rate(epoch),
-        }
-
-    def take_step(epoch: int, step: int) -> Row:
-        distributed.reseed(seed, epoch, step)
-        if recipe.search_settings.order == "weights":
-            return step_weights(epoch, step) | step_alphas(epoch, step)
-        before = step_alphas(epoch, step) if step >= first else {}
-        return step_weights(epoch, step) | before
-
-    def end_epoch(_epoch: int) -> Row:
-        return {
-            f"alpha_of_{number}_{operation}": value
-            for number, row in enumerate(alphas_of(network).tolist(), 1)
-            for operation, value in zip(OPERATIONS, row, strict=True)
-        }
-
-    return drive(
-        at,
-        recipe.schedule.epochs,
-        begin_epoch,
-        take_step,
-        end_epoch,
-        lambda: save_checkpoint(folder, identity, twins, optimizers, vars(at)),
-        twins,
-        folder,
-        on_step=on_step,
-        title=title,
-        progress=progress,
-    )
+    def initialize(self) -> None:
+        """Leave the memories empty."""
 
 
-def side_batches(recipe: Recipe, side: Side, name: str, seed: int, epoch: int, steps: int | None) -> list[list[int]]:
-    """The batches of an epoch of one side, as positions in it.
-
-    Raises:
-        DataError: too few identities for a batch; the message names the side.
-    """
-    try:
-        return epoch_batches(
-            side.labels, recipe.sampler.identities, recipe.sampler.images, seed=seed, epoch=epoch, steps=steps
-        )
-    except DataError as error:
-        raise DataError(f"the {name} side of the search is too small: {error}") from error
+#: Searches of a supernet by mechanism.
+SEARCHES: dict[str, type[TwinsSearch]] = {"tcm": TwinsSearch, "ce": ClassifierSearch}
 
 
-def _learn(trained: list[nn.Parameter], frozen: list[nn.Parameter]) -> None:
+def learn(trained: list[nn.Parameter], frozen: list[nn.Parameter]) -> None:
+    """Choose the parameters that the next backward pass computes gradients of."""
     for parameters, learns in ((trained, True), (frozen, False)):
         for parameter in parameters:
             parameter.requires_grad_(learns)
 
 
 @torch.no_grad()
-def fill_memory(
-    network: nn.Module, memory: Memory, pixels: PixelSource, side: Side, device: torch.device, batch_size: int = 64
-) -> None:
-    """Class centroids of a side's images, without augmentation, as a fresh network sees them (SPEC A.10).
+def fill_memory(network: nn.Module, memory: Memory, batches: SideBatches, batch_size: int = 64) -> None:
+    """Fill a memory with the class centroids of a side, from images without augmentation and a fresh network.
 
-    Batch norms normalise by the batch, since they have no statistics yet, and batches are mixed so that those
-    are of the whole side; the network itself is left as it was.
+    Batch norms normalise by the batch, because they have no statistics yet. Batches are shuffled, so that each
+    represents the whole side. The network itself does not change.
     """
     copied = copy.deepcopy(network).train()
-    order = np.random.default_rng(0).permutation(len(side.positions))
+    order = np.random.default_rng(0).permutation(len(batches.labels))
     features = []
     for chunk in np.array_split(order, -(-len(order) // batch_size)):
-        images = normalize(np.stack([pixels[int(side.positions[i])] for i in chunk]))  # (B, 3, H, W)
-        output: Output = copied(images.to(device, memory_format=torch.channels_last))
+        images = normalize(np.stack([batches.pixels[int(i)] for i in chunk]))  # (B, 3, H, W)
+        output: Output = copied(images.to(batches.device, memory_format=torch.channels_last))
         features.append(output.embeddings[0].float())
-    memory.fill(torch.cat(features), torch.from_numpy(side.labels[order]).to(device))
+    memory.fill(torch.cat(features), torch.from_numpy(batches.labels[order]).to(batches.device))

@@ -1,4 +1,4 @@
-"""Cameras and the places they look at: what differs between two sets of one kind."""
+"""Cameras of a set, and the backdrops of their images."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,9 +12,9 @@ from msinet.synthetic.person import COLOURS
 from msinet.synthetic.sets import STYLES
 from msinet.synthetic.solids import Colour
 
-#: Pixels of the picture behind a camera's images.
-PLACE_SIZE = (640, 300)
-#: Where its ground begins.
+#: Pixels of a backdrop.
+BACKDROP_SIZE = (640, 300)
+#: Row at which its ground begins.
 HORIZON = 106
 
 
@@ -24,7 +24,7 @@ class Camera:
 
     number: int
     directions: tuple[float, float]
-    """degrees at which bodies are usually seen; 0: from the front"""
+    """the two usual directions of view in degrees; 0: from the front"""
     spread: float
     elevation: float
     distance: float
@@ -35,20 +35,20 @@ class Camera:
     direct: float
     """share of the light that comes from the sun"""
     gains: Colour
-    """of red, green and blue"""
+    """of the red, green and blue channels"""
     blur: float
     noise: float
     quality: int
     """of the JPEG files"""
     shift: float
     zoom: float
-    """frame over body"""
+    """size of the frame over that of the body"""
     resolution: float
-    """share of the pixels that the sensor had"""
+    """of the sensor, as a share of the image's pixels"""
     occluded: float
     indoor: bool
-    place: int
-    """seed of the picture behind"""
+    backdrop: int
+    """seed of the backdrop"""
 
 
 @lru_cache(maxsize=128)
@@ -80,34 +80,34 @@ def draw_camera(style_name: str, number: int, seed: int) -> Camera:
         resolution=float(rng.uniform(0.6, 1.0)),
         occluded=style.occluded * float(rng.uniform(0.4, 1.6)),
         indoor=indoor,
-        place=int(rng.integers(2**31)),
+        backdrop=int(rng.integers(2**31)),
     )
 
 
 @lru_cache(maxsize=64)
-def place(kind: str, indoor: bool, seed: int) -> PIL.Image.Image:
-    """The picture behind a camera's images: walls or streets with clutter in the colours that people wear."""
+def backdrop(kind: str, indoor: bool, seed: int) -> PIL.Image.Image:
+    """The backdrop of a camera's images: walls or streets with clutter in the colours of garments."""
     rng = np.random.default_rng((seed, 5))
-    width, height = PLACE_SIZE
-    image = PIL.Image.new("RGB", PLACE_SIZE)
+    width, height = BACKDROP_SIZE
+    image = PIL.Image.new("RGB", BACKDROP_SIZE)
     pen = PIL.ImageDraw.Draw(image)
     names = list(COLOURS)
 
-    def some(low: float = 0.0, high: float = 1.0, grey: float = 0.5) -> tuple[int, int, int]:
+    def mixed(low: float = 0.0, high: float = 1.0, grey: float = 0.5) -> tuple[int, int, int]:
         colour = np.array(COLOURS[names[rng.integers(len(names))]])
-        mixed = colour * (1 - grey) + grey * rng.uniform(low, high)
-        return tuple(int(c) for c in (255 * mixed).clip(0, 255))  # type: ignore[return-value]
+        rgb = colour * (1 - grey) + grey * rng.uniform(low, high)
+        return tuple(int(c) for c in (255 * rgb).clip(0, 255))  # type: ignore[return-value]
 
-    ground = some(0.3, 0.75, 0.85)
-    pen.rectangle((0, 0, width, height), fill=some(0.35, 0.85, 0.75))
+    ground = mixed(0.3, 0.75, 0.85)
+    pen.rectangle((0, 0, width, height), fill=mixed(0.35, 0.85, 0.75))
     # Facades with windows or shelves, side by side.
     x = 0
     while x < width:
         w = int(rng.integers(50, 160))
         top = 0 if indoor else int(rng.integers(0, 50))
-        pen.rectangle((x, top, x + w, HORIZON + 7), fill=some(0.25, 0.9, 0.6))
+        pen.rectangle((x, top, x + w, HORIZON + 7), fill=mixed(0.25, 0.9, 0.6))
         step_x, step_y = rng.integers(11, 33, 2)
-        pane = some(0.1, 0.9, 0.55)
+        pane = mixed(0.1, 0.9, 0.55)
         if rng.random() < 0.75:
             for px in range(x + 4, x + w - 6, int(step_x)):
                 for py in range(top + 4, HORIZON - 7, int(step_y)):
@@ -131,17 +131,17 @@ def place(kind: str, indoor: bool, seed: int) -> PIL.Image.Image:
     for _ in range(int(rng.integers(14, 30))):
         x, y = int(rng.integers(0, width)), int(rng.integers(HORIZON - 50, HORIZON + 50))
         w, h = int(rng.integers(6, 43)), int(rng.integers(14, 64))
-        fill = some(0.2, 0.8, rng.uniform(0.0, 0.5))
+        fill = mixed(0.2, 0.8, rng.uniform(0.0, 0.5))
         if rng.random() < 0.25:
             pen.ellipse((x, y - h, x + w * 1.3, y), fill=(int(30 + 40 * rng.random()), int(70 + 70 * rng.random()), 40))
         else:
             pen.rectangle((x, y - h, x + w, y), fill=fill)
             if rng.random() < 0.4:
-                pen.rectangle((x + w // 4, y - h * 3 // 4, x + w * 3 // 4, y - h // 3), fill=some(0, 1, 0.2))
+                pen.rectangle((x + w // 4, y - h * 3 // 4, x + w * 3 // 4, y - h // 3), fill=mixed(0, 1, 0.2))
     for _ in range(int(rng.integers(3, 8))):
         x = int(rng.integers(0, width))
-        pen.rectangle((x, 0, x + int(rng.integers(2, 10)), int(rng.integers(HORIZON, HORIZON + 64))), fill=some())
+        pen.rectangle((x, 0, x + int(rng.integers(2, 10)), int(rng.integers(HORIZON, HORIZON + 64))), fill=mixed())
     image = image.filter(PIL.ImageFilter.GaussianBlur(0.9))
     rough = PIL.Image.fromarray(rng.integers(0, 256, (height // 2, width // 2), dtype=np.uint8))
-    rough = rough.resize(PLACE_SIZE, PIL.Image.Resampling.BICUBIC).convert("RGB")
+    rough = rough.resize(BACKDROP_SIZE, PIL.Image.Resampling.BICUBIC).convert("RGB")
     return PIL.Image.blend(image, rough, 0.10)

@@ -1,4 +1,4 @@
-"""People: what makes an identity, and the body it has in a given pose."""
+"""Persons: the factors of an identity, and its body in a pose."""
 
 from dataclasses import dataclass, replace
 
@@ -75,11 +75,11 @@ class Person:
 
 
 def draw_family(rng: np.random.Generator, weights: dict[str, float]) -> Person:
-    """The person after whom a family is made.
+    """Draw the person from whom a family is derived.
 
     Args:
-        rng: all chance.
-        weights: how common each colour is in the set's palette.
+        rng: source of all random numbers.
+        weights: of each colour in the set's palette.
     """
     names = list(weights)
     shares = np.array([weights[n] for n in names])
@@ -119,12 +119,16 @@ def draw_family(rng: np.random.Generator, weights: dict[str, float]) -> Person:
     return base
 
 
-#: What members of a family may differ in.
+#: Parts in which members of a family may differ.
 PARTS = ("hair", "hat", "pattern", "inner", "print", "lower pattern", "shoes", "bag", "lower colour", "upper colour")
 
 
 def vary(person: Person, part: str, rng: np.random.Generator, weights: dict[str, float]) -> Person:
-    """The same person with one part drawn anew."""
+    """The same person with one part drawn again.
+
+    Raises:
+        ValueError: unknown part.
+    """
     names = list(weights)
     shares = np.array([weights[n] for n in names])
     shares /= shares.sum()
@@ -136,7 +140,7 @@ def vary(person: Person, part: str, rng: np.random.Generator, weights: dict[str,
                 return name
 
     def one(values: tuple[str, ...], first: float) -> str:
-        """The first value with the given chance, the others alike."""
+        """The first value with probability `first`, otherwise one of the others."""
         return values[0] if rng.random() < first else values[1 + int(rng.integers(len(values) - 1))]
 
     if part == "hair":
@@ -173,7 +177,7 @@ def vary(person: Person, part: str, rng: np.random.Generator, weights: dict[str,
 
 
 def draw_member(base: Person, rng: np.random.Generator, weights: dict[str, float]) -> Person:
-    """A member of a family: a few parts drawn anew, and a slightly different build."""
+    """A member of a family: a few parts drawn again, and a slightly different build."""
     person = replace(
         base,
         stature=round(base.stature * float(rng.uniform(0.97, 1.03)), 3),
@@ -186,7 +190,7 @@ def draw_member(base: Person, rng: np.random.Generator, weights: dict[str, float
 
 @dataclass(frozen=True)
 class Pose:
-    """How the person stands or walks."""
+    """Pose of a standing or walking person."""
 
     phase: float
     """of the walking cycle, radians"""
@@ -199,7 +203,7 @@ class Pose:
 
 
 def draw_pose(rng: np.random.Generator) -> Pose:
-    """Walking for the most part; now and then a hand is raised, as with a telephone."""
+    """Draw a pose: mostly walking, sometimes with a raised hand as at a telephone."""
     walking = rng.random() < 0.75
     elbows = rng.uniform(0.1, 0.6, 2)
     if rng.random() < 0.2:
@@ -320,7 +324,7 @@ def _arm(
 
 
 def _prints(body: Body, person: Person, torso: int) -> None:
-    """Marks on the trunk, in its own coordinates: sideways from -1 to 1, upwards from 0 to 1."""
+    """Decals on the trunk, in its own coordinates: sideways from -1 to 1, upwards from 0 to 1."""
     if person.upper in ("jacket", "coat"):
         inner = COLOURS[person.inner_colour]
         body.decals.append(Decal(torso, 0, 1, (0, 0.62), (0.3, 0.42), "triangle", inner, tilt=0.0))

@@ -1,4 +1,4 @@
-"""One image: a body before a camera, in its place and light, with what stands in front of it."""
+"""Renders one image: backdrop, shadow, body, occluder and sensor."""
 
 import io
 from dataclasses import asdict, replace
@@ -9,14 +9,14 @@ import PIL.Image
 import PIL.ImageFilter
 
 from msinet.synthetic import person, vehicle
-from msinet.synthetic.cameras import HORIZON, PLACE_SIZE, Camera, place
+from msinet.synthetic.cameras import BACKDROP_SIZE, HORIZON, Camera, backdrop
 from msinet.synthetic.person import COLOURS, Person
 from msinet.synthetic.solids import F32, NOTHING, Body, Light, Surface, View, cast, look_at, project, shade
 from msinet.synthetic.vehicle import PAINTS, Vehicle
 
 Factors = dict[str, Any]
 Identity = Person | Vehicle
-#: What may stand in front of either kind.
+#: Occluders by kind of body.
 OCCLUDERS = {
     "person": ("pole", "bin", "hedge", "barrier", "person", "board"),
     "vehicle": ("pole", "tree", "hedge", "barrier", "person", "car"),
@@ -32,15 +32,15 @@ def photograph(
     square: bool = False,
     junk: bool = False,
 ) -> tuple[bytes, Factors]:
-    """A JPEG file and the factors behind it.
+    """Render one image, as a JPEG file and its factors.
 
     Args:
-        identity: whom to show.
-        camera: through which.
-        rng: all chance of this image.
-        height: of persons, who are half as wide; vehicles fill an area of height x height pixels.
-        square: a frame of equal sides around either kind.
-        junk: frame the body badly, as a failed detection does.
+        identity: person or vehicle in the image.
+        camera: camera that takes the image.
+        rng: source of all random numbers.
+        height: of images of persons, which are half as wide; those of vehicles have height x height pixels in all.
+        square: make the frame square for both kinds.
+        junk: misplace the frame, as in a failed detection.
     """
     human = isinstance(identity, Person)
     yaw = float(rng.choice(camera.directions, p=(0.6, 0.4)) + rng.normal(0, camera.spread)) % 360
@@ -62,7 +62,7 @@ def photograph(
     sun = np.array((np.cos(sun_at) * 0.75, np.sin(sun_at) * 0.75, 0.66), F32)
     lamp = Light(sun, 1.5 * camera.direct, 0.95 - 0.55 * camera.direct)
 
-    # Linear colours: what is behind, the shadow on the ground, the body, what is in front.
+    # Linear colours of backdrop, shadow, body and occluder.
     pixels = _background(camera, view, rng, human)
     pixels *= _shadow(view, sun, camera.direct, human)[:, :, None]
     hits = cast(body, view)
@@ -115,7 +115,7 @@ def _frame(
     wide, high = (right - left) / 2, (bottom - top) / 2
     if shape == "tall":
         size = (height, height // 2)
-        high = max(high, 1.15 * wide)  # a long stride may leave the frame a little
+        high = max(high, 1.15 * wide)  # a long stride may leave the frame
         wide = high / 2
     elif shape == "square":
         size = (height, height)
@@ -131,21 +131,21 @@ def _frame(
 
 
 def _background(camera: Camera, view: View, rng: np.random.Generator, human: bool) -> np.ndarray:
-    """A cut of the camera's place behind the window, linear colours (H, W, 3)."""
+    """A crop of the camera's backdrop, linear colours (H, W, 3)."""
     h, w = view.size
     tall = float(rng.uniform(135, 185)) if human else float(rng.uniform(92, 142))
     wide = tall * w / h
-    bottom = min(PLACE_SIZE[1] - 1.0, HORIZON + float(rng.uniform(0.35, 0.9)) * (PLACE_SIZE[1] - HORIZON))
+    bottom = min(BACKDROP_SIZE[1] - 1.0, HORIZON + float(rng.uniform(0.35, 0.9)) * (BACKDROP_SIZE[1] - HORIZON))
     bottom = max(bottom, tall)
-    left = float(rng.uniform(0, PLACE_SIZE[0] - wide))
-    picture = place("person" if human else "vehicle", camera.indoor, camera.place)
+    left = float(rng.uniform(0, BACKDROP_SIZE[0] - wide))
+    picture = backdrop("person" if human else "vehicle", camera.indoor, camera.backdrop)
     cut = picture.resize((w, h), PIL.Image.Resampling.BILINEAR, box=(left, bottom - tall, left + wide, bottom))
     pixels = np.asarray(cut, F32) / 255
     return pixels * pixels
 
 
 def _shadow(view: View, sun: np.ndarray, direct: float, human: bool) -> np.ndarray:
-    """How much light the ground keeps, (H, W): a soft patch under the body, drawn out away from the sun."""
+    """Share of light on the ground, (H, W): a soft shadow under the body, longer on the side away from the sun."""
     x, y = view.pixels()
     rays = view.axes[0] + x[None, :, None] * view.axes[1] + y[:, None, None] * view.axes[2]  # (H, W, 3)
     down = np.minimum(rays[:, :, 2], -1e-3)
@@ -164,7 +164,7 @@ def _shadow(view: View, sun: np.ndarray, direct: float, human: bool) -> np.ndarr
 
 
 def _occluder(rng: np.random.Generator, human: bool, yaw: float) -> tuple[str, Body]:
-    """Something between the camera and the body."""
+    """Name and body of an occluder between the camera and the identity."""
     kind = str(rng.choice(OCCLUDERS["person" if human else "vehicle"]))
     toward = np.array((np.cos(np.radians(yaw)), np.sin(np.radians(yaw))))
     side = np.array((-toward[1], toward[0]))
@@ -214,7 +214,7 @@ def _sensor(
     quality: int,
     rng: np.random.Generator,
 ) -> bytes:
-    """From linear colours to a JPEG file."""
+    """Convert linear colours to a JPEG file."""
     h, w = pixels.shape[:2]
     display = np.sqrt(np.clip(pixels * gains, 0, 1))
     display += F32(noise) * rng.standard_normal(display.shape, F32)

@@ -1,5 +1,4 @@
-"""The sets of the world: their palettes and the style of their cameras. The difference between two sets of a kind
-is the domain gap."""
+"""Styles of the rendered sets: palettes and cameras. Two styles of one kind differ by a domain gap."""
 
 from dataclasses import dataclass
 
@@ -9,13 +8,13 @@ from msinet.synthetic.vehicle import PAINTS
 
 @dataclass(frozen=True)
 class Style:
-    """What the cameras of one set have in common."""
+    """Palette of a set, and properties that its cameras share."""
 
     kind: str
     """person or vehicle"""
     cameras: int
     palette: dict[str, float]
-    """how common each colour is among the set's identities"""
+    """weight of each colour among the set's identities"""
     elevation: tuple[float, float]
     """degrees above the horizon, lowest and highest"""
     light: tuple[float, float]
@@ -23,7 +22,7 @@ class Style:
     cast: float
     """standard deviation of the logarithm of each colour channel's gain"""
     warmth: float
-    """of the set: above 0 towards yellow, below 0 towards blue"""
+    """above 0: yellow cast; below 0: blue cast"""
     blur: tuple[float, float]
     """pixels of an image 128 high"""
     noise: tuple[float, float]
@@ -31,13 +30,13 @@ class Style:
     shift: float
     """standard deviation of the framing error, as a share of the frame"""
     occluded: float
-    """share of images with something in front"""
+    """share of images with an occluder"""
     indoor: float
-    """share of cameras under a roof, with even light"""
+    """share of indoor cameras, with even light"""
     spread: float
     """degrees: standard deviation of the view around a camera's two usual directions"""
     off_axis: float | None = None
-    """degrees: how far cameras look away from a road, on which they see fronts and backs; None: from anywhere"""
+    """degrees: standard deviation of a camera's direction from the road's axis; None: any direction"""
 
 
 _BRIGHT = dict.fromkeys(COLOURS, 1.0) | {"white": 2.0, "black": 1.5, "red": 1.6, "sky": 1.4, "yellow": 1.3}
@@ -54,7 +53,7 @@ _TOWN = dict.fromkeys(PAINTS, 1.0) | {"white": 1.5, "black": 1.3, "silver": 1.3,
 _HIGHWAY = dict.fromkeys(PAINTS, 0.8) | {"white": 1.8, "black": 1.6, "silver": 1.6, "red": 1.2, "brown": 1.2}
 _EVERY = dict.fromkeys(COLOURS, 1.0)
 
-#: Numbers are drawn from the position of a style in this table: append, do not reorder.
+#: Seeds use the position of a style in this table: append, do not reorder.
 STYLES: dict[str, Style] = {
     "market1501": Style(
         "person",

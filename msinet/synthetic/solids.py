@@ -1,8 +1,8 @@
-"""Bodies made of simple solids, and the casting of rays at them.
+"""Bodies made of simple solids, and ray casting.
 
 A body is a list of ellipsoids, tapered cylinders and convex polyhedra in one frame: x points to the
 body's front, y to its left, z up, in metres, with the ground at z = 0. The camera moves around the body.
-Everything is elementwise float32, so the result does not depend on threads.
+All operations are elementwise float32, so results do not depend on the number of threads.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ NOTHING = -1
 
 @dataclass(frozen=True)
 class Surface:
-    """What a solid looks like; colours are display RGB in [0, 1]."""
+    """Appearance of a solid; colours are display RGB in [0, 1]."""
 
     colour: Colour
     second: Colour = (0.0, 0.0, 0.0)
@@ -40,7 +40,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Decal:
-    """A flat mark on one side of a solid: a print, a window, a plate."""
+    """A flat mark on one side of a solid, such as a print, a window or a plate."""
 
     solid: int
     axis: int
@@ -77,7 +77,7 @@ class Body:
     decals: list[Decal] = field(default_factory=list)
 
     def ellipsoid(self, centre: Vector, radii: Vector, surface: Surface) -> int:
-        """Axes along the body's; returns the solid's number."""
+        """Add an ellipsoid with axes along the body's; returns the number of the solid."""
         r = np.array(radii, F32)
         frame = np.zeros((3, 4), F32)
         frame[[0, 1, 2], [0, 1, 2]] = 1 / r
@@ -93,14 +93,14 @@ class Body:
         )
 
     def tube(self, start: Vector, end: Vector, radius: tuple[float, float], end_radius: float, surface: Surface) -> int:
-        """A tapered cylinder with flat ends.
+        """Add a tapered cylinder with flat ends; returns the number of the solid.
 
         Args:
             start: centre of one end.
             end: centre of the other.
             radius: at the start, forwards and sideways.
-            end_radius: at the end, forwards; sideways it tapers alike.
-            surface: what it looks like.
+            end_radius: at the end, forwards; the sideways radius tapers by the same factor.
+            surface: appearance.
         """
         a, b = np.array(start, np.float64), np.array(end, np.float64)
         length = float(np.sqrt(((b - a) ** 2).sum()))
@@ -129,7 +129,7 @@ class Body:
         return self._add(_CONE, frame, taper, ends.astype(F32), corners.astype(F32), surface, (sum(radius) / 2, length))
 
     def polyhedron(self, planes: np.ndarray, low: Vector, high: Vector, surface: Surface) -> int:
-        """The part of a box that lies behind all `planes` (k, 4): n p + w <= 0."""
+        """Add the part of a box behind all `planes` (k, 4): n p + w <= 0; returns the number of the solid."""
         lo, hi = np.array(low, F32), np.array(high, F32)
         sides = np.zeros((6, 4), F32)
         sides[[0, 1, 2], [0, 1, 2]], sides[:3, 3] = -1, lo
@@ -142,7 +142,7 @@ class Body:
         return self._add(_POLYHEDRON, frame, 1.0, planes, corners, surface, (1.0, 1.0))
 
     def box(self, centre: Vector, size: Vector, surface: Surface) -> int:
-        """A box with its edges along the axes."""
+        """Add a box with edges along the axes; returns the number of the solid."""
         c, s = np.array(centre), np.array(size) / 2
         low, high = c - s, c + s
         return self.polyhedron(np.zeros((0, 4)), (low[0], low[1], low[2]), (high[0], high[1], high[2]), surface)
@@ -170,7 +170,7 @@ class Body:
         return len(self.kinds)
 
     def moved(self, offset: Vector, turn: float = 0.0) -> "Body":
-        """The body turned about the vertical and then moved, as an occluder or a passer-by."""
+        """The body turned about the vertical axis and then moved; for occluders."""
         c, s = float(np.cos(turn)), float(np.sin(turn))
         rotation = np.array(((c, -s, 0), (s, c, 0), (0, 0, 1)), F32)
         shift = np.array(offset, F32)
@@ -186,7 +186,7 @@ class Body:
 
 @dataclass(frozen=True)
 class View:
-    """A pinhole camera and the window of its image plane that becomes the image."""
+    """A pinhole camera and the window of its image plane that is rendered."""
 
     eye: np.ndarray
     """(3,) in body coordinates"""
@@ -232,7 +232,7 @@ def project(points: np.ndarray, eye: np.ndarray, axes: np.ndarray) -> tuple[np.n
 
 @dataclass(frozen=True)
 class Hits:
-    """What each pixel sees first."""
+    """The first solid on the ray of each pixel."""
 
     solid: np.ndarray
     """(H, W) int16, the solid's number or NOTHING"""
@@ -330,7 +330,7 @@ def _quadric(
 
 @dataclass(frozen=True)
 class Light:
-    """Sun, sky and how strong they are."""
+    """Direction and strength of the sun, and strength of the sky."""
 
     sun: np.ndarray
     """(3,) unit vector towards the sun, in body coordinates"""
@@ -339,7 +339,7 @@ class Light:
 
 
 def shade(body: Body, view: View, hits: Hits, light: Light) -> tuple[np.ndarray, np.ndarray]:
-    """Linear colours of the pixels that see a solid.
+    """Linear colours of the pixels whose ray hits a solid.
 
     Returns:
         Positions of those pixels in the flattened image (n,) and their colours (n, 3) float32.
@@ -377,7 +377,7 @@ def shade(body: Body, view: View, hits: Hits, light: Light) -> tuple[np.ndarray,
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row by row: (n, 3) with (n, 3) or (3,)."""
+    """Inner products of rows: (n, 3) with (n, 3) or (3,)."""
     product: np.ndarray = a[:, 0] * b[..., 0] + a[:, 1] * b[..., 1] + a[:, 2] * b[..., 2]
     return product
 
@@ -430,7 +430,7 @@ def _paint_patterns(body: Body, number: np.ndarray, own: np.ndarray, colour: np.
 def _paint_decals(
     body: Body, number: np.ndarray, own: np.ndarray, normal: np.ndarray, colour: np.ndarray, shine: np.ndarray
 ) -> None:
-    """Later decals lie on earlier ones."""
+    """Paint the decals in order; later ones cover earlier ones."""
     facing: dict[tuple[int, int, int], np.ndarray] = {}  # pixels of a solid that face along an axis
     for decal in body.decals:
         key = decal.solid, decal.axis, decal.side

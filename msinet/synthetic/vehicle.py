@@ -1,4 +1,4 @@
-"""Vehicles: what makes an identity, and its body."""
+"""Vehicles: the factors of an identity, and its body."""
 
 from dataclasses import dataclass, replace
 
@@ -73,24 +73,24 @@ class Vehicle:
     roof: str
     roof_colour: str
     roof_place: float
-    """of what is on the roof, from -1 (rear) to 1"""
+    """position of the object on the roof, from -1 (rear) to 1"""
     door_sticker: str
     rear_sticker: str
     bonnet_sticker: str
     sticker_colour: str
     cargo: str
-    """of a pickup or truck: colour of the load or box; of others unused"""
+    """colour of the load or box of a pickup or truck; unused for other types"""
     damage: int
     """0: none; 1 to 4: the dented corner"""
     plate: int
-    """seed of the plate's marks"""
+    """seed of the marks on the plate"""
     windscreen: int
-    """which labels stick on the windscreen, bit by bit"""
+    """stickers on the windscreen, one bit each"""
     bumper_dark: bool
 
 
 def draw_family(rng: np.random.Generator, weights: dict[str, float]) -> Vehicle:
-    """The vehicle after which a family is made; `weights` says how common each paint is in the set."""
+    """Draw the vehicle from which a family is derived; `weights` are those of each paint in the set."""
     base = Vehicle(
         type=str(rng.choice(list(SHAPES), p=(0.25, 0.16, 0.12, 0.18, 0.09, 0.12, 0.08))),
         colour=_paint(rng, weights),
@@ -116,7 +116,7 @@ def draw_family(rng: np.random.Generator, weights: dict[str, float]) -> Vehicle:
     return base
 
 
-#: What members of a family may differ in. Plates differ always.
+#: Parts in which members of a family may differ. Plates always differ.
 PARTS = ("two-tone", "rims", "roof", "stickers", "cargo", "damage", "windscreen", "colour")
 
 
@@ -127,7 +127,11 @@ def _paint(rng: np.random.Generator, weights: dict[str, float], *apart_from: str
 
 
 def vary(v: Vehicle, part: str, rng: np.random.Generator, weights: dict[str, float]) -> Vehicle:
-    """The same vehicle with one part drawn anew."""
+    """The same vehicle with one part drawn again.
+
+    Raises:
+        ValueError: unknown part.
+    """
 
     def one(values: tuple[str, ...], first: float) -> str:
         return values[0] if rng.random() < first else values[1 + int(rng.integers(len(values) - 1))]
@@ -162,7 +166,7 @@ def vary(v: Vehicle, part: str, rng: np.random.Generator, weights: dict[str, flo
 
 
 def draw_member(base: Vehicle, rng: np.random.Generator, weights: dict[str, float]) -> Vehicle:
-    """A member of a family: the same type, a few parts drawn anew, a plate of its own."""
+    """A member of a family: the same type, a few parts drawn again, and its own plate."""
     v = replace(base, plate=int(rng.integers(2**16)))
     for part in rng.permutation(PARTS)[: rng.integers(4, 7)]:
         v = vary(v, str(part), rng, weights)
@@ -218,7 +222,7 @@ def build(v: Vehicle) -> Body:
 
 
 def _slope(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float, float, float]:
-    """The plane through two points (x, z) that keeps what lies below the line from start to end."""
+    """The plane through two points (x, z) whose inside is below the line from start to end."""
     (x0, z0), (x1, z1) = start, end
     n = np.array((z0 - z1, x1 - x0))
     n = n / np.sqrt((n**2).sum())
@@ -291,8 +295,8 @@ def _ends(body: Body, v: Vehicle, s: Shape, low: int, sill: float) -> None:
         )
         for mark in range(6):
             if v.plate >> mark & 1:
-                place = (side * (mark - 2.5) * 0.08, sill + 0.20 - middle)
-                body.decals.append(Decal(low, 0, side, place, (0.025, 0.045), "rectangle", (0.1, 0.15, 0.4)))
+                centre = (side * (mark - 2.5) * 0.08, sill + 0.20 - middle)
+                body.decals.append(Decal(low, 0, side, centre, (0.025, 0.045), "rectangle", (0.1, 0.15, 0.4)))
 
 
 def _sides(body: Body, v: Vehicle, s: Shape, low: int, sill: float) -> None:

@@ -1,34 +1,22 @@
-"""The full state of a training, so that stopping and going on leaves no trace in the result."""
+"""Checkpoints: the full state of a training, so that an interruption does not change its result."""
 
 import io
 import os
 import random
 import zipfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from msinet.errors import WeightsError
 from msinet.io import atomic_path
 
 NAME = "checkpoint.pt"
-#: The one before, which stands in for a checkpoint that was damaged.
+#: The checkpoint before, used if the newest is damaged.
 BEFORE = "checkpoint-before.pt"
-
-
-class Stateful(Protocol):
-    """What a checkpoint holds beside the model: an optimizer, or several in one."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to put it back as it is now."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Put it back."""
 
 
 def rng_state() -> dict[str, Any]:
@@ -43,7 +31,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put every global random generator back where `rng_state` found it."""
+    """Restore the state of every global random generator."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -53,25 +41,16 @@ def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate((kind, tuple(numbers), gauss_next))
 
 
-def save_checkpoint(
-    folder: Path, identity: str, model: nn.Module, optimizer: Stateful, progress: dict[str, Any]
-) -> None:
+def save_checkpoint(folder: Path, identity: str, task: dict[str, Any], progress: dict[str, Any]) -> None:
     """Write `checkpoint.pt` atomically, and keep the one before as `checkpoint-before.pt`.
 
     Args:
         folder: of the run.
-        identity: what the training is; a checkpoint of another training is refused.
-        model: its weights and buffers are stored.
-        optimizer: its state is stored.
-        progress: where the run stands, as plain numbers and lists.
+        identity: names the training; a checkpoint of another training is refused.
+        task: its state.
+        progress: progress of the training, as plain numbers and lists.
     """
-    state = {
-        "identity": identity,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "progress": progress,
-        "rng": rng_state(),
-    }
+    state = {"identity": identity, "task": task, "progress": progress, "rng": rng_state()}
     buffer = io.BytesIO()  # written by Python, which tells a full disk from other failures
     torch.save(state, buffer)
     if (folder / NAME).exists():
@@ -84,10 +63,10 @@ def save_checkpoint(
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(folder: Path, identity: str, model: nn.Module, optimizer: Stateful) -> dict[str, Any] | None:
-    """Restore everything from the folder's checkpoint and return its progress; None without one.
+def load_checkpoint(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The folder's checkpoint with the keys "task", "progress" and "rng"; None without one.
 
-    A checkpoint that is damaged (cut off, a wrong byte) is passed over with a warning if the one before is good.
+    A damaged checkpoint (truncated, a wrong byte) is skipped with a warning if the one before is good.
 
     Raises:
         WeightsError: the file is damaged, and so is the one before, or there is none; or it belongs to another
@@ -97,24 +76,20 @@ def load_checkpoint(folder: Path, identity: str, model: nn.Module, optimizer: St
     if not paths:
         return None
     try:
-        state = _read(paths[0], identity)
+        return _read(paths[0], identity)
     except WeightsError as error:
         if len(paths) == 1 or isinstance(error, _Another):
             raise
         try:
             state = _read(paths[1], identity)
-        except WeightsError:  # the newer one is the one to tell
+        except WeightsError:  # report the newer one
             raise error from None
         tqdm.write(f"{paths[0]} is damaged; going on from the one before it")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    set_rng_state(state["rng"])
-    progress: dict[str, Any] = state["progress"]
-    return progress
+        return state
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Once the training is over."""
+    """Delete the checkpoints of a finished training."""
     for name in (NAME, BEFORE):
         (folder / name).unlink(missing_ok=True)
 
@@ -129,7 +104,7 @@ def _read(path: Path, identity: str) -> dict[str, Any]:
             if (member := archive.testzip()) is not None:
                 raise ValueError(f"wrong checksum of {member}")
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        found, _ = state["identity"], [state[part] for part in ("model", "optimizer", "progress", "rng")]
+        found, _ = state["identity"], [state[part] for part in ("task", "progress", "rng")]
     except Exception as error:  # whatever a damaged file makes zipfile and torch raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise WeightsError(f"{path} cannot be read ({reason}); delete it to start again") from error

@@ -1,4 +1,4 @@
-"""From a network and a data set to CMC, mAP and mINP (SPEC A.9)."""
+"""Evaluation of a network on a data set: CMC, mAP and mINP (Sec. 4.1)."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from msinet.retrieval import Retrieval, evaluate, evaluate_distances, mean_over_
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network reaches on a data set, averaged over the set's draws."""
+    """Metrics of a network on a data set, averaged over the set's draws."""
 
     metrics: dict[str, float]
     """mAP, R1, R5, R10, mINP in [0, 1]"""
@@ -31,7 +31,7 @@ def embed(
 ) -> Tensor:
     """One feature row per image, in order: (N, D) float32 on the CPU, as the network gives them.
 
-    Several processes share the batches out and all get every row, to the last bit what one process gets.
+    Several processes share the batches, and each gets every row, with the same bits as in one process.
     """
     was_training = model.training
     model.eval()

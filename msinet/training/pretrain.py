@@ -1,11 +1,10 @@
-"""Pre-training: a network learns to classify images, and its weights start a re-identification (SPEC A.7)."""
+"""Pre-training: a network learns to classify images, and re-identification starts from its weights (Sec. 4.3)."""
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +17,60 @@ from tqdm import tqdm
 from msinet import distributed
 from msinet.data.folders import ClassFolders, FolderImages
 from msinet.data.loading import PixelSource, test_batches
-from msinet.environment import describe, pick_device
+from msinet.environment import describe
 from msinet.errors import UserError
-from msinet.io import write_csv, write_json
+from msinet.io import stable_hash, write_csv, write_json
 from msinet.models import Output, build_model, save_weights
 from msinet.progress import bar
-from msinet.training.loop import Row, train
+from msinet.training.batches import Batches
+from msinet.training.fit import OnStep, Row
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical, settings
-from msinet.training.run import Log, Record, RunOptions, derived_seed, exclusive_of_all, stable_hash
+from msinet.training.run_folder import Record, RunFolder, run_folder
+from msinet.training.seeds import derived_seed
+from msinet.training.supervised import Supervised
 
-#: Up to so many images, every one is read before training, so that a broken one is named at once.
+#: Sets with fewer images are read before training, so that a broken image is named at once.
 VERIFY_LIMIT = 50_000
 
 
+@dataclass(frozen=True)
+class Pretraining:
+    """A pre-training: everything that can change the outcome.
+
+    Raises:
+        UserError: the recipe has no random resized crop, without which images have no common size.
+    """
+
+    model: str
+    """name of the network"""
+    options: Mapping[str, Any]
+    """of the network"""
+    data: ClassFolders
+    """images to classify"""
+    recipe: Recipe
+    """size, batches, schedule, augmentation"""
+    seed: int = 0
+    """repetition; initial weights, batches and augmentation follow from it"""
+
+    def __post_init__(self) -> None:
+        if not self.recipe.augmentation.crop:
+            raise UserError("recipe: crop must lie in (0, 1] in pre-training, got 0.0")
+
+    @property
+    def derived_seed(self) -> int:
+        """The seed of everything random. The data count by their fingerprint: a folder may have any name."""
+        return derived_seed(self.data.fingerprint, self.model, self.seed)
+
+    @property
+    def identity(self) -> str:
+        """Names the training in its checkpoint."""
+        network = [self.model, dict(self.options)]
+        return stable_hash(["pretrain", *network, self.data.fingerprint, canonical(self.recipe), self.seed])
+
+
 def pretrain(
-    out: Path,
-    *,
-    model: str,
-    options: Mapping[str, Any],
-    data: ClassFolders,
-    recipe: Recipe,
-    seed: int,
-    run_options: RunOptions | None = None,
-    on_step: Callable[[float], None] | None = None,
+    out: Path, pretraining: Pretraining, run_options: RunOptions | None = None, on_step: OnStep | None = None
 ) -> Record:
     """Train a network to classify and write its weights as `out`, which `load_weights` and --pretrained take.
 
@@ -50,108 +80,63 @@ def pretrain(
 
     Args:
         out: X.safetensors.
-        model: name in the registry.
-        options: of the model.
-        data: what to classify.
-        recipe: size, batches, schedule, augmentation.
-        seed: repetition; initial weights, batches and augmentation follow from it.
+        pretraining: network, data, recipe, seed.
         run_options: device, workers and the like. Images are decoded each time, so `cache` has no effect.
-        on_step: called with the share of the training that is done.
+        on_step: called with the finished share of the training.
 
     Returns:
-        The flat record: top1 and top5 on the validation images of `data` and chance in [0, 1], timings in
-        seconds, environment.
+        The flat record: top1 and top5 on the validation images and chance in [0, 1], timings in seconds, recipe,
+        environment.
 
     Raises:
         UserError: `out` exists, or any input that cannot be used, before training starts where it can be known
             then.
     """
-    run_options = run_options or RunOptions()
     if out.suffix != ".safetensors":
         raise UserError(f"{out} must be named X.safetensors, by which weights are recognised")
-    with exclusive_of_all(out.with_name(f".{out.stem}.lock"), f"a pre-training of {out}"):
-        if distributed.leads() and out.exists() and run_options.resume:
-            raise UserError(f"{out} is there already; choose another --out, or --no-resume to train it anew")
-        return _pretrain(out, model, dict(options), data, recipe, seed, run_options, on_step)
+    partial = out.with_name(f"{out.stem}.partial")
+    with run_folder(partial, run_options or RunOptions(), "pre-training", out) as here:
+        return _pretrain(here, pretraining, on_step)
 
 
-def _pretrain(
-    out: Path,
-    model: str,
-    options: dict[str, Any],
-    data: ClassFolders,
-    recipe: Recipe,
-    seed: int,
-    run_options: RunOptions,
-    on_step: Callable[[float], None] | None,
-) -> Record:
-    device = pick_device(run_options.device)
-    run_options.prepare()
-    mixed = derived_seed(data.fingerprint, model, seed)  # not by name: the folder may be called anything
-    torch.manual_seed(mixed)
-    network = build_model(model, len(data.classes), image=(recipe.image.height, recipe.image.width), **options)
+def _pretrain(here: RunFolder, pretraining: Pretraining, on_step: OnStep | None) -> Record:
+    model, options, data, recipe = pretraining.model, dict(pretraining.options), pretraining.data, pretraining.recipe
+    size, seed = (recipe.image.height, recipe.image.width), pretraining.derived_seed
+    torch.manual_seed(seed)
+    network = build_model(model, len(data.classes), image=size, **options)
     if not any(p.requires_grad for p in network.parameters()):
         raise UserError(f"{model} learns nothing, so there is nothing to pre-train; evaluate it as it is")
-    recipe.sampler.batches(data.train_labels, seed=mixed, epoch=0)  # refuses too small a set before anything is read
-    network = network.to(device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
-    count = len(data.train) + len(data.val)
-    if count < VERIFY_LIMIT:
-        with distributed.leader_first():
-            data.verify(progress=run_options.progress)
-    else:
-        tqdm.write(
-            f"{data.name}: {count:,} images are not all read beforehand, which would take long; a broken one stops "
-            "the training when it is met"
-        )
-    val_pixels = FolderImages(data.root, data.val, (recipe.image.height, recipe.image.width))
+    recipe.sampler.batches(data.train_labels, seed=seed, epoch=0)  # refuses too small a set before anything is read
+    network = network.to(here.device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
+    _verify(data, here.options.progress)
+    val_pixels, val_labels = FolderImages(data.root, data.val, size), torch.from_numpy(data.val_labels)
 
-    def evaluate(network: nn.Module) -> Row:
-        return classify(network, val_pixels, torch.from_numpy(data.val_labels), device, progress=run_options.progress)
+    def evaluate() -> Row:
+        return classify(network, val_pixels, val_labels, here.device, progress=here.options.progress)
 
-    partial = out.with_name(f"{out.stem}.partial")
-    partial.mkdir(exist_ok=True)
-    log = Log(partial / "log.txt")
-    log(f"{model} {options} on {data.name} ({data.fingerprint}), seed {seed}, {describe(device)}")
-    # Weights that these replace stand until here, where the inputs are known to be good.
-    if distributed.leads():
-        out.unlink(missing_ok=True)
-    result = train(
-        network,
-        FolderImages(data.root, data.train),
-        data.train_labels,
-        recipe,
-        partial,
-        seed=mixed,
-        identity=stable_hash(["pretrain", model, options, data.fingerprint, canonical(recipe), seed]),
-        device=device,
-        resume=run_options.resume,
-        workers=run_options.workers,
-        evaluate=evaluate,
-        evaluate_every=run_options.evaluate_every,
-        on_step=on_step,
-        title=f"{model} {data.name} seed {seed}",
-        progress=run_options.progress,
-    )
+    here.log(f"{model} {options} on {data.name} ({data.fingerprint}), seed {pretraining.seed}, {describe(here.device)}")
+    pixels = FolderImages(data.root, data.train)
+    batches = Batches(pixels, data.train_labels, recipe, seed, here.device, here.options.workers)
+    task = Supervised(network, batches, evaluate, here.options.evaluate_every)
+    here.replace_result()
+    result = here.fit(task, pretraining.identity, on_step, f"{model} {data.name} seed {pretraining.seed}")
     began = time.perf_counter()
-    final = evaluate(network)
+    final = evaluate()
     seconds_evaluating = time.perf_counter() - began
-    log(", ".join(f"{name} {value:.4f}" for name, value in final.items()))
-
-    environment = describe(device)
-    provenance: Record = {
+    here.log(", ".join(f"{name} {value:.4f}" for name, value in final.items()))
+    provenance = {
         "model": model,
         "options": json.dumps(options),
         "num_classes": len(data.classes),
         "height": recipe.image.height,
         "width": recipe.image.width,
         "pretrained_on": f"{data.name} {data.fingerprint}",
-        "recipe": json.dumps(settings(recipe)),
-        "seed": seed,
+        "seed": pretraining.seed,
         "top1": final["top1"],
         "steps": result.steps,
-        "code": environment["code"],
+        "code": describe(here.device)["code"],
     }
-    record: Record = {
+    found = {
         **provenance,
         **final,
         "chance": 1 / len(data.classes),
@@ -159,16 +144,27 @@ def _pretrain(
         "val_images": len(data.val),
         "seconds_training": result.seconds,
         "seconds_evaluating": seconds_evaluating,
-        **environment,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    record = here.record(found, recipe)
     if distributed.leads():
-        write_csv(out.with_suffix(".history.csv"), result.history)
-        write_json(out.with_suffix(".json"), record)
-        save_weights(network, out, {name: str(value) for name, value in provenance.items()})
-        shutil.rmtree(partial)
-    distributed.barrier()
+        write_csv(here.result.with_suffix(".history.csv"), result.history)
+        write_json(here.result.with_suffix(".json"), record)
+        metadata = {"recipe": json.dumps(settings(recipe)), **provenance}
+        save_weights(network, here.result, {name: str(value) for name, value in metadata.items()})
     return record
+
+
+def _verify(data: ClassFolders, progress: bool) -> None:
+    """Read every image of a small set once."""
+    count = len(data.train) + len(data.val)
+    if count < VERIFY_LIMIT:
+        with distributed.leader_first():
+            data.verify(progress=progress)
+    else:
+        tqdm.write(
+            f"{data.name}: {count:,} images are not all read beforehand, which would take long; a broken one stops "
+            "the training when it is met"
+        )
 
 
 @torch.inference_mode()
@@ -181,7 +177,7 @@ def classify(
     batch_size: int = 64,
     progress: bool = False,
 ) -> Row:
-    """How often the right class is first (top1) and among the first five (top5), as shares in [0, 1].
+    """Shares of images, in [0, 1], whose class is first (top1) and among the first five (top5).
 
     Args:
         network: its classifiers answer; their probabilities are averaged.
@@ -210,7 +206,7 @@ def classify(
 
 @contextmanager
 def _classifying(network: nn.Module) -> Iterator[None]:
-    """Networks give logits in training mode alone; only batch norms and dropout must not train meanwhile."""
+    """Put a network in training mode, where alone it gives logits, but for batch norms and dropout."""
     modes = {module: module.training for module in network.modules()}
     network.train()
     for module in modes:

@@ -174,7 +174,7 @@ class Losses:
     alignment_weight: float = 2.0
     """lambda_sa"""
     alignment_grid: Literal["anchor", "partner"] = "anchor"
-    """whose positions are compared; partner is what the released code does"""
+    """image whose positions are compared; partner is the released code's choice"""
     alignment_self_pairs: bool = True
     """whether an image is its own partner, as in the released code"""
     alignment_per_pair: bool = True
@@ -193,8 +193,8 @@ class Losses:
 class Search:
     """The twins contrastive mechanism (Sec. 3.1): how a search differs from a training.
 
-    The defaults are the paper's; where it is silent, the released code's, unless that looks like an oversight. What the
-    released code does otherwise is an option: split, halves, memory_init, order, leak, mid and alpha_milestones.
+    The defaults are the paper's; where it is silent, the released code's, unless that looks like an oversight. Other
+    behaviours of the released code are options: split, halves, memory_init, order, leak, mid and alpha_milestones.
     """
 
     mechanism: Literal["tcm", "ce", "tpe"] = "tcm"
@@ -213,7 +213,7 @@ class Search:
     momentum: float = 0.2
     """beta: how much of a memory's row stays when it is updated (Eq. 3)"""
     memory_init: Literal["centroids", "zeros"] = "centroids"
-    """what memories hold at first: class centroids, or zeros (released code)"""
+    """initial memories: class centroids, or zeros (released code)"""
     order: Literal["weights", "alphas"] = "weights"
     """which step comes first in an iteration; alphas (released code) also leaves out each epoch's first alpha step"""
     leak: bool = False
@@ -255,7 +255,7 @@ class Search:
 
     @property
     def label(self) -> str:
-        """Mechanism, overlap and what differs from the paper's search, in a few words."""
+        """Mechanism, overlap and differences from the paper's search, in a few words."""
         if self.mechanism == "tpe":
             return f"TPE, {self.trials} trials"
         words = [f"{self.mechanism.upper()} r={self.overlap:g}"]
@@ -274,7 +274,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained, or with `search` how an architecture is searched."""
+    """All settings of a training, or with `search` of an architecture search."""
 
     image: ImageSize = field(default_factory=ImageSize)
     sampler: Sampler = field(default_factory=Sampler)
@@ -292,6 +292,8 @@ class Recipe:
             raise unknown_name("precision", self.precision, ("fp32", "bf16"))
         if self.search is not None and self.precision != "fp32":
             raise UserError("recipe: a search runs in fp32; precision is a setting of trainings")
+        if self.search is not None and self.sampler.sampler != "identities":
+            raise UserError("recipe: a search draws batches of identities; sampler is a setting of trainings")
 
     @property
     def search_settings(self) -> Search:
@@ -387,19 +389,27 @@ def _like(name: str, value: Any, present: Value) -> Any:
     raise UserError(f"recipe: {name} is a {type(present).__name__} such as {present!r}, not {value!r}")
 
 
-#: Version of `canonical`. Raise it only where one setting comes to be told in another way.
+#: Version of `canonical`. Raise it only if a setting is represented in another way.
 CANONICAL_VERSION = 1
 
 
 def canonical(recipe: Recipe) -> dict[str, Any]:
-    """What names a run: settings by their short names, whatever classes hold them.
+    """The settings that identify a run, by their short names and independent of the classes that hold them.
 
-    Settings without effect are left out, so that trainings that are alike have one name. A setting that is added later
-    must be left out where it is neutral, so that finished runs keep theirs.
+    Settings without effect are left out, so that equal trainings have equal names. A setting that is added later must
+    be left out where it is neutral, so that finished runs keep their names.
     """
-    found = settings(recipe)
-    if recipe.losses.alignment == "none":
-        found = {name: value for name, value in found.items() if not name.startswith("alignment")}
-    if not recipe.losses.triplet:
-        found = {name: value for name, value in found.items() if "margin" not in name and name != "normalize_triplet"}
+    losses = recipe.losses
+    idle = set[str]()
+    if losses.alignment == "none":
+        idle |= {name for name in settings(recipe) if name.startswith("alignment_")}
+    if losses.soft_margin or not losses.triplet:
+        idle |= {"margin"}
+    if not losses.triplet:
+        idle |= {"soft_margin", "normalize_triplet"}
+    if not recipe.augmentation.erase:
+        idle |= {"erase_fill"}
+    if recipe.search is not None:  # it has losses of its own, of which some smooth labels
+        idle |= {loss.name for loss in fields(losses)} - {"label_smoothing"}
+    found = {name: value for name, value in settings(recipe).items() if name not in idle}
     return {"version": CANONICAL_VERSION, **found}

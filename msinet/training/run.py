@@ -1,185 +1,121 @@
 """One complete run: a network trained on one data set, ranked on another or the same, with its files."""
 
-import hashlib
 import json
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from msinet import distributed
 from msinet.data.datasets import Dataset
 from msinet.data.factors import query_factors
 from msinet.data.loading import PixelSource, open_pixels
-from msinet.environment import describe, pick_device
+from msinet.environment import describe
 from msinet.errors import UserError
-from msinet.io import exclusive, write_csv, write_json
+from msinet.io import file_hash, stable_hash, write_csv, write_json
 from msinet.models import build_model, load_weights, save_weights
-from msinet.training.checkpoint import remove_checkpoints
+from msinet.training.batches import Batches
 from msinet.training.evaluation import Evaluation, evaluate_model
-from msinet.training.loop import Result, train
+from msinet.training.fit import OnStep, Result
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical
-
-Record = dict[str, str | int | float | bool | None]
-RECORD = "record.json"
+from msinet.training.run_folder import Record, RunFolder, run_folder
+from msinet.training.seeds import derived_seed
+from msinet.training.supervised import Supervised
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How a run is carried out. Nothing here changes what comes out on the CPU."""
+class Training:
+    """A training and its evaluation: everything that can change the outcome."""
 
-    device: str = "auto"
-    """cpu, cuda, cuda:N, or auto: a GPU if there is one"""
-    workers: int = 0
-    """processes that prepare training batches"""
-    cache: bool | None = None
-    """keep decoded images on disk; None: if they take less than 4 GiB"""
-    resume: bool = True
-    """go on from where an earlier run of the same command stopped"""
-    evaluate_every: int = 0
-    """epochs between evaluations on the test set, for curves; 0: only after the last epoch"""
-    progress: bool = True
-    """show progress bars"""
-    deterministic: bool = False
-    """on a GPU, only algorithms that give the same bits every time, which may be slower; on the CPU it is always so"""
+    model: str
+    """name of the network"""
+    options: Mapping[str, Any]
+    """of the network"""
+    source: Dataset
+    """training set"""
+    target: Dataset
+    """the set whose test images are ranked"""
+    recipe: Recipe
+    """size, batches, schedule, losses, augmentation; zero epochs rank the initial weights"""
+    seed: int = 0
+    """repetition; initial weights, batches and augmentation follow from it"""
+    weights: Path | None = None
+    """pre-trained weights to start from"""
 
-    def __post_init__(self) -> None:
-        for name in ("workers", "evaluate_every"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+    @property
+    def derived_seed(self) -> int:
+        """The seed of everything random."""
+        return derived_seed(self.source.name, self.model, self.seed)
 
-    def prepare(self) -> None:
-        """Choose torch's algorithms; before anything is computed on a GPU."""
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
-        if self.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
-            torch.use_deterministic_algorithms(True)
+    @cached_property
+    def weights_hash(self) -> str | None:
+        """Hash of the pre-trained weights."""
+        return file_hash(self.weights) if self.weights else None
 
-
-def stable_hash(value: Any) -> str:
-    """Twelve hex digits of the canonical JSON of a value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def file_hash(path: Path) -> str:
-    """Twelve hex digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
-def derived_seed(dataset: str, model: str, seed: int) -> int:
-    """A seed that depends on what is trained, never on the order in which things are trained."""
-    return int.from_bytes(hashlib.sha256(f"{dataset} {model} {seed}".encode()).digest()[:4], "big")
+    @property
+    def identity(self) -> str:
+        """Names the training in its checkpoint; the evaluation is no part of it."""
+        network = [self.model, dict(self.options)]
+        return stable_hash([*network, self.source.fingerprint, canonical(self.recipe), self.seed, self.weights_hash])
 
 
 def run(
-    folder: Path,
-    *,
-    model: str,
-    options: Mapping[str, Any],
-    source: Dataset,
-    target: Dataset,
-    recipe: Recipe,
-    seed: int,
-    weights: Path | None = None,
-    run_options: RunOptions | None = None,
-    on_step: Callable[[float], None] | None = None,
+    folder: Path, training: Training, run_options: RunOptions | None = None, on_step: OnStep | None = None
 ) -> Record:
-    """Train a network on `source`, rank it on `target`, and write what came out into `folder`.
+    """Train a network, rank the test images of the target, and write the results into `folder`.
 
     Files: `record.json` (last, so that its presence means the run is whole), `model.safetensors`,
     `history.csv` per epoch, `queries.csv` per query and draw, `log.txt`; `checkpoint.pt` while training.
 
     Args:
         folder: of this run; an unfinished run in it is resumed.
-        model: name in the registry.
-        options: of the model.
-        source: training set.
-        target: the set whose test images are ranked.
-        recipe: size, batches, schedule, losses, augmentation. Zero epochs rank the initial weights.
-        seed: repetition; initial weights, batches and augmentation follow from it.
-        weights: pre-trained weights to start from.
+        training: network, data, recipe, seed, weights.
         run_options: device, workers and the like.
-        on_step: called with the share of the training that is done.
+        on_step: called with the finished share of the training.
 
     Returns:
-        The flat record: metrics in [0, 1], timings in seconds, environment.
+        The flat record: metrics in [0, 1], timings in seconds, recipe, environment.
 
     Raises:
         UserError: any input that cannot be used, before training starts where it can be known then.
     """
-    run_options = run_options or RunOptions()
-    run_options.prepare()
-    device = pick_device(run_options.device)
-    folder.mkdir(parents=True, exist_ok=True)
-    log = Log(folder / "log.txt")
-    mixed = derived_seed(source.name, model, seed)
-    torch.manual_seed(mixed)
-    network = build_model(model, source.num_classes, image=(recipe.image.height, recipe.image.width), **options)
-    if recipe.losses.alignment == "pam-self" and getattr(network, "pam", None) is None:
-        raise UserError(f"alignment pam-self needs a network with a position activation module: {model} with pam=True")
-    if weights is not None:
-        log(str(load_weights(network, weights)))
+    with run_folder(folder, run_options or RunOptions(), "training") as here:
+        return _run(here, training, on_step)
+
+
+def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
+    source, target, recipe = training.source, training.target, training.recipe
+    network = _build(here, training)
     trains = recipe.schedule.epochs > 0 and any(p.requires_grad for p in network.parameters())
     # Reading all images first names a broken one before hours are spent.
-
-    def opened(dataset: Dataset, role: str) -> PixelSource:
-        return open_pixels(
-            dataset,
-            role,
-            recipe.image.height,
-            recipe.image.width,
-            cache=run_options.cache,
-            progress=run_options.progress,
-        )
-
-    pixels = opened(source, "train") if trains else None
-    test_pixels = opened(target, "test")
-    network = network.to(device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
+    pixels = _open(here, source, "train", recipe) if trains else None
+    test_pixels = _open(here, target, "test", recipe)
+    network = network.to(here.device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
 
     def evaluation() -> Evaluation:
-        return evaluate_model(network, target, test_pixels, device, progress=run_options.progress)
+        return evaluate_model(network, target, test_pixels, here.device, progress=here.options.progress)
 
-    identity = stable_hash(
-        [model, dict(options), source.fingerprint, canonical(recipe), seed, file_hash(weights) if weights else None]
-    )
-    log(f"{model} {dict(options)} on {source.name} ({source.fingerprint}), seed {seed}, {describe(device)}")
-    # A run that this one replaces stands until here, where the inputs are known to be good.
-    if distributed.leads():
-        (folder / RECORD).unlink(missing_ok=True)
+    described = f"{training.model} {dict(training.options)} on {source.name} ({source.fingerprint})"
+    here.log(f"{described}, seed {training.seed}, {describe(here.device)}")
     result = Result((), 0.0, 0)
-    if pixels is not None:
-        result = train(
-            network,
-            pixels,
-            source.labels,
-            recipe,
-            folder,
-            seed=mixed,
-            identity=identity,
-            device=device,
-            resume=run_options.resume,
-            workers=run_options.workers,
-            evaluate=lambda _: evaluation().metrics,
-            evaluate_every=run_options.evaluate_every,
-            on_step=on_step,
-            title=f"{model} {source.name} seed {seed}",
-            progress=run_options.progress,
-        )
+    if pixels is None:
+        here.replace_result()
+    else:
+        batches = Batches(pixels, source.labels, recipe, training.derived_seed, here.device, here.options.workers)
+        task = Supervised(network, batches, lambda: evaluation().metrics, here.options.evaluate_every)
+        here.replace_result()
+        result = here.fit(task, training.identity, on_step, f"{training.model} {source.name} seed {training.seed}")
     began = time.perf_counter()
     final = evaluation()
     seconds_evaluating = time.perf_counter() - began
-    log(f"{target.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items()))
-
-    record: Record = {
+    here.log(f"{target.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items()))
+    found = {
         **final.metrics,
         **{f"{name}_std_draws": value for name, value in final.std.items()},
         "draws": len(final.draws),
@@ -189,49 +125,56 @@ def run(
         "target_fingerprint": target.fingerprint,
         "source_layout": source.layout,
         "target_layout": target.layout,
-        "weights": file_hash(weights) if weights else None,
+        "weights": training.weights_hash,
         "identities": source.num_classes,
         "steps": result.steps,
         "seconds_training": result.seconds,
         "seconds_evaluating": seconds_evaluating,
         **_best_on_test(result),
-        **describe(device),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    record = here.record(found, recipe)
     if distributed.leads():
-        save_weights(
-            network,
-            folder / "model.safetensors",
-            {
-                "model": model,
-                "options": json.dumps(dict(options)),
-                "num_classes": str(source.num_classes),
-                "height": str(recipe.image.height),
-                "width": str(recipe.image.width),
-                "source": source.name,
-            },
-        )
-        write_csv(folder / "history.csv", result.history)
-        write_csv(folder / "queries.csv", _per_query(final, target))
-        write_json(folder / RECORD, record)
-        remove_checkpoints(folder)
-    distributed.barrier()
+        save_weights(network, here.path / "model.safetensors", _metadata(training))
+        write_csv(here.path / "history.csv", result.history)
+        write_csv(here.path / "queries.csv", _per_query(final, target))
+        write_json(here.result, record)
     return record
 
 
-@contextmanager
-def exclusive_of_all(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file, once for all processes of a training.
+def _build(here: RunFolder, training: Training) -> nn.Module:
+    """The network with its initial weights."""
+    image = training.recipe.image
+    torch.manual_seed(training.derived_seed)
+    network = build_model(
+        training.model, training.source.num_classes, image=(image.height, image.width), **training.options
+    )
+    if training.recipe.losses.alignment == "pam-self" and getattr(network, "pam", None) is None:
+        raise UserError(
+            f"alignment pam-self needs a network with a position activation module: {training.model} with pam=True"
+        )
+    if training.weights is not None:
+        here.log(str(load_weights(network, training.weights)))
+    return network
 
-    Raises:
-        Busy: another training holds it.
-    """
-    with exclusive(path, what) if distributed.leads() else nullcontext():
-        distributed.barrier()
-        yield
+
+def _open(here: RunFolder, dataset: Dataset, role: str, recipe: Recipe) -> PixelSource:
+    size, options = recipe.image, here.options
+    return open_pixels(dataset, role, size.height, size.width, cache=options.cache, progress=options.progress)
 
 
-def _best_on_test(result: Result) -> Record:
+def _metadata(training: Training) -> dict[str, str]:
+    """Metadata of the weights file."""
+    return {
+        "model": training.model,
+        "options": json.dumps(dict(training.options)),
+        "num_classes": str(training.source.num_classes),
+        "height": str(training.recipe.image.height),
+        "width": str(training.recipe.image.width),
+        "source": training.source.name,
+    }
+
+
+def _best_on_test(result: Result) -> dict[str, float]:
     """The best epoch by test mAP: a labelled extra, never the result."""
     evaluated = [row for row in result.history if "mAP" in row]
     if not evaluated:
@@ -243,30 +186,16 @@ def _best_on_test(result: Result) -> Record:
 def _per_query(evaluation: Evaluation, dataset: Dataset) -> Iterable[dict[str, Any]]:
     for number, (draw, ranked) in enumerate(zip(dataset.draws, evaluation.draws, strict=True)):
         factors = query_factors(dataset, draw)  # of rendered images
-        for place, index in enumerate(draw.query):
+        for row, index in enumerate(draw.query):
             image = dataset.test[index]
             yield {
                 "draw": number,
                 "query": image.path.relative_to(dataset.root).as_posix(),
                 "identity": image.identity,
                 "camera": image.camera,
-                "positives": int(ranked.positives[place]),
-                "first_rank": int(ranked.first_rank[place]),
-                "ap": float(ranked.ap[place]),
-                "inp": float(ranked.inp[place]),
-                **(factors[place] if factors else {}),
+                "positives": int(ranked.positives[row]),
+                "first_rank": int(ranked.first_rank[row]),
+                "ap": float(ranked.ap[row]),
+                "inp": float(ranked.inp[row]),
+                **(factors[row] if factors else {}),
             }
-
-
-class Log:
-    """Appends time-stamped lines to a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self, message: str) -> None:
-        """Append one line; of several processes one writes."""
-        if not distributed.leads():
-            return
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {message}\n")

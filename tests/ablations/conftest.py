@@ -1,6 +1,7 @@
 """Commands in processes of their own, which can be interrupted and killed, without importing torch for each."""
 
 import getpass
+import hashlib
 import multiprocessing
 import os
 import pwd
@@ -9,22 +10,26 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import ablations.__main__
-import reports.__main__
+from ablations.engine.store import Store
 from msinet.synthetic import SIZES, Size
 
-#: Runs in a fork of a process that has imported everything. No table after each run, as that is one more
-#: process; the state is saved after every step, so that a kill finds it at any age.
+#: Runs in a fork of a process that has imported everything. The state is saved after every step, so that a kill finds
+#: it at any age.
 CHILD = """
 import os, signal, sys
 import ablations.__main__ as commands
+import ablations.engine.runner as runner
+import ablations.engine.worker as workers
 from msinet.training import loop
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where pytest runs in the background it is ignored
 sys.stdout = sys.stderr = open(log, "a", buffering=1)
@@ -33,7 +38,6 @@ commands.show = lambda *_, **__: 0
 exec(prelude)
 sys.exit(commands.main(words))
 """
-
 Start = Callable[..., BaseProcess]
 #: Images of the rendered world in these tests.
 TINY = Size(identities=4, test_identities=3, images=4, height=16)
@@ -48,24 +52,78 @@ def _tiny_worlds() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="module")  # a folder without __init__.py is no package to pytest
-def _tables_in_process() -> Iterator[None]:
-    """`show` starts a process for each table; its imports take longer than the training does here."""
+@pytest.fixture(autouse=True, scope="module")
+def _no_tables() -> Iterator[None]:
+    """`show` starts `reports` in another process; the tests of that package look at tables."""
 
     def run(command: list[str], *, check: bool) -> SimpleNamespace:
-        assert command[:3] == [sys.executable, "-m", "reports"]
-        return SimpleNamespace(returncode=reports.__main__.main(command[3:]))
+        assert command[:4] == [sys.executable, "-m", "reports", "table"]
+        return SimpleNamespace(returncode=0)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablations.__main__, "subprocess", SimpleNamespace(run=run))
         yield
 
 
+@pytest.fixture(scope="session")
+def words() -> Callable[..., list[str]]:
+    """The words after `python -m ablations` for a short table of one small network, by default on Market-1501."""
+
+    def build(
+        command: str,
+        store: Path,
+        *more: str,
+        root: Path | None = None,
+        study: str = "table2",
+        datasets: tuple[str, ...] = ("market1501",),
+        models: tuple[str, ...] = ("msinet_x0_25",),
+        recipe: tuple[str, ...] = ("epochs=1", "steps_per_epoch=2"),
+    ) -> list[str]:
+        lists = {"--datasets": datasets, "--models": models, "--recipe": recipe}
+        found = [command, study, "--profile", "smoke", "--store", str(store)]
+        found += ["--data-root", str(root)] if root is not None else []
+        found += [word for name, values in lists.items() if values for word in (name, *values)]
+        return [*found, *(["--no-progress", "--device", "cpu"] if command == "run" else []), *more]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def outcome() -> Callable[[Path], dict[str, Any]]:
+    """All that the finished runs of a store came to: metrics, and bytes of weights and queries, by run id."""
+    files = ("model.safetensors", "queries.csv", "experiment.json")
+
+    def read(store: Path) -> dict[str, Any]:
+        frame = Store(store).frame()
+        return {
+            run_id: (
+                *(frame.loc[run_id, name] for name in ("model", "seed", "mAP", "R1", "mINP", "steps", "macs")),
+                *(hashlib.sha256((store / "runs" / run_id / file).read_bytes()).hexdigest() for file in files),
+            )
+            for run_id in frame.index
+        }
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., None]:
+    """Wait until a condition holds."""
+
+    def wait(condition: Callable[[], Any], seconds: float = 300) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "nothing happened"
+            time.sleep(0.01)
+
+    return wait
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start `python -m ablations WORDS` with its output in a file; `prelude` is code that runs before it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ablations.__main__", "pytest"])
+    context.set_forkserver_preload(["ablations.__main__", "ablations.engine.worker", "pytest"])
     started: list[BaseProcess] = []
 
     def begin(words: list[str], log: Path, prelude: str = "") -> BaseProcess:

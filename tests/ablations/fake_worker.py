@@ -12,19 +12,20 @@ import signal
 import time
 from pathlib import Path
 
-from ablations.experiment import Experiment
-from ablations.queue import Job, Queue
-from ablations.store import Store
-from ablations.worker import PUBLISHED, Worker
+from ablations.engine.experiment import Experiment
+from ablations.engine.job import Job
+from ablations.engine.queue import Queue
+from ablations.engine.store import Store
+from ablations.engine.worker import PUBLISHED, Worker
 from msinet.io import write_json
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Recipe, Schedule
 
 STEPS = 4
-EXPERIMENT = Experiment("osnet", "market1501", "market1501", Recipe(epochs=STEPS), "smoke")
+EXPERIMENT = Experiment("osnet", "market1501", "market1501", Recipe(schedule=Schedule(epochs=STEPS)), "smoke")
 
 
 def outcome(run_id: str, steps: int = STEPS) -> str:
-    """What a run comes to: each step is a hash of the one before."""
+    """The result of a run: each step is a hash of the one before."""
     value = run_id
     for _ in range(steps):
         value = hashlib.sha256(value.encode()).hexdigest()

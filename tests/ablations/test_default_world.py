@@ -5,28 +5,31 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from msinet.training.profiles import PRETRAINING
 
-import ablations.runner
-import ablations.world
-import reports.__main__
+import ablations.engine.prepare
+import ablations.engine.runner
 from ablations.__main__ import main
-from ablations.catalogue import PRETEXT, Request
-from ablations.runner import make_plan
-from ablations.store import Store
-from ablations.table2 import PRETEXT_GROUP, TABLE2
-from msinet.errors import DataError
+from ablations.engine.request import PRETEXT, Request
+from ablations.engine.resolve import resolve
+from ablations.engine.results import results
+from ablations.engine.store import Store
+from ablations.engine.study import column_label
+from ablations.studies import find_study
+from msinet.data.rendered import WORLD
+from msinet.errors import DataError, UserError
+from msinet.io import file_hash
 from msinet.models import build_model, save_weights
-from msinet.synthetic import SETS, WORLD
+from msinet.synthetic import SETS
 from msinet.training import loop
-from msinet.training.run import file_hash
+from msinet.training.recipes import PROFILES
 
 #: The module, whose name in the package is that of its function.
 rendering = import_module("msinet.synthetic.render")
@@ -36,32 +39,16 @@ COLUMNS = ("M", "MS", "VR", "VID", "MS>M", "VR>VID")
 FOLDERS = {name: folder for name, (folder, _) in SETS.items()}
 
 
-def words(command: str, store: Path, *more: str, recipe: tuple[str, ...] = SHORT) -> list[str]:
-    """The words after `python -m ablations`, without a data root."""
-    run_options = ["--no-progress", "--device", "cpu"] if command == "run" else []
-    return [
-        command,
-        "table2",
-        "--profile",
-        "smoke",
-        "--store",
-        str(store),
-        "--models",
-        MODEL,
-        "--recipe",
-        *recipe,
-        *run_options,
-        *more,
-    ]
+Words = Callable[..., list[str]]
+Outcome = Callable[[Path], dict[str, Any]]
 
 
 def asked(store: Path, **settings: Any) -> Request:
     return Request(**{"profile": "smoke", "models": (MODEL,), "recipe": SHORT, "store": store, **settings})
 
 
-def table(store: Path) -> bytes:
-    (file,) = (store / "tables").glob("*.csv")
-    return file.read_bytes()
+def table(store: Path, **settings: Any) -> pd.DataFrame:
+    return results(resolve(find_study("table2"), asked(store, **settings), Store(store)), Store(store))
 
 
 def never(*_args: Any, **_settings: Any) -> Any:
@@ -77,13 +64,13 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+def finished(tmp_path_factory: pytest.TempPathFactory, words: Words) -> Iterator[Finished]:
     """Table 2 of one network by one command that finds nothing. Shared: do not change it."""
     folder = tmp_path_factory.mktemp("default")
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setenv("MSINET_CACHE", str(folder / "cache"))
-        status = main(words("run", folder / "results"))
+        status = main(words("run", folder / "results", datasets=()))
     return Finished(folder / "cache", folder / "results", status, out.getvalue())
 
 
@@ -106,16 +93,18 @@ def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_one_command_renders_pretrains_and_fills_both_groups(there: Finished) -> None:
     assert there.status == 0
-    assert "not run" not in there.out[: there.out.index("Table 2")]
+    assert "not run" not in there.out
     assert there.out.endswith("16 finished\n")  # six columns twice, and the colour histogram on four test sets
     root = asked(there.store).root
     assert root.is_relative_to(there.cache / "world")
     assert {path.name for path in root.iterdir() if not path.name.startswith(".")} == set(FOLDERS.values())
-    rows = list(csv.DictReader(io.StringIO(table(there.store).decode())))
-    found = {(r["group"], r["column"]): r for r in rows if r["method"] == "MSINet x0.25"}
-    assert set(found) == {(group, column) for group in ("from scratch", PRETEXT_GROUP) for column in COLUMNS}
-    for row in found.values():
-        assert 0 <= float(row["mean"]) <= 100
+    frame = table(there.store)
+    assert set(frame["state"]) == {"done"}
+    assert frame["mAP"].between(0, 1).all()
+    for _, cells in frame.groupby("group"):
+        assert {column_label(a, b) for a, b in zip(cells["train"], cells["test"], strict=True)} == set(COLUMNS)
+    assert set(frame["group"]) == {"untrained", "scratch", "pretext"}
+    assert frame["target_layout"].str.endswith(", rendered").all()
 
 
 def test_the_pretrained_runs_started_from_the_pretext_weights(there: Finished) -> None:
@@ -130,49 +119,31 @@ def test_the_pretrained_runs_started_from_the_pretext_weights(there: Finished) -
     assert frame.loc[frame["init"] == "scratch", "weights"].isna().all()
 
 
-def test_the_table_says_that_its_data_are_rendered(there: Finished) -> None:
-    assert "(rendered world, not the paper's data)" in there.out
-    assert f"-- {PRETEXT_GROUP} " in there.out
-    assert "market1501 (Market-1501, rendered, fingerprint " in there.out
-
-
-def test_a_second_run_does_nothing_and_shows_the_same(there: Finished, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    before = table(there.store)
+def test_a_second_run_does_nothing(
+    there: Finished, words: Words, outcome: Outcome, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    before = outcome(there.store)
     files = {path: path.stat().st_mtime_ns for path in asked(there.store).root.rglob("*") if path.is_file()}
     monkeypatch.setattr(rendering, "_render_set", never)
-    monkeypatch.setattr(ablations.world, "pretrain", never)
-    monkeypatch.setattr(ablations.runner, "run", never)
-    assert main(words("run", there.store)) == 0
+    monkeypatch.setattr(ablations.engine.prepare, "pretrain", never)
+    monkeypatch.setattr(ablations.engine.runner, "run", never)
+    assert main(words("run", there.store, datasets=())) == 0
     assert capsys.readouterr().out.endswith("16 done\n")
-    assert table(there.store) == before
+    assert outcome(there.store) == before
     for path, changed in files.items():
         assert path.stat().st_mtime_ns == changed or path.name == ".render.lock"
-
-
-def test_status_and_show_afterwards(there: Finished, capsys) -> None:
-    assert main(words("status", there.store)) == 0
+    assert main(words("status", there.store, datasets=())) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "16 done"
-    assert main(words("show", there.store)) == 0
-    shown = capsys.readouterr().out
-    assert shown[: shown.index("written:")] in there.out
 
 
 @pytest.mark.parametrize("more", [(), ("--datasets", "market1501")])
-def test_status_before_says_how_the_world_is_made(nothing: Path, tmp_path: Path, capsys, more) -> None:
-    assert main(words("status", tmp_path / "results", *more)) == 2
+def test_status_before_says_how_the_world_is_made(nothing: Path, tmp_path: Path, words: Words, capsys, more) -> None:
+    assert main(words("status", tmp_path / "results", *more, datasets=())) == 2
     assert capsys.readouterr().err == (
-        "error: the world is not rendered yet; python -m ablations run makes it on first use\n"
+        "error: the world is not rendered yet; python -m ablations run renders it on first use\n"
     )
     assert not nothing.exists()
     assert not (tmp_path / "results").exists()
-
-
-def test_show_before_says_that_there_is_nothing(nothing: Path, tmp_path: Path, capsys) -> None:
-    assert main(words("show", tmp_path / "results")) == 2
-    err = capsys.readouterr().err
-    assert "holds no finished runs; run something" in err
-    assert err.count("\n") == 1
-    assert not nothing.exists()
 
 
 def test_list_before_has_the_columns_asked_for(nothing: Path, capsys) -> None:
@@ -184,52 +155,78 @@ def test_list_before_has_the_columns_asked_for(nothing: Path, capsys) -> None:
     assert not nothing.exists()
 
 
-def test_results_on_the_rendered_world_are_shown_without_it(there: Finished, tmp_path: Path, monkeypatch) -> None:
+def test_results_on_the_rendered_world_are_known_without_it(there: Finished, tmp_path: Path, monkeypatch) -> None:
     # As on another machine, which has the store alone.
+    before = table(there.store)
     monkeypatch.setenv("MSINET_CACHE", str(tmp_path / "elsewhere"))
-    command = ["table", *words("show", there.store)[1:], "--out", str(tmp_path / "tables")]
-    assert reports.__main__.main(command) == 0
-    (file,) = (tmp_path / "tables").glob("*.csv")
-    assert file.read_bytes() == table(there.store)
+    pd.testing.assert_frame_equal(table(there.store), before)
     assert not (tmp_path / "elsewhere").exists()
+    # What the store does not have is missing, with an unknown name.
+    other = table(there.store, models=("osnet_x0_25",))
+    assert set(other.loc[other["group"] == "scratch", "state"]) == {"missing"}
+    assert set(other.loc[other["group"] == "pretext", "state"]) == {"blocked"}
+
+
+def test_results_on_several_versions_of_a_world_are_one_clear_error(
+    there: Finished, tmp_path: Path, monkeypatch
+) -> None:
+    store = tmp_path / "results"
+    shutil.copytree(there.store, store)
+    frame = Store(store).frame()
+    (name,) = frame.index[(frame["init"] == "scratch") & (frame["model"] == MODEL) & (frame["target"] == "msmt17")]
+    record = json.loads((store / "runs" / name / "record.json").read_text())
+    (one,) = (
+        run.experiment for run in resolve(find_study("table2"), asked(store), Store(store)).runs() if run.run_id == name
+    )
+    other = one.run_id({"msmt17": "another"}, None)
+    (store / "runs" / name).rename(store / "runs" / other)
+    record |= {"run_id": other, "source_fingerprint": "another", "target_fingerprint": "another"}
+    (store / "runs" / other / "record.json").write_text(json.dumps(record))
+    monkeypatch.setenv("MSINET_CACHE", str(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match="holds results on several versions of msmt17; pass --data-root"):
+        table(store)
+    # A record of another results version has another name, and does not count.
+    monkeypatch.setattr("ablations.engine.experiment.RESULTS_VERSION", 99)
+    assert set(table(store).query("group == 'scratch'")["state"]) == {"missing"}
 
 
 # What is asked for is what is made
 
 
-def test_only_the_sets_asked_for_are_rendered_and_given_weights_win(nothing: Path, tmp_path: Path, capsys) -> None:
+def test_only_the_sets_asked_for_are_rendered_and_given_weights_win(
+    nothing: Path, tmp_path: Path, words: Words, capsys
+) -> None:
     folder, store = tmp_path / "weights", tmp_path / "results"
     save_weights(build_model(MODEL, 3), folder / f"{MODEL}.safetensors", {"model": MODEL})
-    more = ("--datasets", "market1501", "--pretrained", str(folder))
+    more = ("--pretrained", str(folder))
     assert main(words("run", store, *more, recipe=("epochs=0",))) == 0
     out = capsys.readouterr().out
     assert out.endswith("3 finished\n")
-    assert "-- pre-trained -" in out
-    assert PRETEXT_GROUP not in out
+    assert set(table(store, recipe=("epochs=0",), pretrained=folder)["group"]) == {"untrained", "scratch", "pretrained"}
     root = asked(store).root
     assert {path.name for path in root.iterdir() if not path.name.startswith(".")} == {FOLDERS["market1501"]}
     assert not (store / "pretrained").exists()
     # A world of some sets has their columns.
-    assert main(words("status", store, "--pretrained", str(folder), recipe=("epochs=0",))) == 0
+    assert main(words("status", store, "--pretrained", str(folder), datasets=(), recipe=("epochs=0",))) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "3 done"
 
 
 def test_given_weights_win_over_those_of_the_pretext_set(there: Finished, tmp_path: Path) -> None:
     save_weights(build_model(MODEL, 3), tmp_path / f"{MODEL}.safetensors", {"model": MODEL})
     for settings, folder in (({}, asked(there.store).pretext_folder), ({"pretrained": tmp_path}, tmp_path)):
-        plan = make_plan(TABLE2, asked(there.store, **settings))
-        starts = {p.weights for p in plan.planned.values() if p.experiment.init == "pretrained"}
+        resolution = resolve(find_study("table2"), asked(there.store, **settings), Store(there.store))
+        starts = {one.weights for one in resolution.runs() if one.experiment.init == "pretrained"}
         assert starts == {folder / f"{MODEL}.safetensors"}
 
 
 def test_the_short_default_of_mini(there: Finished, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    # Nothing is run: the plan tells. VehicleID is there for its column across sets, but has none of its own.
+    # Nothing is run. VehicleID is there for its column across sets, but has none of its own.
     monkeypatch.setattr(Request, "root", asked(there.store).root)
     for more, planned, blocked in (((), 4 + 5, 0), (("--whole",), 4 + 6, 6), (("--datasets", "vehicleid"), 1 + 1, 0)):
         command = ["status", "table2", "--models", MODEL, "--store", str(there.store / "none"), *more]
         assert main(command) == 0
         total = capsys.readouterr().out.splitlines()[-1]
-        assert total == f"{planned} waiting" + (f", {blocked} blocked" if blocked else "")
+        assert total == f"{planned} missing" + (f", {blocked} blocked" if blocked else "")
 
 
 def test_the_weights_folder_is_named_after_recipe_and_images(there: Finished, tmp_path: Path, monkeypatch) -> None:
@@ -238,7 +235,9 @@ def test_the_weights_folder_is_named_after_recipe_and_images(there: Finished, tm
     assert asked(tmp_path).pretext_folder == tmp_path / "pretrained" / plain.name
     assert asked(there.store, seeds=3, recipe=(), datasets=("veri776",)).pretext_folder == plain
     with monkeypatch.context() as patch:
-        patch.setitem(PRETRAINING, "smoke", replace(PRETRAINING["smoke"], lr=2e-3))
+        smoke = PROFILES["smoke"]
+        changes = {**smoke.changes, "pretraining": {**smoke.changes.get("pretraining", {}), "lr": 2e-3}}
+        patch.setitem(PROFILES, "smoke", replace(smoke, changes=changes))
         other_recipe = asked(there.store).pretext_folder
         assert asked(there.store).weights_folder is None  # nothing was pre-trained so
     monkeypatch.setenv("MSINET_CACHE", str(tmp_path / "cache"))
@@ -256,24 +255,12 @@ def test_the_weights_folder_is_named_after_recipe_and_images(there: Finished, tm
 # Stops
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The table of Market-1501 alone, from the runs of `finished`."""
-    out = tmp_path_factory.mktemp("uninterrupted")
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        patch.setenv("MSINET_CACHE", str(finished.cache))
-        command = words("show", finished.store, "--datasets", "market1501", "--out", str(out))
-        assert reports.__main__.main(["table", *command[1:]]) == 0
-    (file,) = out.glob("*.csv")
-    return file.read_bytes()
-
-
 @pytest.mark.parametrize("moment", ["rendering", "pre-training", "between"])
 def test_an_interrupted_command_goes_on(
-    moment: str, nothing: Path, tmp_path: Path, finished: Finished, uninterrupted: bytes, monkeypatch, capsys
+    moment: str, nothing: Path, tmp_path: Path, finished: Finished, words: Words, outcome: Outcome, monkeypatch, capsys
 ) -> None:
     store = tmp_path / "results"
-    command = words("run", store, "--datasets", "market1501")
+    command = words("run", store)
     monkeypatch.setattr(rendering, "CHUNK", 8)
     # Which function stops the command at which call, after its work.
     module, name, last = {
@@ -282,7 +269,7 @@ def test_an_interrupted_command_goes_on(
         "between": (rendering, "render", 1),
     }[moment]
     if moment == "between":
-        module = ablations.world
+        module = ablations.engine.prepare
     work, calls = getattr(module, name), 0
 
     def interrupted(*args: Any, **settings: Any) -> Any:
@@ -297,7 +284,7 @@ def test_an_interrupted_command_goes_on(
         patch.setattr(loop, "CHECKPOINT_SECONDS", 0)
         patch.setattr(module, name, interrupted)
         assert main(command) == 130
-    assert capsys.readouterr().err == ("\ninterrupted; the state is saved and the same command goes on from there\n")
+    assert capsys.readouterr().err == ("\ninterrupted; the state is saved and the same command resumes\n")
     root = asked(store).root
     assert (root / FOLDERS["market1501"]).exists() is (moment != "rendering")  # whole, or not under its name
     assert bool(list(store.glob("pretrained/*/*.partial"))) is (moment == "pre-training")
@@ -316,22 +303,21 @@ def test_an_interrupted_command_goes_on(
         assert done[:2] == [3, 4]  # three chunks of Market-1501 were there
     else:
         assert not done
-    assert table(store) == uninterrupted
     # The same images, weights and runs: their names are hashes.
-    runs, before = ({path.name for path in (s / "runs").iterdir()} for s in (store, finished.store))
+    runs, before = outcome(store), outcome(finished.store)
     assert len(runs) == 3
-    assert runs < before
+    assert runs.items() < before.items()
     ours, theirs = (sorted(s.glob("pretrained/*/*.safetensors")) for s in (store, finished.store))
     assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]
 
 
-def test_a_damaged_world_is_one_clear_error(there: Finished, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_damaged_world_is_one_clear_error(there: Finished, tmp_path: Path, words: Words, monkeypatch, capsys) -> None:
     monkeypatch.setenv("MSINET_CACHE", str(tmp_path / "cache"))
     root = asked(there.store).root
     shutil.copytree(there.cache / "world" / root.name, root)
     (root / FOLDERS["market1501"] / WORLD).write_text("{")
     for command in ("run", "status"):
-        assert main(words(command, there.store)) == 2
+        assert main(words(command, there.store, datasets=())) == 2
         err = capsys.readouterr().err
         assert f"{root / FOLDERS['market1501'] / WORLD} cannot be read" in err
         assert err.count("\n") == 1

@@ -1,31 +1,53 @@
 """What a run is called: the hash of all that decides its outcome, and of nothing else."""
 
 import hashlib
+import json
 from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from ablations.experiment import RESULTS_VERSION, Experiment
-from msinet.data import Augmentation
-from msinet.training.recipe import Recipe
+from ablations.engine.experiment import RESULTS_VERSION, Experiment
+from msinet.errors import UserError
+from msinet.training.recipe import Recipe, Search, settings, with_settings
 
 EXPERIMENT = Experiment("msinet", "msmt17", "market1501", Recipe(), "paper", options=(("ratio", 3),))
 PRINTS = {"msmt17": "aaa", "market1501": "bbb", "veri776": "ccc", "vehicleid": "ddd"}
-#: For settings that take only some values.
+#: For settings that take only some values, or whose other value must fit to the rest.
 OTHERS = {
     "optimizer": "adam",
     "init": "pretrained",
     "steps_per_epoch": 7,
+    "cosine_to": 0.5,
     "options": (("ratio", 2),),
     "source": "veri776",
     "target": "vehicleid",
     "alignment": "unified",
     "alignment_grid": "partner",
     "precision": "bf16",
+    "sampler": "shuffled",
+    "erase_fill": "noise",
+    "crop": 0.5,
+    "mechanism": "tpe",
+    "overlap": 0.5,
+    "split": "fifths",
+    "halves": "list",
+    "memory_init": "zeros",
+    "order": "alphas",
+    "mid": "in",
 }
 #: With spatial alignment, whose settings name a run only where there is some.
-ALIGNED = replace(EXPERIMENT, recipe=Recipe(alignment="separated"))
+ALIGNED = EXPERIMENT.aligned("separated")
+SEARCH = replace(EXPERIMENT, model="supernet", options=(), recipe=Recipe(search=Search()))
+
+
+def base_of(name: str) -> Experiment:
+    """An experiment in which the setting has an effect."""
+    if name.startswith("alignment"):
+        return ALIGNED
+    if name == "crop":  # it takes the place of padding
+        return replace(EXPERIMENT, recipe=with_settings(EXPERIMENT.recipe, {"pad": 0}))
+    return EXPERIMENT if name in settings(EXPERIMENT.recipe) else SEARCH
 
 
 def other(name: str, value: Any) -> Any:
@@ -42,36 +64,32 @@ def other(name: str, value: Any) -> Any:
 
 
 def changed(level: str, name: str) -> Experiment:
-    """The experiment with one setting replaced; of its alignment, in one that has it."""
-    base = ALIGNED if name.startswith("alignment") else EXPERIMENT
-    recipe = base.recipe
+    """The experiment with one setting replaced."""
     if level == "experiment":
         return replace(EXPERIMENT, **{name: other(name, getattr(EXPERIMENT, name))})
-    if level == "recipe":
-        return replace(base, recipe=replace(recipe, **{name: other(name, getattr(recipe, name))}))
-    augmentation = replace(recipe.augmentation, **{name: other(name, getattr(recipe.augmentation, name))})
-    return replace(EXPERIMENT, recipe=replace(recipe, augmentation=augmentation))
+    base = base_of(name)
+    recipe = with_settings(base.recipe, {name: other(name, settings(base.recipe)[name])})
+    return replace(base, recipe=recipe)
 
 
 #: Every setting there is, so that a new one is tested without being listed.
 SETTINGS = [
     *(("experiment", f.name) for f in fields(Experiment) if f.name not in ("profile", "recipe", "genotype_from")),
-    *(("recipe", f.name) for f in fields(Recipe) if f.name != "augmentation"),
-    *(("augmentation", f.name) for f in fields(Augmentation)),
+    *(("recipe", name) for name in settings(SEARCH.recipe)),
 ]
 
 
 @pytest.mark.parametrize(("level", "name"), SETTINGS)
 def test_every_setting_makes_another_run(level: str, name: str) -> None:
     experiment = changed(level, name)
-    base = ALIGNED if name.startswith("alignment") else EXPERIMENT
+    base = EXPERIMENT if level == "experiment" else base_of(name)
     assert experiment.key != base.key
     assert experiment.run_id(PRINTS, None) != base.run_id(PRINTS, None)
 
 
-def test_settings_of_an_alignment_that_is_none_name_no_run() -> None:
-    # They came later than the first results, which keep their names.
-    assert replace(EXPERIMENT, recipe=Recipe(alignment_weight=1.0, alignment_grid="partner")).key == EXPERIMENT.key
+def test_settings_without_alignment_do_not_change_the_key() -> None:
+    unused = with_settings(Recipe(), {"alignment_weight": 1.0, "alignment_grid": "partner"})
+    assert replace(EXPERIMENT, recipe=unused).key == EXPERIMENT.key
 
 
 def test_what_found_a_genotype_is_no_part_of_its_training() -> None:
@@ -98,26 +116,47 @@ def test_no_two_of_these_changes_share_a_run() -> None:
 
 def test_the_key_is_the_hash_of_the_canonical_json() -> None:
     # Written out by hand. This text, or one of the two hashes below, changes only together with RESULTS_VERSION
-    # or with the canonical form; either makes every finished run of every store a stranger.
+    # or with the canonical form; either gives every finished run of every store another name.
     canonical = (
         '{"init":"scratch","model":"msinet","options":[["ratio",3]],'
-        '"recipe":{"augmentation":{"erase":0.5,"flip":0.5,"jitter":false,"pad":10},"epochs":350,"height":256,'
-        '"identities":16,"images":4,"label_smoothing":0.1,"lr":0.065,"margin":0.3,"milestones":[150,225,300],'
-        '"normalize_triplet":true,"optimizer":"sgd","steps_per_epoch":null,"warmup":10,"weight_decay":0.0005,'
-        '"width":128},"seed":0,"source":"msmt17","target":"market1501"}'
+        '"recipe":{"bias_lr":1.0,"cosine_to":null,"crop":0.0,"epoch_decay":1.0,"epochs":350,"erase":0.5,'
+        '"erase_fill":"mean","flip":0.5,"height":256,"identities":16,"images":4,"jitter":false,"label_smoothing":0.1,'
+        '"lr":0.065,"margin":0.3,"milestones":[150,225,300],"normalize_triplet":true,"optimizer":"sgd","pad":10,'
+        '"precision":"fp32","sampler":"identities","soft_margin":false,"steps_per_epoch":null,"triplet":true,'
+        '"version":1,"warmup":10,"weight_decay":0.0005,"width":128},"seed":0,"source":"msmt17","target":"market1501"}'
     )
-    assert EXPERIMENT.key == hashlib.sha256(canonical.encode()).hexdigest()[:12] == "a726ff266c09"
-    with_data = f'[{RESULTS_VERSION},"a726ff266c09","aaa","bbb",null]'
+    assert EXPERIMENT.key == hashlib.sha256(canonical.encode()).hexdigest()[:12] == "a69825f970aa"
+    with_data = f'[{RESULTS_VERSION},"a69825f970aa","aaa","bbb",null]'
     run_id = hashlib.sha256(with_data.encode()).hexdigest()[:12]
-    assert EXPERIMENT.run_id(PRINTS, None) == run_id == "f3b4e98c7d2a"
+    assert EXPERIMENT.run_id(PRINTS, None) == run_id == "8455e52ebd72"
 
 
-def test_the_order_in_which_settings_are_written_does_not_matter() -> None:
-    recipe = Recipe(augmentation=Augmentation(erase=0.5, pad=10), milestones=(150, 225, 300), lr=0.065)
-    again = Experiment(
-        options=(("ratio", 3),), profile="paper", recipe=recipe, target="market1501", source="msmt17", model="msinet"
-    )
-    assert again.key == EXPERIMENT.key
+@pytest.mark.parametrize(("level", "name"), SETTINGS)
+def test_an_experiment_comes_back_from_json(level: str, name: str) -> None:
+    experiment = changed(level, name)
+    again = Experiment.from_json(json.loads(json.dumps(experiment.to_json())))
+    assert again == experiment
+    waiting = replace(EXPERIMENT, genotype_from=SEARCH)
+    assert Experiment.from_json(json.loads(json.dumps(waiting.to_json()))) == waiting
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"recipe": {}},
+        {"recipe": Recipe()},
+        {"recipe": {**EXPERIMENT.to_json()["recipe"], "version": 99}},
+        {"recipe": {**EXPERIMENT.to_json()["recipe"], "momentum_of_later": 1}},
+        {"recipe": {**EXPERIMENT.to_json()["recipe"], "optimizer": "lamb"}},
+        {"options": [["ratio"]]},
+        {"options": 3},
+        {"added_later": True},
+        {"genotype_from": {"model": "supernet"}},
+    ],
+)
+def test_an_experiment_of_another_version_is_one_clear_error(damage: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        Experiment.from_json(EXPERIMENT.to_json() | damage)
 
 
 def test_the_name_of_the_profile_does_not_matter() -> None:
@@ -138,7 +177,7 @@ def test_data_and_weights_are_part_of_the_run() -> None:
 
 def test_a_new_results_version_makes_other_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     before = EXPERIMENT.run_id(PRINTS, None)
-    monkeypatch.setattr("ablations.experiment.RESULTS_VERSION", RESULTS_VERSION + 1)
+    monkeypatch.setattr("ablations.engine.experiment.RESULTS_VERSION", RESULTS_VERSION + 1)
     assert EXPERIMENT.run_id(PRINTS, None) != before
 
 

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from ablations.queue import Job, Queue, enqueue
-from ablations.store import Store
+from ablations.engine.job import Job
+from ablations.engine.queue import Queue, enqueue
+from ablations.engine.store import Store
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 RUNS, WORKERS, KILLS = 200, 8, 60
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ablations.worker"])
+    context.set_forkserver_preload(["ablations.engine.worker"])
     return context
 
 
@@ -82,7 +83,7 @@ def test_every_run_is_published_once_whatever_is_killed(
     (store.root / "witness").mkdir(parents=True)
     wanted = [f"{number:012x}" for number in range(RUNS)]
     queue = Queue(where, store, create=True)
-    assert enqueue(queue, [Job(run_id, "fake", ()) for run_id in wanted]) == {"added": RUNS}
+    assert enqueue(queue, [Job(run_id, "fake", {}) for run_id in wanted]) == {"added": RUNS}
     settings = {"attempts": 1000}
     workers += [start(context, where, store, **settings) for _ in range(WORKERS)]
     killed: Counter[str] = Counter()

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,21 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
 from ablations.__main__ import main
-from ablations.catalogue import Request
-from ablations.experiment import Experiment
-from ablations.queue import Job, Queue, QueueError, enqueue, masked, open_storage, rebuilt, run_proxy, shown
-from ablations.runner import make_plan
-from ablations.store import Store
-from ablations.table2 import TABLE2
-from ablations.worker import jobs, request_of
+from ablations.engine.experiment import Experiment
+from ablations.engine.job import Job, jobs
+from ablations.engine.queue import Queue, QueueError, enqueue, masked, open_storage, rebuilt, run_proxy, shown
+from ablations.engine.request import Request
+from ablations.engine.resolve import resolve
+from ablations.engine.store import Store
+from ablations.studies import find_study
 from msinet.errors import UserError
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Recipe, Schedule
 
-EXPERIMENT = Experiment("osnet", "market1501", "market1501", Recipe(epochs=3), "smoke")
+EXPERIMENT = Experiment("osnet", "market1501", "market1501", Recipe(schedule=Schedule(epochs=3)), "smoke")
 WAITING, RUNNING, COMPLETE, FAIL = TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL
-A, B, C = (Job(letter * 12, "table2", ("--profile", "smoke")) for letter in "abc")
+A, B, C = (Job(letter * 12, "table2", EXPERIMENT.to_json() | {"seed": seed}) for seed, letter in enumerate("abc"))
+LONGER = ("epochs=2", "steps_per_epoch=5")
+Words = Callable[..., list[str]]
 STORAGES = [
     "journal",
     pytest.param("postgres", marks=pytest.mark.postgres),
@@ -89,6 +92,10 @@ def publish(store: Store, run_id: str) -> None:
     store.publish(run_id, EXPERIMENT, {"mAP": 0.5})
 
 
+def job_of(trial: FrozenTrial) -> Job:
+    return Job.from_attrs(trial.user_attrs)
+
+
 def taken(queue: Queue, worker: str = "w", lease: float = 90.0) -> FrozenTrial:
     trial = queue.take(worker, lease)
     assert trial is not None
@@ -103,7 +110,7 @@ def test_a_run_waits_is_taken_and_ends(where: str, store: Store) -> None:
     assert enqueue(queue, [A, B]) == {"added": 2}
     assert enqueue(queue, [A, B, C]) == {"queued": 2, "added": 1}  # again changes nothing
     trial = taken(queue)
-    assert Job.of(trial) == A  # in the order in which they came
+    assert job_of(trial) == A  # in the order in which they came
     assert enqueue(queue, [A]) == {"queued": 1}
     publish(store, A.run_id)
     queue.finish(trial)
@@ -112,19 +119,19 @@ def test_a_run_waits_is_taken_and_ends(where: str, store: Store) -> None:
     shutil.rmtree(store.run_folder(A.run_id))  # the files are the truth
     assert enqueue(queue, [A]) == {"added": 1}
     other = Queue(where, store)  # as a worker opens it
-    assert [Job.of(taken(other)) for _ in range(3)] == [B, C, A]
+    assert [job_of(taken(other)) for _ in range(3)] == [B, C, A]
     assert other.take("w", 90) is None
 
 
 def test_each_run_is_taken_by_one(where: str, store: Store) -> None:
-    everything = [Job(f"{number:012d}", "table2", ()) for number in range(20)]
+    everything = [Job(f"{number:012d}", "table2", {}) for number in range(20)]
     enqueue(Queue(where, store, create=True), everything)
     found: list[str] = []
 
     def take() -> None:
         queue = Queue(where, store)
         while (trial := queue.take(threading.current_thread().name, 90)) is not None:
-            found.append(Job.of(trial).run_id)
+            found.append(job_of(trial).run_id)
 
     threads = [threading.Thread(target=take) for _ in range(4)]
     for thread in threads:
@@ -139,16 +146,16 @@ def test_a_failed_attempt_is_followed_by_another_and_the_last_one_by_none(where:
     enqueue(queue, [A, B])
     assert queue.fail(taken(queue), "it broke", following=2)
     assert states(queue) == {"a": ["FAIL", "WAITING"], "b": ["WAITING"]}
-    assert Job.of(taken(queue)) == B  # the others first
+    assert job_of(taken(queue)) == B  # the others first
     trial = taken(queue)
-    assert Job.of(trial).attempt == 2
+    assert job_of(trial).attempt == 2
     assert queue.fail(trial, "it broke again", following=None)
     assert not queue.fail(trial, "twice", following=3)  # it has ended
     assert states(queue) == {"a": ["FAIL", "FAIL"], "b": ["RUNNING"]}
     assert [t.user_attrs.get("error") for t in queue.trials()] == ["it broke", None, "it broke again"]
     assert enqueue(queue, [A], again=False) == {"failed": 1}
     assert enqueue(queue, [A]) == {"added": 1}  # who asks once more wants it tried once more
-    assert Job.of(taken(queue)).attempt == 1
+    assert job_of(taken(queue)).attempt == 1
 
 
 def test_a_run_that_another_process_works_on_is_passed_over(store: Store, tmp_path: Path) -> None:
@@ -156,9 +163,9 @@ def test_a_run_that_another_process_works_on_is_passed_over(store: Store, tmp_pa
     queue = Queue(str(tmp_path / "journal"), store, create=True)
     enqueue(queue, [A, B])
     with store.lock(A.run_id):
-        assert Job.of(taken(queue)) == B
+        assert job_of(taken(queue)) == B
         assert queue.take("w", 90) is None
-    assert Job.of(taken(queue)) == A
+    assert job_of(taken(queue)) == A
 
 
 def test_a_run_that_is_queued_twice_is_not_run_by_two(where: str, store: Store) -> None:
@@ -168,7 +175,7 @@ def test_a_run_that_is_queued_twice_is_not_run_by_two(where: str, store: Store) 
     assert queue.take("other", 90) is None
     publish(store, A.run_id)
     queue.finish(first)
-    assert Job.of(taken(queue)) == A  # whose worker finds it done
+    assert job_of(taken(queue)) == A  # whose worker finds it done
 
 
 # Signs of life
@@ -186,7 +193,7 @@ def test_an_attempt_is_ended_when_its_worker_is_silent_for_its_lease(where: str,
         retired += observer.retire(0.6, attempts=3)
         assert not retired or time.monotonic() > end - 1  # not before the lease is over
         time.sleep(0.05)
-    assert [Job.of(trial) for trial in retired] == [A]
+    assert [job_of(trial) for trial in retired] == [A]
     assert states(queue) == {"a": ["FAIL", "WAITING"], "b": ["RUNNING"]}
     assert not queue.beat(silent, "silent", 0.6, 1)  # who comes back learns that it lost the run
     assert queue.trials()[0].user_attrs["error"] == "worker silent was lost"
@@ -226,10 +233,10 @@ def test_a_follower_that_was_never_added_is_added_once(where: str, store: Store)
     queue = Queue(where, store, create=True)
     enqueue(queue, [A, B])
     for trial in (taken(queue), taken(queue)):
-        queue._set(trial, "next", 2 if Job.of(trial) == A else None)
+        queue._set(trial, "next", 2 if job_of(trial) == A else None)
         queue._end(trial, FAIL)
     for _ in range(2):
-        queue.mend()
+        queue.repair()
         assert states(queue) == {"a": ["FAIL", "WAITING"], "b": ["FAIL"]}
 
 
@@ -247,11 +254,11 @@ def test_a_lost_queue_is_rebuilt_from_the_files(where: str, store: Store, tmp_pa
         Path(where).unlink()
     with pytest.raises(QueueError):
         queue.trials()
-    with pytest.raises(QueueError, match="enqueue makes it"):
+    with pytest.raises(QueueError, match="enqueue creates it"):
         queue.open()
     assert enqueue(rebuilt(where, store), [A, B, C]) == {"done": 1, "added": 2}
     queue.open()  # a worker that waited for it goes on
-    assert Job.of(taken(queue)) == B
+    assert job_of(taken(queue)) == B
 
 
 def test_another_journal_in_the_place_of_the_old_one_is_noticed(store: Store, tmp_path: Path) -> None:
@@ -260,10 +267,10 @@ def test_another_journal_in_the_place_of_the_old_one_is_noticed(store: Store, tm
     enqueue(queue, [A])
     where.rename(tmp_path / "old")
     enqueue(Queue(str(where), store, create=True), [B])
-    with pytest.raises(QueueError, match="taken away"):
+    with pytest.raises(QueueError, match="was removed"):
         queue.trials()
     queue.open()
-    assert Job.of(taken(queue)) == B
+    assert job_of(taken(queue)) == B
 
 
 def test_an_entry_that_was_cut_off_costs_nothing(store: Store, tmp_path: Path) -> None:
@@ -299,7 +306,7 @@ def test_a_damaged_journal_is_put_aside_and_rebuilt(store: Store, tmp_path: Path
 def test_a_file_that_is_no_journal_is_left_alone(store: Store, tmp_path: Path, text: str) -> None:
     where = tmp_path / "notes.txt"
     where.write_text(text)
-    with pytest.raises(QueueError, match=r"notes\.txt is no journal"):
+    with pytest.raises(QueueError, match=r"notes\.txt is not the journal"):
         rebuilt(str(where), store)
     assert where.read_text() == text
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "results"}
@@ -365,8 +372,10 @@ def test_any_password_is_masked_wherever_it_stands(password: str, driver: str) -
 
 
 @pytest.mark.postgres
-def test_no_file_and_no_row_holds_the_password(postgres: str, store: Store, data_root: Path, capsys) -> None:
-    assert main([*words("enqueue", data_root, store), "--storage", postgres]) == 0
+def test_no_file_and_no_row_holds_the_password(
+    postgres: str, store: Store, data_root: Path, words: Words, capsys
+) -> None:
+    assert main([*words("enqueue", store.root, root=data_root, recipe=LONGER), "--storage", postgres]) == 0
     out, err = capsys.readouterr()
     queue = Queue(postgres, store)
     rows = json.dumps([trial.user_attrs for trial in queue.trials()])
@@ -382,10 +391,10 @@ def test_a_missing_driver_is_named_with_the_remedy(store: Store, monkeypatch: py
         open_storage("postgresql://me@localhost/db")
 
 
-# Requests travel as words
+# Jobs
 
 
-def test_a_request_comes_back_from_its_words(data_root: Path, tmp_path: Path) -> None:
+def test_a_job_carries_its_experiment_and_the_paths_of_its_inputs(data_root: Path, tmp_path: Path) -> None:
     request = Request(
         "smoke",
         data_root,
@@ -393,54 +402,60 @@ def test_a_request_comes_back_from_its_words(data_root: Path, tmp_path: Path) ->
         models=("msinet_x0_25",),
         seeds=2,
         recipe=("epochs=2", "milestones=(1,2)"),
-        search_recipe=("epochs=1",),
         whole=True,
         store=tmp_path / "here",
     )
-    plan = make_plan(TABLE2, request)
-    queued = jobs(plan)
-    assert [job.run_id for job in queued] == [planned.run_id for planned in plan.runs()]
-    assert request_of(queued[0], Store(tmp_path / "there")).__dict__ == {**vars(request), "store": tmp_path / "there"}
+    resolution = resolve(find_study("table2"), request, Store(request.store))
+    queued = jobs(resolution)
+    known = [one for one in resolution.runs() if one.state != "blocked"]
+    assert [job.run_id for job in queued] == [one.run_id for one in known]
+    for job, one in zip(queued, known, strict=True):
+        again = Job.from_attrs({"job": json.loads(json.dumps(job.to_json()))})
+        assert again == job
+        assert again.parse(again.experiment) == one.experiment
+        there = again.request(Store(tmp_path / "there"))
+        assert (there.profile, there.root, there.pretrained) == ("smoke", data_root, None)
+        assert there.store == tmp_path / "there"
+        assert set(there.datasets) == {one.experiment.source, one.experiment.target}
 
 
-def test_words_of_another_version_are_one_clear_error(store: Store) -> None:
-    with pytest.raises(UserError, match=r"request of another version: --no-such 3; enqueue it again"):
-        request_of(Job("a", "table2", ("--no-such", "3")), store)
+def test_the_job_of_a_search_carries_its_trainings(data_root: Path, tmp_path: Path) -> None:
+    request = Request("smoke", data_root, ("msmt17",), store=tmp_path)
+    resolution = resolve(find_study("figure5a"), request, Store(tmp_path))
+    for job in jobs(resolution):
+        (training,) = map(job.parse, job.trainings)
+        assert training.genotype_from == job.parse(job.experiment)
+        assert training.genotype_from is not None
+        assert training.genotype_from.recipe.search is not None
+
+
+def test_a_search_that_two_studies_want_has_the_trainings_of_both(store: Store, tmp_path: Path) -> None:
+    queue = Queue(str(tmp_path / "journal"), store, create=True)
+    first, second = ({"model": name} for name in ("one", "two"))
+    assert enqueue(queue, [replace(A, trainings=(first,))]) == {"added": 1}
+    for _ in range(2):
+        assert enqueue(queue, [replace(A, trainings=(first, second))]) == {"queued": 1}
+        assert job_of(queue.trials()[0]).trainings == (first, second)
+
+
+@pytest.mark.parametrize("attrs", [{}, {"job": {}}, {"job": {**A.to_json(), "later": 1}}, {"job": 3}, {"words": []}])
+def test_a_job_of_another_version_is_one_clear_error(attrs: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="a job of another version of the code; enqueue it again"):
+        Job.from_attrs(attrs)
+
+
+def test_an_experiment_of_another_version_is_one_clear_error(store: Store) -> None:
+    job = replace(A, experiment=A.experiment | {"later": 1})
+    with pytest.raises(UserError, match=f"run {A.run_id} was queued by another version; enqueue it again"):
+        job.request(store)
 
 
 # Workers, whose runs are forks of them here: importing torch for each would take longer than the test
 
 
-FORK = "from functools import partial; commands.Worker = partial(commands.Worker, method='fork')\n"
+FORK = "from functools import partial; workers.Worker = partial(workers.Worker, method='fork')\n"
 MODEL = "msinet_x0_25"
 Start = Callable[..., BaseProcess]
-
-
-def words(
-    command: str,
-    root: Path,
-    store: Store,
-    *more: str,
-    models: tuple[str, ...] = (MODEL,),
-    recipe: tuple[str, ...] = ("epochs=2", "steps_per_epoch=5"),
-) -> list[str]:
-    return [
-        command,
-        "table2",
-        "--profile",
-        "smoke",
-        "--data-root",
-        str(root),
-        "--store",
-        str(store.root),
-        "--datasets",
-        "market1501",
-        "--models",
-        *models,
-        "--recipe",
-        *recipe,
-        *more,
-    ]
 
 
 def worker(store: Store, *more: str, lease: float = 9.0) -> list[str]:
@@ -448,32 +463,32 @@ def worker(store: Store, *more: str, lease: float = 9.0) -> list[str]:
     return ["worker", *common, *more]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
-
-
 def journal(store: Store) -> Queue:
     return Queue(str(store.root / "queue.journal"), store)
 
 
 @pytest.fixture(scope="module")
-def whole(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+def whole(data_root: Path, tmp_path_factory: pytest.TempPathFactory, words: Words) -> dict[str, float]:
     """mAP of each run where one process did it all without a break."""
     store = Store(tmp_path_factory.mktemp("whole") / "results")
-    assert main([*words("run", data_root, store), "--no-progress", "--device", "cpu"]) == 0
-    return dict(store.frame()["mAP"])
+    assert main(words("run", store.root, root=data_root, recipe=LONGER)) == 0
+    return dict(Store(store.root).frame()["mAP"])
 
 
 @pytest.mark.slow
 @pytest.mark.postgres
 def test_workers_of_a_database_do_what_one_command_would(
-    postgres: str, data_root: Path, store: Store, tmp_path: Path, start: Start, whole: dict[str, float], capsys
+    postgres: str,
+    data_root: Path,
+    store: Store,
+    tmp_path: Path,
+    start: Start,
+    whole: dict[str, float],
+    words: Words,
+    capsys,
 ) -> None:
     storage = ("--storage", postgres)
-    assert main([*words("enqueue", data_root, store), *storage]) == 0
+    assert main([*words("enqueue", store.root, root=data_root, recipe=LONGER), *storage]) == 0
     assert "2 added\n" in capsys.readouterr().out
     logs = [tmp_path / "a", tmp_path / "b"]
     both = [start(worker(store, *storage), log, FORK) for log in logs]
@@ -482,13 +497,13 @@ def test_workers_of_a_database_do_what_one_command_would(
     told = "".join(log.read_text() for log in logs)
     assert [process.exitcode for process in both] == [0, 0], told
     assert told.count("nothing is left to do") == 2
-    assert dict(store.frame()["mAP"]) == whole
-    assert main([*words("status", data_root, store), *storage]) == 0
+    assert dict(Store(store.root).frame()["mAP"]) == whole
+    assert main([*words("status", store.root, root=data_root, recipe=LONGER), *storage]) == 0
     *lines, total = capsys.readouterr().out.splitlines()
     assert total == "2 done, 1 blocked"
     finished = [re.search(r"^worker \S+: no run now; (\d+) finished, 0 ended", line) for line in lines]
     assert sum(int(found[1]) for found in finished if found) == 2
-    assert main([*words("enqueue", data_root, store), *storage]) == 0
+    assert main([*words("enqueue", store.root, root=data_root, recipe=LONGER), *storage]) == 0
     assert "2 done\n" in capsys.readouterr().out
 
 
@@ -502,9 +517,16 @@ def in_training(store: Store) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_worker_gives_its_run_back_with_its_state(
-    number: int, data_root: Path, store: Store, tmp_path: Path, start: Start, whole: dict[str, float]
+    number: int,
+    data_root: Path,
+    store: Store,
+    tmp_path: Path,
+    start: Start,
+    whole: dict[str, float],
+    words: Words,
+    wait_for: Callable[..., None],
 ) -> None:
-    assert main(words("enqueue", data_root, store)) == 0
+    assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0
     process = start(worker(store), tmp_path / "log", FORK + SLOW.replace("0.3", "2"))  # on a busy machine as well
     wait_for(lambda: in_training(store) or not process.is_alive())
     os.kill(process.pid or 0, number)
@@ -520,7 +542,7 @@ def test_an_interrupted_worker_gives_its_run_back_with_its_state(
     process = start(worker(store), tmp_path / "second", FORK)
     process.join(120)
     assert process.exitcode == 0, (tmp_path / "second").read_text()
-    assert dict(store.frame()["mAP"]) == whole
+    assert dict(Store(store.root).frame()["mAP"]) == whole
 
 
 def children(pid: int) -> list[int]:
@@ -532,9 +554,15 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.slow
 def test_the_run_of_a_killed_worker_saves_its_state_and_another_takes_over(
-    data_root: Path, store: Store, tmp_path: Path, start: Start, whole: dict[str, float]
+    data_root: Path,
+    store: Store,
+    tmp_path: Path,
+    start: Start,
+    whole: dict[str, float],
+    words: Words,
+    wait_for: Callable[..., None],
 ) -> None:
-    assert main(words("enqueue", data_root, store)) == 0
+    assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0
     first = start(worker(store, lease=4.5), tmp_path / "first", FORK + SLOW)
     wait_for(lambda: in_training(store) or not first.is_alive())
     (run,) = children(first.pid or 0)
@@ -546,41 +574,41 @@ def test_the_run_of_a_killed_worker_saves_its_state_and_another_takes_over(
     assert not Path(f"/proc/{run}").exists()
     assert len(re.findall(r"worker \S+ was lost", told)) == 1
     assert "attempt 2" in told
-    assert dict(store.frame()["mAP"]) == whole
+    assert dict(Store(store.root).frame()["mAP"]) == whole
 
 
 @pytest.mark.slow
 def test_a_run_whose_process_is_killed_each_time_fails_for_good_and_is_shown(
-    data_root: Path, store: Store, tmp_path: Path, start: Start, capsys
+    data_root: Path, store: Store, tmp_path: Path, start: Start, words: Words, capsys
 ) -> None:
-    assert main(words("enqueue", data_root, store)) == 0
-    deadly = "import ablations.runner; real = ablations.runner.run\n"
-    deadly += f"ablations.runner.run = lambda *a, **k: real(*a, **k) if k['model'] != '{MODEL}' else os.kill(os.getpid(), 9)\n"  # noqa: E501
+    assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0
+    deadly = "real = runner.run\n"
+    deadly += f"runner.run = lambda *a, **k: real(*a, **k) if k['model'] != '{MODEL}' else os.kill(os.getpid(), 9)\n"
     process = start(worker(store), tmp_path / "log", FORK + deadly)
     process.join(120)
     told = (tmp_path / "log").read_text()
     assert process.exitcode == 1, told
     assert told.count("failed: the process of the run ended with signal SIGKILL") == 3
-    assert len(store.frame()) == 1  # never cached as a result
-    assert main(words("status", data_root, store)) == 0
+    assert len(Store(store.root).frame()) == 1  # never cached as a result
+    assert main(words("status", store.root, root=data_root, recipe=LONGER)) == 0
     lines = capsys.readouterr().out.splitlines()
     (failed,) = (line for line in lines if line.split()[1] == "failed")
     assert MODEL in failed
     assert failed.endswith("the process of the run ended with signal SIGKILL")
-    assert main(words("enqueue", data_root, store)) == 0  # tried again when asked for
+    assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0  # tried again when asked for
     assert "1 done, 1 added" in capsys.readouterr().out
     process = start(worker(store), tmp_path / "log", FORK)
     process.join(120)
-    assert len(store.frame()) == 2
+    assert len(Store(store.root).frame()) == 2
     assert not list((store.root / "failed").iterdir())
 
 
 def test_a_failing_run_is_tried_three_times_and_its_traceback_kept(
-    data_root: Path, store: Store, tmp_path: Path, start: Start
+    data_root: Path, store: Store, tmp_path: Path, start: Start, words: Words
 ) -> None:
-    assert main(words("enqueue", data_root, store, models=(MODEL,))) == 0
-    broken = "import ablations.runner; real = ablations.runner.run\n"
-    broken += f"ablations.runner.run = lambda *a, **k: real(*a, **k) if k['model'] != '{MODEL}' else 1 / 0\n"
+    assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0
+    broken = "real = runner.run\n"
+    broken += f"runner.run = lambda *a, **k: real(*a, **k) if k['model'] != '{MODEL}' else 1 / 0\n"
     process = start(worker(store), tmp_path / "log", FORK + broken)
     process.join(120)
     assert process.exitcode == 1, (tmp_path / "log").read_text()
@@ -595,10 +623,10 @@ def test_a_failing_run_is_tried_three_times_and_its_traceback_kept(
 
 @pytest.mark.slow
 def test_a_worker_under_which_everything_fails_ends_before_it_fails_everything(
-    data_root: Path, store: Store, tmp_path: Path, start: Start
+    data_root: Path, store: Store, tmp_path: Path, start: Start, words: Words
 ) -> None:
-    assert main(words("enqueue", data_root, store, "--seeds", "6")) == 0
-    broken = "import ablations.runner; ablations.runner.run = lambda *a, **k: 1 / 0\n"
+    assert main(words("enqueue", store.root, "--seeds", "6", root=data_root, recipe=LONGER)) == 0
+    broken = "runner.run = lambda *a, **k: 1 / 0\n"
     process = start(worker(store), tmp_path / "log", FORK + broken)
     process.join(120)
     assert process.exitcode == 2
@@ -612,16 +640,16 @@ def test_a_worker_under_which_everything_fails_ends_before_it_fails_everything(
     [
         (("--device", "cuda:99"), "error: device 'cuda:99' cannot be used"),
         (("--data-root", "/nowhere"), "error: data root /nowhere does not exist"),
-        (("--data-root", "OTHER"), "is not part of table2 here: the data under .*OTHER, the weights or the code"),
+        (("--data-root", "OTHER"), "of table2 is another run here: the data under .*OTHER, the weights or the code"),
     ],
 )
 def test_a_machine_that_cannot_do_it_gives_the_run_back_and_ends(
-    data_root: Path, store: Store, tmp_path: Path, start: Start, more: tuple[str, ...], told: str
+    data_root: Path, store: Store, tmp_path: Path, start: Start, more: tuple[str, ...], told: str, words: Words
 ) -> None:
     shutil.copytree(data_root / "Market-1501-v15.09.15", tmp_path / "OTHER" / "Market-1501-v15.09.15")
     next((tmp_path / "OTHER").rglob("*.jpg")).unlink()
     more = tuple(str(tmp_path / word) if word == "OTHER" else word for word in more)
-    assert main(words("enqueue", data_root, store)) == 0
+    assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0
     command = worker(store, *more)
     process = start(command, tmp_path / "log", FORK)
     process.join(120)
@@ -636,10 +664,10 @@ def test_a_machine_that_cannot_do_it_gives_the_run_back_and_ends(
 
 @pytest.mark.slow
 def test_a_full_disk_fails_the_run_in_words_and_costs_nothing_else(
-    data_root: Path, store: Store, tmp_path: Path, start: Start, whole: dict[str, float]
+    data_root: Path, store: Store, tmp_path: Path, start: Start, whole: dict[str, float], words: Words
 ) -> None:
     # 64 KiB per file hold the queue and the colour histogram's run, but no weights.
-    assert main(words("enqueue", data_root, store)) == 0
+    assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
     process = start(worker(store), tmp_path / "log", FORK + limit)
     process.join(120)
@@ -647,23 +675,23 @@ def test_a_full_disk_fails_the_run_in_words_and_costs_nothing_else(
     assert process.exitcode == 1, text
     assert "Traceback" not in text
     assert text.count("File too large") >= 3
-    assert len(store.frame()) == 1
-    assert main(words("enqueue", data_root, store)) == 0
+    assert len(Store(store.root).frame()) == 1
+    assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0
     process = start(worker(store), tmp_path / "second", FORK)
     process.join(120)
     assert process.exitcode == 0
-    assert dict(store.frame()["mAP"]) == whole
+    assert dict(Store(store.root).frame()["mAP"]) == whole
 
 
 #: Root may write everywhere, nobody may not, and may not read Python's own folder either.
 NOBODY = "import multiprocessing.popen_fork\nif os.getuid() == 0: os.setuid(65534)\n"
 
 
-def test_a_store_that_cannot_be_written_is_one_clear_error(data_root: Path, start: Start) -> None:
+def test_a_store_that_cannot_be_written_is_one_clear_error(data_root: Path, start: Start, words: Words) -> None:
     root = Path(tempfile.mkdtemp())
     try:
         store = Store(root / "results")
-        assert main(words("enqueue", data_root, store)) == 0
+        assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0
         for folder in (root, store.root, store.root / "locks"):
             folder.chmod(0o555)
         log = root.with_suffix(".log")
@@ -681,13 +709,13 @@ def test_a_store_that_cannot_be_written_is_one_clear_error(data_root: Path, star
 
 
 def test_a_worker_ends_after_so_many_runs_or_so_long_without_any(
-    data_root: Path, store: Store, tmp_path: Path, start: Start
+    data_root: Path, store: Store, tmp_path: Path, start: Start, words: Words
 ) -> None:
-    assert main(words("enqueue", data_root, store)) == 0
+    assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0
     process = start(worker(store, "--max-runs", "1"), tmp_path / "log", FORK)
     process.join(120)
     assert process.exitcode == 0
-    assert len(store.frame()) == 1
+    assert len(Store(store.root).frame()) == 1
     taken(journal(store), "another")  # which is at work
     began = time.monotonic()
     process = start(worker(store, "--idle-exit", "1", lease=90), tmp_path / "log", FORK)
@@ -699,26 +727,10 @@ def test_a_worker_ends_after_so_many_runs_or_so_long_without_any(
 
 @pytest.mark.slow
 def test_trainings_follow_when_their_search_is_finished(
-    data_root: Path, store: Store, tmp_path: Path, start: Start, capsys
+    data_root: Path, store: Store, tmp_path: Path, start: Start, words: Words, capsys
 ) -> None:
-    request = [
-        "table1",
-        "--profile",
-        "smoke",
-        "--data-root",
-        str(data_root),
-        "--store",
-        str(store.root),
-        "--datasets",
-        "msmt17",
-        "--recipe",
-        "epochs=1",
-        "steps_per_epoch=2",
-        "--search-recipe",
-        "epochs=1",
-        "steps_per_epoch=1",
-        "identities=2",
-    ]
+    short = ("--search-recipe", "epochs=1", "steps_per_epoch=1", "identities=2")
+    request = words("enqueue", store.root, *short, root=data_root, study="table1", datasets=("msmt17",), models=())[1:]
     assert main(["enqueue", *request]) == 0
     out = capsys.readouterr().out
     follow = int(re.search(r"(\d+) training\(s\) follow", out)[1])  # type: ignore[index]

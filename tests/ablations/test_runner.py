@@ -1,4 +1,4 @@
-"""Whole tables on small data: run, stop, kill, fail, go on, and the same table in the end."""
+"""Whole tables on small data: run, stop, kill, fail, resume, and the same results in the end."""
 
 import contextlib
 import csv
@@ -13,79 +13,47 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import ablations.__main__
-import ablations.runner
+import ablations.engine.runner
 from ablations.__main__ import main
-from ablations.catalogue import Request
-from ablations.experiment import Experiment
-from ablations.runner import make_plan
-from ablations.store import Store
-from ablations.table2 import TABLE2
-from msinet.data import Augmentation, load_dataset, open_pixels
+from ablations.engine.experiment import Experiment
+from ablations.engine.request import Request
+from ablations.engine.resolve import resolve
+from ablations.engine.results import results
+from ablations.engine.store import Store
+from ablations.studies import find_study
+from msinet.data import load_dataset, open_pixels
 from msinet.models import build_model, save_weights
 from msinet.training import evaluate_model
-from msinet.training.recipe import Recipe
 
 MODEL = "msinet_x0_25"
 SHORT = ("epochs=1", "steps_per_epoch=2")
+ALL = ("market1501", "msmt17", "veri776", "vehicleid")
 #: What a finished run consists of.
 FILES = {"experiment.json", "record.json", "history.csv", "queries.csv", "log.txt", "model.safetensors"}
-
-
-def words(
-    command: str,
-    root: Path,
-    store: Path,
-    *more: str,
-    datasets: tuple[str, ...] = ("market1501",),
-    models: tuple[str, ...] = (MODEL,),
-    recipe: tuple[str, ...] = SHORT,
-) -> list[str]:
-    """The words after `python -m ablations`, for one small data set unless told otherwise."""
-    run_options = ["--no-progress", "--device", "cpu"] if command == "run" else []
-    return [
-        command,
-        "table2",
-        "--profile",
-        "smoke",
-        "--data-root",
-        str(root),
-        "--store",
-        str(store),
-        "--datasets",
-        *datasets,
-        "--models",
-        *models,
-        "--recipe",
-        *recipe,
-        *run_options,
-        *more,
-    ]
+Words = Callable[..., list[str]]
+Outcome = Callable[[Path], dict[str, Any]]
 
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
-def table_file(store: Path, suffix: str) -> Path:
-    """The only table of a store: its name tells profile and recipe."""
-    (file,) = (store / "tables").glob(f"table2-smoke*.{suffix}")
-    return file
-
-
-def table(store: Path) -> list[dict[str, str]]:
-    with table_file(store, "csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
+def table(root: Path, store: Path, **settings: Any) -> pd.DataFrame:
+    """The frame of Table 2 on these data."""
+    request = Request("smoke", root, ("market1501",), models=(MODEL,), recipe=SHORT, store=store)
+    return results(resolve(find_study("table2"), replace(request, **settings), Store(store)), Store(store))
 
 
 def run_id(store: Path, model: str, seed: int = 0) -> str:
@@ -95,13 +63,6 @@ def run_id(store: Path, model: str, seed: int = 0) -> str:
     return str(found)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.005)
-
-
 # A whole table
 
 
@@ -109,65 +70,64 @@ def wait_for(condition: Callable[[], Any], seconds: float = 300) -> None:
 class Finished:
     words: Callable[[str], list[str]]
     store: Path
+    root: Path
     status: int
     out: str
 
 
 @pytest.fixture(scope="module")
-def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(data_root: Path, tmp_path_factory: pytest.TempPathFactory, words: Words) -> Finished:
     """Table 2 of one network on all four data sets, by one command. Shared: do not change it."""
     store = tmp_path_factory.mktemp("finished") / "results"
 
     def command(name: str) -> list[str]:
-        return words(name, data_root, store, datasets=("market1501", "msmt17", "veri776", "vehicleid"))
+        return words(name, store, root=data_root, datasets=ALL)
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         status = main(command("run"))
-    return Finished(command, store, status, out.getvalue())
+    return Finished(command, store, data_root, status, out.getvalue())
 
 
 def test_one_command_fills_the_table(finished: Finished) -> None:
     assert finished.status == 0
     assert "not run: 6 experiment(s): needs pre-trained weights: --pretrained DIR" in finished.out
     assert finished.out.endswith("10 finished\n")
-    cells = {(r["group"], r["method"], r["column"], r["metric"]): r for r in table(finished.store)}
-    for column in ("M", "MS", "VR", "VID", "MS>M", "VR>VID"):
-        for metric in ("R1", "R5" if column.endswith("VID") else "mAP"):
-            for row in (("no training", "colour histogram"), ("from scratch", "MSINet x0.25")):
-                assert 0 <= float(cells[*row, column, metric]["mean"]) <= 100
-                assert cells[*row, column, metric]["seeds"] == "1"
-            assert cells["pre-trained", "MSINet x0.25", column, metric]["mean"] == ""
-    assert names(finished.store / "runs") == set(Store(finished.store).frame().index)
+    frame = table(finished.root, finished.store, datasets=ALL)
+    assert len(frame) == 18
+    columns = {(a, a) for a in ALL} | {("msmt17", "market1501"), ("veri776", "vehicleid")}
+    for group, state in (("untrained", "done"), ("scratch", "done"), ("pretrained", "blocked")):
+        rows = frame[frame["group"] == group]
+        assert set(zip(rows["train"], rows["test"], strict=True)) == columns
+        assert set(rows["state"]) == {state}
+        assert rows[["mAP", "R1", "R5"]].notna().all(axis=None) == (state == "done")
+    done = frame[frame["state"] == "done"]
+    assert done[["mAP", "R1", "R5"]].map(lambda value: 0 <= value <= 1).all(axis=None)
+    assert set(done["run_id"]) == names(finished.store / "runs") == set(Store(finished.store).frame().index)
     assert len(names(finished.store / "runs")) == 10
     assert not names(finished.store / "partial")
     assert not names(finished.store / "failed")
 
 
-def test_the_table_shows_what_the_queries_say(finished: Finished) -> None:
-    # R1 and mAP once more, from the ranks of the single queries that every run writes.
-    seen = 0
-    for folder in (finished.store / "runs").iterdir():
-        experiment = json.loads((folder / "experiment.json").read_text())
-        with (folder / "queries.csv").open(newline="") as stream:
+def test_the_table_has_the_metrics_of_its_queries(finished: Finished) -> None:
+    # R1, R5 and mAP once more, from the ranks of the single queries that every run writes.
+    frame = table(finished.root, finished.store, datasets=ALL)
+    done = frame[frame["state"] == "done"]
+    for _, cell in done.iterrows():
+        with (finished.store / "runs" / str(cell["run_id"]) / "queries.csv").open(newline="") as stream:
             queries = [q for q in csv.DictReader(stream) if q["positives"] != "0"]
         draws: dict[str, list[dict[str, str]]] = {}
         for query in queries:
             draws.setdefault(query["draw"], []).append(query)
-        assert len(draws) == (10 if experiment["target"] == "vehicleid" else 1)
+        assert len(draws) == (10 if cell["test"] == "vehicleid" else 1)
         per_draw = {
             "R1": [np.mean([q["first_rank"] == "1" for q in d]) for d in draws.values()],
             "R5": [np.mean([int(q["first_rank"]) <= 5 for q in d]) for d in draws.values()],
             "mAP": [np.mean([float(q["ap"]) for q in d]) for d in draws.values()],
         }
-        short = {"market1501": "M", "msmt17": "MS", "veri776": "VR", "vehicleid": "VID"}
-        column = ">".join(short[n] for n in dict.fromkeys((experiment["source"], experiment["target"])))
-        method = "MSINet x0.25" if experiment["model"] == MODEL else "colour histogram"
-        for row in table(finished.store):
-            if row["column"] == column and row["method"] == method and row["group"] != "pre-trained":
-                assert float(row["mean"]) == pytest.approx(100 * np.mean(per_draw[row["metric"]]), abs=1e-9)
-                seen += 1
-    assert seen == 20
+        for metric, values in per_draw.items():
+            assert cell[metric] == pytest.approx(np.mean(values), abs=1e-9)
+    assert len(done) == 12  # two cells of the colour histogram share the runs of others
 
 
 def test_a_finished_run_can_be_traced(finished: Finished) -> None:
@@ -176,10 +136,7 @@ def test_a_finished_run_can_be_traced(finished: Finished) -> None:
         record = json.loads((folder / "record.json").read_text())
         stored = json.loads((folder / "experiment.json").read_text())
         # The folder's name is the hash of what lies in it.
-        recipe = stored.pop("recipe")
-        recipe |= {"augmentation": Augmentation(**recipe["augmentation"]), "milestones": tuple(recipe["milestones"])}
-        stored["options"] = tuple(map(tuple, stored["options"]))
-        experiment = Experiment(**stored, recipe=Recipe(**recipe))
+        experiment = Experiment.from_json(stored)
         prints = {experiment.source: record["source_fingerprint"], experiment.target: record["target_fingerprint"]}
         assert folder.name == record["run_id"] == experiment.run_id(prints, record["weights"])
         assert record["experiment"] == experiment.key
@@ -192,24 +149,16 @@ def test_a_finished_run_can_be_traced(finished: Finished) -> None:
         assert record["steps"] == (2 if experiment.model == MODEL else 0)
 
 
-def test_a_second_run_does_nothing_and_shows_the_same(
-    finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
+def test_a_second_run_does_nothing(finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     def never(*_args: Any, **_settings: Any) -> None:
         raise AssertionError("nothing should be run")
 
-    csv_file = table_file(finished.store, "csv")
-    before = csv_file.read_bytes()
     files = {path: path.stat().st_mtime_ns for path in (finished.store / "runs").rglob("*")}
     for work in ("run", "count", "open_pixels"):
-        monkeypatch.setattr(ablations.runner, work, never)
+        monkeypatch.setattr(ablations.engine.runner, work, never)
     assert main(finished.words("run")) == 0
-    out = capsys.readouterr().out
-    assert out.endswith("10 done\n")
-    assert csv_file.read_bytes() == before
+    assert capsys.readouterr().out.endswith("10 done\n")
     assert {path: path.stat().st_mtime_ns for path in (finished.store / "runs").rglob("*")} == files
-    # The same table on the screen as after the first run.
-    assert out[out.index("Table 2") : out.index("written:")] in finished.out
 
 
 def test_status_of_what_is_done_and_blocked(finished: Finished, capsys) -> None:
@@ -223,25 +172,20 @@ def test_status_of_what_is_done_and_blocked(finished: Finished, capsys) -> None:
     assert all("pretrained" in line and line.endswith("--pretrained DIR") for line in blocked)
 
 
-def test_status_of_an_empty_store_leaves_no_trace(data_root: Path, tmp_path: Path, capsys) -> None:
-    assert main(words("status", data_root, tmp_path / "results")) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "2 waiting, 1 blocked"
+def test_status_of_an_empty_store_leaves_no_trace(data_root: Path, tmp_path: Path, words: Words, capsys) -> None:
+    assert main(words("status", tmp_path / "results", root=data_root)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 missing, 1 blocked"
     assert not (tmp_path / "results").exists()
 
 
-def test_show_gives_the_table_and_its_files(finished: Finished, capsys) -> None:
-    assert main(finished.words("show")) == 0
-    out = capsys.readouterr().out
-    assert out[: out.index("written:")].rstrip() in finished.out
-    assert names(finished.store / "tables") == {table_file(finished.store, s).name for s in ("txt", "md", "tex", "csv")}
-
-
 @pytest.mark.slow
-def test_show_in_a_process_of_its_own(finished: Finished, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+def test_show_starts_reports_in_a_process_of_its_own(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
     monkeypatch.setattr(ablations.__main__, "subprocess", subprocess)
     assert main(finished.words("show")) == 0
-    text = table_file(finished.store, "txt").read_text()
-    assert capfd.readouterr().out.startswith(text)
+    (text,) = (finished.store / "tables").glob("table2-smoke*.txt")
+    assert capfd.readouterr().out.startswith(text.read_text())
 
 
 @pytest.mark.slow
@@ -265,39 +209,40 @@ def test_what_is_printed_before_a_table_stands_before_it(finished: Finished, mon
     assert printed[:2] == ["flush", "table"]
 
 
-def test_a_run_does_not_depend_on_what_ran_before(finished: Finished, data_root: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_depend_on_what_ran_before(
+    finished: Finished, data_root: Path, tmp_path: Path, words: Words
+) -> None:
     # In `finished` it came after five others; alone it ends in the same weights, bit for bit.
     store = tmp_path / "results"
-    assert main(words("run", data_root, store, datasets=("msmt17",))) == 0
+    assert main(words("run", store, root=data_root, datasets=("msmt17",))) == 0
     name = run_id(store, MODEL)
     alone, among = (load_file(root / "runs" / name / "model.safetensors") for root in (store, finished.store))
     assert alone.keys() == among.keys()
     assert all(torch.equal(alone[key], among[key]) for key in alone)
 
 
-def test_more_seeds_add_to_what_is_there(data_root: Path, tmp_path: Path, capsys) -> None:
+def test_more_seeds_add_to_what_is_there(data_root: Path, tmp_path: Path, words: Words, capsys) -> None:
     store = tmp_path / "results"
-    assert main(words("run", data_root, store)) == 0
-    assert main(words("run", data_root, store, "--seeds", "2")) == 0
+    assert main(words("run", store, root=data_root)) == 0
+    assert main(words("run", store, "--seeds", "2", root=data_root)) == 0
     assert capsys.readouterr().out.endswith("2 done, 1 finished\n")
     first, second = (store / "runs" / run_id(store, MODEL, seed) / "model.safetensors" for seed in (0, 1))
     assert first.read_bytes() != second.read_bytes()
-    by_hand = [100 * Store(store).frame().loc[run_id(store, MODEL, seed), "mAP"] for seed in (0, 1)]
-    (row,) = (r for r in table(store) if (r["group"], r["metric"], r["seeds"]) == ("from scratch", "mAP", "2"))
-    assert float(row["mean"]) == pytest.approx(sum(by_hand) / 2)
-    assert float(row["std"]) == pytest.approx(abs(by_hand[0] - by_hand[1]) / 2**0.5)
+    frame = table(data_root, store, seeds=2)
+    trained = frame[frame["group"] == "scratch"].set_index("seed")["run_id"]
+    assert trained.to_dict() == {seed: run_id(store, MODEL, seed) for seed in (0, 1)}
 
 
 # Pre-trained weights
 
 
-def test_pretrained_runs_start_from_the_given_weights(data_root: Path, tmp_path: Path, capsys) -> None:
+def test_pretrained_runs_start_from_the_given_weights(data_root: Path, tmp_path: Path, words: Words, capsys) -> None:
     # Zero epochs: what is ranked are the given weights, so another evaluation of them must agree.
     torch.manual_seed(7)
     network = build_model(MODEL, 3)  # another number of identities, as ImageNet has
     folder, store = tmp_path / "weights", tmp_path / "results"
     save_weights(network, folder / f"{MODEL}.safetensors", {"model": MODEL})
-    command = words("run", data_root, store, "--pretrained", str(folder), recipe=("epochs=0",))
+    command = words("run", store, "--pretrained", str(folder), root=data_root, recipe=("epochs=0",))
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "not run:" not in out
@@ -306,38 +251,42 @@ def test_pretrained_runs_start_from_the_given_weights(data_root: Path, tmp_path:
     dataset = load_dataset("market1501", data_root)
     pixels = open_pixels(dataset, "test", 32, 16, progress=False)
     expected = evaluate_model(network, dataset, pixels, torch.device("cpu")).metrics
-    means = {(r["group"], r["metric"]): float(r["mean"]) for r in table(store) if r["method"] == "MSINet x0.25"}
+    frame = table(data_root, store, pretrained=folder, recipe=("epochs=0",)).set_index("group")
     for metric in ("R1", "mAP"):
-        assert means["pre-trained", metric] == pytest.approx(100 * expected[metric])
-    assert means["from scratch", "mAP"] != means["pre-trained", "mAP"]
+        assert frame.loc["pretrained", metric] == pytest.approx(expected[metric])
+    assert frame.loc["scratch", "mAP"] != frame.loc["pretrained", "mAP"]
+    # Without the folder the newest run of the experiment is shown.
+    assert table(data_root, store, recipe=("epochs=0",)).set_index("group").loc["pretrained", "mAP"] == expected["mAP"]
 
     # The same file under another name is the same run; another file is another run.
     shutil.copytree(folder, tmp_path / "copy")
-    assert main(words("run", data_root, store, "--pretrained", str(tmp_path / "copy"), recipe=("epochs=0",))) == 0
+    assert main(words("run", store, "--pretrained", str(tmp_path / "copy"), root=data_root, recipe=("epochs=0",))) == 0
     assert capsys.readouterr().out.endswith("3 done\n")
     torch.save(build_model(MODEL, 5).state_dict(), (tmp_path / "copy" / f"{MODEL}.pth"))
     (tmp_path / "copy" / f"{MODEL}.safetensors").unlink()
-    assert main(words("run", data_root, store, "--pretrained", str(tmp_path / "copy"), recipe=("epochs=0",))) == 0
+    assert main(words("run", store, "--pretrained", str(tmp_path / "copy"), root=data_root, recipe=("epochs=0",))) == 0
     assert capsys.readouterr().out.endswith("2 done, 1 finished\n")
 
 
-def test_what_is_missing_blocks_its_own_row_only(data_root: Path, tmp_path: Path, capsys) -> None:
+def test_what_is_missing_blocks_its_own_row_only(data_root: Path, tmp_path: Path, words: Words, capsys) -> None:
     folder = tmp_path / "weights"
     save_weights(build_model(MODEL, 3), folder / f"{MODEL}.safetensors", {})
     models = (MODEL, "osnet_x0_25")
-    command = words("status", data_root, tmp_path / "r", "--pretrained", str(folder), models=models)
+    command = words("status", tmp_path / "r", "--pretrained", str(folder), root=data_root, models=models)
     assert main(command) == 0
     *lines, total = capsys.readouterr().out.splitlines()
-    assert total == "4 waiting, 1 blocked"
+    assert total == "4 missing, 1 blocked"
     (blocked,) = (line for line in lines if line.split()[1] == "blocked")
     assert "osnet_x0_25 pretrained" in blocked
     assert blocked.endswith(f"needs {folder}/osnet_x0_25.pth or .safetensors")
 
 
-def test_weights_of_another_network_stop_the_command_before_any_run(data_root: Path, tmp_path: Path, capsys) -> None:
+def test_weights_of_another_network_stop_the_command_before_any_run(
+    data_root: Path, tmp_path: Path, words: Words, capsys
+) -> None:
     folder, store = tmp_path / "weights", tmp_path / "results"
     save_weights(build_model("osnet_x0_25", 3), folder / f"{MODEL}.safetensors", {})
-    assert main(words("run", data_root, store, "--pretrained", str(folder))) == 2
+    assert main(words("run", store, "--pretrained", str(folder), root=data_root)) == 2
     err = capsys.readouterr().err
     assert f"{MODEL}.safetensors" in err
     assert "OSNet" in err
@@ -347,12 +296,12 @@ def test_weights_of_another_network_stop_the_command_before_any_run(data_root: P
 # Errors before any run
 
 
-def test_a_broken_image_stops_the_command_before_any_run(data_root: Path, tmp_path: Path, capsys) -> None:
+def test_a_broken_image_stops_the_command_before_any_run(data_root: Path, tmp_path: Path, words: Words, capsys) -> None:
     root = tmp_path / "data"
     shutil.copytree(data_root / "Market-1501-v15.09.15", root / "Market-1501-v15.09.15")
     broken = sorted((root / "Market-1501-v15.09.15" / "bounding_box_train").iterdir())[3]
     broken.write_bytes(broken.read_bytes()[:200])
-    assert main(words("run", root, tmp_path / "results")) == 2
+    assert main(words("run", tmp_path / "results", root=root)) == 2
     assert broken.name in capsys.readouterr().err
     assert not names(tmp_path / "results" / "runs")
     assert not names(tmp_path / "results" / "failed")
@@ -363,47 +312,51 @@ def test_a_broken_image_stops_the_command_before_any_run(data_root: Path, tmp_pa
     [(["--device", "abacus"], SHORT, "device 'abacus'"), ([], ("identities=9",), "a batch needs 9 identities")],
 )
 def test_what_no_run_could_do_stops_the_command_before_any_run(
-    data_root: Path, tmp_path: Path, capsys, more: list[str], recipe: tuple[str, ...], told: str
+    data_root: Path, tmp_path: Path, more: list[str], recipe: tuple[str, ...], told: str, words: Words, capsys
 ) -> None:
-    assert main(words("run", data_root, tmp_path / "results", *more, recipe=recipe)) == 2
+    assert main(words("run", tmp_path / "results", *more, root=data_root, recipe=recipe)) == 2
     err = capsys.readouterr().err
     assert told in err
     assert err.count("\n") == 1
     assert not (tmp_path / "results").exists()
 
 
-def test_a_store_that_cannot_be_written_is_one_clear_error(data_root: Path, tmp_path: Path, capsys) -> None:
+def test_a_store_that_cannot_be_written_is_one_clear_error(
+    data_root: Path, tmp_path: Path, words: Words, capsys
+) -> None:
     (tmp_path / "file").write_text("mine")
-    assert main(words("run", data_root, tmp_path / "file" / "results")) == 2
+    assert main(words("run", tmp_path / "file" / "results", root=data_root)) == 2
     err = capsys.readouterr().err
     assert re.fullmatch(r"error: cannot write .*file/results/.*; check the path\n", err)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_full_disk_costs_the_runs_that_need_it_and_the_next_command_goes_on(
-    data_root: Path, tmp_path: Path, finish: Callable[..., int], capsys
+    data_root: Path, tmp_path: Path, finish: Callable[..., int], words: Words, capsys
 ) -> None:
     # 64 KiB per file hold the colour histogram's run, but no weights.
     store, log = tmp_path / "results", tmp_path / "log"
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))"
-    assert finish(words("run", data_root, store, "--cache", "False"), log, limit) == 1
+    assert finish(words("run", store, "--cache", "False", root=data_root), log, limit) == 1
     text = log.read_text()
     assert "Traceback" not in text
     assert text.endswith("1 finished, 1 failed\n")
-    assert main(words("status", data_root, store)) == 0
+    assert main(words("status", store, root=data_root)) == 0
     (failed,) = (line for line in capsys.readouterr().out.splitlines() if " failed " in line and MODEL in line)
     assert "File too large" in failed
     assert "ulimit -f" in failed
-    assert main(words("run", data_root, store)) == 0
+    assert main(words("run", store, root=data_root)) == 0
     assert capsys.readouterr().out.endswith("1 done, 1 finished\n")
 
 
 # Failures
 
 
-def test_a_training_that_diverges_is_recorded_and_tried_again(data_root: Path, tmp_path: Path, capsys) -> None:
+def test_a_training_that_diverges_is_recorded_and_tried_again(
+    data_root: Path, tmp_path: Path, words: Words, capsys
+) -> None:
     store = tmp_path / "results"
-    command = words("run", data_root, store, recipe=("lr=1e30", "epochs=2", "steps_per_epoch=3"))
+    command = words("run", store, root=data_root, recipe=("lr=1e30", "epochs=2", "steps_per_epoch=3"))
     for done in ("1 finished", "1 done"):
         assert main(command) == 1
         out = capsys.readouterr().out
@@ -414,8 +367,9 @@ def test_a_training_that_diverges_is_recorded_and_tried_again(data_root: Path, t
         assert "became" in told
         assert "Lower the learning rate" in told
         assert "Traceback" not in told
-    (row,) = (r for r in table(store) if (r["group"], r["metric"]) == ("from scratch", "mAP") and r["planned"] == "1")
-    assert row["mean"] == ""  # a failure is not a result
+    frame = table(data_root, store, recipe=("lr=1e30", "epochs=2", "steps_per_epoch=3")).set_index("group")
+    assert frame.loc["scratch", "state"] == "failed"
+    assert np.isnan(frame.loc["scratch", "mAP"])  # a failure is not a result
     assert len(Store(store).frame()) == 1
     assert main(["status", *command[1 : command.index("--no-progress")]]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -426,11 +380,11 @@ def test_a_training_that_diverges_is_recorded_and_tried_again(data_root: Path, t
 
 
 def test_a_failure_does_not_cost_the_others(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Words, capsys
 ) -> None:
     store = tmp_path / "results"
-    command = words("run", data_root, store, models=("osnet_x0_25", MODEL))
-    train = ablations.runner.run
+    command = words("run", store, root=data_root, models=("osnet_x0_25", MODEL))
+    train = ablations.engine.runner.run
 
     def weak(folder: Path, *, model: str, **settings: Any) -> Any:
         if model == "osnet_x0_25":
@@ -438,7 +392,7 @@ def test_a_failure_does_not_cost_the_others(
         return train(folder, model=model, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ablations.runner, "run", weak)
+        patch.setattr(ablations.engine.runner, "run", weak)
         assert main(command) == 1
     out = capsys.readouterr().out
     assert out.endswith("2 finished, 1 failed\n")
@@ -455,60 +409,60 @@ def test_a_failure_does_not_cost_the_others(
 
 
 def test_a_table_that_cannot_be_shown_fails_no_run(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Words
 ) -> None:
     store = tmp_path / "results"
     monkeypatch.setattr(
         ablations.__main__, "subprocess", SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=2))
     )
-    assert main(words("run", data_root, store)) == 2  # and the command says so
+    assert main(words("run", store, root=data_root)) == 2  # and the command says so
     assert len(names(store / "runs")) == 2
     assert not names(store / "failed")
 
 
-def test_a_damaged_checkpoint_is_named_and_no_resume_starts_again(data_root: Path, tmp_path: Path, capsys) -> None:
+def test_a_damaged_checkpoint_is_named_and_no_resume_starts_again(
+    data_root: Path, tmp_path: Path, words: Words, capsys
+) -> None:
     store = tmp_path / "results"
-    request = Request("smoke", data_root, ("market1501",), (MODEL,), recipe=SHORT)
-    (planned,) = (p for p in make_plan(TABLE2, request).runs() if p.experiment.model == MODEL)
-    checkpoint = Store(store).partial_folder(planned.run_id) / "checkpoint.pt"
+    (name,) = table(data_root, store).query("group == 'scratch'")["run_id"]
+    checkpoint = Store(store).partial_folder(name) / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"no checkpoint")
-    assert main(words("run", data_root, store)) == 1
+    assert main(words("run", store, root=data_root)) == 1
     assert f"{checkpoint} cannot be read" in capsys.readouterr().out
-    assert main(words("run", data_root, store, "--no-resume")) == 0
+    assert main(words("run", store, "--no-resume", root=data_root)) == 0
     assert capsys.readouterr().out.endswith("1 done, 1 finished\n")
 
 
 # Several processes
 
 
-def test_a_run_of_another_process_is_left_to_it(data_root: Path, tmp_path: Path, capsys) -> None:
+def test_a_run_of_another_process_is_left_to_it(data_root: Path, tmp_path: Path, words: Words, capsys) -> None:
     store = tmp_path / "results"
-    request = Request("smoke", data_root, ("market1501",), (MODEL,), recipe=SHORT)
-    (planned,) = (p for p in make_plan(TABLE2, request).runs() if p.experiment.model == MODEL)
-    lock = Store(store).root / "locks" / planned.run_id
+    (name,) = table(data_root, store).query("group == 'scratch'")["run_id"]
+    lock = Store(store).root / "locks" / name
     lock.parent.mkdir(parents=True)
     code = "import filelock, sys\nwith filelock.FileLock(sys.argv[1]): print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(lock)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        assert main(words("run", data_root, store)) == 1
+        assert main(words("run", store, root=data_root)) == 1
         out = capsys.readouterr().out
         assert f"{MODEL} scratch market1501 seed 0: another process works on it" in out
         assert out.endswith("1 finished, 1 running\n")
-        assert main(words("status", data_root, store)) == 0
+        assert main(words("status", store, root=data_root)) == 0
         assert capsys.readouterr().out.splitlines()[-1] == "1 done, 1 running, 1 blocked"
         other.kill()
-    assert main(words("run", data_root, store)) == 0
+    assert main(words("run", store, root=data_root)) == 0
 
 
 @pytest.mark.slow
 def test_two_processes_share_a_table(
-    data_root: Path, tmp_path: Path, start: Callable[..., Any], finish: Callable[..., int]
+    data_root: Path, tmp_path: Path, start: Callable[..., Any], finish: Callable[..., int], words: Words
 ) -> None:
     store, logs = tmp_path / "results", [tmp_path / "a", tmp_path / "b"]
-    command = words("run", data_root, store, "--seeds", "2", models=(MODEL, "osnet_x0_25"))
+    command = words("run", store, "--seeds", "2", root=data_root, models=(MODEL, "osnet_x0_25"))
     both = [start(command, log) for log in logs]
     for process in both:
         process.join(300)
@@ -532,24 +486,19 @@ LONGER = ("epochs=2", "steps_per_epoch=5")
 
 @dataclass
 class Whole:
-    """The table of an uninterrupted command, and how long it took."""
+    """The runs of an uninterrupted command, and how long it took."""
 
-    csv: bytes
+    outcome: dict[str, Any]
     seconds: float
 
 
 @pytest.fixture(scope="module")
-def whole(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def whole(data_root: Path, tmp_path_factory: pytest.TempPathFactory, words: Words, outcome: Outcome) -> Whole:
     store = tmp_path_factory.mktemp("whole") / "results"
     began = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()):
-        assert main(words("run", data_root, store, recipe=LONGER)) == 0
-    return Whole(table_file(store, "csv").read_bytes(), time.monotonic() - began)
-
-
-def shown(data_root: Path, store: Path) -> bytes:
-    assert main(words("show", data_root, store, recipe=LONGER)) == 0
-    return table_file(store, "csv").read_bytes()
+        assert main(words("run", store, root=data_root, recipe=LONGER)) == 0
+    return Whole(outcome(store), time.monotonic() - began)
 
 
 #: What a process dies at: the call, what its target's path holds, at which such call, before or after it.
@@ -579,20 +528,27 @@ os.{call} = deadly
 
 @pytest.mark.parametrize("death", DEATHS)
 def test_killed_at_a_tender_moment(
-    death: str, data_root: Path, tmp_path: Path, finish: Callable[..., int], whole: Whole, capsys
+    death: str,
+    data_root: Path,
+    tmp_path: Path,
+    finish: Callable[..., int],
+    whole: Whole,
+    words: Words,
+    outcome: Outcome,
+    capsys,
 ) -> None:
     call, part, number, when = DEATHS[death]
     store, log = tmp_path / "results", tmp_path / "log"
-    command = words("run", data_root, store, recipe=LONGER)
+    command = words("run", store, root=data_root, recipe=LONGER)
     prelude = DEADLY.format(call=call, part=part, number=number, when=when)
     assert finish(command, log, prelude) == -signal.SIGKILL, log.read_text()
     assert all(names(store / "runs" / run) == FILES for run in names(store / "runs"))  # whole or not there
-    assert main(words("status", data_root, store, recipe=LONGER)) == 0
+    assert main(words("status", store, root=data_root, recipe=LONGER)) == 0
     expected = "2 done, 1 blocked" if death.startswith("after the run") else "1 done, 1 interrupted, 1 blocked"
     assert capsys.readouterr().out.splitlines()[-1] == expected
 
     assert finish(command, log) == 0, log.read_text()
-    assert shown(data_root, store) == whole.csv
+    assert outcome(store) == whole.outcome
     assert not names(store / "partial")
     for run in names(store / "runs"):  # nothing is left lying about
         assert names(store / "runs" / run) == FILES
@@ -600,10 +556,16 @@ def test_killed_at_a_tender_moment(
 
 @pytest.mark.slow
 def test_killed_at_random_moments(
-    data_root: Path, tmp_path: Path, start: Callable[..., Any], finish: Callable[..., int], whole: Whole
+    data_root: Path,
+    tmp_path: Path,
+    start: Callable[..., Any],
+    finish: Callable[..., int],
+    whole: Whole,
+    words: Words,
+    outcome: Outcome,
 ) -> None:
     store, log = tmp_path / "results", tmp_path / "log"
-    command = words("run", data_root, store, recipe=LONGER)
+    command = words("run", store, root=data_root, recipe=LONGER)
     rng = np.random.default_rng()  # other moments every time: each of them must do
     ends = []
     for most in (0.1, 0.3, 0.5, 0.7):  # shares of a whole run, the first so small that it cannot end before
@@ -616,7 +578,7 @@ def test_killed_at_random_moments(
     assert set(ends) <= {-signal.SIGKILL, 0}
     assert finish(command, log) == 0, log.read_text()
     assert "FAILED" not in log.read_text()
-    assert shown(data_root, store) == whole.csv
+    assert outcome(store) == whole.outcome
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -627,10 +589,13 @@ def test_an_interrupted_command_says_so_and_goes_on(
     start: Callable[..., Any],
     finish: Callable[..., int],
     whole: Whole,
+    words: Words,
+    outcome: Outcome,
+    wait_for: Callable[..., None],
     capsys,
 ) -> None:
     store, log = tmp_path / "results", tmp_path / "log"
-    command = words("run", data_root, store, recipe=LONGER)
+    command = words("run", store, root=data_root, recipe=LONGER)
     # Slow enough that the signal finds it in the midst of a training on any machine.
     slow = "import time; save = loop.save_checkpoint; loop.save_checkpoint = lambda *a: (save(*a), time.sleep(0.2))"
     process = start(command, log, slow)
@@ -640,15 +605,15 @@ def test_an_interrupted_command_says_so_and_goes_on(
     process.join(300)
     assert process.exitcode == 130
     text = log.read_text()
-    assert text.endswith("interrupted; the state is saved and the same command goes on from there\n")
+    assert text.endswith("interrupted; the state is saved and the same command resumes\n")
     assert "Traceback" not in text
-    assert main(words("status", data_root, store, recipe=LONGER)) == 0
+    assert main(words("status", store, root=data_root, recipe=LONGER)) == 0
     assert "1 interrupted" in capsys.readouterr().out.splitlines()[-1]
     assert finish(command, log) == 0
-    assert shown(data_root, store) == whole.csv
+    assert outcome(store) == whole.outcome
 
 
-@pytest.mark.parametrize("moment", ["make_plan", "write_status", "show"])
+@pytest.mark.parametrize("moment", ["resolve", "status_lines", "show"])
 def test_ctrl_c_at_any_other_moment_is_no_traceback(
     moment: str, finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -656,5 +621,5 @@ def test_ctrl_c_at_any_other_moment_is_no_traceback(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ablations.__main__, moment, interrupted)
-    assert main(finished.words("status" if moment == "write_status" else "run")) == 130
+    assert main(finished.words("status" if moment == "status_lines" else "run")) == 130
     assert capsys.readouterr().err.startswith("\ninterrupted; ")

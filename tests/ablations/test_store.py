@@ -13,13 +13,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ablations.experiment import Experiment
-from ablations.store import Store
-from msinet.data import Augmentation
+from ablations.engine.experiment import Experiment
+from ablations.engine.store import Store
 from msinet.errors import Busy, UserError
-from msinet.training.recipe import Recipe
+from msinet.training.recipe import Recipe, Schedule, with_settings
 
-EXPERIMENT = Experiment("osnet", "market1501", "market1501", Recipe(epochs=3), "smoke", options=(("ratio", 2),))
+EXPERIMENT = Experiment(
+    "osnet", "market1501", "market1501", Recipe(schedule=Schedule(epochs=3)), "smoke", options=(("ratio", 2),)
+)
 RECORD: dict[str, Any] = {"mAP": 0.5, "R1": 0.25, "weights": None, "seconds_training": 1.5}
 #: What a training leaves for the store to publish.
 FILES = {"log.txt": "a line\n", "history.csv": "epoch\n1\n", "model.safetensors": "weights"}
@@ -138,21 +139,21 @@ def test_leftovers_of_a_killed_process_are_not_published(store: Store) -> None:
 # States
 
 
-def test_a_run_goes_from_waiting_to_done(store: Store) -> None:
-    assert store.state("r1") == "waiting"
+def test_a_run_goes_from_missing_to_done(store: Store) -> None:
+    assert store.state("r1") == "missing"
     assert not store.root.exists()  # asking leaves no trace
     work(store, "r1")
     assert store.state("r1") == "interrupted"
     store.publish("r1", EXPERIMENT, RECORD)
     assert store.state("r1") == "done"
-    assert store.state("r2") == "waiting"
+    assert store.state("r2") == "missing"
 
 
 def test_a_run_of_another_process_is_running_until_that_process_ends(store: Store) -> None:
     with elsewhere(store.root / "locks" / "r1") as process:
         work(store, "r1")
         assert store.state("r1") == "running"
-        assert store.state("r2") == "waiting"
+        assert store.state("r2") == "missing"
         with pytest.raises(Busy, match=r"run r1 is in progress in another process"), store.lock("r1"):
             pass
         process.kill()  # no chance to tidy up
@@ -200,8 +201,21 @@ def test_a_store_without_runs_has_an_empty_frame(store: Store) -> None:
     assert not store.root.exists()
 
 
+def test_the_frame_is_read_once_and_again_after_a_publication(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    work(store, "r1")
+    store.publish("r1", EXPERIMENT, RECORD)
+    read: list[str] = []
+    row = Store._row
+    monkeypatch.setattr(Store, "_row", lambda self, folder: (read.append(folder.name), row(self, folder))[1])
+    assert list(store.frame().index) == list(store.frame().index) == ["r1"]
+    assert read == ["r1"]
+    work(store, "r2")
+    store.publish("r2", EXPERIMENT, RECORD)
+    assert list(store.frame().index) == ["r1", "r2"]
+
+
 def test_the_frame_has_one_flat_row_per_run(store: Store) -> None:
-    other = Experiment("cdnet", "msmt17", "market1501", Recipe(augmentation=Augmentation(pad=3)), "smoke", seed=2)
+    other = Experiment("cdnet", "msmt17", "market1501", with_settings(Recipe(), {"pad": 3}), "smoke", seed=2)
     for run_id, experiment, metric in (("r2", EXPERIMENT, 0.25), ("r1", other, 0.75)):
         work(store, run_id)
         store.publish(run_id, experiment, RECORD | {"R1": metric})
@@ -215,8 +229,8 @@ def test_the_frame_has_one_flat_row_per_run(store: Store) -> None:
     assert list(frame["model"]) == ["cdnet", "osnet"]
     assert list(frame["seed"]) == [2, 0]
     assert list(frame["experiment"]) == [other.key, EXPERIMENT.key]
-    assert list(frame["recipe.schedule.epochs"]) == [350, 3]
-    assert list(frame["recipe.pad"]) == [3, 10]  # of the augmentation
+    assert list(frame["recipe.epochs"]) == [350, 3]
+    assert list(frame["recipe.pad"]) == [3, 10]
     assert pd.isna(frame.loc["r1", "option.ratio"])
     assert frame.loc["r2", "option.ratio"] == 2
     assert not any(isinstance(value, dict) for value in frame.iloc[0])

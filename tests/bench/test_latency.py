@@ -1,5 +1,6 @@
-"""What is measured and how it is reported; how fast anything is, no test says."""
+"""Measurements and their tables. No test judges how fast anything is."""
 
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -11,12 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
-from ablations.table2 import row_label
 from bench import latency, retrieval
 from bench.__main__ import main
+from bench.forms import FORMS, check_forms, prepare
 from bench.latency import LEAST, WARM_UP, race, render, render_memory, render_throughput
 from bench.memory import in_a_fresh_process, peak_extra
-from bench.networks import FORMS, Spec, check_forms, paper_costs, prepare, specs
+from bench.networks import build, choose, label, paper_costs
 from msinet.errors import UserError
 
 SMALL = ["--height", "32", "--width", "32"]
@@ -157,7 +158,7 @@ def test_memory_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("form", "precision"), [(form, "fp32") for form in FORMS[:3]] + [("deployed", "bf16")])
 def test_forms_give_the_same_features_and_leave_the_network_alone(form: str, precision: str) -> None:
     torch.manual_seed(0)
-    network = Spec("msinet_x0_25").build(5, (32, 32))
+    network = build("msinet_x0_25", 5, (32, 32))
     torch.manual_seed(1)
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
@@ -171,6 +172,18 @@ def test_forms_give_the_same_features_and_leave_the_network_alone(form: str, pre
     torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_captured_network_keeps_the_memory_that_it_reads() -> None:
+    run = prepare(build("msinet_x0_25", 5, (32, 32)), "cuda_graph", "fp32", 2, (32, 32), device := torch.device("cuda"))
+    gc.collect()
+    torch.cuda.empty_cache()  # so that reading freed memory is an error
+    others = [torch.full((1 << 20,), float("nan"), device=device) for _ in range(64)]
+    run()
+    torch.cuda.synchronize()
+    assert len(others) == 64
+
+
 @pytest.mark.slow
 def test_every_compiled_contender_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[tuple[int, ...]] = []
@@ -182,7 +195,7 @@ def test_every_compiled_contender_is_compiled(monkeypatch: pytest.MonkeyPatch) -
     torch.compiler.reset()
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)  # torch's own, put back at the end
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    network = Spec("resnet50_x0_25").build(5, (32, 32))
+    network = build("resnet50_x0_25", 5, (32, 32))
     for batch in range(1, 10):
         prepare(network, "compiled", "fp32", batch, (32, 32), torch.device("cpu"))()
     assert compiled == [(batch, 3, 32, 32) for batch in range(1, 10)]
@@ -211,30 +224,43 @@ def test_wrong_words_are_named_before_anything_is_measured(
 
 
 def test_a_network_is_a_name_with_options() -> None:
-    (spec,) = specs(("msinet_x0_25   genotype=NNNNNN",))
-    assert spec.text == "msinet_x0_25 genotype=NNNNNN"
-    assert spec.label == spec.text
-    assert sum(p.numel() for p in spec.build(3, (32, 32)).parameters()) < sum(
-        p.numel() for p in Spec("msinet_x0_25").build(3, (32, 32)).parameters()
+    (text,) = choose(("msinet_x0_25   genotype=NNNNNN",))
+    assert text == "msinet_x0_25 genotype=NNNNNN"
+    assert label(text) == "MSINet genotype=NNNNNN x0.25"
+    assert sum(p.numel() for p in build(text, 3, (32, 32)).parameters()) < sum(
+        p.numel() for p in build("msinet_x0_25", 3, (32, 32)).parameters()
     )
     with pytest.raises(UserError, match="needs a name"):
-        specs(("",))
+        choose(("",))
+
+
+def test_networks_are_those_of_the_papers_tables() -> None:
+    # Tables 2 and 6, with MSINet-SAM as a network of its own.
+    everything = {"resnet50", "osnet", "cdnet", "msinet", "msinet pam=True", "deit_small", "deit_base", "vit_base"}
+    assert set(choose(())) == everything
+    table2 = ["resnet50", "osnet", "cdnet", "msinet", "msinet pam=True"]
+    assert choose((), "table2") == table2
+    narrow = [text.replace(name := text.split()[0], f"{name}_x0_25") for text in table2]
+    assert choose((), "table2", "smoke") == [*table2, *narrow]
+    assert choose((), "table2", "paper") == table2
+    with pytest.raises(UserError, match="Did you mean 'table2'"):
+        choose((), "table22")
+    with pytest.raises(UserError, match="unknown profile"):
+        choose((), "", "smok")
 
 
 @pytest.mark.parametrize(
-    ("text", "label"),
+    ("text", "written"),
     [
         ("msinet", "MSINet"),
         ("msinet_x0_25", "MSINet x0.25"),
         ("msinet_x0_25 pam=True", "MSINet-SAM x0.25"),
         ("resnet50_x0_5", "ResNet50 x0.5"),
-        ("msinet ratio=2", "msinet ratio=2"),
+        ("msinet ratio=2", "MSINet ratio=2"),
     ],
 )
-def test_networks_are_called_as_in_the_tables(text: str, label: str) -> None:
-    assert Spec(text).label == label
-    if " " not in text:
-        assert row_label(text) == label
+def test_networks_are_called_as_in_the_tables(text: str, written: str) -> None:
+    assert label(text) == written
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     with pytest.raises(UserError, match="fp32 alone"):
@@ -267,5 +293,6 @@ def test_ranking_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_the_papers_costs() -> None:
     costs = paper_costs()
     assert len(costs) == 8
-    assert (costs["MSINet"]["parameters_millions"], costs["MSINet"]["relative_time"]) == ("2.3", "0.71")
-    assert (costs["ResNet50"]["parameters_millions"], costs["ResNet50"]["approximate"]) == ("24", "yes")
+    assert (costs["msinet"]["parameters_millions"], costs["msinet"]["relative_time"]) == ("2.3", "0.71")
+    assert (costs["resnet50"]["parameters_millions"], costs["resnet50"]["approximate"]) == ("24", "yes")
+    assert set(costs) == set(choose(()))

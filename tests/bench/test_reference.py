@@ -1,4 +1,4 @@
-"""The records that are shown in the documents are those of `bench/reference`, to the last digit."""
+"""The documents show the records of `bench/reference`, to the last digit."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bench import cost, latency, retrieval
-from bench.networks import LABELS, paper_costs
+from bench.networks import label, paper_costs
 
 ROOT = Path(__file__).parents[2]
 RECORDS = sorted((ROOT / "bench" / "reference").glob("*/*.csv"))
@@ -50,5 +50,5 @@ def test_the_readmes_cost_tables_are_the_records() -> None:
             f"{ratio[model, form]:.2f}" if (model, form) in ratio else "-"
             for form in ("eager", "channels_last", "deployed", "compiled", "onnx")
         ]
-        row = f"| {LABELS[model]} | {' | '.join(cells)} | {paper_costs()[LABELS[model]]['relative_time']} |"
+        row = f"| {label(model)} | {' | '.join(cells)} | {paper_costs()[model]['relative_time']} |"
         assert row in readme

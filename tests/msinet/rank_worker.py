@@ -7,16 +7,14 @@ import os
 import signal
 import sys
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from msinet.search.recipe import search_recipe
-from msinet.training.profiles import recipe_for
-from torch import Tensor, nn
+from support import CPU, Exact, ExactMemory, changed
+from torch import nn
 
 from msinet import distributed
 from msinet.data import load_dataset
@@ -24,11 +22,15 @@ from msinet.data.loading import _TrainImages
 from msinet.losses import alignment_loss, triplet_loss
 from msinet.models import build_model
 from msinet.models.supernet import alphas_of
-from msinet.search.memory import Memory
 from msinet.search.split import split_identities
-from msinet.search.twins import Twins, search_alphas
-from msinet.training import embed, train
-from msinet.training.run import RunOptions, run
+from msinet.search.twins import SEARCHES, Twins
+from msinet.training import embed
+from msinet.training.batches import Batches
+from msinet.training.fit import fit
+from msinet.training.options import RunOptions
+from msinet.training.recipes import resolve, resolve_search
+from msinet.training.run import Training, run
+from msinet.training.supervised import Supervised
 
 CASE: str = globals()["CASE"]
 RANK: int = globals()["RANK"]
@@ -36,27 +38,10 @@ WORLD: int = globals()["WORLD"]
 FOLDER: Path = globals()["FOLDER"]
 ARGUMENTS: dict[str, Any] = globals()["ARGUMENTS"]
 
-CPU = torch.device("cpu")
+SMOKE = resolve("smoke", "market1501").recipe
+QUIET = RunOptions(progress=False)
 LABELS = np.repeat(np.arange(8), 6)
 PIXELS = np.random.default_rng(0).integers(0, 256, (len(LABELS), 64, 32, 3), np.uint8)
-
-
-class Exact(nn.Module):
-    """A network in float64, whatever the images come in."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network.double()
-
-    def forward(self, images: Tensor) -> Any:
-        return self.network(images.double())
-
-
-class ExactMemory(Memory):
-    """In float64, though it is filled with features in float32."""
-
-    def fill(self, features: Tensor, labels: Tensor) -> None:
-        super().fill(features.to(self.centres.dtype), labels)
 
 
 def shared_losses() -> dict[str, Any]:
@@ -102,52 +87,27 @@ def batch_norms(dtype: str, offset: float) -> dict[str, Any]:
 
 def training(model: str = "msinet_x0_25", exact: bool = True, settings: Any = None, **options: Any) -> dict[str, Any]:
     """Losses of the steps and the weights after them."""
-    recipe = replace(
-        recipe_for("smoke", "market1501"),
-        **{
-            "epochs": 3,
-            "steps_per_epoch": 1,
-            "height": 64,
-            "width": 32,
-            "identities": 4,
-            "images": 4,
-            "optimizer": "sgd",
-            "lr": 1e-5,
-            **(settings or {}),
-        },
-    )
+    own = {"epochs": 3, "steps_per_epoch": 1, "height": 64, "width": 32, "images": 4, "optimizer": "sgd", "lr": 1e-5}
+    recipe = changed(SMOKE, **(own | (settings or {})))
     torch.manual_seed(0)
     network = build_model(model, 8, image=(64, 32), **options)
     network = Exact(network) if exact else network
-    result = train(network, PIXELS, LABELS, recipe, FOLDER, seed=1, identity="", device=CPU, progress=False)
+    result = fit(Supervised(network, Batches(PIXELS, LABELS, recipe, 1, CPU)), FOLDER, "", QUIET)
     return {"history": [dict(row) for row in result.history], **network.state_dict()}
 
 
 def searching(**way: Any) -> dict[str, Any]:
     """History, architecture, memories and weights of a search of four iterations, in float64."""
-    recipe = replace(
-        search_recipe("smoke", "msmt17"),
-        height=64,
-        width=32,
-        identities=4,
-        images=4,
-        epochs=2,
-        steps_per_epoch=2,
-        optimizer="sgd",
-        lr=0.01,
-        **{"overlap": 1.0, **way},
-    )
-    training, validation = split_identities(LABELS, recipe.search.overlap, seed=0)
+    own = {"height": 64, "width": 32, "identities": 4, "images": 4, "epochs": 2, "steps_per_epoch": 2}
+    own |= {"optimizer": "sgd", "lr": 0.01, "overlap": 1.0}
+    recipe = changed(resolve_search("smoke", "msmt17").recipe, **(own | way))
+    search = recipe.search_settings
+    sides = split_identities(LABELS, search.overlap, seed=0)
     torch.manual_seed(0)
     network = Exact(build_model("supernet_x0_25", 8, interactions=6))
-    memories = (
-        ExactMemory(side.classes, 128, recipe.search.temperature, recipe.search.momentum)
-        for side in (training, validation)
-    )
+    memories = (ExactMemory(side.classes, 128, search.temperature, search.momentum) for side in sides)
     twins = Twins(network, *memories).double()
-    result = search_alphas(
-        twins, PIXELS, training, validation, recipe, FOLDER, seed=3, identity="", device=CPU, progress=False
-    )
+    result = fit(SEARCHES[search.mechanism](twins, PIXELS, sides, recipe, 3), FOLDER, "", QUIET)
     return {"history": [dict(row) for row in result.history], "alphas": alphas_of(network), **twins.state_dict()}
 
 
@@ -167,17 +127,8 @@ def complete(root: Path, stop: int = 0, model: str = "cdnet_x0_25", **run_option
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
-        run(
-            FOLDER,
-            model=model,
-            options={},
-            source=dataset,
-            target=dataset,
-            recipe=recipe_for("smoke", "market1501"),
-            seed=0,
-            run_options=RunOptions(device="cpu", progress=False, **run_options),
-            on_step=on_step,
-        )
+        training = Training(model, {}, dataset, dataset, SMOKE)
+        run(FOLDER, training, RunOptions(device="cpu", progress=False, **run_options), on_step)
     except KeyboardInterrupt:
         return {"interrupted": True}
     return {"interrupted": False}
@@ -185,7 +136,7 @@ def complete(root: Path, stop: int = 0, model: str = "cdnet_x0_25", **run_option
 
 def refused(damage: str) -> dict[str, Any]:
     """The error that each rank has, and who is to tell it."""
-    recipe = replace(recipe_for("smoke", "market1501"), identities=3 if damage == "shares" else 4)
+    recipe = changed(SMOKE, identities=3 if damage == "shares" else 4)
     network = build_model("msinet_x0_25", 8)
     with torch.no_grad():
         if damage == "nan":
@@ -193,17 +144,8 @@ def refused(damage: str) -> dict[str, Any]:
     if damage == "fails" and distributed.rank() == 1:
         _TrainImages.__getitem__ = None  # type: ignore[method-assign,assignment]
     try:
-        train(
-            network,
-            PIXELS,
-            LABELS,
-            recipe,
-            FOLDER,
-            seed=1,
-            device=CPU,
-            progress=False,
-            identity=f"{RANK}" if damage == "identity" else "",
-        )
+        task = Supervised(network, Batches(PIXELS, LABELS, recipe, 1, CPU))
+        fit(task, FOLDER, f"{RANK}" if damage == "identity" else "", QUIET)
     except Exception as error:
         return {"kind": type(error).__name__, "message": str(error), "tells": distributed.first_to_fail()}
     return {}

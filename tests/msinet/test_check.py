@@ -4,12 +4,14 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from msinet.cli import run_command
 from msinet.data import load_dataset
+from msinet.data.datasets import REGISTERED, DatasetCard, register
 
 Copy = Callable[[str], Path]
 
@@ -85,12 +87,31 @@ def test_counts_stand_beside_the_published_ones(data_root: Path, capsys: pytest.
 def test_published_counts_are_recognised(
     data_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "msinet.data.check.LAYOUTS",
-        {"veri776": type("L", (), {"expected": {"train": (8, 32, 3), "query": (5, 5, 2), "gallery": (5, 21, 4)}})},
-    )
+    card, parser = REGISTERED["veri776"]
+    published = {"train": (8, 32, 3), "query": (5, 5, 2), "gallery": (5, 21, 4)}
+    monkeypatch.setitem(REGISTERED, "veri776", (replace(card, expected=published), parser))
     _, output, _ = check(capsys, data_root, "--datasets", "veri776")
     assert section(output, "veri776")[2:5] == ["train 8 32 3 the same", "query 5 5 1 5 5 2", "gallery 5 20 4 5 21 4"]
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_set_with_an_underscore_in_its_name_is_found(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "test"}
+    register(DatasetCard("my_set", "MY", 50, "person", folders=("Mine",), needs=tuple(folders.values())))(
+        lambda _: replace(load_dataset("market1501", data_root), name="my_set", root=data_root, junk=0)
+    )
+    for name in folders.values():
+        (tmp_path / "Mine" / name).mkdir(parents=True)
+    status, output, _ = check(capsys, tmp_path)
+    assert status == 0
+    assert section(output, "my_set")[1:5] == [
+        "split identities images cameras published",
+        "train 8 31 3 -",  # no published counts
+        "query 5 10 2 -",
+        "gallery 6 33 3 -",
+    ]
 
 
 def test_the_folder_of_one_set_will_do(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +187,7 @@ def test_a_missing_root(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert errors == f"error: data root {tmp_path / 'nowhere'} does not exist\n"
 
 
-def test_the_second_version_of_msmt17_is_told(own_copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_version_of_msmt17_is_reported(own_copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     folder = own_copy("msmt17")
     for part in ("train", "test"):
         shutil.move(folder / part, folder / f"mask_{part}_v2")

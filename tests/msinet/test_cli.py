@@ -1,4 +1,4 @@
-"""The commands as people type them: what they write, what they print, and how they refuse."""
+"""The commands of `msinet`: files, output, errors, help and start-up."""
 
 import dataclasses
 import json
@@ -16,12 +16,15 @@ import pytest
 import torch
 import torchvision
 
-from msinet.cli import Check, Embed, Evaluate, Pretrain, Render, Show, Train, run_command
-from msinet.models import MODELS, build_model, load_weights
+import msinet
+from msinet.cli import COMMANDS, DATA_COMMANDS, run_command
+from msinet.data.layouts import cards
+from msinet.models import CARDS, NetworkCard, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS, evaluate
-from msinet.training import loop
-from msinet.training.run import RunOptions
+from msinet.training import supervised
+from msinet.training.options import RunOptions
+from msinet.training.recipes import PROFILES
 
 QUIET = ("--device", "cpu", "--no-progress")
 NETWORK = "msinet_x0_25"
@@ -163,7 +166,7 @@ def test_released_weights_need_the_name_of_their_network(data_root: Path, tmp_pa
     assert use("evaluate", weights, data_root, *small) == 2
     message = capsys.readouterr().err
     assert f"{weights} does not say which network it holds; pass --model" in message
-    assert all(name in message for name in MODELS)
+    assert all(name in message for name in CARDS)
     assert use("evaluate", weights, data_root, *small, "--model", "resnet18") == 0
     assert "torchvision ResNet layout" in capsys.readouterr().out
     assert 0 < metrics(out)["mAP"] < 1
@@ -188,7 +191,7 @@ def test_bare_weights_of_ours_need_name_options_and_size(trained: Path, data_roo
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--model", "msinett"], ["unknown model 'msinett'", "Did you mean 'msinet'?", "osnet", "resnet50"]),
+        (["--model", "msinett"], ["unknown network 'msinett'", "Did you mean 'msinet'?", "osnet", "resnet50"]),
         (["--options", "ration=3"], ["unknown option of msinet 'ration'", "Did you mean 'ratio'?", "genotype"]),
         (["--options", "genotype"], ["'genotype' is not NAME=VALUE"]),
         (["--dataset", "market"], ["unknown data set 'market'", "market1501, msmt17, vehicleid"]),
@@ -220,7 +223,7 @@ def test_what_cannot_be_used_is_one_line_and_status_2(data_root, tmp_path: Path,
 def test_a_finished_run_is_not_trained_over(trained: Path, data_root: Path, capsys) -> None:
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
     assert train(data_root, trained) == 2
-    assert "holds a finished run; choose another --out, or --no-resume" in capsys.readouterr().err
+    assert "holds a finished training; choose another --out, or --no-resume" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
 
 
@@ -241,11 +244,6 @@ def test_a_file_in_the_place_of_the_folder_is_told(data_root: Path, tmp_path: Pa
     assert (tmp_path / "run").read_text() == "mine"
 
 
-def test_embedding_needs_a_file(trained: Path, data_root: Path, capsys) -> None:
-    assert use("embed", trained / "model.safetensors", data_root, "--out", "None") == 2
-    assert "embed needs --out FILE" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("words", [[], ["trian"], ["train"], ["train", "--nonsense"], ["data"], ["data", "chek", "."]])
 def test_a_command_that_does_not_parse_is_status_2(words: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -258,13 +256,13 @@ def test_a_command_that_does_not_parse_is_status_2(words: list[str], capsys) -> 
 
 
 def test_an_interrupted_command_is_status_130_and_goes_on(trained, data_root, tmp_path, capsys, monkeypatch) -> None:
-    losses = loop.losses
+    losses = supervised.losses
     same = ("--options", "ratio=2", "genotype=GGEGAGGNGAEN")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "losses", lambda *a: (os.kill(os.getpid(), signal.SIGINT), losses(*a))[1])
+        patch.setattr(supervised, "losses", lambda *a: (os.kill(os.getpid(), signal.SIGINT), losses(*a))[1])
         assert train(data_root, tmp_path, *same) == 130
     message = capsys.readouterr().err
-    assert "interrupted; the same command goes on from what is there" in message
+    assert "interrupted; the same command resumes" in message
     assert "Traceback" not in message
     assert (tmp_path / "checkpoint.pt").exists()
     assert train(data_root, tmp_path, *same) == 0
@@ -310,7 +308,7 @@ def test_the_command_of_the_shell_stops_at_ctrl_c(data_root: Path, tmp_path: Pat
         process.kill()
     assert process.returncode == 130
     assert printed == ""
-    assert message == "\ninterrupted; the same command goes on from what is there\n"
+    assert message == "\ninterrupted; the same command resumes\n"
     assert (out / "checkpoint.pt").exists()
     assert sys.platform != "linux" or "'allocator': 'tuned'" in (out / "log.txt").read_text()
 
@@ -326,32 +324,23 @@ def help_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(re.sub("[│─╭╮╰╯]", " ", capsys.readouterr().out).split())
 
 
-@pytest.mark.parametrize(
-    ("words", "names"),
-    [([], ["train", "pretrain", "evaluate", "embed", "data"]), (["data"], ["render", "check", "show"])],
-    ids=["msinet", "data"],
-)
-def test_help_lists_the_commands(words: list[str], names: list[str], capsys) -> None:
+@pytest.mark.parametrize(("words", "commands"), [([], COMMANDS), (["data"], DATA_COMMANDS)], ids=["msinet", "data"])
+def test_help_lists_the_commands(words: list[str], commands: dict[str, Any], capsys) -> None:
     text = help_of(words, capsys)
-    assert all(f"• {name} " in text for name in names)
+    assert all(f"• {name} " in text for name in commands)
 
 
 @pytest.mark.parametrize(
-    ("words", "commands"),
-    [
-        (["train"], [Train, RunOptions]),
-        (["evaluate"], [Evaluate, RunOptions]),
-        (["embed"], [Embed, RunOptions]),
-        (["data", "check"], [Check]),
-        (["pretrain"], [Pretrain, RunOptions]),
-        (["data", "render"], [Render]),
-        (["data", "show"], [Show]),
-    ],
-    ids=["train", "evaluate", "embed", "check", "pretrain", "render", "show"],
+    ("words", "command"),
+    [([name], command) for name, command in COMMANDS.items() if name != "data"]
+    + [(["data", name], command) for name, command in DATA_COMMANDS.items()],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_help_shows_every_option_with_its_default(words: list[str], commands: list[Any], capsys) -> None:
+def test_help_shows_every_option_with_its_default(words: list[str], command: Any, capsys) -> None:
     text = help_of(words, capsys).split("-h, --help")[1]  # behind the line of usage
-    shown = [f for command in commands for f in dataclasses.fields(command) if f.name not in ("how", "root")]
+    shown = [f for f in dataclasses.fields(command) if f.name not in ("run_options", "root")]
+    if "run_options" in {f.name for f in dataclasses.fields(command)}:
+        shown += dataclasses.fields(RunOptions)
     starts = {f.name: text.index(f"--{f.name.replace('_', '-')}") for f in shown}
     for option in shown:
         own = text[starts[option.name] :].split("(default: ")[:2]
@@ -360,3 +349,88 @@ def test_help_shows_every_option_with_its_default(words: list[str], commands: li
         else:
             default = own[1].split(")")[0].strip().strip("'")
             assert default == ("" if option.default in ((), "") else str(option.default)), option.name
+
+
+# --- Lists and recipes ---------------------------------------------------------------------------
+
+
+def test_the_list_has_every_network_data_set_and_profile(capsys) -> None:
+    assert run_command(["list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    named = {line[0]: line for line in lines if line}
+    for card in [*CARDS.values(), *cards()]:
+        assert named[card.name][1] == (card.label if isinstance(card, NetworkCard) else card.short).split()[0]
+    assert "MSINet-SAM" in named["msinet"]
+    for profile in PROFILES.values():
+        assert " ".join(named[profile.name][1:]) == profile.summary
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--profile", "paper"], {"lr": ("0.065", "the paper, Sec. 4.3"), "epochs": ("350", "the paper, Sec. 4.3")}),
+        (["--profile", "paper", "--dataset", "veri776"], {"width": ("256", "vehicles are square")}),
+        (["--dataset", "msmt17", "--target", "market1501"], {"jitter": ("True", "across data sets, Sec. 4.3")}),
+        (["--dataset", "msmt17", "--target", "msmt17"], {"jitter": ("False", "the paper, Sec. 4.3")}),
+        (["--recipe", "lr=0.5"], {"lr": ("0.5", "--recipe")}),
+        (["--search", "--profile", "paper"], {"lr": ("0.025", "the paper, Sec. 4.2"), "overlap": ("0.4", "")}),
+        (["--pretraining", "--profile", "paper"], {"epochs": ("240", "CDNet's ImageNet recipe")}),
+        (["--model", "vit_base", "--profile", "paper"], {"lr": ("0.008", "TransReID's baseline")}),
+    ],
+)
+def test_a_recipe_is_printed_with_its_origins(words: list[str], expected: dict[str, tuple[str, str]], capsys) -> None:
+    assert run_command(["recipe", *words]) == 0
+    found = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    for name, (value, origin) in expected.items():
+        assert found[name].split()[1] == value
+        assert found[name].endswith(origin)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--search", "--pretraining"], "give one of --search and --pretraining"),
+        (["--target", "veri"], "unknown data set 'veri'"),
+        (["--model", "msinett"], "Did you mean 'msinet'?"),
+        (["--recipe", "epoch=3"], "Did you mean 'epochs'?"),
+    ],
+)
+def test_a_recipe_that_does_not_exist_is_refused(words: list[str], message: str, capsys) -> None:
+    assert run_command(["recipe", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+# --- Start-up ------------------------------------------------------------------------------------
+
+HEAVY = ("torch", "torchvision", "optuna", "fvcore", "matplotlib", "pandas", "scipy", "sklearn")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "msinet --help",
+        "msinet train --help",
+        "msinet search --help",
+        "msinet evaluate --help",
+        "msinet export --help",
+        "msinet data --help",
+        "msinet data render --help",
+        "msinet list",
+        "msinet recipe --dataset msmt17 --target market1501",
+        "bench --help",
+        "bench latency --help",
+    ],
+)
+def test_help_does_not_wait_for_heavy_libraries(words: str) -> None:
+    """In a process of its own, as this one has imported everything. The restart for the allocator is left out."""
+    module, *arguments = words.split()
+    code = (
+        f"import runpy, sys; sys.argv = {['x', *arguments]!r}\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__')\n"
+        f"except SystemExit as end: assert not end.code, end.code\n"
+        f"print('imported:', *(name for name in {HEAVY!r} if name in sys.modules))"
+    )
+    environment = os.environ | {"GLIBC_TUNABLES": "", "PYTHONPATH": str(Path(msinet.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"

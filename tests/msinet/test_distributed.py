@@ -7,7 +7,6 @@ thousand in each.
 """
 
 import json
-import multiprocessing
 import os
 import runpy
 import subprocess
@@ -25,14 +24,6 @@ from msinet import distributed
 from msinet.cli import run_command
 
 WORKER = Path(__file__).with_name("rank_worker.py")
-
-
-@pytest.fixture(scope="module")
-def context() -> ForkServerContext:
-    """Starts processes from one that has imported everything, which takes seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["msinet.cli"])
-    return context
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from msinet.data import load_dataset
+from msinet.data.datasets import Dataset, Draw, Image
 from msinet.data.factors import query_factors, read_factors
-from msinet.data.layouts import Dataset, Draw, Image
+from msinet.data.rendered import FACTORS
 from msinet.errors import UserError
-from msinet.synthetic import FACTORS
 
 SETS = ("market1501", "msmt17", "veri776", "vehicleid")
 
@@ -95,5 +95,5 @@ def test_an_image_without_factors_is_named(tmp_path: Path) -> None:
     dataset = scene(tmp_path, remove_same_camera=True)
     lines = (tmp_path / FACTORS).read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / FACTORS).write_text("".join(lines[:-1]), encoding="utf-8")
-    with pytest.raises(UserError, match=r"says nothing about other\.jpg; render the set again"):
+    with pytest.raises(UserError, match=r"does not list other\.jpg; render the set again"):
         read_factors(dataset)

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and what the operating system refuses is told in words."""
+"""Files appear whole or not at all, and errors of the operating system become messages."""
 
 import errno
 import json

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msinet.data.layouts import LAYOUTS, Dataset, Image, available, load_dataset, vehicleid_draw
+from msinet.data import layouts
+from msinet.data.datasets import Dataset, DatasetCard, Image, register
+from msinet.data.layouts import available, card_of, cards, load_dataset, main_datasets, short_name
+from msinet.data.layouts.vehicleid import vehicleid_draw
 from msinet.errors import DataError, UserError
 
 Copy = Callable[[str], Path]
@@ -62,14 +66,6 @@ def test_market1501(data_root: Path) -> None:
     assert counts(dataset) == {"train": (8, 31, {1, 2, 3}), "query": (5, 10, {1, 2}), "gallery": (6, 33, {1, 2, 3})}
     assert (dataset.name, dataset.layout, dataset.remove_same_camera) == ("market1501", "Market-1501", True)
     assert Counter(i.identity for i in dataset.train) == {2: 1, 4: 2, 6: 3, 8: 5, 10: 5, 12: 5, 14: 5, 16: 5}
-
-
-def test_market1501_leaves_junk_out_and_keeps_distractors(data_root: Path) -> None:
-    dataset = load_dataset("market1501", data_root)
-    assert dataset.junk == 3
-    assert not any("-1_c" in i.path.name for i in (*dataset.train, *dataset.test))
-    assert [i.identity for i in dataset.splits()["gallery"]].count(0) == 3
-    assert 0 not in {i.identity for i in (*dataset.train, *dataset.splits()["query"])}
 
 
 def test_junk_is_counted_in_every_folder(own_copy: Copy) -> None:
@@ -126,16 +122,6 @@ def test_msmt17_versions_side_by_side(own_copy: Copy) -> None:
     assert load_dataset("msmt17", v1).fingerprint != load_dataset("msmt17", v2).fingerprint
 
 
-def test_msmt17_test_identities_are_not_training_identities(data_root: Path) -> None:
-    dataset = load_dataset("msmt17", data_root)
-    train, test = ({i.identity for i in images} for images in (dataset.train, dataset.test))
-    assert train == set(range(8))  # both parts count from 0 ...
-    assert test == set(range(5))
-    assert dataset.num_classes == 8  # ... but the numbers are of different persons
-    assert {i.path.relative_to(dataset.root).parts[0] for i in dataset.train} == {"train"}
-    assert {i.path.relative_to(dataset.root).parts[0] for i in dataset.test} == {"test"}
-
-
 @pytest.mark.parametrize("with_lists", [True, False])
 def test_veri776(own_copy: Copy, with_lists: bool) -> None:
     folder = own_copy("veri776")
@@ -186,15 +172,6 @@ def test_vehicleid(
         assert len({dataset.test[i].identity for i in draw.gallery}) == len(draw.gallery) == gallery[0]
         assert sorted([*draw.query, *draw.gallery]) == list(range(query[1] + gallery[1]))
     assert len({tuple(draw.gallery) for draw in dataset.draws}) > 5  # 16 possible galleries at the least
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_labels_are_contiguous_and_sorted_by_identity(data_root: Path, name: str) -> None:
-    dataset = load_dataset(name, data_root)
-    numbers = sorted({i.identity for i in dataset.train})
-    assert dataset.num_classes == len(numbers) == 8
-    assert dataset.labels.dtype == np.int64
-    assert [numbers[label] for label in dataset.labels] == [i.identity for i in dataset.train]
 
 
 def test_labels_do_not_depend_on_the_order_of_images(data_root: Path) -> None:
@@ -279,27 +256,67 @@ def test_available_names_what_is_there(data_root: Path) -> None:
 
 
 def test_published_counts_are_those_of_the_papers() -> None:
-    """Checked against sums that are stated elsewhere (SPEC F): all images, and test images per list."""
-    images = {name: {split: n[1] for split, n in layout.expected.items()} for name, layout in LAYOUTS.items()}
+    """Checked against sums that are stated elsewhere: all images, and test images per list."""
+    images = {card.name: {split: n[1] for split, n in card.expected.items()} for card in cards()}
     assert sum(images["msmt17"].values()) == 126_441
     assert [sum(images[name][s] for s in ("query", "gallery")) for name in NAMES[3:]] == [19_777, 13_377, 6_493]
     assert sum(images["market1501"].values()) == 32_217
 
 
+# --- Registration --------------------------------------------------------------------------------
+
+TOY = DatasetCard("toy_set", "T", 15, "person", folders=("Toy",), needs=("list.txt",))
+
+
+def nothing(root: Path) -> Dataset:
+    raise AssertionError(root)
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "market1501"}, r"data set 'market1501' \(T\) is registered twice"),
+        ({"short": "VR"}, r"data set 'toy_set' \(VR\) is registered twice"),
+        ({"name": "toy-heldout"}, "'-heldout' at the end of 'toy-heldout' is reserved"),
+    ],
+)
+def test_names_are_registered_once_and_the_suffix_is_reserved(change: dict[str, str], message: str) -> None:
+    before = cards()
+    with pytest.raises(ValueError, match=message):
+        register(replace(TOY, **change))(nothing)
+    assert cards() == before
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_new_file_is_a_new_data_set(data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy.py").write_text(
+        "from msinet.data.datasets import DatasetCard, register\n"
+        "from msinet.data.layouts.market1501 import market1501\n"
+        "register(DatasetCard('toy_set', 'T', 15, 'person', ('Toy',), ('query',)))(market1501)\n"
+    )
+    monkeypatch.setattr(layouts, "__path__", [*layouts.__path__, str(tmp_path)])
+    layouts._discover()
+    monkeypatch.delitem(sys.modules, "msinet.data.layouts.toy")
+    assert [card.name for card in cards()] == ["market1501", "toy_set", *NAMES[1:]]
+    assert main_datasets() == ["market1501", "toy_set", *NAMES[1:4]]
+    assert short_name("toy_set-heldout") == "T-heldout"
+    assert card_of("toy_set").expected == {}
+    (tmp_path / "Toy").symlink_to(data_root / "Market-1501-v15.09.15", target_is_directory=True)
+    assert available(tmp_path) == {"toy_set": (data_root / "Market-1501-v15.09.15").resolve()}
+    assert len(load_dataset("toy_set", tmp_path).train) == 31
+    with pytest.raises(UserError, match=r"unknown data set 'toy'.*toy_set"):
+        card_of("toy")
+
+
+def test_cards_refer_to_data_sets_that_exist() -> None:
+    names = {card.name for card in cards()}
+    for card in cards():
+        assert {*card.across, *filter(None, [card.part_of])} <= names
+        assert {"train", "query", "gallery"} == set(card.expected)
+
+
 # --- The fingerprint -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_fingerprint_is_of_the_data_not_of_the_place(data_root: Path, own_copy: Copy, name: str) -> None:
-    there = load_dataset(name, own_copy(name.split("_")[0]))
-    here = load_dataset(name, data_root)
-    assert re.fullmatch(r"[0-9a-f]{12}", here.fingerprint)
-    assert here.fingerprint == there.fingerprint
-    assert here.root != there.root
-
-
-def test_fingerprints_tell_sets_and_test_lists_apart(data_root: Path) -> None:
-    assert len({load_dataset(name, data_root).fingerprint for name in NAMES}) == 6
 
 
 def add_image(folder: Path) -> None:
@@ -532,7 +549,7 @@ def endless_line(folder: Path) -> None:
 
 BAD = [
     ("market1501", odd_market_name, ("query/person_c1.jpg", "does not read as", "0002_c1s1_000451_03.jpg", "rename")),
-    ("veri776", odd_veri_name, ("image_test/0030.jpg", "does not read as", "0001_c001_00016450_0.jpg", "take it out")),
+    ("veri776", odd_veri_name, ("image_test/0030.jpg", "does not read as", "0001_c001_00016450_0.jpg", "remove it")),
     ("msmt17", no_msmt_identity, ("list_val.txt:2:", "0001_004", "'<path> <identity>'")),
     ("msmt17", odd_msmt_identity, ("list_query.txt:4:", "-1", "'<path> <identity>'")),
     ("msmt17", odd_msmt_name, ("list_train.txt:1:", "no camera in the third field", "'a_b.jpg'")),
@@ -553,8 +570,8 @@ BAD = [
     ("market1501", zero_bytes, ("2 zero-byte", "0002_c1s1_000000_01.jpg", "0001_c1s1_000020_01.jpg", "fetch them")),
     ("market1501", one_camera, ("no query has a match in the gallery from another camera", "do not belong together")),
     ("veri776", other_vehicles, ("veri776 in", "no query has a match in the gallery")),
-    ("market1501", link_to_nothing, ("market1501 in", "0001_c1s1_000099_01.jpg", "No such file", "mend it")),
-    ("market1501", file_for_folder, ("market1501 in", "query", "Not a directory", "mend it")),
+    ("market1501", link_to_nothing, ("market1501 in", "0001_c1s1_000099_01.jpg", "No such file", "repair it")),
+    ("market1501", file_for_folder, ("market1501 in", "query", "Not a directory", "repair it")),
     ("veri776", endless_line, ("veri776 in", "File name too long")),
 ]
 

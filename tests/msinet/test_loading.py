@@ -130,7 +130,7 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path, suffix: str, content: s
     picture().save(path)
     whole = path.read_bytes()
     path.write_bytes({"half": whole[: len(whole) // 2], "text": b"<html>404</html>", "nothing": b""}[content])
-    with pytest.raises(DataError, match=rf"{path}: cannot be decoded \(.+\); fetch it again or take it out"):
+    with pytest.raises(DataError, match=rf"{path}: cannot be decoded \(.+\); fetch it again or remove it"):
         decode(path, 8, 8)
 
 
@@ -290,7 +290,7 @@ def test_a_truncated_image_is_named_before_training(
             opened(load_dataset("market1501", folder), role, cache=cache)
         assert str(caught.value).startswith("market1501: 1 image(s) cannot be used: ")
         assert f"{folder / name}: cannot be decoded" in str(caught.value)
-        assert "fetch it again or take it out" in str(caught.value)
+        assert "fetch it again or remove it" in str(caught.value)
         assert contents(own_cache) == []
     opened(load_dataset("market1501", folder), "test" if role == "train" else "train", cache=cache)  # not concerned
     shutil.move(folder / "whole.jpg", folder / name)

@@ -1,7 +1,6 @@
 """Networks: counts as published, shapes, identities of the operations, and refusals."""
 
 import functools
-import inspect
 import math
 
 import numpy as np
@@ -11,11 +10,11 @@ from torch import Tensor, nn
 
 from msinet.data.transforms import normalize
 from msinet.errors import UserError
-from msinet.models import MODELS, Output, build_model, split_name
+from msinet.models import Output, build_model
+from msinet.models.genotype import SEARCHED
 from msinet.models.heads import NECKS, pool_halves
 from msinet.models.interactions import INTERACTIONS, CrossAttention, Exchange, Gate, NoInteraction
-from msinet.models.msinet import SEARCHED, MSICell
-from msinet.models.registry import register
+from msinet.models.msinet import MSICell
 
 BACKBONES = ("msinet", "osnet", "cdnet", "resnet18")
 
@@ -40,7 +39,7 @@ def count(network: nn.Module, part: str = "", without: str = "(nothing)") -> int
     )
 
 
-# Parameter counts (SPEC A.11, B.0)
+# Parameter counts (Tables 2 and 6 and the released code)
 
 
 def test_msinet_has_the_published_parameters() -> None:
@@ -194,7 +193,7 @@ def test_stripes_of_odd_and_single_rows() -> None:
     assert pool_halves(rows[:, :, :2]).tolist() == [[1.0, 2.0]] * 2
 
 
-# Identities of the operations (SPEC A.12)
+# Identities of the operations (Sec. 3.2)
 
 
 def pair(channels: int = 32, height: int = 3, width: int = 5) -> tuple[Tensor, Tensor]:
@@ -322,8 +321,8 @@ def test_fusions_join_the_branches_as_named() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("msinett", {}, r"unknown model 'msinett'. Did you mean 'msinet'\? Known: .*osnet"),
-        ("msinett_x0_25", {}, "unknown model 'msinett_x0_25'"),
+        ("msinett", {}, r"unknown network 'msinett'. Did you mean 'msinet'\? Known: .*osnet"),
+        ("msinett_x0_25", {}, "unknown network 'msinett_x0_25'"),
         ("msinet", {"genotpye": SEARCHED}, "unknown option of msinet 'genotpye'. Did you mean 'genotype'"),
         ("osnet", {"genotype": SEARCHED}, "unknown option of osnet 'genotype'"),
         ("osnet", {"width": 0.5}, "unknown option of osnet 'width'"),
@@ -347,8 +346,6 @@ def test_a_network_for_nobody_is_refused() -> None:
 
 
 def test_names_carry_their_width() -> None:
-    assert split_name("msinet") == ("msinet", 1.0)
-    assert split_name("osnet_x0_25") == ("osnet", 0.25)
     full, half = on_paper("msinet"), on_paper("msinet_x0_5")
     assert half.get_parameter("head.fc.weight").shape == (256, 256)
     assert count(half, "backbone.") < count(full, "backbone.") / 3
@@ -359,20 +356,7 @@ def test_deeper_genotypes_make_deeper_stages() -> None:
     assert [len(list(backbone.get_submodule(f"stage{i}").children())) for i in (1, 2, 3)] == [3, 3, 3]
 
 
-def test_a_name_is_registered_once() -> None:
-    before = dict(MODELS)
-    with pytest.raises(ValueError, match="'msinet' is registered twice"):
-        register("msinet")(lambda _num_classes: nn.Identity())
-    assert before == MODELS
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_builders_take_a_width_and_explain_themselves(name: str) -> None:
-    assert {"num_classes", "width"} <= set(inspect.signature(MODELS[name]).parameters)
-    assert MODELS[name].__doc__
-
-
-# The baseline that learns nothing
+# The untrained baseline
 
 
 def test_colour_histogram_counts_the_very_bytes() -> None:

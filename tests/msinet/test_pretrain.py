@@ -1,13 +1,10 @@
 """Pre-training: class folders, shuffled batches, random resized crops, and weights that start a re-identification."""
 
-import csv
 import json
 import math
-import os
 import shutil
-import signal
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as given_settings
 from hypothesis import strategies as st
-from msinet.training.profiles import PRETRAINING, PROFILES, override, pretrain_recipe, recipe_for
 from safetensors.torch import load_file
+from support import CPU, At, Stopped, at_steps, changed, interrupt, noting, stop, table
 from torch import nn
 from torchvision.transforms.v2 import functional as tv
 
@@ -26,25 +24,28 @@ from msinet.cli import run_command
 from msinet.data import Augmentation, augment, epoch_batches, normalize
 from msinet.data.folders import ClassFolders, FolderImages, load_class_folders
 from msinet.data.sampler import shuffled_batches
-from msinet.data.transforms import ResizedCrop, centre_crop, crop_box
+from msinet.data.transforms import centre_crop, crop_box
 from msinet.errors import Busy, DataError, UserError, WeightsError
 from msinet.io import exclusive
 from msinet.models import Output, build_model, load_weights, save_weights
 from msinet.models.weights import read_metadata
-from msinet.training import Recipe, loop
-from msinet.training.loop import losses, train
-from msinet.training.pretrain import classify, pretrain
-from msinet.training.recipe import Pretraining
-from msinet.training.run import Record, RunOptions
+from msinet.training import fit
+from msinet.training.batches import Batches
+from msinet.training.options import RunOptions
+from msinet.training.pretrain import Pretraining, classify, pretrain
+from msinet.training.recipe import Recipe, Schedule, override, settings
+from msinet.training.recipes import PROFILES, resolve, resolve_pretraining
+from msinet.training.run_folder import Record
+from msinet.training.supervised import Supervised, losses
 
-some = settings(max_examples=100, deadline=None)  # a busy machine is no failure
-SMOKE = replace(pretrain_recipe("smoke"), height=16, width=16)
+some = given_settings(max_examples=100, deadline=None)  # a busy machine is no failure
+SMOKE = changed(resolve_pretraining("smoke").recipe, height=16, width=16)
+PUBLISHED = resolve_pretraining("paper").recipe
 STEPS = 6
 NETWORK = "msinet_x0_25"
 DROPOUT = "cdnet_x0_25"  # draws from torch's generator in every step
 NETWORKS = (NETWORK, "resnet50_x0_25", "osnet_x0_25", DROPOUT)
 CLASSES = ("cross", "disc", "bar", "void", "wave", "ant")
-CPU = torch.device("cpu")
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -92,43 +93,21 @@ def own(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "own"))
 
 
-class Stopped(Exception):
-    """Stands for a sudden end: nothing in the code under test expects it."""
-
-
-def stop() -> None:
-    raise Stopped
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
 def go(
     out: Path,
     data: ClassFolders,
     *,
     model: str = NETWORK,
-    recipe: Pretraining = SMOKE,
+    recipe: Recipe = SMOKE,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    at: Mapping[int, Callable[[], object]] | None = None,
+    at: At | None = None,
     **run_options: Any,
 ) -> Record:
-    """One pre-training; `at` says what happens after a step, counted from 1."""
-
-    def on_step(share: float) -> None:
-        (at or {}).get(round(share * STEPS), lambda: None)()
-
+    """One pre-training; `at` tells what happens after a step, counted from 1."""
+    pretraining = Pretraining(model, options or {}, data, recipe, seed)
     return pretrain(
-        out,
-        model=model,
-        options=options or {},
-        data=data,
-        recipe=recipe,
-        seed=seed,
-        run_options=RunOptions(**{"device": "cpu", "progress": False, **run_options}),
-        on_step=on_step,
+        out, pretraining, RunOptions(**{"device": "cpu", "progress": False, **run_options}), at_steps(at, STEPS)
     )
 
 
@@ -199,7 +178,10 @@ def emptied(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda own: shutil.rmtree(own), r"own does not exist or is no folder; expected <root>/train/<class>/\*\.jpg"),
+        (
+            lambda own: shutil.rmtree(own),
+            r"own does not exist or is not a folder; expected <root>/train/<class>/\*\.jpg",
+        ),
         (lambda own: shutil.rmtree(own / "train"), r"own has no folder train/; expected .*<root>/val/<class>"),
         (lambda own: shutil.rmtree(own / "val"), r"own has no folder val/; expected .*<root>/val/<class>"),
         (lambda own: (own / "val/tree").mkdir(), r"val: tree not in .*train; both must have the same class folders"),
@@ -207,7 +189,7 @@ def emptied(folder: Path) -> None:
         (lambda own: [emptied(f) for f in (own / "val").iterdir()], r"val: no \.jpg, \.jpeg or \.png in its class"),
         (
             lambda own: [shutil.rmtree(own / "train" / name) for name in CLASSES[1:]],
-            r"train holds 1 class folder\(s\), and two are the least",
+            r"train holds 1 class folder\(s\), and needs at least two",
         ),
         (
             lambda own: (shutil.rmtree(own / "val"), draw(own / "val/ILSVRC2012_val_00000001.JPEG", 0, 0)),
@@ -269,68 +251,68 @@ def test_passes_epochs_and_seeds_differ_and_every_image_has_its_turn() -> None:
 def test_recipes_draw_their_own_kind_of_batch() -> None:
     labels = np.arange(40) % 4
     kinds = {"seed": 3, "epoch": 2}
-    assert SMOKE.batches(labels, **kinds) == shuffled_batches(40, 8, **kinds, steps=3)
-    assert replace(SMOKE, steps_per_epoch=None).batches(labels, **kinds) == shuffled_batches(40, 8, **kinds)
-    assert PROFILES["smoke"].batches(labels, **kinds) == epoch_batches(labels, 4, 2, **kinds, steps=3)
+    assert SMOKE.sampler.batches(labels, **kinds) == shuffled_batches(40, 8, **kinds, steps=3)
+    whole = changed(SMOKE, steps_per_epoch=None)
+    assert whole.sampler.batches(labels, **kinds) == shuffled_batches(40, 8, **kinds)
+    assert resolve("smoke", "market1501").recipe.sampler.batches(labels, **kinds) == epoch_batches(
+        labels, 4, 2, **kinds, steps=3
+    )
 
 
 # --- Recipes -------------------------------------------------------------------------------------
 
 
 def test_the_learning_rate_falls_by_the_same_factor_each_epoch() -> None:
-    paper = pretrain_recipe("paper")
     for epoch in range(240):
-        assert paper.learning_rate(epoch) == pytest.approx(0.1 * 0.97**epoch, rel=1e-12)
-    both = replace(paper, warmup=4, milestones=(3,), epoch_decay=0.5)
+        assert PUBLISHED.learning_rate(epoch) == pytest.approx(0.1 * 0.97**epoch, rel=1e-12)
+    both = changed(PUBLISHED, warmup=4, milestones=(3,), epoch_decay=0.5)
     rates = [both.learning_rate(epoch) for epoch in range(5)]
     assert rates == pytest.approx([0.001, 0.1 * 0.2575 / 2, 0.1 * 0.505 / 4, 0.01 * 0.7525 / 8, 0.01 / 16])
 
 
 def test_a_shorter_schedule_ends_at_the_same_rate() -> None:
-    full = pretrain_recipe("full")
-    assert full.epochs == 60
-    assert full.epoch_decay == pytest.approx(0.97**4)
-    assert full.learning_rate(30) == pytest.approx(Pretraining().learning_rate(120))
-    assert replace(full, epochs=240, epoch_decay=0.97) == Pretraining()  # nothing else moved
-    assert Pretraining().with_epochs(240) == Pretraining()
-    assert Pretraining(epochs=0).with_epochs(5) == Pretraining(epochs=5)
-    assert Pretraining().with_epochs(0).epoch_decay == 0.97
+    full = resolve_pretraining("full").recipe
+    assert full.schedule.epochs == 60
+    assert full.schedule.epoch_decay == pytest.approx(0.97**4)
+    assert full.learning_rate(30) == pytest.approx(PUBLISHED.learning_rate(120))
+    assert changed(full, epochs=240, epoch_decay=0.97) == PUBLISHED  # nothing else moved
+    assert PUBLISHED.with_epochs(240) == PUBLISHED
+    assert changed(PUBLISHED, epochs=0).with_epochs(5) == changed(PUBLISHED, epochs=5)
+    assert PUBLISHED.with_epochs(0).schedule.epoch_decay == 0.97
 
 
 def test_the_paper_s_recipe_is_that_of_cdnet() -> None:
-    paper = pretrain_recipe("paper")
-    assert paper == Pretraining(
-        height=224,
-        width=224,
-        identities=32,
-        images=4,
-        epochs=240,
-        steps_per_epoch=None,
-        optimizer="sgd",
-        lr=0.1,
-        weight_decay=3e-5,
-        warmup=0,
-        milestones=(),
-        label_smoothing=0.1,
-        epoch_decay=0.97,
-        augmentation=ResizedCrop(flip=0.5, pad=0, jitter=False, erase=0.0, crop=0.08),
-    )
+    expected = {
+        "height": 224,
+        "width": 224,
+        "sampler": "shuffled",
+        "identities": 32,
+        "images": 4,
+        "steps_per_epoch": None,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "weight_decay": 3e-5,
+        "label_smoothing": 0.1,
+        "triplet": False,
+        "alignment": "none",
+        "precision": "fp32",
+    }
+    assert settings(PUBLISHED) | expected == settings(PUBLISHED)
+    assert PUBLISHED.schedule == Schedule(epochs=240, warmup=0, milestones=(), epoch_decay=0.97)
+    assert PUBLISHED.augmentation == Augmentation(flip=0.5, pad=0, jitter=False, erase=0.0, crop=0.08)
     with pytest.raises(UserError, match=r"unknown profile 'papr'\. Did you mean 'paper'\? Known: full, mini, paper"):
-        pretrain_recipe("papr")
-    assert set(PRETRAINING) == set(PROFILES)
-    for name, recipe in PRETRAINING.items():
+        resolve_pretraining("papr")
+    for name in PROFILES:
+        recipe = resolve_pretraining(name).recipe
         assert recipe.image.height == recipe.image.width
-        assert recipe.optimizer.optimizer == PROFILES[name].optimizer
+        assert recipe.optimizer.optimizer == resolve(name, "market1501").recipe.optimizer.optimizer
 
 
 def test_settings_of_pre_training_can_be_changed_by_name() -> None:
-    changed = override(SMOKE, {"epoch_decay": 0.9, "crop": 0.5, "epochs": 4, "flip": 0})
-    assert (changed.epoch_decay, changed.epochs, changed.warmup) == (0.9, 4, 2)
-    assert changed.augmentation == replace(SMOKE.augmentation, crop=0.5, flip=0.0)
-    assert override(Pretraining(), {"epochs": 120}).epoch_decay == pytest.approx(0.97**2)
-    for name in ("epoch_decay", "crop"):
-        with pytest.raises(UserError, match=f"unknown setting of the recipe '{name}'"):
-            override(Recipe(), {name: 0.5})
+    found = override(SMOKE, {"epoch_decay": 0.9, "crop": 0.5, "epochs": 4, "flip": 0})
+    assert found.schedule == replace(SMOKE.schedule, epoch_decay=0.9, epochs=4, warmup=2)
+    assert found.augmentation == replace(SMOKE.augmentation, crop=0.5, flip=0.0)
+    assert override(PUBLISHED, {"epochs": 120}).schedule.epoch_decay == pytest.approx(0.97**2)
 
 
 @pytest.mark.parametrize(
@@ -347,17 +329,13 @@ def test_settings_of_pre_training_can_be_changed_by_name() -> None:
         ("lr", 0.0),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_by_name(name: str, value: object) -> None:
+def test_a_recipe_that_cannot_be_is_refused_by_name(shapes: ClassFolders, name: str, value: object) -> None:
     with pytest.raises(UserError, match=rf"recipe: {name} must .*{value!r}"):
-        override(SMOKE, {name: value})
+        Pretraining(NETWORK, {}, shapes, override(SMOKE, {name: value}))
 
 
-def test_re_identification_is_as_it_was() -> None:
-    recipe = recipe_for("mini", "market1501")
-    assert (type(recipe), type(recipe.augmentation)) == (Recipe, Augmentation)
-    new = {"epoch_decay", "crop"}
-    assert not new & {*asdict(recipe), *asdict(recipe.augmentation)}  # whose hash names the finished runs
-    assert new <= {*asdict(SMOKE), *asdict(SMOKE.augmentation)}
+def test_re_identification_has_fixed_sizes_and_two_losses() -> None:
+    recipe = resolve("mini", "market1501").recipe
     pixels = noise(16, 8)
     for seed in range(20):
         one, two = (augment(pixels, np.random.default_rng(seed), Augmentation(), size) for size in (None, (64, 64)))
@@ -413,7 +391,7 @@ def test_what_never_fits_becomes_the_centre() -> None:
 @some
 @given(st.integers(1, 80), st.integers(1, 80), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32))
 def test_a_training_image_is_a_resized_crop_of_the_flipped_image(height, width, out_height, out_width, seed) -> None:
-    pixels, recipe = noise(height, width, seed), ResizedCrop(crop=0.2)
+    pixels, recipe = noise(height, width, seed), Augmentation(crop=0.2, pad=0, erase=0.0)
     image = augment(pixels, np.random.default_rng(seed), recipe, (out_height, out_width))
     assert image.shape == (3, out_height, out_width)
     rng = np.random.default_rng(seed)
@@ -428,7 +406,9 @@ def test_a_training_image_is_a_resized_crop_of_the_flipped_image(height, width, 
 
 def test_large_images_are_smoothed_not_sampled() -> None:
     chequers = np.indices((128, 128)).sum(0)[..., None].repeat(3, 2) % 2 * 255
-    image = augment(chequers.astype(np.uint8), np.random.default_rng(1), ResizedCrop(crop=0.9), (8, 8))
+    image = augment(
+        chequers.astype(np.uint8), np.random.default_rng(1), Augmentation(crop=0.9, pad=0, erase=0.0), (8, 8)
+    )
     grey = normalize(np.full((8, 8, 3), 128, np.uint8))
     assert (image - grey).abs().max() < 0.2
 
@@ -519,20 +499,11 @@ def test_five_of_two_classes_are_both(shapes: ClassFolders) -> None:
 
 
 def test_it_learns(shapes: ClassFolders, tmp_path: Path) -> None:
-    recipe = replace(
-        SMOKE,
-        identities=8,
-        images=4,
-        epochs=7,
-        steps_per_epoch=8,
-        lr=3e-3,
-        warmup=0,
-        milestones=(),
-        augmentation=ResizedCrop(crop=0.5),
+    recipe = changed(
+        SMOKE, identities=8, images=4, epochs=7, steps_per_epoch=8, lr=3e-3, warmup=0, milestones=(), crop=0.5
     )
     record = go(tmp_path / "a.safetensors", shapes, recipe=recipe, evaluate_every=2)
-    with (tmp_path / "a.history.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = table(tmp_path / "a.history.csv")
     assert list(rows[0]) == ["epoch", "steps", "lr", "loss", "identity", "accuracy", "top1", "top5"]
     assert [bool(row["top1"]) for row in rows] == [False, True, False, True, False, True, False]
     assert float(rows[-1]["loss"]) < 0.6 * float(rows[0]["loss"])
@@ -547,17 +518,8 @@ def test_every_part_of_the_head_moves(shapes: ClassFolders, tmp_path: Path) -> N
         torch.manual_seed(0)
         network = build_model(model, 6)
         before = {name: value.clone() for name, value in network.head.named_parameters()}
-        train(
-            network,
-            FolderImages(shapes.root, shapes.train),
-            shapes.train_labels,
-            SMOKE,
-            tmp_path / model,
-            seed=0,
-            identity="",
-            device=CPU,
-            progress=False,
-        )
+        batches = Batches(FolderImages(shapes.root, shapes.train), shapes.train_labels, SMOKE, 0, CPU)
+        fit.fit(Supervised(network, batches), tmp_path / model, "", RunOptions(progress=False))
         still = [n for n, p in network.head.named_parameters() if p.requires_grad and torch.equal(p, before[n])]
         assert not still, f"{model} never moved: {still}"
 
@@ -588,14 +550,14 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(trained, shapes, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {".x.lock", "x.partial"}
     assert {path.name for path in (tmp_path / "x.partial").iterdir()} == {"checkpoint.pt", "log.txt"}
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step
+        patch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)  # after every step
         with pytest.raises(Stopped):
             go(out, shapes, model=DROPOUT, at={5: stop})
     steps: list[int] = []
-    go(out, shapes, model=DROPOUT, at={n: lambda n=n: steps.append(n) for n in range(1, 7)})
+    go(out, shapes, model=DROPOUT, at=noting(steps, STEPS))
     assert steps == [5, 6]
     assert outcome(out) == outcome(trained[DROPOUT])
-    assert {path.name for path in tmp_path.iterdir()} == {".x.lock", "x.safetensors", "x.json", "x.history.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"x.safetensors", "x.json", "x.history.csv"}
 
 
 def test_weights_appear_last(shapes: ClassFolders, tmp_path: Path, monkeypatch) -> None:
@@ -607,7 +569,7 @@ def test_weights_appear_last(shapes: ClassFolders, tmp_path: Path, monkeypatch) 
     assert not out.exists()
     assert (tmp_path / "x.json").exists()
     steps: list[int] = []
-    go(out, shapes, at={n: lambda n=n: steps.append(n) for n in range(1, 7)})
+    go(out, shapes, at=noting(steps, STEPS))
     assert steps == []  # the training itself was over
     assert out.exists()
 
@@ -615,10 +577,10 @@ def test_weights_appear_last(shapes: ClassFolders, tmp_path: Path, monkeypatch) 
 def test_a_finished_file_is_trained_again_only_on_request(trained, shapes, tmp_path: Path) -> None:
     out = Path(shutil.copy(trained[NETWORK], tmp_path / "x.safetensors"))
     before = out.read_bytes()
-    with pytest.raises(UserError, match=r"x\.safetensors is there already; choose another --out, or --no-resume"):
+    with pytest.raises(UserError, match=r"x\.safetensors holds a finished pre-training; .*--out, or --no-resume"):
         go(out, shapes, seed=1)
     assert out.read_bytes() == before
-    with pytest.raises(UserError, match="unknown model"):
+    with pytest.raises(UserError, match="unknown network"):
         go(out, shapes, model="msinett", resume=False)
     assert out.read_bytes() == before
     with pytest.raises(KeyboardInterrupt):
@@ -635,7 +597,7 @@ def test_a_checkpoint_of_another_training_is_refused(shapes: ClassFolders, own: 
     draw(own / "train/ant/more.png", 5, 99)
     for other in (
         {"seed": 1},
-        {"recipe": replace(SMOKE, epoch_decay=0.9)},
+        {"recipe": changed(SMOKE, epoch_decay=0.9)},
         {"recipe": override(SMOKE, {"crop": 0.5})},
         {"data": load_class_folders(own)},
         {"options": {"ratio": 2}},
@@ -645,7 +607,7 @@ def test_a_checkpoint_of_another_training_is_refused(shapes: ClassFolders, own: 
 
 
 def test_two_at_a_time_are_refused(shapes: ClassFolders, tmp_path: Path) -> None:
-    with exclusive(tmp_path / ".x.lock", "another"), pytest.raises(Busy, match=r"pre-training of .*x\.safetensors"):
+    with exclusive(tmp_path / ".x.lock", "another"), pytest.raises(Busy, match=r"pre-training in .*x\.safetensors"):
         go(tmp_path / "x.safetensors", shapes)
 
 
@@ -663,16 +625,16 @@ def test_broken_images_are_named_before_training(own: Path, tmp_path: Path) -> N
 
 def test_among_very_many_images_a_broken_one_stops_the_training(own, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("msinet.training.pretrain.VERIFY_LIMIT", 60)  # as many as there are
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
     data = load_class_folders(own)
     assert len(data.train) + len(data.val) == 60
-    broken = own / data.train[SMOKE.batches(data.train_labels, seed=0, epoch=0)[0][0]]  # of some batch
+    broken = own / data.train[SMOKE.sampler.batches(data.train_labels, seed=0, epoch=0)[0][0]]  # of some batch
 
-    with pytest.raises(DataError, match=rf"{broken.name}: cannot be decoded .*; fetch it again or take it out"):
+    with pytest.raises(DataError, match=rf"{broken.name}: cannot be decoded .*; fetch it again or remove it"):
         go(
             tmp_path / "x.safetensors",
             data,
-            recipe=replace(SMOKE, epochs=9, steps_per_epoch=5),
+            recipe=changed(SMOKE, epochs=9, steps_per_epoch=5),
             at={1: lambda: broken.write_bytes(b"")},
         )
     assert (tmp_path / "x.partial/checkpoint.pt").exists()
@@ -689,12 +651,12 @@ def test_weights_and_record_say_where_they_come_from(trained, shapes: ClassFolde
     record = json.loads(trained[NETWORK].with_suffix(".json").read_text())
     assert noted["interactions"] == "GGEGAGGNGAEA"
     for name, value in noted.items():
-        assert name == "interactions" or str(record[name]) == value
+        assert name in ("interactions", "recipe") or str(record[name]) == value
     assert noted["pretrained_on"] == f"shapes {shapes.fingerprint}"
     assert (noted["model"], noted["options"], noted["num_classes"], noted["seed"]) == (NETWORK, "{}", "6", "0")
     assert (noted["height"], noted["width"], noted["steps"]) == ("16", "16", "6")
-    assert json.loads(noted["recipe"]) == json.loads(json.dumps(asdict(SMOKE)))
-    assert all(type(value) in (str, int, float) for value in record.values())  # flat
+    assert json.loads(noted["recipe"]) == json.loads(json.dumps(settings(SMOKE)))
+    assert all(type(value) in (str, int, float, bool, type(None)) for value in record.values())  # flat
 
 
 def test_a_re_identification_starts_from_them(trained) -> None:
@@ -748,7 +710,7 @@ def test_the_command_s_weights_start_a_training(folder, data_root, tmp_path: Pat
     assert f"top1 {100 * record['top1']:.1f}, top5 {100 * record['top5']:.1f}, chance 16.7" in printed
     assert f"written: weights/{NETWORK}.safetensors, {NETWORK}.json, {NETWORK}.history.csv" in printed
     assert command(*words) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "holds a finished pre-training" in capsys.readouterr().err
     for name, more in (("with", ["--weights", f"weights/{NETWORK}.safetensors"]), ("without", [])):
         words = [
             "train",
@@ -772,24 +734,26 @@ def test_the_command_s_weights_start_a_training(folder, data_root, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("words", "name", "recipe"),
+    ("words", "name", "profile"),
     [
-        (["--data"], "shapes", PRETRAINING["mini"]),
-        (["--imagenet"], "imagenet", PRETRAINING["paper"]),
-        (["--profile", "full", "--imagenet"], "imagenet", PRETRAINING["full"]),
+        (["--data"], "shapes", "mini"),
+        (["--imagenet"], "imagenet", "paper"),
+        (["--profile", "full", "--imagenet"], "imagenet", "full"),
     ],
 )
-def test_imagenet_has_a_profile_of_its_own(folder, tmp_path: Path, monkeypatch, words, name, recipe) -> None:
-    seen: dict[str, Any] = {}
+def test_imagenet_has_a_profile_of_its_own(folder, tmp_path: Path, monkeypatch, words, name, profile) -> None:
+    seen: list[Any] = []
 
-    def noted(out: Path, **given: Any) -> Record:
-        seen.update(given, out=out)
+    def noted(*given: Any) -> Record:
+        seen.extend(given)
         return {"top1": 0.5, "top5": 0.5, "chance": 0.1, "pretrained_on": "x"}
 
     monkeypatch.setattr("msinet.cli.pretrain", noted)
     assert command(*words, folder, "--out", tmp_path / "x.safetensors", "--seed", 3, "--options", "ratio=2") == 0
-    assert (seen["data"].name, seen["recipe"], seen["seed"]) == (name, recipe, 3)
-    assert (seen["out"], seen["options"], seen["how"].device) == (tmp_path / "x.safetensors", {"ratio": 2}, "cpu")
+    out, pretraining, run_options = seen
+    assert (pretraining.data.name, pretraining.seed) == (name, 3)
+    assert pretraining.recipe == resolve_pretraining(profile).recipe
+    assert (out, pretraining.options, run_options.device) == (tmp_path / "x.safetensors", {"ratio": 2}, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -797,15 +761,15 @@ def test_imagenet_has_a_profile_of_its_own(folder, tmp_path: Path, monkeypatch, 
     [
         ([], "pretrain needs one of --data DIR and --imagenet DIR"),
         (["--data", ".", "--imagenet", "."], "pretrain needs one of --data DIR and --imagenet DIR"),
-        (["--data", "nowhere"], "nowhere does not exist or is no folder; expected <root>/train/<class>/*.jpg"),
+        (["--data", "nowhere"], "nowhere does not exist or is not a folder; expected <root>/train/<class>/*.jpg"),
         (["--data", "DATA", "--profile", "papr"], "unknown profile 'papr'. Did you mean 'paper'?"),
-        (["--data", "DATA", "--recipe", "pad=2"], "recipe: pad must be 0 in pre-training"),
+        (["--data", "DATA", "--recipe", "pad=2"], "recipe: pad must be 0 where a random resized crop takes its place"),
         (["--data", "DATA", "--recipe", "pk=2"], "unknown setting of the recipe 'pk'"),
         (["--data", "DATA", "--out", "weights.pth"], "weights.pth must be named X.safetensors"),
         (["--data", "DATA", "--options", "ration=3"], "unknown option of msinet 'ration'"),
         (["--data", "DATA", "--profile", "mini"], "a batch needs 64 images, but the training set has 42; take fewer"),
         (["--data", "DATA", "--device", "tpu"], "device 'tpu' cannot be used"),
-        (["--data", "DATA", "--model", "colour_histogram"], "colour_histogram learns nothing"),
+        (["--data", "DATA", "--model", "colour_histogram"], "colour_histogram has nothing to train"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_status_2(folder, tmp_path, monkeypatch, capsys, words, expected) -> None:

@@ -98,7 +98,7 @@ def test_a_pass_is_at_most_as_long_as_the_images_allow(case: Case) -> None:
     ("identities", "images", "bound"), [(751, 12_936, 202), (1041, 32_621, 510), (576, 37_778, 590)]
 )
 def test_published_sizes_stay_below_the_published_bound(identities: int, images: int, bound: int) -> None:
-    """SPEC A.8: at most N/64 batches an epoch. As remainders are dropped, each identity costs 3 images at most."""
+    """At most N/64 batches an epoch. As remainders are dropped, each identity costs 3 images at most."""
     rng = np.random.default_rng(0)
     extra = rng.multinomial(images - 4 * identities, rng.dirichlet(np.ones(identities)))
     labels = np.repeat(np.arange(identities), 4 + extra)

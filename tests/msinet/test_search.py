@@ -4,13 +4,9 @@ A search of the smoke profile has six iterations: two epochs of three.
 """
 
 import copy
-import csv
 import json
 import math
-import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,40 +14,43 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as given_settings
 from hypothesis import strategies as st
+from support import At, Exact, ExactMemory, Stopped, at_steps, changed, interrupt, noting, stop, table
 from torch import Tensor, nn
 
 from msinet.cli import run_command
 from msinet.data import Dataset, epoch_batches, load_dataset, open_pixels
 from msinet.data.loading import PixelSource, train_batches
-from msinet.data.transforms import Augmentation, normalize
+from msinet.data.transforms import normalize
 from msinet.errors import DataError, TrainingDiverged, UserError, WeightsError
 from msinet.models import build_model
 from msinet.models.supernet import interactions_of
 from msinet.models.weights import read_metadata
 from msinet.search import (
     Memory,
-    SearchRecipe,
+    SearchRun,
     Side,
     block_sizes,
-    check_sides,
     read_genotype,
     search,
     search_line,
-    search_recipe,
     split_identities,
     twins,
 )
 from msinet.search.run import entropy
-from msinet.search.twins import Twins, search_alphas
-from msinet.training import loop
-from msinet.training.run import Record, RunOptions
+from msinet.search.twins import SEARCHES, Twins, TwinsSearch
+from msinet.training import fit
+from msinet.training.options import RunOptions
+from msinet.training.recipe import Recipe, Search, settings
+from msinet.training.recipes import resolve_search
+from msinet.training.run_folder import Record
 
-SMOKE = search_recipe("smoke", "market1501")
+SMOKE = resolve_search("smoke", "market1501").recipe
+PUBLISHED = resolve_search("paper", "msmt17").recipe
 STEPS = 6
 SUPERNET = "supernet_x0_25"
-CPU = torch.device("cpu")
 PAPER = "GGEGAGGNGAEA"  # Table 1
 #: Every way to search with a supernet, by a name.
 WAYS: dict[str, dict[str, Any]] = {
@@ -61,11 +60,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "ce": {"mechanism": "ce", "overlap": 1.0},
     "zeros": {"memory_init": "zeros"},
 }
-some = settings(max_examples=100, deadline=None)
-
-
-class Stopped(Exception):
-    """Stands for a sudden end: nothing in the code under test expects it."""
+some = given_settings(max_examples=100, deadline=None)
 
 
 # --- The split -----------------------------------------------------------------------------------
@@ -73,7 +68,7 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("fifths", [False, True])
 @pytest.mark.parametrize(("n", "sizes"), [(10, (2, 4, 4)), (751, (150, 300, 301)), (1041, (208, 416, 417))])
-def test_blocks_are_those_of_the_specification(n: int, sizes: tuple[int, int, int], fifths: bool) -> None:
+def test_block_sizes_of_real_data_sets(n: int, sizes: tuple[int, int, int], fifths: bool) -> None:
     assert block_sizes(n, 0.4, fifths=fifths) == sizes
 
 
@@ -225,7 +220,7 @@ def test_halves_are_random_and_another_seed_halves_otherwise() -> None:
     assert np.abs(often - 75).max() < 25
 
 
-def test_ten_identities_split_as_in_the_specification() -> None:
+def test_ten_identities_split_as_in_the_released_code() -> None:
     labels = np.repeat(np.arange(10), 5)
     for fifths in (False, True):
         training, validation = split_identities(labels, 0.4, fifths=fifths, list_order=True)
@@ -366,8 +361,7 @@ def test_the_defaults_are_the_paper_s() -> None:
         "images": 4,
         "label_smoothing": 0.0,
     }
-    assert asdict(SearchRecipe()) | expected == asdict(SearchRecipe())
-    assert search_recipe("paper", "msmt17") == SearchRecipe()
+    assert settings(PUBLISHED) | expected == settings(PUBLISHED)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +378,7 @@ def test_the_defaults_are_the_paper_s() -> None:
     ],
 )
 def test_the_weights_follow_the_schedule(epoch: int, expected: float) -> None:
-    assert SearchRecipe().learning_rate(epoch) == pytest.approx(expected)
+    assert PUBLISHED.learning_rate(epoch) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -392,26 +386,28 @@ def test_the_weights_follow_the_schedule(epoch: int, expected: float) -> None:
     [(0, 2e-3), (1, 2e-3), (149, 2e-3), (150, 2e-4), (224, 2e-4), (225, 2e-5), (299, 2e-5), (300, 2e-6), (349, 2e-6)],
 )
 def test_the_architecture_has_no_warm_up_and_milestones_of_its_own(epoch: int, expected: float) -> None:
-    recipe = SearchRecipe(milestones=(5,), warmup=40)
-    assert recipe.search.alpha_learning_rate(epoch) == pytest.approx(expected)
-    released = replace(recipe, alpha_milestones=(150, 225, 350))
-    assert released.alpha_learning_rate(epoch) == pytest.approx(max(expected, 2e-5))  # the last one never acts
+    recipe = changed(PUBLISHED, milestones=(5,), warmup=40)
+    assert recipe.search_settings.alpha_learning_rate(epoch) == pytest.approx(expected)
+    released = changed(recipe, alpha_milestones=(150, 225, 350))
+    assert released.search_settings.alpha_learning_rate(epoch) == pytest.approx(
+        max(expected, 2e-5)
+    )  # the last one never acts
 
 
 def test_other_lengths_stretch_the_architecture_s_schedule_too() -> None:
-    recipe = SearchRecipe(alpha_milestones=(150, 225, 350))
+    recipe = changed(PUBLISHED, alpha_milestones=(150, 225, 350))
     shorter = recipe.with_epochs(70)
-    assert (shorter.epochs, shorter.warmup) == (70, 2)
-    assert shorter.milestones == (30, 45, 60)
-    assert shorter.alpha_milestones == (30, 45, 70)
-    assert recipe.with_epochs(700).alpha_milestones == (300, 450, 700)
-    assert recipe.with_epochs(1).alpha_milestones == (1, 1, 1)  # never before the first epoch
-    assert shorter.alpha_lr == 0.002
-    assert SearchRecipe(epochs=0).with_epochs(5) == SearchRecipe(epochs=5)
+    assert (shorter.schedule.epochs, shorter.schedule.warmup) == (70, 2)
+    assert shorter.schedule.milestones == (30, 45, 60)
+    assert shorter.search_settings.alpha_milestones == (30, 45, 70)
+    assert recipe.with_epochs(700).search_settings.alpha_milestones == (300, 450, 700)
+    assert recipe.with_epochs(1).search_settings.alpha_milestones == (1, 1, 1)  # never before the first epoch
+    assert shorter.search_settings.alpha_lr == 0.002
+    assert changed(PUBLISHED, epochs=0).with_epochs(5) == changed(PUBLISHED, epochs=5)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("changes", "message"),
     [
         ({"overlap": -0.1}, r"overlap must lie in \[0, 1\], got -0.1"),
         ({"overlap": 1.1}, r"overlap must lie in \[0, 1\], got 1.1"),
@@ -437,9 +433,9 @@ def test_other_lengths_stretch_the_architecture_s_schedule_too() -> None:
         ({"identities": 1}, "identities must be at least 2"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        SearchRecipe(**settings)
+        changed(PUBLISHED, **changes)
 
 
 def test_settings_at_the_edge_are_accepted() -> None:
@@ -450,24 +446,25 @@ def test_settings_at_the_edge_are_accepted() -> None:
         {"trials": 1},
         {"alpha_weight_decay": 0.0},
     ):
-        assert asdict(SearchRecipe(**changes)) == asdict(SearchRecipe()) | changes
+        assert settings(changed(PUBLISHED, **changes)) == settings(PUBLISHED) | changes
 
 
 def test_a_label_tells_what_is_not_as_in_the_paper() -> None:
-    assert SearchRecipe().label == "TCM r=0.4"
-    assert SearchRecipe(epochs=3, lr=1.0, overlap=0.25).label == "TCM r=0.25"
-    assert SearchRecipe(mechanism="ce", overlap=1.0).label == "CE r=1"
-    assert SearchRecipe(mechanism="tpe", trials=5, leak=True).label == "TPE, 5 trials"
-    words = SearchRecipe(leak=True, order="alphas", momentum=0.5).label.split()
+    assert Search().label == "TCM r=0.4"
+    assert Search(overlap=0.25, alpha_lr=1.0).label == "TCM r=0.25"
+    assert Search(mechanism="ce", overlap=1.0).label == "CE r=1"
+    assert Search(mechanism="tpe", trials=5, leak=True).label == "TPE, 5 trials"
+    words = Search(leak=True, order="alphas", momentum=0.5).label.split()
     assert words[:2] == ["TCM", "r=0.4"]
     assert set(words[2:]) == {"leak", "order=alphas", "momentum=0.5"}
 
 
 def test_vehicles_are_searched_in_squares() -> None:
     sizes = {
-        (profile, source): (search_recipe(profile, source).height, search_recipe(profile, source).width)
+        (profile, source): (image.height, image.width)
         for profile in ("smoke", "mini", "paper")
         for source in ("msmt17", "veri776", "vehicleid_800")
+        if (image := resolve_search(profile, source).recipe.image)
     }
     assert sizes == {
         ("smoke", "msmt17"): (32, 16),
@@ -481,28 +478,10 @@ def test_vehicles_are_searched_in_squares() -> None:
         ("paper", "vehicleid_800"): (256, 256),
     }
     with pytest.raises(UserError, match=r"unknown profile 'papper'\. Did you mean 'paper'"):
-        search_recipe("papper", "msmt17")
+        resolve_search("papper", "msmt17")
 
 
 # --- The algorithm, written out plainly ----------------------------------------------------------
-
-
-class Exact(nn.Module):
-    """A network in float64, whatever the images come in."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network.double()
-
-    def forward(self, images: Tensor) -> Any:
-        return self.network(images.double())
-
-
-class ExactMemory(Memory):
-    """In float64, though it is filled with features in float32."""
-
-    def fill(self, features: Tensor, labels: Tensor) -> None:
-        super().fill(features.to(self.centres.dtype), labels)
 
 
 class Setting(NamedTuple):
@@ -514,37 +493,30 @@ class Setting(NamedTuple):
     validation: Side
 
 
-def start(dataset: Dataset, recipe: SearchRecipe, seed: int = 0) -> Setting:
-    training, validation = split_identities(dataset.labels, recipe.search.overlap, seed=seed)
+def start(dataset: Dataset, recipe: Recipe, seed: int = 0) -> Setting:
+    training, validation = split_identities(dataset.labels, recipe.search_settings.overlap, seed=seed)
     torch.manual_seed(seed)
     network = Exact(build_model(SUPERNET, dataset.num_classes, interactions=6))
     memories = (
-        ExactMemory(side.classes, 128, recipe.search.temperature, recipe.search.momentum)
+        ExactMemory(side.classes, 128, recipe.search_settings.temperature, recipe.search_settings.momentum)
         for side in (training, validation)
     )
     both = Twins(network, *memories).to(torch.float64).to(memory_format=torch.channels_last)
     return Setting(both, open_pixels(dataset, "train", 32, 16, progress=False), training, validation)
 
 
-def alternate(setting: Setting, recipe: SearchRecipe, folder: Path, **more: Any) -> loop.Result:
-    return search_alphas(
-        setting.twins,
-        setting.pixels,
-        setting.training,
-        setting.validation,
-        recipe,
-        folder,
-        seed=11,
-        identity="",
-        device=CPU,
-        progress=False,
-        **more,
-    )
+def alternate(
+    setting: Setting, recipe: Recipe, folder: Path, on_step: Callable[[float], None] | None = None
+) -> fit.Result:
+    sides = setting.training, setting.validation
+    kind = SEARCHES[recipe.search_settings.mechanism]
+    task = kind(setting.twins, setting.pixels, sides, recipe, 11)
+    return fit.fit(task, folder, "", RunOptions(progress=False), on_step)
 
 
-def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
-    """The state after the same search, as the paper and the released code describe it (SPEC A.5, A.7, A.10)."""
-    network = setting.twins.network
+def plainly(setting: Setting, recipe: Recipe) -> dict[str, Tensor]:
+    """The state after the same search, as the paper and the released code describe it."""
+    network, search = setting.twins.network, recipe.search_settings
     alphas = [parameter for name, parameter in network.named_parameters() if name.endswith("alpha")]
     weights = [p for name, p in network.named_parameters() if p.requires_grad and not name.endswith("alpha")]
     sgd = torch.optim.SGD(weights, 1.0, momentum=0.9, weight_decay=recipe.optimizer.weight_decay, foreach=False)
@@ -557,7 +529,7 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
         rows = torch.zeros(side.classes, 128, dtype=torch.float64)
         for feature, label in zip(features, side.labels, strict=True):
             rows[label] += feature / feature.norm() / int((side.labels == label).sum())
-        filled = recipe.search.memory_init == "centroids" and recipe.search.mechanism == "tcm"
+        filled = search.memory_init == "centroids" and search.mechanism == "tcm"
         memories.append(rows / rows.norm(dim=1, keepdim=True) if filled else 0 * rows)
     network.train()
     leaked: list[Tensor | None] = [None] * len(weights)
@@ -578,26 +550,26 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
             )
             if step >= first
         ]
-        labels = side.identities[side.labels] if recipe.search.mechanism == "ce" else side.labels
+        labels = side.identities[side.labels] if search.mechanism == "ce" else side.labels
         own = [setting.pixels[int(i)] for i in side.positions]
         return train_batches(own, labels, recipe.augmentation, iter(plan), seed=seed)
 
-    streams = batches(setting.training, 11), batches(setting.validation, 12, int(recipe.search.order == "alphas"))
+    streams = (batches(setting.training, 11), batches(setting.validation, 12, int(search.order == "alphas")))
 
     def loss_on(number: int) -> tuple[Tensor, Callable[[], None]]:
         """The loss of a side's next batch, and what renews its memory."""
         images, labels = next(streams[number])
         output = network(images.to(memory_format=torch.channels_last))
-        if recipe.search.mechanism == "ce":
+        if search.mechanism == "ce":
             return F.cross_entropy(output.logits[0], labels), lambda: None
         features, rows = output.embeddings[0], memories[number].clone()
         unit = features / features.norm(dim=1, keepdim=True)
-        scores = unit @ rows.T / recipe.search.temperature
+        scores = unit @ rows.T / search.temperature
         loss = (scores.logsumexp(1) - scores[range(len(labels)), labels]).mean()
 
         def renew() -> None:
             for one, label in zip(unit.detach(), labels.tolist(), strict=True):
-                mixture = recipe.search.momentum * memories[number][label] + (1 - recipe.search.momentum) * one
+                mixture = search.momentum * memories[number][label] + (1 - search.momentum) * one
                 memories[number][label] = mixture / mixture.norm()
 
         return loss, renew
@@ -605,7 +577,7 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
     def architecture() -> None:
         loss, renew = loss_on(1)
         gradients = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True)
-        if recipe.search.leak:
+        if search.leak:
             leaked[:] = gradients[len(alphas) :]
         for alpha, gradient in zip(alphas, gradients, strict=False):
             alpha.grad = gradient
@@ -623,9 +595,9 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
 
     for epoch in range(recipe.schedule.epochs):
         sgd.param_groups[0]["lr"] = recipe.optimizer.lr * (0.01 if epoch == 0 and recipe.schedule.warmup else 1)
-        adam.param_groups[0]["lr"] = recipe.search.alpha_lr * (0.1 if epoch >= 1 else 1)
+        adam.param_groups[0]["lr"] = search.alpha_lr * (0.1 if epoch >= 1 else 1)
         for step in range(3):
-            if recipe.search.order == "weights":
+            if search.order == "weights":
                 ordinary()
                 architecture()
             else:
@@ -639,21 +611,7 @@ def plainly(setting: Setting, recipe: SearchRecipe) -> dict[str, Tensor]:
     }
 
 
-LEARNING = replace(
-    SMOKE,
-    optimizer="sgd",
-    lr=0.05,
-    warmup=0,
-    milestones=(),
-    alpha_lr=0.1,
-    alpha_milestones=(1,),
-    augmentation=Augmentation(pad=1),
-)
-
-
-@pytest.fixture(scope="module")
-def market(data_root: Path) -> Dataset:
-    return load_dataset("market1501", data_root)
+LEARNING = changed(SMOKE, optimizer="sgd", lr=0.05, warmup=0, milestones=(), alpha_lr=0.1, alpha_milestones=(1,), pad=1)
 
 
 @pytest.mark.parametrize(
@@ -667,7 +625,7 @@ def market(data_root: Path) -> Dataset:
     ids=lambda way: " ".join(f"{name}={value}" for name, value in way.items()) or "default",
 )
 def test_a_search_is_the_algorithm_written_out_plainly(market: Dataset, tmp_path: Path, way: dict[str, Any]) -> None:
-    recipe = replace(LEARNING, **way)
+    recipe = changed(LEARNING, **way)
     setting = start(market, recipe)
     before = {name: value.clone() for name, value in setting.twins.state_dict().items()}
     alternate(setting, recipe, tmp_path)
@@ -682,7 +640,7 @@ def test_a_search_is_the_algorithm_written_out_plainly(market: Dataset, tmp_path
         "tcm": {"head.bn.bias", "head.bn.weight", "head.classifier.weight"},  # a classifier that nothing trains
         "ce": {"head.bn.bias", "training_memory.centres", "validation_memory.centres"},
     }
-    assert still == idle[recipe.search.mechanism]
+    assert still == idle[recipe.search_settings.mechanism]
 
 
 # --- Sides that keep to themselves ---------------------------------------------------------------
@@ -700,7 +658,7 @@ def moved(setting: Setting, before: dict[str, Tensor], kind: str) -> float:
 @pytest.mark.parametrize(("still", "moving"), [("weights", "alphas"), ("alphas", "weights")])
 @pytest.mark.parametrize("order", ["weights", "alphas"])
 def test_a_step_leaves_the_other_side_alone(market, tmp_path: Path, still: str, moving: str, order: str) -> None:
-    recipe = replace(LEARNING, order=order, epochs=1, **{"lr" if still == "weights" else "alpha_lr": 1e-30})
+    recipe = changed(LEARNING, order=order, epochs=1, **{"lr" if still == "weights" else "alpha_lr": 1e-30})
     setting = start(market, recipe)
     before = {name: value.clone() for name, value in setting.twins.state_dict().items()}
     alternate(setting, recipe, tmp_path)
@@ -711,7 +669,7 @@ def test_a_step_leaves_the_other_side_alone(market, tmp_path: Path, still: str, 
 @pytest.mark.parametrize("order", ["weights", "alphas"])
 @pytest.mark.parametrize("leak", [False, True])
 def test_gradients_of_weights_wait_only_where_they_leak(market, tmp_path: Path, order: str, leak: bool) -> None:
-    recipe = replace(LEARNING, order=order, leak=leak, epochs=1)
+    recipe = changed(LEARNING, order=order, leak=leak, epochs=1)
     setting = start(market, recipe)
     left: list[bool] = []
 
@@ -728,9 +686,9 @@ def test_gradients_of_weights_wait_only_where_they_leak(market, tmp_path: Path, 
 def test_with_the_architecture_first_each_epoch_leaves_out_one_of_its_steps(
     market: Dataset, tmp_path: Path, order: str, expected: int
 ) -> None:
-    recipe = replace(LEARNING, order=order)
+    recipe = changed(LEARNING, order=order)
     alternate(start(market, recipe), recipe, tmp_path)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["optimizer"]
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["task"]
     assert {int(one["step"]) for one in state["alphas"]["state"].values()} == {expected}
     assert len(state["alphas"]["state"]) == 6
 
@@ -739,9 +697,8 @@ def test_filling_the_memories_leaves_the_network_as_it_is(market: Dataset) -> No
     setting = start(market, SMOKE)
     setting.twins.network.eval()
     before = {name: value.clone() for name, value in setting.twins.network.state_dict().items()}
-    twins.fill_memory(
-        setting.twins.network, setting.twins.training_memory, setting.pixels, setting.training, CPU, batch_size=3
-    )
+    task = TwinsSearch(setting.twins, setting.pixels, (setting.training, setting.validation), SMOKE, 0)
+    twins.fill_memory(setting.twins.network, setting.twins.training_memory, task.training, batch_size=3)
     assert not setting.twins.network.training
     for name, value in setting.twins.network.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -751,7 +708,7 @@ def test_filling_the_memories_leaves_the_network_as_it_is(market: Dataset) -> No
 
 @pytest.mark.parametrize("memory_init", ["centroids", "zeros"])
 def test_what_memories_hold_at_first_shows_in_the_first_loss(market, tmp_path: Path, memory_init: str) -> None:
-    recipe = replace(SMOKE, memory_init=memory_init, epochs=1, steps_per_epoch=1)
+    recipe = changed(SMOKE, memory_init=memory_init, epochs=1, steps_per_epoch=1)
     setting = start(market, recipe)
     (row,) = alternate(setting, recipe, tmp_path).history
     uniform = row["loss"] == pytest.approx(math.log(5)) and row["val_loss"] == pytest.approx(math.log(6))
@@ -766,36 +723,18 @@ def go(
     dataset: Dataset,
     *,
     way: Mapping[str, Any] | None = None,
-    recipe: SearchRecipe = SMOKE,
+    recipe: Recipe = SMOKE,
     seed: int = 0,
     model: str = SUPERNET,
     options: Mapping[str, Any] | None = None,
-    at: Mapping[int, Callable[[], object]] | None = None,
+    at: At | None = None,
     **run_options: Any,
 ) -> Record:
-    """One search in `folder`; `at` says what happens after an iteration, counted from 1."""
-
-    def on_step(share: float) -> None:
-        (at or {}).get(round(share * STEPS), lambda: None)()
-
+    """One search in `folder`; `at` tells what happens after an iteration, counted from 1."""
+    search_run = SearchRun(dataset, changed(recipe, **(way or {})), seed, model, options or {})
     return search(
-        folder,
-        source=dataset,
-        recipe=replace(recipe, **(way or {})),
-        seed=seed,
-        model=model,
-        options=options,
-        run_options=RunOptions(**{"device": "cpu", "progress": False, **run_options}),
-        on_step=on_step,
+        folder, search_run, RunOptions(**{"device": "cpu", "progress": False, **run_options}), at_steps(at, STEPS)
     )
-
-
-def stop() -> None:
-    raise Stopped
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -803,11 +742,6 @@ def outcome(folder: Path) -> dict[str, Any]:
     record = json.loads((folder / "record.json").read_text())
     own = {name: value for name, value in record.items() if name not in ("seconds_training", "finished", "code")}
     return {**own, **{name: (folder / name).read_bytes() for name in ("history.csv", "alphas.csv")}}
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 @pytest.fixture(scope="module")
@@ -846,7 +780,7 @@ def test_every_way_ends_elsewhere(whole: dict[str, dict[str, Any]]) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 warns of forked workers
 @pytest.mark.parametrize(
-    ("name", "how"),
+    ("name", "run_options"),
     [("default", {"workers": 2}), ("alphas first, leak", {"workers": 1}), ("default", {"cache": False})],
 )
 def test_how_a_search_is_carried_out_changes_nothing(market, whole, tmp_path: Path, name: str, run_options) -> None:
@@ -899,8 +833,9 @@ def test_the_genotype_s_file_tells_where_it_comes_from(market: Dataset, done: di
     record = json.loads((done["zeros"] / "record.json").read_text())
     assert found | record == found
     assert (found["source"], found["seed"], found["model"], found["options"]) == ("market1501", 0, SUPERNET, {})
-    recipe = found["recipe"]
-    assert recipe == json.loads(json.dumps(asdict(replace(SMOKE, memory_init="zeros"))))
+    wanted = settings(changed(SMOKE, memory_init="zeros"))
+    recipe = {name.removeprefix("recipe."): value for name, value in found.items() if name.startswith("recipe.")}
+    assert recipe == {n: str(v) if isinstance(v, tuple) else v for n, v in wanted.items()}
     assert read_genotype(done["zeros"] / "genotype.json") == record["genotype"]
 
 
@@ -955,7 +890,7 @@ def test_no_epochs_read_out_the_initial_alphas(market: Dataset, tmp_path: Path) 
 
 @pytest.mark.parametrize("dataset", ["msmt17", "veri776", "vehicleid"])
 def test_every_layout_can_be_searched(data_root: Path, tmp_path: Path, dataset: str) -> None:
-    record = go(tmp_path, load_dataset(dataset, data_root), recipe=search_recipe("smoke", dataset))
+    record = go(tmp_path, load_dataset(dataset, data_root), recipe=resolve_search("smoke", dataset).recipe)
     assert record["steps"] == STEPS
     assert record["training_identities"] == 5
 
@@ -964,9 +899,7 @@ def test_every_layout_can_be_searched(data_root: Path, tmp_path: Path, dataset: 
 def networks(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """The supernets that searches build, newest last, for tests that change one."""
     built: list[nn.Module] = []
-    monkeypatch.setattr(
-        "msinet.search.run.build_model", lambda *a, **k: (built.append(build_model(*a, **k)), built[-1])[1]
-    )
+    monkeypatch.setattr("msinet.models.build_model", lambda *a, **k: (built.append(build_model(*a, **k)), built[-1])[1])
     return built
 
 
@@ -1056,7 +989,7 @@ def test_a_search_that_is_interrupted_at_every_step_leaves_no_trace(market, whol
     ],
 )
 def test_a_sudden_end_leaves_no_trace(market, whole, tmp_path: Path, monkeypatch, name: str, step: int) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)  # after every step
     with pytest.raises(Stopped):
         go(tmp_path, market, way=WAYS[name], at={step: stop})
     assert (tmp_path / "checkpoint.pt").exists() == (step > 1)
@@ -1065,7 +998,7 @@ def test_a_sudden_end_leaves_no_trace(market, whole, tmp_path: Path, monkeypatch
 
 
 def test_weights_and_memories_go_on_too(market: Dataset, tmp_path: Path) -> None:
-    recipe = replace(LEARNING, leak=True)
+    recipe = changed(LEARNING, leak=True)
     straight, resumed = start(market, recipe), start(market, recipe)
     alternate(straight, recipe, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
@@ -1082,7 +1015,7 @@ def test_no_resume_starts_again(market, whole, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path, market, at={4: interrupt})
     steps: list[int] = []
-    go(tmp_path, market, resume=False, at={n: lambda n=n: steps.append(n) for n in range(1, 7)})
+    go(tmp_path, market, resume=False, at=noting(steps, STEPS))
     assert steps == [1, 2, 3, 4, 5, 6]
     assert outcome(tmp_path) == whole["default"]
 
@@ -1133,7 +1066,7 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(market, checkpoint, tmp_p
 
 @pytest.mark.parametrize("name", ["head.bn.running_var", "backbone.stage1.0.interaction1.alpha"])
 def test_a_spoilt_state_is_never_saved(market, whole, networks, tmp_path: Path, monkeypatch, name: str) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
     with pytest.raises(TrainingDiverged, match=r"a weight became NaN or infinite by epoch 2, step 1; the last good"):
         go(tmp_path, market, at={4: lambda: networks[-1].state_dict()[name].fill_(math.nan)})
     go(tmp_path, market)  # from the third step
@@ -1169,13 +1102,13 @@ def test_too_little_data_is_told_with_the_side(market, tmp_path: Path, way: dict
 
 
 def test_the_sides_can_be_checked_without_a_search(market: Dataset) -> None:
-    check_sides(market, SMOKE, 0)
+    SearchRun(market, SMOKE).check_sides()
     with pytest.raises(DataError, match="the training side of the search is too small: a batch needs 6 identities"):
-        check_sides(market, replace(SMOKE, identities=6), 0)
+        SearchRun(market, changed(SMOKE, identities=6)).check_sides()
     with pytest.raises(DataError, match="the validation side of the search is too small: a batch needs 5 identities"):
-        check_sides(market, replace(SMOKE, identities=5, overlap=0.0, side_ratio=0.4), 0)
+        SearchRun(market, changed(SMOKE, identities=5, overlap=0.0, side_ratio=0.4)).check_sides()
     with pytest.raises(DataError, match="the training side of the search is empty"):
-        check_sides(market, replace(SMOKE, overlap=0.0, side_ratio=1e3), 0)
+        SearchRun(market, changed(SMOKE, overlap=0.0, side_ratio=1e3)).check_sides()
 
 
 def test_a_side_of_one_image_is_told_too(market: Dataset, tmp_path: Path) -> None:
@@ -1188,7 +1121,7 @@ def test_a_side_of_one_image_is_told_too(market: Dataset, tmp_path: Path) -> Non
     ("changes", "message"),
     [
         ({"model": "msinet_x0_25"}, "only a supernet can be searched, .* not msinet_x0_25"),
-        ({"model": "supernett"}, "unknown model 'supernett'. Did you mean 'supernet'"),
+        ({"model": "supernett"}, "unknown network 'supernett'. Did you mean 'supernet'"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
         ({"way": {"overlap": 0.0, "side_ratio": 1e3}}, "the training side of the search is empty"),
         ({"way": {"identities": 6}}, "the training side of the search is too small"),
@@ -1258,9 +1191,8 @@ def test_settings_and_options_of_the_command_arrive(data_root: Path, tmp_path: P
     )
     assert command("search", data_root, tmp_path, *words) == 0
     found = json.loads((tmp_path / "genotype.json").read_text())
-    recipe = found["recipe"]
     names = ("mechanism", "overlap", "order", "leak", "mid", "epochs", "alpha_lr", "alpha_milestones")
-    assert [recipe[name] for name in names] == ["ce", 1.0, "alphas", True, "in", 1, 0.05, [1]]
+    assert [found[f"recipe.{name}"] for name in names] == ["ce", 1.0, "alphas", True, "in", 1, 0.05, "(1,)"]
     assert found["options"] == {"interactions": 6, "fusion": "minus"}
     assert (found["seed"], len(found["genotype"])) == (3, 6)
 

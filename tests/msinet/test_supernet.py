@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from msinet.errors import UserError
 from msinet.models import Output, build_model
+from msinet.models.genotype import OPERATIONS, SEARCHED
 from msinet.models.interactions import CrossAttention, Exchange, Gate, NoInteraction, Pair
-from msinet.models.msinet import SEARCHED
-from msinet.models.supernet import OPERATIONS, MixedInteraction, alphas_of, genotype_of, interactions_of
+from msinet.models.supernet import MixedInteraction, alphas_of, genotype_of, interactions_of
 
 RANDOM = tuple("".join(random.Random(number).choices("NGAE", k=12)) for number in range(3))
 
@@ -52,7 +52,7 @@ def naive(interaction: MixedInteraction, x1: Tensor, x2: Tensor) -> Pair:
     """Every operation by itself, then the sum with the weights of the softmax."""
     weights = interaction.alpha.exp() / interaction.alpha.exp().sum()
     done = operations(interaction, x1.shape[1])
-    results = [done[letter](x1, x2) for letter in "NGAE"]  # columns: none, gate, cross attention, exchange (SPEC A.5)
+    results = [done[letter](x1, x2) for letter in "NGAE"]  # columns: none, gate, cross attention, exchange
     out1 = torch.stack([weight * one for weight, (one, _) in zip(weights, results, strict=True)]).sum(0)
     out2 = torch.stack([weight * two for weight, (_, two) in zip(weights, results, strict=True)]).sum(0)
     return out1, out2
@@ -216,7 +216,7 @@ def test_parameters_are_as_many_as_in_the_specification(mid: str, expected: int)
     alphas = [count for name, count in backbone.items() if name.endswith(".alpha")]
     assert alphas == [4] * 12
     assert sum(backbone.values()) - sum(alphas) == expected
-    # Batch norm with a bias that stays 0, and a classifier without one; no other neck (SPEC A.5).
+    # Batch norm with a bias that stays 0, and a classifier without one; no other neck, as in the released search code.
     assert sorted(set(counts) - set(backbone)) == ["head.bn.bias", "head.bn.weight", "head.classifier.weight"]
     assert counts["head.classifier.weight"] == 512 * 751
 

@@ -4,10 +4,8 @@ Here a search has three trials of two steps: six batches, as twice the three ite
 """
 
 import json
-import os
 import shutil
-import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import At, Stopped, at_steps, changed, interrupt, noting, stop
 from torch import nn
 
 from msinet.cli import run_command
@@ -24,61 +23,37 @@ from msinet.data import Dataset, load_dataset, open_pixels
 from msinet.data.transforms import normalize
 from msinet.errors import DataError, UserError, WeightsError
 from msinet.models import build_model
-from msinet.search import SearchRecipe, read_genotype, search, search_line, search_recipe, split_identities
+from msinet.search import SearchRun, read_genotype, search, search_line, split_identities
 from msinet.search.tpe import trial_recipe
-from msinet.training import loop
-from msinet.training.recipe import Recipe
-from msinet.training.run import Record, RunOptions, derived_seed
+from msinet.training import fit
+from msinet.training.options import RunOptions
+from msinet.training.recipe import Losses, Recipe
+from msinet.training.recipes import resolve_search
+from msinet.training.run_folder import Record
+from msinet.training.seeds import derived_seed
 
 TRIALS = 3
-TPE = replace(search_recipe("smoke", "market1501"), mechanism="tpe", epochs=1, trials=TRIALS)
+TPE = changed(resolve_search("smoke", "market1501").recipe, mechanism="tpe", epochs=1, trials=TRIALS)
 STEPS = 6
 EACH = STEPS // TRIALS
-
-
-class Stopped(Exception):
-    """Stands for a sudden end: nothing in the code under test expects it."""
-
-
-@pytest.fixture(scope="module")
-def market(data_root: Path) -> Dataset:
-    return load_dataset("market1501", data_root)
 
 
 def go(
     folder: Path,
     dataset: Dataset,
     *,
-    recipe: SearchRecipe = TPE,
+    recipe: Recipe = TPE,
     seed: int = 0,
     model: str = "supernet_x0_25",
     options: Mapping[str, Any] | None = None,
-    at: Mapping[int, Callable[[], object]] | None = None,
+    at: At | None = None,
     **run_options: Any,
 ) -> Record:
-    """One search in `folder`; `at` says what happens after a step of any trial, counted from 1."""
-
-    def on_step(share: float) -> None:
-        (at or {}).get(round(share * STEPS), lambda: None)()
-
+    """One search in `folder`; `at` tells what happens after a step of any trial, counted from 1."""
+    search_run = SearchRun(dataset, recipe, seed, model, options or {})
     return search(
-        folder,
-        source=dataset,
-        recipe=recipe,
-        seed=seed,
-        model=model,
-        options=options,
-        run_options=RunOptions(**{"device": "cpu", "progress": False, **run_options}),
-        on_step=on_step,
+        folder, search_run, RunOptions(**{"device": "cpu", "progress": False, **run_options}), at_steps(at, STEPS)
     )
-
-
-def stop() -> None:
-    raise Stopped
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def trials(folder: Path) -> list[dict[str, Any]]:
@@ -169,7 +144,7 @@ def brute_force(features: np.ndarray, identities: np.ndarray, cameras: np.ndarra
 @pytest.mark.parametrize("name", ["market1501", "vehicleid"])
 def test_a_trial_is_ranked_on_the_validation_side(data_root: Path, networks, tmp_path: Path, name: str) -> None:
     dataset = load_dataset(name, data_root)
-    recipe = replace(search_recipe("smoke", name), mechanism="tpe", trials=2, epochs=1)
+    recipe = changed(resolve_search("smoke", name).recipe, mechanism="tpe", trials=2, epochs=1)
     go(tmp_path, dataset, recipe=recipe)
     _, validation = split_identities(dataset.labels, 0.4, seed=derived_seed(name, "supernet", 0))
     pixels = open_pixels(dataset, "train", recipe.image.height, recipe.image.width, progress=False)
@@ -194,7 +169,7 @@ def test_a_trial_trains_its_genotype_on_the_training_side(market, networks, done
 
 
 def test_options_and_width_are_the_network_s(market: Dataset, networks, tmp_path: Path) -> None:
-    recipe = replace(TPE, trials=1, epochs=1, steps_per_epoch=1)
+    recipe = changed(TPE, trials=1, epochs=1, steps_per_epoch=1)
     go(tmp_path, market, recipe=recipe, model="supernet_x0_50", options={"ratio": 1, "fusion": "mul"})
     (network,), (row,) = networks, trials(tmp_path)
     plain = build_model("msinet_x0_50", 5, genotype=row["genotype"], ratio=1, fusion="mul")
@@ -219,13 +194,14 @@ def test_workers_change_nothing(market: Dataset, whole, tmp_path: Path) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 400), st.integers(0, 50))
 def test_all_trials_together_pass_as_many_batches_as_the_supernet(trials: int, steps: int, epochs: int) -> None:
-    recipe = SearchRecipe(mechanism="tpe", trials=trials, epochs=epochs)
+    recipe = changed(resolve_search("paper", "msmt17").recipe, mechanism="tpe", trials=trials, epochs=epochs)
     trial = trial_recipe(recipe, steps)
-    assert trial.epochs == epochs
-    assert trial.steps_per_epoch is not None
-    together = trials * trial.epochs * trial.steps_per_epoch
+    assert trial.schedule.epochs == epochs
+    per_epoch = trial.sampler.steps_per_epoch
+    assert per_epoch is not None
+    together = trials * epochs * per_epoch
     # Two batches per iteration; each trial rounds its epochs to whole steps, and has at least one.
-    assert trial.steps_per_epoch >= 1
+    assert per_epoch >= 1
     assert together - 2 * steps * epochs >= -trials * epochs / 2
     if 2 * steps >= trials:
         assert together - 2 * steps * epochs <= trials * epochs / 2
@@ -235,27 +211,12 @@ def test_all_trials_together_pass_as_many_batches_as_the_supernet(trials: int, s
 
 def test_a_trial_trains_as_the_search_does() -> None:
     trial = trial_recipe(TPE, 3)
-    assert type(trial) is Recipe
-    names = (
-        "height",
-        "width",
-        "identities",
-        "images",
-        "epochs",
-        "optimizer",
-        "lr",
-        "weight_decay",
-        "warmup",
-        "milestones",
-        "augmentation",
-    )
-    assert [getattr(trial, name) for name in names] == [getattr(TPE, name) for name in names]
-    assert trial.steps_per_epoch == 2
-    assert (trial.label_smoothing, trial.margin) == (0.1, 0.3)  # of an ordinary training
+    assert trial == replace(changed(TPE, steps_per_epoch=2), search=None, losses=Losses())
+    assert (trial.losses.label_smoothing, trial.losses.margin) == (0.1, 0.3)  # of an ordinary training
 
 
 def test_without_a_number_of_steps_an_epoch_is_a_pass(market: Dataset, tmp_path: Path) -> None:
-    recipe = replace(TPE, steps_per_epoch=None, trials=2)
+    recipe = changed(TPE, steps_per_epoch=None, trials=2)
     record = go(tmp_path, market, recipe=recipe)
     # The training side has images of 1, 2, 1, 2, 2: five chunks of two, so one batch of three identities in a pass.
     assert record["steps"] == 2 * 1
@@ -280,13 +241,13 @@ def test_a_search_that_is_interrupted_at_every_step_leaves_no_trace(market, whol
 
 @pytest.mark.parametrize("step", [1, EACH, EACH + 1])
 def test_a_sudden_end_leaves_no_trace(market, whole, tmp_path: Path, monkeypatch, step: int) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)  # after every step
     with pytest.raises(Stopped):
         go(tmp_path, market, at={step: stop})
     finished = (step - 1) // EACH
     assert (trials(tmp_path) if finished else []) == whole["trials"][:finished]
     steps: list[int] = []
-    go(tmp_path, market, at={n: lambda n=n: steps.append(n) for n in range(1, STEPS + 1)})
+    go(tmp_path, market, at=noting(steps, STEPS))
     assert steps == list(range(step, STEPS + 1))  # the step that ended it was not saved
     assert outcome(tmp_path) == whole
 
@@ -297,7 +258,7 @@ def test_an_end_before_a_trial_is_ranked_leaves_no_trace(market, whole, tmp_path
         with pytest.raises(Stopped):
             go(tmp_path, market)
     steps: list[int] = []
-    go(tmp_path, market, at={n: lambda n=n: steps.append(n) for n in range(1, STEPS + 1)})
+    go(tmp_path, market, at=noting(steps, STEPS))
     assert steps == list(range(EACH + 1, STEPS + 1))  # the first trial was only ranked
     assert outcome(tmp_path) == whole
 
@@ -316,7 +277,7 @@ def test_no_resume_starts_again(market, whole, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path, market, at={EACH + 2: interrupt})
     steps: list[int] = []
-    go(tmp_path, market, resume=False, at={n: lambda n=n: steps.append(n) for n in range(1, STEPS + 1)})
+    go(tmp_path, market, resume=False, at=noting(steps, STEPS))
     assert steps == list(range(1, STEPS + 1))
     assert outcome(tmp_path) == whole
 
@@ -325,8 +286,8 @@ def test_no_resume_starts_again(market, whole, tmp_path: Path) -> None:
     "other",
     [
         {"seed": 1},
-        {"recipe": replace(TPE, lr=2e-3)},
-        {"recipe": replace(TPE, trials=4)},
+        {"recipe": changed(TPE, lr=2e-3)},
+        {"recipe": changed(TPE, trials=4)},
         {"options": {"fusion": "mul"}},
         {"model": "supernet_x0_50"},
     ],
@@ -353,11 +314,11 @@ def test_trials_that_cannot_be_read_are_named_with_the_remedy(market, tmp_path: 
 
 def test_too_few_identities_are_told(market: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a batch needs 6 identities"):
-        go(tmp_path, market, recipe=replace(TPE, identities=6))
+        go(tmp_path, market, recipe=changed(TPE, identities=6))
 
 
 def test_the_validation_side_need_not_fill_a_batch(market: Dataset, tmp_path: Path) -> None:
-    recipe = replace(TPE, trials=1, epochs=1, steps_per_epoch=1, identities=5, overlap=0.0, side_ratio=0.4)
+    recipe = changed(TPE, trials=1, epochs=1, steps_per_epoch=1, identities=5, overlap=0.0, side_ratio=0.4)
     record = go(tmp_path, market, recipe=recipe)
     assert (record["training_identities"], record["validation_identities"]) == (6, 2)
 

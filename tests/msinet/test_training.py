@@ -8,13 +8,10 @@ import csv
 import hashlib
 import json
 import math
-import multiprocessing
-import os
 import random
 import runpy
 import signal
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -25,35 +22,31 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
-from msinet.search.recipe import search_recipe
-from msinet.training.profiles import recipe_for
 from safetensors.torch import load_file
+from support import CPU, At, Stopped, at_steps, changed, interrupt, noting, stop, table
 from torch import nn
 
 from msinet.cli import run_command
 from msinet.data import Dataset, load_dataset, open_pixels
 from msinet.errors import DataError, TrainingDiverged, UserError, WeightsError
+from msinet.io import stable_hash, write_csv
 from msinet.models import Output, build_model
 from msinet.retrieval import METRICS
-from msinet.training import Recipe, evaluate_model, loop, train
+from msinet.training import Recipe, evaluate_model, fit, supervised
+from msinet.training.batches import Batches
 from msinet.training.checkpoint import rng_state, set_rng_state
-from msinet.training.loop import build_optimizer, forward, losses
-from msinet.training.run import Record, RunOptions, derived_seed, run, stable_hash, write_csv
+from msinet.training.options import RunOptions
+from msinet.training.recipe import settings
+from msinet.training.recipes import resolve
+from msinet.training.run import Training, run
+from msinet.training.run_folder import Record
+from msinet.training.seeds import derived_seed
+from msinet.training.supervised import Supervised, build_optimizer, forward, losses
 
-SMOKE = recipe_for("smoke", "market1501")
+SMOKE = resolve("smoke", "market1501").recipe
 STEPS = 6
 NETWORK = "msinet_x0_25"
 DROPOUT = "cdnet_x0_25"  # draws from torch's generator in every step
-CPU = torch.device("cpu")
-
-
-class Stopped(Exception):
-    """Stands for a sudden end: nothing in the code under test expects it."""
-
-
-@pytest.fixture(scope="module")
-def market(data_root: Path) -> Dataset:
-    return load_dataset("market1501", data_root)
 
 
 def go(
@@ -63,33 +56,12 @@ def go(
     model: str = NETWORK,
     recipe: Recipe = SMOKE,
     seed: int = 0,
-    at: Mapping[int, Callable[[], object]] | None = None,
+    at: At | None = None,
     **run_options: Any,
 ) -> Record:
-    """One run in `folder`; `at` says what happens after a step, counted from 1."""
-
-    def on_step(share: float) -> None:
-        (at or {}).get(round(share * STEPS), lambda: None)()
-
-    return run(
-        folder,
-        model=model,
-        options={},
-        source=dataset,
-        target=dataset,
-        recipe=recipe,
-        seed=seed,
-        run_options=RunOptions(**{"device": "cpu", "progress": False, **run_options}),
-        on_step=on_step,
-    )
-
-
-def stop() -> None:
-    raise Stopped
-
-
-def interrupt(number: int = signal.SIGINT) -> None:
-    os.kill(os.getpid(), number)
+    """One run in `folder`; `at` tells what happens after a step, counted from 1."""
+    options = RunOptions(**{"device": "cpu", "progress": False, **run_options})
+    return run(folder, Training(model, {}, dataset, dataset, recipe, seed), options, at_steps(at, STEPS))
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -104,8 +76,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def history(folder: Path) -> list[dict[str, str]]:
-    with (folder / "history.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
+    return table(folder / "history.csv")
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +103,14 @@ def test_the_loss_is_the_sum_over_heads_and_kinds() -> None:
     other = losses(
         Output((logits[0],), (embeddings[0],), torch.empty(0)),
         labels,
-        replace(SMOKE, margin=1.0, label_smoothing=0.0, normalize_triplet=False),
+        changed(SMOKE, margin=1.0, label_smoothing=0.0, normalize_triplet=False),
     )
     assert other["identity"] != each[0]["identity"]
     assert other["triplet"] != each[0]["triplet"]
 
 
 def test_the_loss_falls_to_what_smoothing_leaves(market: Dataset, tmp_path: Path) -> None:
-    recipe = replace(
+    recipe = changed(
         SMOKE,
         identities=8,
         images=4,
@@ -149,13 +120,14 @@ def test_the_loss_falls_to_what_smoothing_leaves(market: Dataset, tmp_path: Path
         lr=0.1,
         warmup=0,
         milestones=(),
-        augmentation=replace(SMOKE.augmentation, erase=0.0),
+        erase=0.0,
     )
     torch.manual_seed(0)
     network = build_model(NETWORK, market.num_classes)
     before = {name: value.clone() for name, value in network.named_parameters()}
     pixels = open_pixels(market, "train", recipe.image.height, recipe.image.width, progress=False)
-    result = train(network, pixels, market.labels, recipe, tmp_path, seed=0, identity="", device=CPU, progress=False)
+    task = Supervised(network, Batches(pixels, market.labels, recipe, 0, CPU))
+    result = fit.fit(task, tmp_path, "", RunOptions(progress=False))
     first, last = result.history[0], result.history[-1]
     likely, rest = 0.9 + 0.1 / 8, 0.1 / 8
     floor = -2 * (likely * math.log(likely) + 7 * rest * math.log(rest))  # of two heads that know all eight identities
@@ -170,7 +142,7 @@ def test_the_loss_falls_to_what_smoothing_leaves(market: Dataset, tmp_path: Path
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
 def test_the_optimiser_is_the_recipe_s(name: str, kind: type[torch.optim.Optimizer]) -> None:
     network = build_model(NETWORK, 8)
-    optimizer = build_optimizer(network, replace(SMOKE, optimizer=name, weight_decay=3e-4))
+    optimizer = build_optimizer(network, changed(SMOKE, optimizer=name, weight_decay=3e-4))
     (group,) = optimizer.param_groups
     assert type(optimizer) is kind
     assert group["weight_decay"] == 3e-4
@@ -183,13 +155,13 @@ def test_the_optimiser_is_the_recipe_s(name: str, kind: type[torch.optim.Optimiz
 
 def test_the_optimiser_follows_the_schedule(market: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built, rates = [], []
-    monkeypatch.setattr(loop, "build_optimizer", lambda *a: (built.append(build_optimizer(*a)), built[-1])[1])
+    monkeypatch.setattr(supervised, "build_optimizer", lambda *a: (built.append(build_optimizer(*a)), built[-1])[1])
 
     def note() -> None:
         rates.append(built[-1].param_groups[0]["lr"])
         interrupt()  # what a checkpoint holds of the rate must not matter either
 
-    recipe = replace(SMOKE, epochs=3, steps_per_epoch=2, milestones=(2,))
+    recipe = changed(SMOKE, epochs=3, steps_per_epoch=2, milestones=(2,))
     for _ in range(STEPS):
         with pytest.raises(KeyboardInterrupt):
             go(tmp_path, market, recipe=recipe, at=dict.fromkeys(range(1, STEPS + 1), note))
@@ -204,8 +176,8 @@ def test_history_has_a_row_per_epoch(market: Dataset, tmp_path: Path, monkeypatc
         seen.append(parts["loss"].item())
         return parts
 
-    monkeypatch.setattr(loop, "losses", noted)
-    recipe = replace(SMOKE, epochs=3, steps_per_epoch=None, milestones=(2,))
+    monkeypatch.setattr(supervised, "losses", noted)
+    recipe = changed(SMOKE, epochs=3, steps_per_epoch=None, milestones=(2,))
     record = go(tmp_path, market, recipe=recipe)
     rows = history(tmp_path)
     assert list(rows[0]) == ["epoch", "steps", "lr", "loss", "identity", "triplet", "accuracy"]
@@ -213,8 +185,8 @@ def test_history_has_a_row_per_epoch(market: Dataset, tmp_path: Path, monkeypatc
     assert [float(row["lr"]) for row in rows] == pytest.approx([1e-5, 1e-3, 1e-4])
     assert record["steps"] == sum(int(row["steps"]) for row in rows)
     # One pass: an identity of n images has max(1, n // 2) chunks; four identities make a batch.
-    chunks = np.maximum(1, np.bincount(market.labels) // SMOKE.images)
-    assert all(1 <= int(row["steps"]) <= chunks.sum() // SMOKE.identities for row in rows)
+    chunks = np.maximum(1, np.bincount(market.labels) // SMOKE.sampler.images)
+    assert all(1 <= int(row["steps"]) <= chunks.sum() // SMOKE.sampler.identities for row in rows)
     for row in rows:
         own, seen = seen[: int(row["steps"])], seen[int(row["steps"]) :]
         assert float(row["loss"]) == pytest.approx(np.mean(own), rel=1e-9)
@@ -238,7 +210,7 @@ def test_another_seed_gives_another_run(market, whole, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 warns of forked workers
-@pytest.mark.parametrize("how", [{"workers": 2}, {"cache": False}])
+@pytest.mark.parametrize("run_options", [{"workers": 2}, {"cache": False}])
 def test_how_a_run_is_carried_out_changes_nothing(market, whole, tmp_path: Path, run_options: dict[str, Any]) -> None:
     go(tmp_path, market, model=DROPOUT, **run_options)
     assert outcome(tmp_path) == whole[DROPOUT]
@@ -280,7 +252,7 @@ def test_a_signal_saves_the_state_first(market, whole, tmp_path: Path, number: i
     assert (tmp_path / "checkpoint.pt").exists()
     assert not (tmp_path / "record.json").exists()
     steps: list[int] = []
-    go(tmp_path, market, model=DROPOUT, at={n: lambda n=n: steps.append(n) for n in range(1, 7)})
+    go(tmp_path, market, model=DROPOUT, at=noting(steps, STEPS))
     assert steps == [5, 6]  # nothing was done twice
     assert outcome(tmp_path) == whole[DROPOUT]
     assert not (tmp_path / "checkpoint.pt").exists()
@@ -312,7 +284,7 @@ def test_a_signal_during_the_last_evaluation_is_not_lost(market, whole, tmp_path
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_a_sudden_end_after_any_step_leaves_no_trace(market, whole, tmp_path: Path, monkeypatch, step: int) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)  # after every step
     with pytest.raises(Stopped):
         go(tmp_path, market, model=DROPOUT, at={step: stop})
     assert (tmp_path / "checkpoint.pt").exists() == (step > 1)
@@ -343,7 +315,7 @@ def test_no_resume_starts_again(market, whole, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path, market, at={4: interrupt})
     steps: list[int] = []
-    go(tmp_path, market, resume=False, at={n: lambda n=n: steps.append(n) for n in range(1, 7)})
+    go(tmp_path, market, resume=False, at=noting(steps, STEPS))
     assert steps == [1, 2, 3, 4, 5, 6]
     assert outcome(tmp_path) == whole[NETWORK]
 
@@ -370,7 +342,7 @@ def checkpoint(market: Dataset, tmp_path_factory: pytest.TempPathFactory) -> byt
 
 
 @pytest.mark.parametrize(
-    "other", [{"seed": 1}, {"recipe": replace(SMOKE, lr=2e-3)}, {"model": "msinet_x0_50"}, {"model": DROPOUT}]
+    "other", [{"seed": 1}, {"recipe": changed(SMOKE, lr=2e-3)}, {"model": "msinet_x0_50"}, {"model": DROPOUT}]
 )
 def test_a_checkpoint_of_another_training_is_refused(market, checkpoint, tmp_path: Path, other: dict[str, Any]) -> None:
     path = tmp_path / "checkpoint.pt"
@@ -418,7 +390,7 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(market, checkpoint, tmp_p
 def test_the_checkpoint_before_stands_in_for_a_damaged_one(
     market, whole, tmp_path: Path, monkeypatch, capsys, damage
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # one after every step
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)  # one after every step
     with pytest.raises(Stopped):
         go(tmp_path, market, at={4: stop})
     newest = tmp_path / "checkpoint.pt"
@@ -427,7 +399,7 @@ def test_the_checkpoint_before_stands_in_for_a_damaged_one(
     else:
         newest.write_bytes(damage(newest.read_bytes()))
     steps: list[int] = []
-    go(tmp_path, market, at={step: lambda step=step: steps.append(step) for step in range(1, 7)})  # type: ignore[misc]
+    go(tmp_path, market, at=noting(steps, STEPS))
     assert steps == [3, 4, 5, 6]  # saved after the second and, damaged, after the third
     assert ("checkpoint.pt is damaged; going on from the one before it" in capsys.readouterr().out) == bool(damage)
     assert outcome(tmp_path) == whole[NETWORK]
@@ -475,7 +447,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(market,
     ("name", "value"), [("head.fc.weight", math.nan), ("head.fc.weight", math.inf), ("head.bn.running_var", math.inf)]
 )  # in training the loss does not see running statistics, so only the checkpoint can
 def test_a_spoilt_state_is_never_saved(market, whole, networks, tmp_path: Path, monkeypatch, name, value) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
     with pytest.raises(TrainingDiverged, match=r"a weight became NaN or infinite by epoch 2, step 1; the last good"):
         go(tmp_path, market, at={4: lambda: poison(networks[-1], name, value)})
     go(tmp_path, market)  # from the third step
@@ -491,7 +463,7 @@ def test_a_state_that_the_last_step_spoilt_is_never_saved(market, networks, tmp_
 
 def test_a_huge_learning_rate_diverges_in_words(market: Dataset, tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match=r"the loss became \w+ in epoch 1, step 2; there was no checkpoint"):
-        go(tmp_path, market, recipe=replace(SMOKE, lr=1e30, warmup=0))
+        go(tmp_path, market, recipe=changed(SMOKE, lr=1e30, warmup=0))
 
 
 # --- Ends that no code can catch -----------------------------------------------------------------
@@ -505,9 +477,9 @@ os.dup2(log, 1)
 os.dup2(log, 2)
 
 from msinet.cli import run_command
-from msinet.training import loop, run
+from msinet.training import fit, run, supervised
 
-loop.CHECKPOINT_SECONDS = -1.0
+fit.CHECKPOINT_SECONDS = -1.0
 
 
 def die(*_):
@@ -537,14 +509,6 @@ def wait(*_):
     time.sleep(600)
 
 """
-
-
-@pytest.fixture(scope="module")
-def context() -> ForkServerContext:
-    """Starts processes from one that has imported everything, which takes seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["msinet.cli"])
-    return context
 
 
 @pytest.fixture
@@ -595,9 +559,9 @@ def wait_for(path: Path, process: ForkServerProcess) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "before(loop, 'losses', 1)",
+        "before(supervised, 'losses', 1)",
         "before(Path, 'write_bytes', 1, half)",
-        "before(loop, 'losses', 5)",
+        "before(supervised, 'losses', 5)",
         "before(Path, 'write_bytes', 4, half)",
         "before(os, 'replace', 4)",
         "before(os, 'fsync', 8)",
@@ -631,7 +595,7 @@ def test_a_run_killed_from_outside_goes_on_as_if_nothing_had_happened(start, dat
 @pytest.mark.slow
 def test_a_full_disk_is_told_in_words_and_keeps_the_checkpoint(start, data_root, whole, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    start(folder, "before(loop, 'losses', 3)").join(300)
+    start(folder, "before(supervised, 'losses', 3)").join(300)
     kept = (folder / "checkpoint.pt").read_bytes()  # of the second step
     process = start(folder, "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))")
     process.join(300)
@@ -650,7 +614,7 @@ def test_a_full_disk_is_told_in_words_and_keeps_the_checkpoint(start, data_root,
 @pytest.mark.slow
 def test_the_second_of_two_processes_fails_at_once(start, data_root, whole, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "run"
-    process = start(folder, "before(loop, 'losses', 3, wait)")
+    process = start(folder, "before(supervised, 'losses', 3, wait)")
     wait_for(tmp_path / "log.waiting", process)
     kept = (folder / "checkpoint.pt").read_bytes()
     began = time.monotonic()
@@ -681,7 +645,7 @@ def test_a_broken_image_is_named_before_training_starts(own_copy, tmp_path: Path
 
 def test_too_few_identities_for_a_batch_are_told(market: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a batch needs 9 identities, but the training set has 8"):
-        go(tmp_path, market, recipe=replace(SMOKE, identities=9))
+        go(tmp_path, market, recipe=changed(SMOKE, identities=9))
 
 
 @pytest.mark.parametrize("name", ["workers", "evaluate_every"])
@@ -707,7 +671,9 @@ def test_the_record_says_what_came_out_and_on_what(market: Dataset, tmp_path: Pa
     returned = go(tmp_path, market)
     record = strict(tmp_path / "record.json")
     assert record == returned
-    assert set(record) == {
+    own = {name.removeprefix("recipe."): value for name, value in record.items() if name.startswith("recipe.")}
+    assert own == {n: str(v) if isinstance(v, tuple) else v for n, v in settings(SMOKE).items()}
+    assert {name for name in record if not name.startswith("recipe.")} == {
         "mAP",
         "R1",
         "R5",
@@ -758,8 +724,7 @@ def test_the_record_says_what_came_out_and_on_what(market: Dataset, tmp_path: Pa
 
 def test_the_per_query_results_come_to_the_record(market: Dataset, tmp_path: Path) -> None:
     record = go(tmp_path, market)
-    with (tmp_path / "queries.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = table(tmp_path / "queries.csv")
     assert [market.root / row["query"] for row in rows] == [market.test[i].path for i in market.draws[0].query]
     assert np.mean([float(row["ap"]) for row in rows]) == pytest.approx(float(record["mAP"] or 0), rel=1e-12)
     assert np.mean([int(row["first_rank"]) == 1 for row in rows]) == record["R1"]
@@ -770,12 +735,11 @@ def test_the_per_query_results_come_to_the_record(market: Dataset, tmp_path: Pat
 def test_a_query_without_a_match_does_not_spoil_the_record(own_copy, tmp_path: Path) -> None:
     folder = own_copy("market1501")
     PIL.Image.new("RGB", (24, 48), "red").save(folder / "query" / "0099_c1s1_000001_01.jpg")
-    go(tmp_path / "run", load_dataset("market1501", folder), recipe=replace(SMOKE, epochs=0))
+    go(tmp_path / "run", load_dataset("market1501", folder), recipe=changed(SMOKE, epochs=0))
     record = strict(tmp_path / "run" / "record.json")
     assert (record["queries"], record["queries_without_match"]) == (11, 1)
     assert 0 < float(record["mAP"] or 0) <= 1
-    with (tmp_path / "run" / "queries.csv").open(newline="") as stream:
-        (row,) = (row for row in csv.DictReader(stream) if row["identity"] == "99")
+    (row,) = (row for row in table(tmp_path / "run" / "queries.csv") if row["identity"] == "99")
     assert (row["positives"], row["first_rank"], row["ap"]) == ("0", "0", "nan")
 
 
@@ -793,18 +757,18 @@ def test_evaluating_on_the_way_changes_nothing_but_the_history(market, whole, tm
 
 
 def test_evaluating_every_other_epoch_leaves_the_rest_empty(market: Dataset, tmp_path: Path) -> None:
-    record = go(tmp_path, market, evaluate_every=2, recipe=replace(SMOKE, epochs=3, steps_per_epoch=1))
+    record = go(tmp_path, market, evaluate_every=2, recipe=changed(SMOKE, epochs=3, steps_per_epoch=1))
     assert [bool(row["mAP"]) for row in history(tmp_path)] == [False, True, False]
     assert record["best_on_test_epoch"] == 2
 
 
 def test_zero_epochs_rank_the_initial_weights(market: Dataset, tmp_path: Path) -> None:
-    record = go(tmp_path, market, recipe=replace(SMOKE, epochs=0), at=dict.fromkeys(range(STEPS + 1), stop))
+    record = go(tmp_path, market, recipe=changed(SMOKE, epochs=0), at=dict.fromkeys(range(STEPS + 1), stop))
     torch.manual_seed(derived_seed("market1501", NETWORK, 0))
     network = build_model(NETWORK, market.num_classes)
     weights = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items())
-    pixels = open_pixels(market, "test", SMOKE.height, SMOKE.width, progress=False)
+    pixels = open_pixels(market, "test", SMOKE.image.height, SMOKE.image.width, progress=False)
     expected = evaluate_model(network, market, pixels, CPU).metrics
     assert {name: record[name] for name in METRICS} == pytest.approx(expected)
     assert (record["steps"], record["seconds_training"]) == (0, 0.0)
@@ -821,7 +785,7 @@ def test_a_network_that_learns_nothing_is_ranked_as_it_is(market: Dataset, tmp_p
 
 def test_evaluating_leaves_the_network_in_the_mode_it_was_in(market: Dataset) -> None:
     network = build_model(DROPOUT, market.num_classes)
-    pixels = open_pixels(market, "test", SMOKE.height, SMOKE.width, progress=False)
+    pixels = open_pixels(market, "test", SMOKE.image.height, SMOKE.image.width, progress=False)
     for training in (True, False):
         network.train(training)
         before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -833,13 +797,8 @@ def test_evaluating_leaves_the_network_in_the_mode_it_was_in(market: Dataset) ->
 def test_pretrained_weights_are_where_training_starts(market: Dataset, tmp_path: Path) -> None:
     go(tmp_path / "a", market)
     weights = tmp_path / "a" / "model.safetensors"
-    arguments = {"model": NETWORK, "options": {}, "source": market, "target": market, "seed": 5, "weights": weights}
-    record = run(
-        tmp_path / "b",
-        recipe=replace(SMOKE, epochs=0),
-        run_options=RunOptions(device="cpu", progress=False),
-        **arguments,
-    )
+    training = Training(NETWORK, {}, market, market, changed(SMOKE, epochs=0), 5, weights)
+    record = run(tmp_path / "b", training, RunOptions(device="cpu", progress=False))
     expected = strict(tmp_path / "a" / "record.json")
     assert {name: record[name] for name in METRICS} == {name: expected[name] for name in METRICS}
     assert record["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
@@ -859,11 +818,11 @@ def test_half_precision_stays_near_single(model: str) -> None:
     network = build_model(model, 8, image=(64, 32)).train()
     images = F.interpolate(2 * torch.randn(64, 3, 4, 2), (64, 32), mode="bilinear")
     labels = torch.arange(8).repeat_interleave(8)
-    recipe = recipe_for("smoke", "market1501", model)
+    recipe = resolve("smoke", "market1501", model).recipe
     found = []
     for name in ("fp32", "bf16"):
         torch.manual_seed(1)  # drop-path
-        found.append(forward(network, images, replace(recipe, precision=name)))
+        found.append(forward(network, images, changed(recipe, precision=name)))
     single, half = found
     for part in (*half.logits, *half.embeddings, half.feature_map):
         assert part.dtype == torch.float32
@@ -877,18 +836,9 @@ def test_half_precision_stays_near_single(model: str) -> None:
 
 
 def test_a_training_in_half_precision_learns_and_keeps_weights_in_single(market: Dataset, tmp_path: Path) -> None:
-    record = go(tmp_path, market, recipe=replace(SMOKE, precision="bf16"))
+    record = go(tmp_path, market, recipe=changed(SMOKE, precision="bf16"))
     assert record["mAP"] > 0
     losses_of_epochs = [float(row["loss"]) for row in history(tmp_path)]
     assert losses_of_epochs[-1] < losses_of_epochs[0]
     dtypes = {value.dtype for value in load_file(tmp_path / "model.safetensors").values()}
     assert dtypes <= {torch.float32, torch.int64}
-
-
-def test_another_precision_is_another_run_and_unknown_ones_are_refused() -> None:
-    assert "precision" not in SMOKE.named()  # runs from before it could be chosen keep their names
-    assert replace(SMOKE, precision="bf16").named()["precision"] == "bf16"
-    with pytest.raises(UserError, match=r"precision.*fp16.*bf16"):
-        replace(SMOKE, precision="fp16")
-    with pytest.raises(UserError, match="a search runs in fp32"):
-        replace(search_recipe("smoke", "market1501"), precision="bf16")

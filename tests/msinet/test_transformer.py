@@ -1,4 +1,4 @@
-"""Transformers: counts of SPEC B.0, published layouts of weights, their recipe, and a forward pass written out."""
+"""Transformers: published parameter counts and weight layouts, their recipe, and a forward pass written out."""
 
 import itertools
 import math
@@ -9,18 +9,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from msinet.training.profiles import recipe_for
+from msinet.training.loop import build_optimizer, losses, set_learning_rate
 from torch import Tensor, nn
 
 from bench.cost import count
-from msinet.data.transforms import MEAN, STD, NoiseErasing, augment
+from msinet.data import Augmentation, augment
+from msinet.data.transforms import MEAN, STD
 from msinet.errors import UserError, WeightsError
 from msinet.losses import triplet_loss
 from msinet.models import Output, build_model, load_weights, save_weights
 from msinet.models.transformer import DROP_PATH
-from msinet.training.loop import build_optimizer, losses, set_learning_rate
-from msinet.training.recipe import TransformerRecipe
+from msinet.training.recipe import with_settings
+from msinet.training.recipes import published, resolve
 
+RECIPE = published("paper", "transformer").recipe
 TINY = {"image": (32, 16), "depth": 3}
 
 
@@ -131,7 +133,7 @@ def test_small_images_have_small_patches(image: tuple[int, int], patch: int) -> 
 
 
 def test_other_sizes_are_refused() -> None:
-    with pytest.raises(UserError, match="30x16 are no whole number of patches"):
+    with pytest.raises(UserError, match="30x16 are not a whole number of patches"):
         tiny(image=(30, 16))
     with pytest.raises(UserError, match="built for images of 32x16, not 16x32"):
         tiny().eval()(torch.zeros(1, 3, 16, 32))
@@ -234,11 +236,11 @@ def test_positions_of_unknown_shape_are_refused(tmp_path: Path) -> None:
     state = timm_state(6, distilled=False)
     state["pos_embed"] = state["pos_embed"][:, :18]
     torch.save(state, tmp_path / "odd.pth")
-    with pytest.raises(WeightsError, match="17 position embeddings are of no square image"):
+    with pytest.raises(WeightsError, match="17 position embeddings do not form a square"):
         load_weights(tiny(), tmp_path / "odd.pth")
 
 
-def test_weights_of_another_family_are_named(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
     torch.save(timm_state(6, distilled=False), tmp_path / "deit.pth")
     with pytest.raises(WeightsError, match="vision transformer, not of OSNet"):
         load_weights(build_model("osnet_x0_25", 3), tmp_path / "deit.pth")
@@ -248,7 +250,7 @@ def test_weights_of_another_family_are_named(tmp_path: Path) -> None:
 
 
 def test_cosine_with_warm_up() -> None:
-    recipe = TransformerRecipe()
+    recipe = RECIPE
     assert recipe.learning_rate(0) == pytest.approx(0.01 * 0.008)
     assert recipe.learning_rate(5) == pytest.approx(0.008 * (0.002 + 0.998 * 0.5 * (1 + math.cos(math.pi / 24))))
     assert recipe.learning_rate(60) == pytest.approx(0.008 * 0.501)
@@ -268,16 +270,15 @@ def test_cosine_with_warm_up() -> None:
     ],
 )
 def test_recipes_of_the_paper_profile(model: str, source: str, lr: float, erase: float) -> None:
-    recipe = recipe_for("paper", source, model)
-    assert isinstance(recipe, TransformerRecipe)
+    recipe = resolve("paper", source, model).recipe
+    assert recipe.losses == RECIPE.losses
     assert (recipe.optimizer.lr, recipe.augmentation.erase, recipe.schedule.epochs) == (lr, erase, 120)
     assert recipe.image.width == (256 if source == "veri776" else 128)
 
 
 def test_biases_learn_faster() -> None:
     network = tiny()
-    recipe = TransformerRecipe()
-    optimizer = build_optimizer(network, recipe)
+    optimizer = build_optimizer(network, RECIPE)
     set_learning_rate(optimizer, 0.1)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     named = {name: rates[id(p)] for name, p in network.named_parameters() if p.requires_grad}
@@ -302,15 +303,15 @@ def test_the_recipe_chooses_the_soft_margin() -> None:
     torch.manual_seed(0)
     output = Output((torch.randn(4, 3),), (torch.randn(4, 5),), torch.zeros(4, 5, 1, 1))
     labels = torch.tensor([0, 0, 1, 1])
-    soft = losses(output, labels, TransformerRecipe())["triplet"]
+    soft = losses(output, labels, RECIPE)["triplet"]
     assert soft == triplet_loss(output.embeddings[0], labels, None, normalize=False)
-    hard = losses(output, labels, TransformerRecipe(soft_margin=False))["triplet"]
+    hard = losses(output, labels, with_settings(RECIPE, {"soft_margin": False}))["triplet"]
     assert hard == triplet_loss(output.embeddings[0], labels, 0.3, normalize=False)
 
 
 def test_erased_boxes_are_noise_around_grey() -> None:
     pixels = np.zeros((64, 64, 3), np.uint8)
-    recipe = NoiseErasing(flip=0.0, pad=0, erase=1.0)
+    recipe = Augmentation(flip=0.0, pad=0, erase=1.0, erase_fill="noise")
     black = (0 - MEAN) / STD
     found = []
     for seed in range(40):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from msinet.errors import UserError, WeightsError
 from msinet.models import build_model, load_weights, save_weights
-from msinet.models.msinet import SEARCHED
+from msinet.models.genotype import SEARCHED
 from msinet.models.weights import read_metadata
 
 State = dict[str, Tensor]
@@ -62,7 +62,7 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-# The released networks, written anew from their description (SPEC A.1-A.3, B.2) on the released keys
+# The released networks, written anew from their papers (MSINet Sec. 3.2, OSNet Sec. 3) on the released keys
 
 
 def batch_norm(state: State, key: str, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ablations.store import Store
 from msinet.data import Dataset, load_dataset
 from msinet.errors import DataError, UserError
 from msinet.models import build_model
-from msinet.training.run import RunOptions
+from msinet.training.options import RunOptions
 from reports.__main__ import main
 from reports.maps import Seen, cell_maps, draw_maps, energy, final_maps, look, nearest_negatives, networks, overlay
 from reports.ranked import spread_queries

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-
 from ablations.catalogue import Request
 from ablations.experiment import Experiment
 from ablations.index import CATALOGUES
 from ablations.store import Store
 from ablations.sweep import SWEEP, summary_path
 from ablations.table2 import TABLE2
-from bench.networks import Spec
+
+from bench import networks
 from msinet.data import load_dataset
 from msinet.data.loading import decode
 from msinet.errors import UserError
@@ -198,7 +198,7 @@ def test_times_of_other_widths_are_missing_with_the_command_that_measures(traine
         [
             {
                 "model": model,
-                "label": Spec(model).label,
+                "label": networks.label(model),
                 "form": "deployed",
                 "precision": "fp32",
                 "batch": 8,
@@ -230,7 +230,7 @@ def test_times_of_other_widths_are_missing_with_the_command_that_measures(traine
         f"--out {tmp_path}/latency.csv"
     )
     narrow = [f"{model}_x0_25" for model in latencies["model"]]
-    latencies = latencies.assign(model=narrow, label=[Spec(text).label for text in narrow])
+    latencies = latencies.assign(model=narrow, label=[networks.label(text) for text in narrow])
     missing.clear()
     drawn = command.draw(built, latencies, environment, tmp_path, missing)
     assert not any(one.what.startswith("M: ") for one in missing)

@@ -11,7 +11,7 @@ from ablations.catalogue import Request
 from ablations.searches import TABLE1
 from ablations.store import Store
 from msinet.io import write_csv
-from msinet.models.msinet import SEARCHED
+from msinet.models.genotype import SEARCHED
 from reports.__main__ import main
 from reports.searches import OPERATIONS, as_latex, genotype_data
 

@@ -1,7 +1,7 @@
-"""Finding and loading data sets in their native layouts.
+"""Finds and loads data sets in their native layouts.
 
-Each file of this folder is one data set: its parser, which turns a folder into a `Dataset`, and its card. Nothing is
-decoded here; only names, lists and sizes are read, so a wrong layout is found within a second.
+Each file of this folder is one data set: its parser, which turns a folder into a `Dataset`, and its card. Images are
+not decoded here. Only names, lists and file sizes are read, so a wrong layout is reported within a second.
 """
 
 import importlib
@@ -11,12 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from msinet.data.datasets import HELD_OUT, REGISTERED, Dataset, DatasetCard, Draw, some
+from msinet.data.datasets import HELD_OUT, REGISTERED, Dataset, DatasetCard, Draw
 from msinet.data.rendered import read_world
-from msinet.errors import DataError, unknown_name
+from msinet.errors import DataError, first_few, unknown_name
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+
+def _discover() -> None:
+    """Import every file of this folder, so that its data sets are registered."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+
+
+_discover()
 
 
 def cards() -> list[DatasetCard]:
@@ -25,15 +31,15 @@ def cards() -> list[DatasetCard]:
 
 
 def main_datasets() -> list[str]:
-    """Data sets that tables use by default: all but further test lists of others."""
+    """Data sets that tables use by default: all that are not another test list of one."""
     return [card.name for card in cards() if not card.part_of]
 
 
 def card_of(name: str) -> DatasetCard:
-    """The card of a data set; NAME-heldout has that of NAME.
+    """The card of a data set; that of NAME for NAME-heldout.
 
     Raises:
-        UserError: unknown data set.
+        UserError: unknown data set; the message lists the known ones.
     """
     base = name.removesuffix(HELD_OUT)
     if base not in REGISTERED:
@@ -42,12 +48,20 @@ def card_of(name: str) -> DatasetCard:
 
 
 def short_name(name: str) -> str:
-    """As tables write it: M for market1501, M-heldout for market1501-heldout."""
+    """The name in tables: M for market1501, M-heldout for market1501-heldout.
+
+    Raises:
+        UserError: unknown data set.
+    """
     return card_of(name).short + (HELD_OUT if name.endswith(HELD_OUT) else "")
 
 
 def find_dataset(name: str, root: Path) -> Path | None:
-    """The folder of a set under `root` (or `root` itself), or None."""
+    """The folder of a data set under `root` (or `root` itself); None if its layout is not found.
+
+    Raises:
+        UserError: unknown data set.
+    """
     card = card_of(name)
     for folder in (*card.folders, "."):
         if all((root / folder / need).exists() for need in card.needs):
@@ -56,24 +70,24 @@ def find_dataset(name: str, root: Path) -> Path | None:
 
 
 def available(root: Path) -> dict[str, Path]:
-    """The sets whose layout is recognised under `root`."""
+    """The data sets whose layout is recognised under `root`, and their folders."""
     found = {card.name: find_dataset(card.name, root) for card in cards()}
     return {name: folder for name, folder in found.items() if folder is not None}
 
 
-#: One training identity in so many is held out.
+#: One training identity in four is held out.
 HELD_OUT_EVERY = 4
 
 
 def hold_out(dataset: Dataset) -> Dataset:
-    """A data set within the training set, for choices that must not look at test images.
+    """Split a training set in two, for choices that must not use test images.
 
-    Every fourth training identity, in ascending order, is ranked, the others train. Each held-out image is query
-    and gallery, its own identity and camera left out; of a set without cameras the first image of each identity
-    is gallery.
+    Every fourth training identity, in ascending order, is ranked; the others are for training. Each held-out image is
+    query and gallery, without matches of its own camera. In a set without cameras, the first image of each identity is
+    gallery.
 
     Raises:
-        DataError: too few identities or cameras for that.
+        DataError: too few identities or cameras.
     """
     identities = sorted({image.identity for image in dataset.train})
     held = set(identities[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
@@ -89,10 +103,10 @@ def hold_out(dataset: Dataset) -> Dataset:
 
 
 def load_dataset(name: str, root: Path | str) -> Dataset:
-    """The named data set under a data root.
+    """Load a data set from a data root.
 
     Args:
-        name: of a card; NAME-heldout for its training identities alone, some of which are then ranked (`hold_out`).
+        name: of a card; NAME-heldout: only its training identities, some of which are ranked (`hold_out`).
         root: the folder that holds the set's own folder, or that folder itself.
 
     Raises:
@@ -118,7 +132,7 @@ def load_dataset(name: str, root: Path | str) -> Dataset:
         if (world := read_world(folder)) is not None:
             dataset = replace(dataset, layout=f"{dataset.layout}, rendered", world=world["fingerprint"])
         _check_usable(dataset)
-    except OSError as error:  # no permission, a link to nothing, a file in the place of a folder
+    except OSError as error:  # no permission, a broken link, a file instead of a folder
         raise DataError(f"{name} in {folder}: {error}; repair it or remove it") from error
     return dataset
 
@@ -130,7 +144,7 @@ def _check_usable(dataset: Dataset) -> None:
     empty = [i.path for i in (*dataset.train, *dataset.test) if i.path.stat().st_size == 0]
     if empty:
         raise DataError(
-            f"{dataset.name}: {len(empty)} zero-byte image(s): {some(empty)}; fetch them again or take them out"
+            f"{dataset.name}: {len(empty)} zero-byte image(s): {first_few(empty)}; fetch them again or remove them"
         )
     draw = dataset.draws[0]
     if not _any_match(dataset, draw):

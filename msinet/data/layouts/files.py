@@ -1,4 +1,4 @@
-"""What the layouts share: names and list files turned into images, with errors that name the file and the line."""
+"""Reads file names and list files of any layout. Errors name the file and the line."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -21,27 +21,35 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
 
 
-def parse_name(name: str, pattern: re.Pattern[str], where: Path, grammar: str) -> re.Match[str]:
+def parse_name(path: Path, pattern: re.Pattern[str], grammar: str) -> re.Match[str]:
     """The match of a file name.
 
     Raises:
         DataError: the name does not follow the grammar; the message names file and grammar.
     """
-    match = pattern.match(name)
+    match = pattern.match(path.name)
     if match is None:
-        raise DataError(f"{where}: the file name does not read as {grammar}; rename it or take it out")
+        raise DataError(f"{path}: the file name does not read as {grammar}; rename or remove it")
     return match
 
 
 def number_of(digits: str, where: str) -> int:
-    """Decimal digits as a number that fits in 64 bits."""
+    """Decimal digits as a number that fits in 64 bits.
+
+    Raises:
+        DataError: too many digits; the message starts with `where`.
+    """
     if len(digits) > 18:
-        raise DataError(f"{where}: {digits[:20]}... is no number of an identity or a camera")
+        raise DataError(f"{where}: {digits[:20]}... is not a number of an identity or a camera")
     return int(digits)
 
 
 def list_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered, stripped, non-empty lines of a list file."""
+    """Numbered, stripped, non-empty lines of a list file.
+
+    Raises:
+        DataError: the file is not UTF-8 text.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")  # without the mark that Windows editors put in front
     except UnicodeDecodeError as error:
@@ -50,7 +58,11 @@ def list_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def inside(folder: Path, name: str, source: Path, line: int) -> Path:
-    """`folder / name`, refused if it would leave the folder or does not exist."""
+    """`folder / name`.
+
+    Raises:
+        DataError: the name leaves the folder, or no such file exists; the message names the list and its line.
+    """
     relative = PurePosixPath(name)
     if relative.is_absolute() or ".." in relative.parts:
         raise DataError(f"{source}:{line}: {name!r} points outside {folder}; the list is not trustworthy")

@@ -1,4 +1,4 @@
-"""Market-1501 (Zheng et al., ICCV 2015): identity and camera stand in the file name."""
+"""Market-1501 (Zheng et al., ICCV 2015): file names state identity and camera."""
 
 import re
 from pathlib import Path
@@ -18,23 +18,22 @@ MARKET_NAME = re.compile(r"(-1|\d+)_c(\d+)")
         folders=("Market-1501-v15.09.15", "market1501/Market-1501-v15.09.15", "market1501", "Market-1501"),
         needs=("bounding_box_train", "query", "bounding_box_test"),
         expected={"train": (751, 12936, 6), "query": (750, 3368, 6), "gallery": (751, 15913, 6)},
+        distractor=0,
     )
 )
 def market1501(root: Path) -> Dataset:
     """`PPPP_cCsS_FFFFFF_BB.jpg`; identity -1 is junk and left out, identity 0 a distractor and kept."""
-
-    def read(folder: str) -> tuple[list[Image], int]:
-        images, junk = [], 0
-        for path in image_files(root / folder):
-            match = parse_name(path.name, MARKET_NAME, path, "<identity>_c<camera>..., as 0002_c1s1_000451_03.jpg")
-            if match[1] == "-1":
-                junk += 1
-            else:
-                images.append(Image(path, number_of(match[1], str(path)), number_of(match[2], str(path))))
-        return images, junk
-
-    (train, junk1), (query, junk2), (gallery, junk3) = (
-        read(folder) for folder in ("bounding_box_train", "query", "bounding_box_test")
-    )
+    splits = [_read(root / folder) for folder in ("bounding_box_train", "query", "bounding_box_test")]
+    train, query, gallery = ([image for image in images if image.identity >= 0] for images in splits)
+    junk = sum(map(len, splits)) - len(train) - len(query) - len(gallery)
     test, draws = single_draw(query, gallery)
-    return Dataset("market1501", "Market-1501", root, tuple(train), test, draws, True, junk1 + junk2 + junk3)
+    return Dataset("market1501", "Market-1501", root, tuple(train), test, draws, remove_same_camera=True, junk=junk)
+
+
+def _read(folder: Path) -> list[Image]:
+    images = []
+    for path in image_files(folder):
+        match = parse_name(path, MARKET_NAME, "<identity>_c<camera>..., as 0002_c1s1_000451_03.jpg")
+        identity = -1 if match[1] == "-1" else number_of(match[1], str(path))
+        images.append(Image(path, identity, number_of(match[2], str(path))))
+    return images

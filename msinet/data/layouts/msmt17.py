@@ -24,21 +24,22 @@ def msmt17(root: Path) -> Dataset:
     version, train_folder, test_folder = (
         ("V2", "mask_train_v2", "mask_test_v2") if (root / "mask_train_v2").is_dir() else ("V1", "train", "test")
     )
+    train = [image for name in ("train", "val") for image in _read(root / train_folder, root / f"list_{name}.txt")]
+    query, gallery = (_read(root / test_folder, root / f"list_{name}.txt") for name in ("query", "gallery"))
+    test, draws = single_draw(query, gallery)
+    return Dataset("msmt17", f"MSMT17_{version}", root, tuple(train), test, draws, remove_same_camera=True)
 
-    def read(folder: str, name: str) -> list[Image]:
-        source, images = root / name, []
-        for number, line in list_lines(source):
-            parts = line.rsplit(maxsplit=1)
-            if len(parts) != 2 or not parts[1].isdecimal():
-                raise DataError(f"{source}:{number}: {line!r} does not read as '<path> <identity>'")
-            path = inside(root / folder, parts[0], source, number)
-            fields = path.stem.split("_")
-            if len(fields) < 3 or not fields[2].isdecimal():
-                raise DataError(f"{source}:{number}: no camera in the third field of {path.name!r}")
-            place = f"{source}:{number}"
-            images.append(Image(path, number_of(parts[1], place), number_of(fields[2], place)))
-        return images
 
-    train = read(train_folder, "list_train.txt") + read(train_folder, "list_val.txt")
-    test, draws = single_draw(read(test_folder, "list_query.txt"), read(test_folder, "list_gallery.txt"))
-    return Dataset("msmt17", f"MSMT17_{version}", root, tuple(train), test, draws, True)
+def _read(folder: Path, source: Path) -> list[Image]:
+    images = []
+    for number, line in list_lines(source):
+        where = f"{source}:{number}"
+        parts = line.rsplit(maxsplit=1)
+        if len(parts) != 2 or not parts[1].isdecimal():
+            raise DataError(f"{where}: {line!r} does not read as '<path> <identity>'")
+        path = inside(folder, parts[0], source, number)
+        fields = path.stem.split("_")
+        if len(fields) < 3 or not fields[2].isdecimal():
+            raise DataError(f"{where}: no camera in the third field of {path.name!r}")
+        images.append(Image(path, number_of(parts[1], where), number_of(fields[2], where)))
+    return images

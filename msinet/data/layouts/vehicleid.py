@@ -15,27 +15,6 @@ FOLDERS = ("VehicleID", "VehicleID_V1.0", "vehicleid")
 NEEDS = ("image", "train_test_split/train_list.txt")
 
 
-def load(root: Path, size: int) -> Dataset:
-    """Lists of `<image name> <vehicle>`, no cameras. Per draw one random image of each vehicle is gallery."""
-
-    def read(name: str) -> list[Image]:
-        source, images = root / "train_test_split" / name, []
-        if not source.is_file():
-            raise DataError(f"{source} is missing; VehicleID's test lists are test_list_800, _1600 and _2400")
-        for number, line in list_lines(source):
-            parts = line.split()
-            if len(parts) != 2 or not parts[1].isdecimal():
-                raise DataError(f"{source}:{number}: {line!r} does not read as '<image name> <vehicle>'")
-            path = inside(root / "image", f"{parts[0]}.jpg", source, number)
-            images.append(Image(path, number_of(parts[1], f"{source}:{number}"), 0))
-        return images
-
-    test = tuple(read(f"test_list_{size}.txt"))
-    name = "vehicleid" if size == 2400 else f"vehicleid_{size}"
-    draws = tuple(vehicleid_draw([image.identity for image in test], seed) for seed in range(DRAWS))
-    return Dataset(name, "VehicleID", root, tuple(read("train_list.txt")), test, draws, False)
-
-
 @register(
     DatasetCard(
         name="vehicleid",
@@ -51,7 +30,7 @@ def load(root: Path, size: int) -> Dataset:
 )
 def vehicleid(root: Path) -> Dataset:
     """The test list of 2400 vehicles."""
-    return load(root, 2400)
+    return _load("vehicleid", root, 2400)
 
 
 @register(
@@ -69,7 +48,7 @@ def vehicleid(root: Path) -> Dataset:
 )
 def vehicleid_1600(root: Path) -> Dataset:
     """The test list of 1600 vehicles."""
-    return load(root, 1600)
+    return _load("vehicleid_1600", root, 1600)
 
 
 @register(
@@ -87,12 +66,33 @@ def vehicleid_1600(root: Path) -> Dataset:
 )
 def vehicleid_800(root: Path) -> Dataset:
     """The test list of 800 vehicles."""
-    return load(root, 800)
+    return _load("vehicleid_800", root, 800)
+
+
+def _load(name: str, root: Path, size: int) -> Dataset:
+    """Lists of `<image name> <vehicle>`, no cameras. Per draw one random image of each vehicle is gallery."""
+    test = tuple(_read(root, f"test_list_{size}.txt"))
+    draws = tuple(vehicleid_draw([image.identity for image in test], seed) for seed in range(DRAWS))
+    train = tuple(_read(root, "train_list.txt"))
+    return Dataset(name, "VehicleID", root, train, test, draws, remove_same_camera=False)
+
+
+def _read(root: Path, name: str) -> list[Image]:
+    source, images = root / "train_test_split" / name, []
+    if not source.is_file():
+        raise DataError(f"{source} is missing; VehicleID's test lists are test_list_800, _1600 and _2400")
+    for number, line in list_lines(source):
+        parts = line.split()
+        if len(parts) != 2 or not parts[1].isdecimal():
+            raise DataError(f"{source}:{number}: {line!r} does not read as '<image name> <vehicle>'")
+        path = inside(root / "image", f"{parts[0]}.jpg", source, number)
+        images.append(Image(path, number_of(parts[1], f"{source}:{number}"), 0))
+    return images
 
 
 def vehicleid_draw(identities: Sequence[int], seed: int) -> Draw:
     """One image of each identity as gallery, chosen by `seed` alone; all others are queries."""
-    if not len(identities):  # an empty list; the caller tells
+    if not len(identities):  # an empty list, which the caller reports
         return Draw(np.zeros(0, np.int64), np.zeros(0, np.int64))
     rng = np.random.default_rng(seed)
     order = np.argsort(np.asarray(identities), kind="stable")

@@ -1,4 +1,4 @@
-"""VeRi-776 (Liu et al., ECCV 2016): vehicle and camera stand in the file name, splits in lists where there are any."""
+"""VeRi-776 (Liu et al., ECCV 2016): file names state vehicle and camera; list files, if present, state the splits."""
 
 import re
 from pathlib import Path
@@ -23,20 +23,19 @@ VERI_NAME = re.compile(r"(\d+)_c(\d+)_")
 )
 def veri776(root: Path) -> Dataset:
     """`VVVV_cCCC_TTTTTTTT_I.jpg` by the name lists where present. The gallery holds the queries too."""
+    test, draws = single_draw(_read(root, "query"), _read(root, "test"))
+    train = tuple(_read(root, "train"))
+    return Dataset("veri776", "VeRi-776", root, train, test, draws, remove_same_camera=True)
 
-    def read(split: str) -> list[Image]:
-        folder, source = root / f"image_{split}", root / f"name_{split}.txt"
-        if source.is_file():
-            paths = [inside(folder, line, source, number) for number, line in list_lines(source)]
-        else:
-            paths = image_files(folder)
-        matches = [
-            parse_name(p.name, VERI_NAME, p, "<vehicle>_c<camera>_..., as 0001_c001_00016450_0.jpg") for p in paths
-        ]
-        return [
-            Image(path, number_of(m[1], str(path)), number_of(m[2], str(path)))
-            for path, m in zip(paths, matches, strict=True)
-        ]
 
-    test, draws = single_draw(read("query"), read("test"))
-    return Dataset("veri776", "VeRi-776", root, tuple(read("train")), test, draws, True)
+def _read(root: Path, split: str) -> list[Image]:
+    folder, source = root / f"image_{split}", root / f"name_{split}.txt"
+    if source.is_file():
+        paths = [inside(folder, line, source, number) for number, line in list_lines(source)]
+    else:
+        paths = image_files(folder)
+    images = []
+    for path in paths:
+        match = parse_name(path, VERI_NAME, "<vehicle>_c<camera>_..., as 0001_c001_00016450_0.jpg")
+        images.append(Image(path, number_of(match[1], str(path)), number_of(match[2], str(path))))
+    return images

@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from msinet.data.layouts import card_of as dataset_card
@@ -23,7 +23,7 @@ class Resolved:
     origins: Mapping[str, str]
 
     def changed(self, recipe: Recipe, origin: str) -> "Resolved":
-        """The recipe after another layer: what differs has the layer's name for its origin."""
+        """The recipe after another layer; settings that differ get the layer's name as their origin."""
         before, after = settings(self.recipe), settings(recipe)
         moved = {name: origin for name, value in after.items() if name not in before or before[name] != value}
         return Resolved(recipe, {name: self.origins.get(name, origin) for name in after} | moved)
@@ -48,8 +48,9 @@ def published(profile: str, kind: str) -> Resolved:
     """
     chosen = find_profile(profile)
     default = Recipe(search=Search() if kind == "search" else None)
-    resolved = Resolved(default, dict.fromkeys(settings(default), paper.BASES["light"].name))
     base = paper.BASES[kind]
+    origins = dict.fromkeys(settings(Recipe()), paper.BASES["light"].name)
+    resolved = Resolved(default, dict.fromkeys(settings(default), base.name) | origins)
     resolved = resolved.changed(with_settings(resolved.recipe, base.changes), base.name)
     origin = f"profile {profile}"
     if kind in chosen.epochs:
@@ -58,7 +59,7 @@ def published(profile: str, kind: str) -> Resolved:
 
 
 def _sized(resolved: Resolved, profile: Profile, dataset: str) -> Resolved:
-    """With the image size of a data set: vehicles are square."""
+    """The recipe with the image size of a data set: vehicles are square."""
     card = dataset_card(dataset)
     if card.kind != "vehicle":
         return resolved
@@ -67,7 +68,7 @@ def _sized(resolved: Resolved, profile: Profile, dataset: str) -> Resolved:
 
 
 def resolve(profile: str, dataset: str, model: str = "", *, cross_domain: bool = False) -> Resolved:
-    """How a profile trains a network on a data set.
+    """The recipe with which a profile trains a network on a data set.
 
     Args:
         profile: smoke, mini, full or paper.
@@ -98,7 +99,7 @@ def resolve(profile: str, dataset: str, model: str = "", *, cross_domain: bool =
 
 
 def resolve_search(profile: str, dataset: str) -> Resolved:
-    """How a profile searches an architecture on a data set.
+    """The recipe with which a profile searches an architecture on a data set.
 
     Raises:
         UserError: unknown profile or data set.
@@ -107,7 +108,7 @@ def resolve_search(profile: str, dataset: str) -> Resolved:
 
 
 def resolve_pretraining(profile: str) -> Resolved:
-    """How a profile pre-trains.
+    """The recipe with which a profile pre-trains.
 
     Raises:
         UserError: unknown profile.
@@ -116,12 +117,26 @@ def resolve_pretraining(profile: str) -> Resolved:
 
 
 def overridden(resolved: Resolved, words: Iterable[str]) -> Resolved:
-    """With the settings of `--recipe`.
+    """The recipe with the settings of `--recipe`.
 
     Raises:
         UserError: not NAME=VALUE, an unknown name, or a value that the setting cannot have.
     """
     return resolved.changed(override(resolved.recipe, parse_settings(words)), "--recipe")
+
+
+def describe_recipe(resolved: Resolved) -> str:
+    """A table of every setting, its value and its origin, grouped by the parts of the recipe."""
+    values = settings(resolved.recipe)
+    widths = max(map(len, values)), max(len(f"{value}") for value in values.values())
+    lines = []
+    for part in fields(resolved.recipe):
+        value = getattr(resolved.recipe, part.name)
+        names = [setting.name for setting in fields(value)] if is_dataclass(value) else [part.name]
+        if value is not None:
+            lines.append(part.name)
+            lines += [f"  {n:<{widths[0]}}  {values[n]!s:<{widths[1]}}  {resolved.origins[n]}" for n in names]
+    return "\n".join(lines)
 
 
 def parse_settings(words: Iterable[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a profile consists of: changes to the published recipes, by task and recipe family."""
+"""Layers of a recipe: named changes, and profiles of them by task and recipe family."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Profile:
     changes: Mapping[str, Changes] = field(default_factory=dict)
     """changes to the published recipe of light, transformer, search and pretraining"""
     epochs: Mapping[str, int] = field(default_factory=dict)
-    """in place of changes: the published schedule stretched or shrunk to this length"""
+    """length to which the published schedule is stretched or shrunk"""
     vehicle_side: int = 0
     """height and width of vehicles in pixels; 0: the height of persons"""
     stretch_cross_domain: bool = False

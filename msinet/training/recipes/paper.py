@@ -6,8 +6,8 @@ The other profiles are changes to this one. Each task and recipe family has one 
 
 from msinet.training.recipes.layers import Changes, Profile, Source
 
-#: Vision transformers: TransReID's baseline (He et al., ICCV 2021), as trained for ViT-B. What it does besides: half
-#: precision, which is `precision` here, and bicubic resizing of training images, which is left out.
+#: Vision transformers: TransReID's baseline (He et al., ICCV 2021), as trained for ViT-B. Two differences: its half
+#: precision is an option here (`precision`), and training images are resized bilinearly, not bicubically.
 TRANSFORMER: Changes = {
     "epochs": 120,
     "lr": 0.008,

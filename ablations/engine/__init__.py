@@ -1,0 +1,1 @@
+"""From a study to finished runs: request, grid of cells, store, resolution, runner, queue and workers."""

@@ -1,0 +1,151 @@
+"""What a user asks for: profile, data, networks, seeds, changes to recipes, and the store."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ablations.engine.experiment import RESULTS_VERSION, Experiment, Init
+from msinet.data.layouts import available, card_of, main_datasets
+from msinet.data.rendered import read_world
+from msinet.errors import DataError, UserError
+from msinet.io import cache_folder, stable_hash
+from msinet.models.registry import card_of as network_card
+from msinet.synthetic import SETS, SIZES, VERSION, folder_of
+from msinet.training.recipe import canonical, override
+from msinet.training.recipes import overridden, parse_settings, published, resolve, resolve_pretraining, resolve_search
+
+#: Folder of the rendered set that replaces ImageNet.
+PRETEXT = folder_of("pretext")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; the same for every study."""
+
+    profile: str = "mini"
+    """smoke, mini, full or paper: size of images and length of training"""
+    data_root: Path | None = None
+    """folder that holds the data sets in their native layouts; None: the rendered world, rendered on first use"""
+    datasets: tuple[str, ...] = ()
+    """data sets by the name of their cards (msinet data check lists them); empty: those found under the data root"""
+    whole: bool = False
+    """on the rendered world: VehicleID and the pre-trained group as well (smoke always has them)"""
+    models: tuple[str, ...] = ()
+    """networks by the name of their cards, optionally with a width as osnet_x0_25; empty: all of the table"""
+    seeds: int = 1
+    """repetitions of every experiment: seeds 0 to N-1"""
+    recipe: tuple[str, ...] = ()
+    """changes to the profile's recipe, as lr=0.01 epochs=80; such runs are results of their own"""
+    search_recipe: tuple[str, ...] = ()
+    """changes to the profile's search recipe, as epochs=40 alpha_lr=0.01, in every search"""
+    pretrained: Path | None = None
+    """folder with pre-trained weights named after the networks, as osnet.pth or msinet.safetensors"""
+    store: Path = Path("results")
+    """folder of finished runs"""
+
+    def check(self) -> None:
+        """Raise a `UserError` for any unknown name, before anything is read."""
+        for name in self.datasets:
+            card_of(name)
+        for name in self.models:
+            network_card(name)
+        if self.seeds < 1:
+            raise UserError(f"--seeds must be at least 1, got {self.seeds}")
+        overridden(published(self.profile, "light"), self.recipe)
+        overridden(published(self.profile, "search"), self.search_recipe)
+        if self.data_root is None and self.profile not in SIZES:
+            raise DataError(
+                f"profile {self.profile} trains on photographs: pass --data-root DIR, the folder that holds "
+                "Market-1501-v15.09.15/, MSMT17_V1/, VeRi/ or VehicleID/ (the data sets' own layouts; "
+                "msinet data check DIR lists what it recognises)"
+            )
+
+    @property
+    def rendered(self) -> bool:
+        """Whether the images are those of the rendered world."""
+        return self.data_root is None
+
+    @property
+    def repetitions(self) -> str:
+        """The number of seeds in words."""
+        return f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+
+    @property
+    def complete(self) -> bool:
+        """Whether VehicleID and the pre-trained group belong to the tables."""
+        return self.whole or not self.rendered or self.profile == "smoke"
+
+    @property
+    def root(self) -> Path:
+        """The data root: the one given, or the folder of this profile's rendered world."""
+        return self.data_root or cache_folder() / "world" / f"{self.profile}-{VERSION}"
+
+    @property
+    def pretext_folder(self) -> Path:
+        """Folder of the weights pre-trained on the rendered pretext set; named after recipe and images.
+
+        Raises:
+            DataError: the pretext set is not rendered yet.
+        """
+        world = read_world(self.root / PRETEXT)
+        if world is None:
+            raise DataError(f"no pretext set in {self.root}; msinet data render {self.root} renders it")
+        key = stable_hash([RESULTS_VERSION, canonical(resolve_pretraining(self.profile).recipe), world["fingerprint"]])
+        return self.store / "pretrained" / f"{self.profile}-{key}"
+
+    @property
+    def weights_folder(self) -> Path | None:
+        """Folder of pre-trained weights: the one given, else that of the pretext training if there is one."""
+        if self.pretrained is not None or not self.rendered or read_world(self.root / PRETEXT) is None:
+            return self.pretrained
+        return self.pretext_folder if self.pretext_folder.is_dir() else None
+
+    def default_datasets(self) -> tuple[str, ...]:
+        """Data sets of the tables before any is on disk: those asked for, else all that the rendered world has."""
+        return self.datasets or tuple(name for name in main_datasets() if not self.rendered or name in SETS)
+
+    def available_datasets(self) -> tuple[str, ...]:
+        """Data sets to use: those asked for, else those found under the data root.
+
+        Raises:
+            DataError: no such data root, or none of the known layouts under it.
+        """
+        if not self.root.is_dir():
+            raise DataError(
+                "the world is not rendered yet; python -m ablations run renders it on first use"
+                if self.rendered
+                else f"data root {self.root} does not exist"
+            )
+        if self.datasets:
+            return self.datasets
+        there = available(self.root)
+        found = tuple(name for name in main_datasets() if name in there)
+        if not found:
+            raise DataError(f"no known data set under {self.root}; msinet data check {self.root} says more")
+        return found
+
+    def as_args(self) -> list[str]:
+        """The command-line words that give this request again."""
+        words: list[str] = []
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value != one.default:
+                words.append("--" + one.name.replace("_", "-"))
+                if value is not True:
+                    words += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
+        return words
+
+    def named(self, network: str) -> str:
+        """The name of a network at the width that it has in this profile."""
+        return network_card(network).named(self.profile)
+
+    def search(self, source: str, seed: int, **changes: Any) -> Experiment:
+        """A search on a training set with this profile's recipe and changes to it."""
+        recipe = resolve_search(self.profile, source).recipe
+        recipe = override(recipe, parse_settings(self.search_recipe) | changes)
+        return Experiment(self.named("supernet"), source, source, recipe, self.profile, seed)
+
+    def experiment(self, model: str, source: str, target: str, seed: int, init: Init = "scratch") -> Experiment:
+        """A training of a network with this profile's recipe."""
+        resolved = resolve(self.profile, source, model, cross_domain=source != target)
+        return Experiment(model, source, target, overridden(resolved, self.recipe).recipe, self.profile, seed, init)

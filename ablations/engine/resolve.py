@@ -1,0 +1,235 @@
+"""Resolves a study and a request against a store: which run fills each table cell, and the state of that run.
+
+Commands, workers, sweeps and reports all use `resolve`. It reads the data sets' file lists for their fingerprints. If
+the data are not on this machine, it uses the fingerprints in the store's records instead.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from ablations.engine import store as stores
+from ablations.engine.experiment import Experiment
+from ablations.engine.request import Request
+from ablations.engine.store import Store
+from ablations.engine.study import Cell, Study
+from msinet.data.datasets import Dataset
+from msinet.data.layouts import load_dataset, main_datasets
+from msinet.errors import UserError
+from msinet.io import file_hash
+from msinet.models.genotype import GENOTYPE, read_genotype
+
+#: `missing` runs have not started, `waiting` ones need a search first, `blocked` ones lack pre-trained weights.
+State = stores.State | Literal["waiting", "blocked"]
+#: Suffixes of pre-trained weights.
+WEIGHTS = (".safetensors", ".pth", ".pt", ".pth.tar")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment and what it needs to run."""
+
+    experiment: Experiment
+    run_id: str
+    """empty while it is unknown"""
+    state: State
+    weights: Path | None = None
+    """pre-trained weights to start from"""
+    reason: str = ""
+    """why it is waiting or blocked"""
+
+
+@dataclass(frozen=True)
+class ResolvedCell:
+    """A table cell and the run that fills it."""
+
+    cell: Cell
+    """its experiment has the genotype once the search has found it"""
+    run: Run
+    search_id: str = ""
+    """run id of the search whose genotype is trained"""
+
+    @property
+    def state(self) -> State:
+        """The state of its run."""
+        return self.run.state
+
+    @property
+    def run_id(self) -> str:
+        """The id of its run; empty while it is unknown."""
+        return self.run.run_id
+
+    @property
+    def weights(self) -> Path | None:
+        """Pre-trained weights that its run starts from."""
+        return self.run.weights
+
+    @property
+    def reason(self) -> str:
+        """Why its run is waiting or blocked."""
+        return self.run.reason
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """A study made concrete for a request and a store."""
+
+    study: Study
+    request: Request
+    cells: tuple[ResolvedCell, ...]
+    datasets: Mapping[str, Dataset]
+    """those on this machine"""
+    fingerprints: Mapping[str, str]
+    """of the data sets"""
+    searches: Mapping[str, Run] = field(default_factory=dict)
+    """searches behind the cells, by run id"""
+
+    def runs(self) -> list[Run]:
+        """All runs, each once, although several cells may share it: searches stand before their trainings."""
+        found: dict[Experiment | str, Run] = {}
+        for one in self.cells:
+            if one.search_id:
+                found.setdefault(one.search_id, self.searches[one.search_id])
+            found.setdefault(one.run_id or one.cell.experiment, one.run)
+        return list(found.values())
+
+    def trainings_of(self, search_id: str) -> list[Experiment]:
+        """The trainings that wait for a search."""
+        return [
+            run.experiment
+            for run in dict.fromkeys(one.run for one in self.cells if one.search_id == search_id)
+            if run.state == "waiting"
+        ]
+
+
+def resolve(study: Study, request: Request, store: Store) -> Resolution:
+    """Enumerate the cells of a study and find the run of each.
+
+    Raises:
+        UserError: an unknown name, a data set that cannot be used, nothing on disk or in the store, or records of
+            several versions of a data set that is not on disk.
+    """
+    request.check()
+    datasets, names = _datasets(request, store)
+    cells = study.cells(request, names)
+    fingerprints = {name: dataset.fingerprint for name, dataset in datasets.items()}
+    if not datasets:
+        fingerprints = _recorded(cells, store)
+    resolver = _Resolver(request, store, fingerprints)
+    found = [resolver.cell(cell) for cell in cells]
+    return Resolution(study, request, tuple(found), datasets, fingerprints, resolver.searches)
+
+
+def _datasets(request: Request, store: Store) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+    """The data sets on disk, and the names of those to use."""
+    if not request.root.is_dir() and (store.root / "runs").is_dir():
+        tested = set(store.frame().get("target", ()))
+        if names := request.datasets or tuple(name for name in main_datasets() if name in tested):
+            return {}, names
+    names = request.available_datasets()
+    return {name: load_dataset(name, request.root) for name in names}, names
+
+
+def _recorded(cells: Iterable[Cell], store: Store) -> dict[str, str]:
+    """Fingerprints of the data sets that finished runs of these cells used."""
+    experiments = {search for cell in cells if (search := cell.experiment.genotype_from)}
+    by_key = {one.key: one for one in experiments | {cell.experiment for cell in cells}}
+    frame = store.frame()
+    found: dict[str, str] = {}
+    for run_id, row in frame[frame["experiment"].isin(list(by_key))].iterrows():
+        one = by_key[row["experiment"]]
+        prints = {one.source: row["source_fingerprint"], one.target: row["target_fingerprint"]}
+        if run_id != one.run_id(prints, row["weights"] if isinstance(row["weights"], str) else None):
+            continue  # of another results version
+        for name, fingerprint in prints.items():
+            if found.setdefault(name, fingerprint) != fingerprint:
+                raise UserError(f"{store.root} holds results on several versions of {name}; pass --data-root")
+    return found
+
+
+class _Resolver:
+    """Finds runs of one request."""
+
+    def __init__(self, request: Request, store: Store, fingerprints: Mapping[str, str]) -> None:
+        self.request, self.store, self.fingerprints = request, store, fingerprints
+        self.searches: dict[str, Run] = {}
+        self._weights = cache(self._find_weights)
+        self._run = cache(self._find_run)
+
+    def cell(self, cell: Cell) -> ResolvedCell:
+        """A cell with its run."""
+        search = cell.experiment.genotype_from
+        if search is None:
+            return ResolvedCell(cell, self._run(cell.experiment))
+        found = self._run(search)
+        if found.run_id:
+            self.searches[found.run_id] = found
+        genotype = found_genotype(self.store, found.run_id)
+        if genotype is None:
+            run = Run(cell.experiment, "", "waiting", reason="for its search")
+            return ResolvedCell(cell, run, found.run_id)
+        cell = replace(cell, experiment=cell.experiment.known(genotype))
+        return ResolvedCell(cell, self._run(cell.experiment), found.run_id)
+
+    def _find_run(self, experiment: Experiment) -> Run:
+        if not {experiment.source, experiment.target} <= self.fingerprints.keys():
+            return Run(experiment, "", "missing")
+        if experiment.init == "scratch":
+            return self._with(experiment, None, None)
+        weights, digest = self._weights(experiment.model)
+        if weights is not None:
+            return self._with(experiment, weights, digest)
+        digest = None if self.request.weights_folder else self._newest_weights(experiment)
+        if digest is not None:
+            return self._with(experiment, None, digest)
+        return Run(experiment, "", "blocked", reason=missing_weights(self.request, experiment.model))
+
+    def _with(self, experiment: Experiment, weights: Path | None, digest: str | None) -> Run:
+        run_id = experiment.run_id(self.fingerprints, digest)
+        return Run(experiment, run_id, self.store.state(run_id), weights)
+
+    def _find_weights(self, model: str) -> tuple[Path | None, str | None]:
+        path = find_weights(self.request.weights_folder, model)
+        return path, None if path is None else file_hash(path)
+
+    def _newest_weights(self, experiment: Experiment) -> str | None:
+        """Weights of the newest finished run of an experiment, if no weights are on this machine."""
+        if not (self.store.root / "runs").is_dir():
+            return None
+        frame = self.store.frame()
+        if frame.empty:
+            return None
+        rows = frame[(frame["experiment"] == experiment.key) & frame["weights"].notna()].sort_values("finished")
+        prints = self.fingerprints
+        same = [digest for run_id, digest in rows["weights"].items() if run_id == experiment.run_id(prints, digest)]
+        return str(same[-1]) if same else None
+
+
+def found_genotype(store: Store, search_id: str) -> str | None:
+    """The genotype of a search, if it is finished."""
+    path = store.run_folder(search_id) / GENOTYPE
+    return read_genotype(path) if search_id and path.exists() else None
+
+
+def find_weights(folder: Path | None, model: str) -> Path | None:
+    """The weights file of a network, if there is one.
+
+    Raises:
+        UserError: the folder does not exist.
+    """
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise UserError(f"folder of pre-trained weights {folder} does not exist; pass --pretrained DIR")
+    return next((path for suffix in WEIGHTS if (path := folder / f"{model}{suffix}").is_file()), None)
+
+
+def missing_weights(request: Request, model: str) -> str:
+    """Why a pre-trained run cannot start."""
+    if request.pretrained is not None:
+        return f"needs {request.pretrained / model}.pth or .safetensors"
+    if request.rendered:
+        return "needs pre-training on the rendered pretext set, which `ablations run` starts with"
+    return "needs pre-trained weights: --pretrained DIR"

@@ -1,0 +1,46 @@
+"""Prints the state of a study's runs. Importing this module does not import torch."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from statistics import fmean
+
+from ablations.engine.resolve import Resolution, Run
+from ablations.engine.store import Store
+
+#: Share of a run's time that is left, by state.
+LEFT = {"running": 0.5, "interrupted": 1.0, "missing": 1.0, "waiting": 1.0, "failed": 1.0}
+
+
+def status_lines(resolution: Resolution, store: Store, workers: Sequence[str] = ()) -> Iterable[str]:
+    """One line per run, then the workers, the remaining time, and the number of runs by state."""
+    runs = resolution.runs()
+    width = max(len(str(one.experiment)) for one in runs)
+    for one in runs:
+        note = store.error(one.run_id) if one.state == "failed" else one.reason
+        yield f"{one.run_id or '-' * 12}  {one.state:<11}  {one.experiment!s:<{width}}  {note}".rstrip()
+    yield from workers
+    counts = Counter(one.state for one in runs)
+    left = seconds_left(runs, store)
+    if left is not None and counts["running"]:
+        remaining = timedelta(seconds=round(left / counts["running"]))
+        yield f"about {remaining} left at the pace of the finished runs, {counts['running']} at a time"
+    yield ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+
+
+def seconds_left(runs: Iterable[Run], store: Store) -> float | None:
+    """Time that the unfinished runs take one after the other; None without a finished run.
+
+    A run takes the mean of the finished ones of its network, or of any network; one that is running counts half.
+    """
+    took: dict[str, list[float]] = {}
+    for one in runs:
+        if one.state == "done":
+            record = json.loads((store.run_folder(one.run_id) / "record.json").read_text(encoding="utf-8"))
+            seconds = float(record["seconds_training"]) + float(record.get("seconds_evaluating", 0))
+            took.setdefault(one.experiment.model, []).append(seconds)
+    every = [seconds for one in took.values() for seconds in one]
+    if not every:
+        return None
+    return sum(LEFT.get(one.state, 0.0) * fmean(took.get(one.experiment.model, every)) for one in runs)

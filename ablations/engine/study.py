@@ -1,0 +1,202 @@
+"""A study: the cells of a table or figure with their coordinates, before anything runs."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Literal
+
+from ablations.engine.experiment import Experiment, Init, Scalar
+from ablations.engine.request import Request
+from msinet.data.layouts import card_of, short_name
+from msinet.models.genotype import SEARCHED
+from msinet.models.registry import label_of, split_name, with_width
+from msinet.training.recipe import Recipe, Schedule
+
+Group = Literal["untrained", "scratch", "pretrained", "pretext", "searched"]
+GROUPS: dict[Group, str] = {
+    "untrained": "no training",
+    "scratch": "from scratch",
+    "pretrained": "pre-trained",
+    "pretext": "pre-trained on the rendered pretext set",
+    "searched": "searched, then trained from scratch",
+}
+Row = Mapping[str, Scalar]
+Task = tuple[str, str]
+"""training set and test set"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell, one of its repetitions, and the experiment that fills it."""
+
+    group: Group
+    factors: tuple[tuple[str, Scalar], ...]
+    """coordinates of the row; all cells of a study have the same factors"""
+    train: str
+    test: str
+    seed: int
+    experiment: Experiment
+    draw: int = 0
+    """repetition within a seed, such as random genotypes"""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table or figure as a list of experiments."""
+
+    name: str
+    title: str
+    varies: str
+    """scientific hyper-parameters"""
+    fixed: str
+    """what is equal in all cells"""
+    nuisance: str
+    """what is averaged over"""
+    cells: Callable[[Request, tuple[str, ...]], list[Cell]] = field(repr=False)
+    """all cells for a request and the available data sets"""
+    label: Callable[[Row], str] = field(repr=False)
+    """how a row is printed"""
+    baseline: tuple[tuple[str, Scalar], ...] = ()
+    """factors of the row that others are compared with; see `baseline_row`"""
+    axis: str = ""
+    """factor that figures draw as a numeric axis"""
+    remark: str = ""
+    """limits of the comparison that a reader must know"""
+
+    def baseline_row(self, row: Row, rows: Iterable[Row]) -> Row | None:
+        """The row to compare a row with: of those with the baseline's factors, the most similar one in the others."""
+        bases = [base for base in rows if all(base[name] == value for name, value in self.baseline)]
+        if not self.baseline or not bases:
+            return None
+        return max(bases, key=lambda base: sum(base[name] == row[name] for name in row))
+
+
+@dataclass(frozen=True)
+class Point:
+    """Everything about a cell but its row."""
+
+    request: Request
+    group: Group
+    train: str
+    test: str
+    seed: int
+    draw: int = 0
+
+    @property
+    def init(self) -> Init:
+        """Initial weights of the group."""
+        return "pretrained" if self.group in ("pretrained", "pretext") else "scratch"
+
+    def experiment(self, model: str) -> Experiment:
+        """The training of a network, named with its width."""
+        return self.request.experiment(model, self.train, self.test, self.seed, self.init)
+
+    def msinet(self, genotype: str = SEARCHED) -> Experiment:
+        """The training of MSINet at the profile's width; the paper's genotype is its default."""
+        plain = self.experiment(self.request.named("msinet"))
+        return plain if genotype == SEARCHED else plain.known(genotype)
+
+    def searched(self, **changes: Scalar | tuple[int, ...]) -> Experiment:
+        """The training of the genotype that a search finds; `changes` are settings of the search."""
+        search = self.request.search(self.train, self.seed, **changes)
+        return replace(self.msinet(), genotype_from=search)
+
+    def untrained(self, model: str) -> Experiment:
+        """The evaluation of a network without training: only the test set and its image size matter."""
+        plain = self.request.experiment(model, self.test, self.test, 0)
+        return replace(plain, recipe=Recipe(image=plain.recipe.image, schedule=Schedule(epochs=0)))
+
+
+def cross(
+    request: Request,
+    groups: Sequence[Group],
+    rows: Sequence[Row],
+    tasks: Sequence[Task],
+    make: Callable[[Row, Point], Experiment | None],
+) -> list[Cell]:
+    """All combinations of groups, seeds, rows and tasks; the untrained group has one seed.
+
+    Args:
+        request: number of seeds.
+        groups: kinds of initial weights.
+        rows: factors of each row; `draw` among them is the cell's repetition and no factor.
+        tasks: training and test sets.
+        make: the experiment of a row at a point; None: the table has no such cell.
+    """
+    cells = []
+    for group, seed in [(g, s) for g in groups for s in range(1 if g == "untrained" else request.seeds)]:
+        for row, (train, test) in product(rows, tasks):
+            factors = {name: value for name, value in row.items() if name != "draw"}
+            point = Point(request, group, train, test, seed, int(row.get("draw", 0)))
+            if (experiment := make(factors, point)) is not None:
+                cells.append(Cell(group, tuple(factors.items()), train, test, seed, experiment, point.draw))
+    return cells
+
+
+def single(experiment: Experiment, name: str) -> Study:
+    """A study of one experiment, under a name for messages."""
+    cell = Cell("scratch", (), experiment.source, experiment.target, experiment.seed, experiment)
+    return Study(name, "one experiment", "", "", "", lambda *_: [cell], lambda _: name)
+
+
+# --- Groups and tasks ----------------------------------------------------------------------------
+
+
+def group_label(group: Group) -> str:
+    """The group as it is printed."""
+    return GROUPS[group]
+
+
+def column_label(train: str, test: str) -> str:
+    """The column as it is printed: M, MS, VR, VID, or MS>M for a test set that is not the training set."""
+    return short_name(train) if train == test else f"{short_name(train)}>{short_name(test)}"
+
+
+def column_order(train: str, test: str) -> tuple[bool, int, int, str]:
+    """Sort key of columns: in-domain before cross-domain, then the order of the data sets' cards."""
+    return train != test, card_of(train).order, card_of(test).order, column_label(train, test)
+
+
+def trained_groups(request: Request) -> tuple[Group, ...]:
+    """Trained groups that a request asks for: from scratch, and pre-trained where tables are complete."""
+    if not request.complete:
+        return ("scratch",)
+    return "scratch", "pretext" if request.rendered and request.pretrained is None else "pretrained"
+
+
+def tasks(request: Request, datasets: Sequence[str]) -> list[Task]:
+    """All in-domain and cross-domain tasks on the available data sets, as the data sets' cards name them."""
+    short = not request.complete and not request.datasets
+    inside = [(name, name) for name in datasets if not (short and card_of(name).extra)]
+    return inside + [(name, other) for name in datasets for other in card_of(name).across if other in datasets]
+
+
+def vehicle_tasks(request: Request, datasets: Sequence[str]) -> list[Task]:
+    """VeRi-776 in-domain and to VehicleID, as in the paper; without VeRi-776 all tasks."""
+    every = tasks(request, datasets)
+    return [task for task in every if task[0] == "veri776"] or every
+
+
+def home(datasets: Sequence[str], preferred: str = "msmt17") -> list[Task]:
+    """In-domain task of the data set on which the paper runs an ablation, or of the first available one."""
+    name = preferred if preferred in datasets or not datasets else datasets[0]
+    return [(name, name)]
+
+
+# --- Rows that are networks ----------------------------------------------------------------------
+
+
+def network_rows(request: Request, default: Iterable[str]) -> list[Row]:
+    """A row per network: those asked for, else the default ones at the profile's width."""
+    names = map(split_name, request.models or map(request.named, default))
+    return [{"network": name, "width": width, "alignment": "none"} for name, width in names]
+
+
+def model_of(row: Row) -> str:
+    """The name of a row's network with its width."""
+    return with_width(str(row["network"]), float(row["width"]))
+
+
+def network_label(row: Row) -> str:
+    """As the paper names the network, with a width other than 1; aligned ones by the variant on the card."""
+    return label_of(model_of(row), "pam=True" if row["alignment"] == "pam-self" else "")

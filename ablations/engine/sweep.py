@@ -1,0 +1,89 @@
+"""A sweep: settings that the paper chose by hand, chosen on held-out training identities instead.
+
+The test set has no part in the choice; only the chosen setting is evaluated on it, beside the paper's. This module
+defines sweeps and their files; `ablations.engine.trials` runs them with Optuna.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ablations.engine.experiment import Experiment
+from ablations.engine.request import Request
+from ablations.engine.study import Task
+from msinet.errors import UserError, unknown_name
+
+Values = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The settings that a sweep varies, and the experiment of one trial."""
+
+    name: str
+    space: dict[str, tuple[float, float, bool]]
+    """lowest and highest value of each setting, and whether steps are logarithmic; the first is varied by default"""
+    data: Callable[[Request], Task]
+    """training set and ranked set of the trials"""
+    default: Callable[[Request, str], dict[str, float]]
+    """values of the first trial for a training set"""
+    trial: Callable[[Request, Task, Values], Experiment]
+    """experiment for values of the varied settings"""
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How a sweep searches its space."""
+
+    trials: int = 8
+    """finished trials to reach; the first has the default values: overlap 0.4, weight 2"""
+    vary: tuple[str, ...] = ()
+    """settings to vary: overlap, side_ratio, temperature, momentum of the search; empty: overlap, or the weight"""
+    grid: tuple[float, ...] = ()
+    """values to try, each once, instead of the sampler's choice"""
+    pruning: Literal["none", "asha"] = "none"
+    """asha: run trials at a quarter, half and all of their length; only the better half continues each time"""
+    storage: str = ""
+    """journal file of the trials, or a database URL; empty: sweeps/ in the store"""
+
+    def varied(self, sweep: Sweep) -> tuple[str, ...]:
+        """The settings to vary.
+
+        Raises:
+            UserError: an unknown setting, no trial, or a grid over several settings or out of range.
+        """
+        vary = self.vary or tuple(sweep.space)[:1]
+        for name in vary:
+            if name not in sweep.space:
+                raise unknown_name("setting to vary", name, sweep.space)
+        if self.trials < 1:
+            raise UserError("a sweep needs at least one trial")
+        low, high, _ = sweep.space[vary[0]]
+        if self.grid and (len(vary) > 1 or not all(low <= value <= high for value in self.grid)):
+            raise UserError(f"a grid is over one setting, with values in [{low:g}, {high:g}] for {vary[0]}")
+        return vary
+
+
+def summary_path(request: Request, name: str) -> Path:
+    """Outcome of the last sweep of that name on a profile and data root."""
+    data = "" if request.data_root is None else f"-{request.data_root.resolve().name}"
+    return request.store / "sweeps" / f"{name}-{request.profile}{data}.json"
+
+
+def read_summary(request: Request, name: str) -> dict[str, Any] | None:
+    """Outcome of the last such sweep; None before the first."""
+    path = summary_path(request, name)
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found
+
+
+def shortened(experiment: Experiment, share: float) -> Experiment:
+    """The experiment at a share of its length; likewise the search whose genotype it trains."""
+    search, recipe = experiment.genotype_from, experiment.recipe
+    return replace(
+        experiment,
+        recipe=recipe.with_epochs(max(1, round(recipe.schedule.epochs * share))),
+        genotype_from=None if search is None else shortened(search, share),
+    )

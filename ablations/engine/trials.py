@@ -1,0 +1,185 @@
+"""Runs sweeps: Optuna chooses settings, each trial is trained and ranked on held-out training identities."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from ablations.engine.experiment import Experiment
+from ablations.engine.queue import open_storage
+from ablations.engine.request import Request
+from ablations.engine.resolve import Resolution, found_genotype, resolve
+from ablations.engine.runner import execute
+from ablations.engine.store import Store
+from ablations.engine.study import single
+from ablations.engine.sweep import Sweep, SweepOptions, Values, shortened, summary_path
+from msinet.data import load_dataset
+from msinet.errors import UserError
+from msinet.io import exclusive, stable_hash, write_csv, write_json
+from msinet.training.options import RunOptions
+
+#: Shares of the full length at which a trial may be pruned, each twice the one before (successive halving).
+RUNGS = (0.25, 0.5, 1.0)
+
+
+def run_sweep(request: Request, run_options: RunOptions, sweep: Sweep, options: SweepOptions | None = None) -> Path:
+    """Run trials until so many are finished; after a stop the same call resumes.
+
+    The first trial has the default values. Interrupted trials start again with the same values; what they had already
+    searched or trained is in the store.
+
+    Args:
+        request: profile, data, recipes, store.
+        run_options: device, workers and the like.
+        sweep: settings to choose.
+        options: number of trials, grid, pruning and storage.
+
+    Returns:
+        The JSON file with the outcome; the CSV file of the same name has the trials.
+
+    Raises:
+        UserError: unknown names, a grid over several settings or out of range, too few data, another sweep at work.
+    """
+    options = options or SweepOptions()
+    trials = _Trials(request, run_options, sweep, options)
+    folder = request.store / "sweeps"
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / f"{trials.key}.lock", f"a sweep in {folder}"):
+        trials.open(options.storage or str(folder / f"{trials.key}.journal"))
+        trials.run()
+        return trials.write_outcome()
+
+
+class _Trials:
+    """The trials of one sweep."""
+
+    def __init__(self, request: Request, run_options: RunOptions, sweep: Sweep, options: SweepOptions) -> None:
+        self.sweep, self.options, self.run_options = sweep, options, run_options
+        self.vary = options.varied(sweep)
+        self.task = sweep.data(request)
+        names = tuple(dict.fromkeys(self.task))
+        self.outer, self.request = request, replace(request, datasets=names)
+        self.store = Store(request.store)
+        self.default = sweep.default(self.request, self.task[0])
+        fingerprints = [load_dataset(name, request.root).fingerprint for name in names]
+        settings = [list(self.vary), request.profile, request.recipe, request.search_recipe, options.pruning]
+        self.key = stable_hash([*fingerprints, *settings])
+
+    def open(self, storage: str) -> None:
+        """Open the existing trials, queue interrupted ones again, then the grid or the default values."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+        self.book = optuna.create_study(
+            storage=open_storage(storage),
+            study_name=f"{self.sweep.name}-{self.key}",
+            direction="maximize",
+            load_if_exists=True,
+            pruner=halving if self.options.pruning == "asha" else optuna.pruners.NopPruner(),
+        )
+        for trial in self.book.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self.book.tell(trial.number, state=TrialState.FAIL)
+            self.book.enqueue_trial(trial.params)
+        known = [
+            trial.params or trial.system_attrs.get("fixed_params", {})
+            for trial in self.book.get_trials(deepcopy=False)
+            if trial.state != TrialState.FAIL
+        ]
+        default = {name: value for name, value in self.default.items() if name in self.vary}
+        for values in [{self.vary[0]: value} for value in dict.fromkeys(self.options.grid)] or [default]:
+            if values not in known:
+                self.book.enqueue_trial(values)
+
+    def finished(self) -> list[FrozenTrial]:
+        """Complete and pruned trials in order."""
+        trials = self.book.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return sorted(trials, key=lambda trial: trial.number)
+
+    def run(self) -> None:
+        """Run trials until so many are finished."""
+        wanted = len(set(self.options.grid)) or self.options.trials
+        while (number := len(self.finished())) < wanted:
+            # A new sampler for each trial, so that a proposal depends only on the finished trials. Consecutive seeds
+            # would give similar proposals.
+            seed = int(np.random.SeedSequence(number).generate_state(1)[0])
+            self.book.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)
+            trial = self.book.ask()
+            values = {
+                name: trial.suggest_float(name, low, high, log=log)
+                for name, (low, high, log) in self.sweep.space.items()
+                if name in self.vary
+            }
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+            tqdm.write(f"trial {number + 1} of {wanted}: {shown}")
+            self.run_trial(trial, values)
+
+    def run_trial(self, trial: optuna.Trial, values: Values) -> None:
+        """Run one trial at each rung of its length and report its mAP."""
+        for rung in RUNGS if self.options.pruning == "asha" else (1.0,):
+            experiment = shortened(self.sweep.trial(self.request, self.task, values), rung)
+            tally = execute(self.resolved(experiment), self.store, self.run_options)
+            if tally["running"] or tally["failed"]:
+                self.book.tell(trial, state=TrialState.FAIL)
+                raise UserError(f"a trial with {trial.params} failed; {self.store.root}/failed holds the error")
+            *searches, training = self.resolved(experiment).runs()
+            record = json.loads((self.store.run_folder(training.run_id) / "record.json").read_text(encoding="utf-8"))
+            if searches:
+                trial.set_user_attr("genotype", found_genotype(self.store, searches[0].run_id))
+            trial.set_user_attr("run_ids", [one.run_id for one in (*searches, training)])
+            trial.report(record["mAP"], step=round(rung / RUNGS[0]))
+            if rung < 1 and trial.should_prune():
+                self.book.tell(trial, state=TrialState.PRUNED)  # its value is the last reported one
+                return
+        self.book.tell(trial, record["mAP"])
+
+    def resolved(self, experiment: Experiment) -> Resolution:
+        """The runs of one trial."""
+        return resolve(single(experiment, "trial"), self.request, self.store)
+
+    def default_genotype(self) -> str:
+        """The genotype of the default values; empty if it is unknown or nothing is searched."""
+        searches = self.resolved(self.sweep.trial(self.request, self.task, self.default)).searches
+        return next((genotype for run_id in searches if (genotype := found_genotype(self.store, run_id))), "")
+
+    def write_outcome(self) -> Path:
+        """Write the best values, and all trials as CSV."""
+        trials = self.finished()
+        path = summary_path(self.outer, self.sweep.name)
+        write_csv(
+            path.with_suffix(".csv"),
+            [
+                {
+                    "trial": number,
+                    **trial.params,
+                    "mAP": trial.value,
+                    "state": trial.state.name.lower(),
+                    "genotype": trial.user_attrs.get("genotype", ""),
+                    "run_ids": " ".join(trial.user_attrs["run_ids"]),
+                }
+                for number, trial in enumerate(trials)
+            ],
+        )
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        best = max(complete, key=lambda trial: trial.value or 0.0)
+        importances: dict[str, float] = {}
+        if len(self.vary) > 1 and len(complete) >= 4:
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            importances = optuna.importance.get_param_importances(self.book, evaluator=evaluator)
+        outcome = {
+            "set": " to ".join(dict.fromkeys(self.task)),
+            "profile": self.request.profile,
+            "vary": list(self.vary),
+            "trials": len(trials),
+            "states": dict(Counter(trial.state.name.lower() for trial in trials)),
+            "best": best.params,
+            "best_mAP": best.value,
+            "best_genotype": best.user_attrs.get("genotype", ""),
+            "default_genotype": self.default_genotype(),
+            "importances": importances,
+        }
+        write_json(path, outcome)
+        return path

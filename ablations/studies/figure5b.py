@@ -1,0 +1,59 @@
+"""Figure 5b: single operations, random, published and searched architectures (Sec. 4.5)."""
+
+import numpy as np
+
+from ablations.engine.experiment import Experiment
+from ablations.engine.request import Request
+from ablations.engine.study import Cell, Point, Row, Study, cross, home
+from msinet.models.genotype import OPERATIONS, SEARCHED
+
+#: Genotypes that are drawn at random.
+RANDOM = 3
+#: Architectures of a single operation, by the operation's letter.
+SINGLE = {"none": "N", "exchange": "E", "gate": "G", "attention": "A"}
+LABELS = {
+    "none": "None everywhere",
+    "exchange": "Exchange everywhere",
+    "gate": "Channel Gate everywhere",
+    "attention": "Cross Attention everywhere",
+    "random": f"Random, {RANDOM} genotypes",
+    "paper": "MSINet, the paper's genotype",
+    "tpe": "TPE, searched here",
+    "tcm": "TCM, searched here",
+}
+
+
+def random_genotypes(count: int) -> list[str]:
+    """Genotypes drawn uniformly from the 4^12; the same ones every time."""
+    rng = np.random.default_rng(0)
+    return ["".join(rng.choice(list(OPERATIONS), len(SEARCHED))) for _ in range(count)]
+
+
+def make(row: Row, point: Point) -> Experiment:
+    """The training of a given architecture, or of what a search finds."""
+    name = str(row["architecture"])
+    if name in ("tpe", "tcm"):
+        return point.searched(mechanism=name)
+    if name == "random":
+        return point.msinet(random_genotypes(RANDOM)[point.draw])
+    return point.msinet(SINGLE[name] * len(SEARCHED) if name in SINGLE else SEARCHED)
+
+
+def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
+    """Each architecture, trained from scratch; random genotypes are draws of one row."""
+    rows: list[Row] = []
+    for name in LABELS:
+        rows += [{"architecture": name, "draw": draw} for draw in range(RANDOM if name == "random" else 1)]
+    return cross(request, ("scratch",), rows, home(datasets), make)
+
+
+STUDY = Study(
+    name="figure5b",
+    title="Figure 5b: single operations, random, published and searched architectures",
+    varies="genotype, or the search that finds it (TCM, or TPE with as many training passes)",
+    fixed="training recipe of the profile, data set (MSMT17, or the first available)",
+    nuisance="seed of search and training; three random genotypes",
+    cells=cells,
+    label=lambda row: LABELS[str(row["architecture"])],
+    baseline=(("architecture", "random"),),
+)

@@ -1,0 +1,52 @@
+"""Table 2: networks in-domain and cross-domain, from scratch and pre-trained (Sec. 4.3)."""
+
+from ablations.engine.experiment import Experiment
+from ablations.engine.request import Request
+from ablations.engine.study import (
+    Cell,
+    Point,
+    Row,
+    Study,
+    cross,
+    model_of,
+    network_label,
+    network_rows,
+    tasks,
+    trained_groups,
+)
+from msinet.models.registry import card_of, in_study
+
+#: The untrained row.
+UNTRAINED: Row = {"network": "colour_histogram", "width": 1.0, "alignment": "none"}
+
+
+def make(row: Row, point: Point) -> Experiment | None:
+    """The training of a row's network; the paper has aligned ones in the pre-trained group alone."""
+    if point.train != point.test and not card_of(model_of(row)).cross_domain:
+        return None
+    if row["alignment"] == "none":
+        return point.experiment(model_of(row))
+    return point.experiment(model_of(row)).aligned("pam-self") if point.init == "pretrained" else None
+
+
+def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
+    """The untrained row, then the networks and their variants with spatial alignment."""
+    columns = tasks(request, datasets)
+    cards = in_study("table2")
+    rows = network_rows(request, [card.name for card in cards])
+    if not request.models:
+        aligned = [card.name for card in cards if "pam=True" in dict(card.variants)]
+        rows += [{**row, "alignment": "pam-self"} for row in network_rows(request, aligned)]
+    untrained = cross(request, ("untrained",), [UNTRAINED], columns, lambda row, point: point.untrained(model_of(row)))
+    return untrained + cross(request, trained_groups(request), rows, columns, make)
+
+
+STUDY = Study(
+    name="table2",
+    title="Table 2: object ReID from scratch and pre-trained, in-domain and cross-domain",
+    varies="network, initial weights, training set, test set",
+    fixed="recipe of the profile: image size, batches, optimizer, schedule, losses, augmentation",
+    nuisance="seed (initial weights, batches, augmentation); VehicleID's ten gallery draws",
+    cells=cells,
+    label=network_label,
+)

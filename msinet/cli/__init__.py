@@ -1,0 +1,101 @@
+"""The command `msinet`. Commands import what they need when they run, so that help does not wait for torch."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from types import SimpleNamespace
+from typing import Any
+
+import tyro
+
+from msinet.cli.data import Check, Render, Show
+from msinet.cli.describe import List, ShowRecipe
+from msinet.cli.networks import Embed, Evaluate, Export
+from msinet.cli.training import Pretrain, Search, Train
+from msinet.errors import UserError
+from msinet.io import file_errors
+
+Command = Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Render, check and look at data sets. More: msinet data --help."""
+
+    def __call__(self) -> int:
+        """Print the help of `msinet data`."""
+        return run_command(["data", "--help"])
+
+
+#: Commands that `torchrun` may start in several processes.
+PARALLEL: dict[str, Callable[..., Any]] = {
+    "train": Train,
+    "search": Search,
+    "pretrain": Pretrain,
+    "evaluate": Evaluate,
+    "embed": Embed,
+}
+COMMANDS = PARALLEL | {"export": Export, "recipe": ShowRecipe, "list": List, "data": Data}
+DATA_COMMANDS: dict[str, Callable[..., Any]] = {"render": Render, "check": Check, "show": Show}
+
+
+def run_command(args: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Under `torchrun` this is one of several processes. The first prints; the first to fail reports its error, which
+    ends the others.
+
+    Args:
+        args: what follows `msinet`; None: from the process.
+
+    Returns:
+        The exit status: 0, 2 for a user error, 130 for Ctrl-C.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    ranks = _ranks()
+    try:
+        ranks.start()
+        with file_errors(), nullcontext() if ranks.leads() else redirect_stdout(StringIO()):
+            status = _parse(words, ranks)()
+        ranks.stop()
+        return status
+    except UserError as error:
+        if ranks.first_to_fail():
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if ranks.leads():
+            print("\ninterrupted; the same command resumes", file=sys.stderr)
+        return 130
+    except Exception:
+        if ranks.first_to_fail():
+            raise
+        return 1
+
+
+def _ranks() -> Any:
+    """`msinet.distributed` under `torchrun`; otherwise a stand-in for one process, as that module imports torch."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from msinet import distributed
+
+        return distributed
+    true = lambda: True  # noqa: E731
+    return SimpleNamespace(start=true, stop=true, leads=true, first_to_fail=true, world=lambda: 1)
+
+
+def _parse(words: list[str], ranks: Any) -> Command:
+    """The chosen command with its arguments. One process reports what is wrong with them."""
+    if ranks.world() > 1 and words[:1] and words[0] in COMMANDS.keys() - PARALLEL.keys():
+        raise UserError(f"msinet {words[0]} runs in one process; start it without torchrun")
+    with nullcontext() if ranks.leads() else redirect_stderr(StringIO()):
+        if words[:1] == ["data"]:
+            return _choose(DATA_COMMANDS, "msinet data", "Render, check and look at data sets.", words[1:])
+        return _choose(COMMANDS, "msinet", "Light networks for object re-identification.", words)
+
+
+def _choose(commands: Mapping[str, Callable[..., Any]], prog: str, what: str, words: list[str]) -> Command:
+    command: Command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=prog, description=what, args=words)
+    return command

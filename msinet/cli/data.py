@@ -1,0 +1,107 @@
+"""Commands on data sets: msinet data render | check | show."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from msinet.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Check:
+    """Compare the data sets under a data root with their published sizes, and list images that cannot be decoded."""
+
+    root: Annotated[Path, tyro.conf.Positional]
+    """data root, or the folder of one data set"""
+    datasets: tuple[str, ...] = ()
+    """data sets to check; empty: all that are found"""
+    decode: bool = True
+    """decode every image, not only names and sizes"""
+
+    def __call__(self) -> int:
+        """Check the data sets; status 1 if one cannot be used."""
+        from msinet.data.check import check
+
+        return 0 if check(self.root, datasets=self.datasets, decode=self.decode) else 1
+
+
+@dataclass(frozen=True)
+class Render:
+    """Render the synthetic world: data sets in their native layouts, and the pretext set for pre-training."""
+
+    root: Annotated[Path, tyro.conf.Positional]
+    """data root to write; made if missing. An interrupted rendering resumes"""
+    profile: str = "mini"
+    """profile that sets the number of identities, the number of images and their size; `msinet list` shows profiles"""
+    datasets: tuple[str, ...] = ()
+    """data sets to render, as `msinet list` shows them, or pretext; empty: all"""
+    identities: int = 0
+    """training identities of each data set; 0: the profile's"""
+    test_identities: int = 0
+    """test identities of each data set; 0: the profile's, or --identities"""
+    images_per_identity: float = 0
+    """mean number of images of an identity; 0: the profile's"""
+    height: int = 0
+    """height of person images in pixels; vehicle images are height x height; 0: the profile's"""
+    seed: int = 0
+    """seed of the world: other identities, other cameras"""
+    processes: int = 0
+    """processes that render; 0: one per core. The output does not depend on it"""
+    progress: bool = True
+    """show progress bars"""
+
+    def __call__(self) -> int:
+        """Render what is missing."""
+        from msinet.data.rendered import read_world
+        from msinet.synthetic import SIZES, Size, render
+
+        if self.profile not in SIZES:
+            raise unknown_name("profile of the rendered world", self.profile, SIZES)
+        size = SIZES[self.profile]
+        size = Size(
+            self.identities or size.identities,
+            self.test_identities or self.identities or size.test_identities,
+            self.images_per_identity or size.images,
+            self.height or size.height,
+        )
+        folders = render(
+            self.root, size, names=self.datasets, seed=self.seed, processes=self.processes, progress=self.progress
+        )
+        for folder in folders:
+            world = read_world(folder)
+            assert world is not None
+            print(f"{world['images']:>7} images, fingerprint {world['fingerprint']}: {folder}")
+        print(f"use them with --data-root {self.root}; look at them with msinet data show {self.root}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Show:
+    """Draw contact sheets: images by identity, by camera and, of rendered data sets, by factor."""
+
+    root: Annotated[Path, tyro.conf.Positional]
+    """data root, or the folder of one data set"""
+    datasets: tuple[str, ...] = ()
+    """data sets to show; empty: all that are found"""
+    out: Path = Path("sheets")
+    """folder for the sheets"""
+    rows: int = 10
+    """identities or cameras on a sheet"""
+    columns: int = 10
+    """images in a row"""
+    height: int = 128
+    """height of an image on the sheet, in pixels"""
+
+    def __call__(self) -> int:
+        """Draw the sheets."""
+        from msinet.data import load_dataset
+        from msinet.data.check import recognised
+        from msinet.data.sheets import show
+
+        for name in recognised(self.root, self.datasets):
+            dataset = load_dataset(name, self.root)
+            written = show(dataset, self.out, rows=self.rows, columns=self.columns, height=self.height)
+            print("written: " + ", ".join(map(str, written)))
+        return 0

@@ -1,0 +1,84 @@
+"""Commands that describe without running anything: msinet list | recipe."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class List:
+    """List networks, data sets and profiles."""
+
+    def __call__(self) -> int:
+        """Print the cards of networks and data sets, and the profiles."""
+        from msinet.data.layouts import cards
+        from msinet.models import CARDS
+        from msinet.training.recipes import PROFILES
+
+        networks = [
+            (
+                card.name,
+                card.label,
+                " ".join(card.studies) or "-",
+                ", ".join(f"{o}: {label}" for o, label in card.variants),
+            )
+            for card in CARDS.values()
+        ]
+        print_columns("networks (NAME_x0_25 is a quarter as wide)", ("name", "label", "tables", "variants"), networks)
+        sets = [(card.name, card.short, card.kind, card.folders[0]) for card in cards()]
+        print_columns("\ndata sets", ("name", "label", "kind", "folder under the data root"), sets)
+        profiles = [(profile.name, profile.summary) for profile in PROFILES.values()]
+        print_columns("\nprofiles", ("name", "summary"), profiles)
+        return 0
+
+
+@dataclass(frozen=True)
+class ShowRecipe:
+    """Print every setting of a recipe, its value and its origin."""
+
+    profile: str = "mini"
+    """name of the profile; `msinet list` shows profiles"""
+    dataset: str = "market1501"
+    """training set; `msinet list` shows data sets"""
+    model: str = "msinet"
+    """name of the network; `msinet list` shows networks"""
+    target: str = ""
+    """test set; a data set other than the training set selects the cross-domain recipe"""
+    search: bool = False
+    """print the recipe of the architecture search"""
+    pretraining: bool = False
+    """print the recipe of pre-training"""
+    recipe: tuple[str, ...] = ()
+    """changes to the recipe, such as lr=0.01 epochs=80"""
+
+    def __call__(self) -> int:
+        """Print the recipe.
+
+        Raises:
+            UserError: unknown name, a value that a setting cannot have, or both --search and --pretraining.
+        """
+        from msinet.data.layouts import card_of
+        from msinet.errors import UserError
+        from msinet.training.recipes import describe_recipe, overridden, resolve, resolve_pretraining, resolve_search
+
+        if self.search and self.pretraining:
+            raise UserError("give one of --search and --pretraining, not both")
+        if self.target:
+            card_of(self.target)
+        if self.search:
+            resolved = resolve_search(self.profile, self.dataset)
+        elif self.pretraining:
+            resolved = resolve_pretraining(self.profile)
+        else:
+            across = self.target not in ("", self.dataset)
+            resolved = resolve(self.profile, self.dataset, self.model, cross_domain=across)
+        print(describe_recipe(overridden(resolved, self.recipe)))
+        return 0
+
+
+def print_columns(title: str, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Print rows of text in aligned columns."""
+    rows = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(title)
+    for row in rows:
+        print("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,148 @@
+"""Commands that train: msinet train | search | pretrain."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from msinet.errors import UserError
+from msinet.training.options import RunOptions
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network on one data set and rank the test images of that data set or of another."""
+
+    data_root: Path
+    """folder that holds the data sets in their native layouts"""
+    out: Path
+    """folder for the results; the same command resumes an unfinished run in it"""
+    model: str = "msinet"
+    """name of the network, NAME_x0_25 for a quarter of the width; `msinet list` shows networks"""
+    options: tuple[str, ...] = ()
+    """options of the network, such as genotype=GGEGAGGNGAEA ratio=3 fusion=sum"""
+    genotype: Path | None = None
+    """genotype.json of `msinet search`; or pass the letters as option genotype=..."""
+    dataset: str = "market1501"
+    """training set; `msinet list` shows data sets"""
+    target: str = ""
+    """test set, empty: the training set's; another data set selects the cross-domain recipe"""
+    profile: str = "mini"
+    """name of the profile; `msinet list` shows profiles"""
+    recipe: tuple[str, ...] = ()
+    """changes to the profile's recipe, such as lr=0.01 epochs=80; `msinet recipe` shows the settings"""
+    weights: Path | None = None
+    """pre-trained weights to start from"""
+    seed: int = 0
+    """repetition; all random numbers follow from it"""
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+
+    def __call__(self) -> int:
+        """Train, rank and print the metrics."""
+        from msinet.data import load_dataset
+        from msinet.retrieval import METRICS
+        from msinet.search import read_genotype
+        from msinet.training.recipes import overridden, parse_settings, resolve
+        from msinet.training.run import Training, run
+
+        source = load_dataset(self.dataset, self.data_root)
+        target = load_dataset(self.target, self.data_root) if self.target else source
+        resolved = resolve(self.profile, self.dataset, self.model, cross_domain=source.name != target.name)
+        recipe = overridden(resolved, self.recipe).recipe
+        options = parse_settings(self.options)
+        if self.genotype is not None:
+            if "genotype" in options:
+                raise UserError("give one of --genotype FILE and --options genotype=..., not both")
+            options["genotype"] = read_genotype(self.genotype)
+        training = Training(self.model, options, source, target, recipe, self.seed, self.weights)
+        record = run(self.out, training, self.run_options)
+        print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
+        print(f"written: {self.out}/record.json, history.csv, queries.csv, model.safetensors, log.txt")
+        return 0
+
+
+@dataclass(frozen=True)
+class Search:
+    """Search an architecture by twins contrast (or a baseline); `train --genotype` trains the result."""
+
+    data_root: Path
+    """folder that holds the data sets in their native layouts"""
+    out: Path
+    """folder for the results; the same command resumes an unfinished search in it"""
+    dataset: str = "msmt17"
+    """training set; `msinet list` shows data sets"""
+    profile: str = "mini"
+    """name of the profile; `msinet list` shows profiles"""
+    recipe: tuple[str, ...] = ()
+    """changes to the search recipe, such as overlap=0.6 epochs=20; `msinet recipe --search` shows the settings"""
+    model: str = "supernet"
+    """supernet, or supernet_x0_25 for a quarter of the width"""
+    options: tuple[str, ...] = ()
+    """options of the supernet, such as ratio=2 fusion=minus"""
+    seed: int = 0
+    """repetition; all random numbers follow from it"""
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+
+    def __call__(self) -> int:
+        """Search and print the genotype."""
+        from msinet.data import load_dataset
+        from msinet.search import SearchRun, search, search_line
+        from msinet.training.recipes import overridden, parse_settings, resolve_search
+
+        source = load_dataset(self.dataset, self.data_root)
+        recipe = overridden(resolve_search(self.profile, self.dataset), self.recipe).recipe
+        search_run = SearchRun(source, recipe, self.seed, self.model, parse_settings(self.options))
+        record = search(self.out, search_run, self.run_options)
+        print(search_line(record))
+        print(f"written: {self.out}/genotype.json, alphas.csv, history.csv, record.json, log.txt")
+        print(f"train it: msinet train --data-root {self.data_root} --genotype {self.out}/genotype.json --out DIR")
+        return 0
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Pre-train a network as a classifier, for `train --weights` and the tables' --pretrained."""
+
+    data: Path | None = None
+    """folder with train/<class>/*.jpg and val/<class>/*.jpg, such as the rendered pretext set"""
+    imagenet: Path | None = None
+    """ImageNet in the same layout, in place of --data"""
+    model: str = "msinet"
+    """name of the network, NAME_x0_25 for a quarter of the width; `msinet list` shows networks"""
+    options: tuple[str, ...] = ()
+    """options of the network, such as genotype=GGEGAGGNGAEA ratio=3 fusion=sum"""
+    profile: str = ""
+    """name of the profile, as `msinet list` shows them; empty: mini, and paper for --imagenet"""
+    recipe: tuple[str, ...] = ()
+    """changes to the recipe, such as lr=0.01 crop=0.5; `msinet recipe --pretraining` shows the settings"""
+    seed: int = 0
+    """repetition; all random numbers follow from it"""
+    out: Path | None = None
+    """file for the weights; by default weights/MODEL.safetensors"""
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+
+    def __call__(self) -> int:
+        """Pre-train and print the accuracy."""
+        from msinet.data.folders import load_class_folders
+        from msinet.training.pretrain import Pretraining, pretrain
+        from msinet.training.recipes import overridden, parse_settings, resolve_pretraining
+
+        root = self.imagenet or self.data
+        if root is None or (self.imagenet and self.data):
+            raise UserError("pretrain needs one of --data DIR and --imagenet DIR, a folder with train/ and val/")
+        resolved = resolve_pretraining(self.profile or ("paper" if self.imagenet else "mini"))
+        recipe = overridden(resolved, self.recipe).recipe
+        out = self.out or Path("weights") / f"{self.model}.safetensors"
+        data = load_class_folders(root, "imagenet" if self.imagenet else "")
+        pretraining = Pretraining(self.model, parse_settings(self.options), data, recipe, self.seed)
+        record = pretrain(out, pretraining, self.run_options)
+        shares = {name: float(record[name] or 0) for name in ("top1", "top5", "chance")}
+        print(metrics_line(str(record["pretrained_on"]), shares))
+        print(f"written: {out}, {out.stem}.json, {out.stem}.history.csv")
+        return 0
+
+
+def metrics_line(name: str, metrics: dict[str, float]) -> str:
+    """Metrics in per cent, on one line."""
+    return f"{name}: " * bool(name) + ", ".join(f"{key} {100 * value:.1f}" for key, value in metrics.items())

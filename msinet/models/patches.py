@@ -1,0 +1,9 @@
+"""Patch size of transformers. Does not import torch."""
+
+#: Images of fewer rows get small patches: 64x32 would be eight places, where 256x128 is 128.
+SMALL = 128
+
+
+def patch_side(height: int) -> int:
+    """Side of a patch for images of that height, in pixels."""
+    return 16 if height >= SMALL else 8

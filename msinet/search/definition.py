@@ -1,0 +1,102 @@
+"""Definition of a search: network, images and recipe. Importing this module does not import torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from msinet.data.datasets import Dataset
+from msinet.errors import UserError
+from msinet.io import stable_hash
+from msinet.models.registry import split_name
+from msinet.search.split import Side, side_batches, split_identities
+from msinet.training.recipe import Recipe, canonical
+from msinet.training.seeds import derived_seed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """A search: everything that can change the outcome.
+
+    Raises:
+        UserError: the network is no supernet, or an option is not the network's.
+    """
+
+    source: Dataset
+    """training set; its test images are not used"""
+    recipe: Recipe
+    """mechanism, split, batches, schedules"""
+    seed: int = 0
+    """repetition; initial weights, split, batches and augmentation follow from it"""
+    model: str = "supernet"
+    """supernet, or a width of it: supernet_x0_25"""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """of the supernet: ratio, fusion"""
+
+    def __post_init__(self) -> None:
+        if split_name(self.model)[0] != "supernet":
+            raise UserError(f"only a supernet can be searched, such as supernet or supernet_x0_25, not {self.model}")
+        for name, reason in (("mid", "a setting of the recipe"), ("genotype", "what the search finds")):
+            if name in self.options:
+                raise UserError(f"{name} is {reason}, no option of the network that is searched")
+
+    @property
+    def derived_seed(self) -> int:
+        """The seed of everything random, the same for every width and option."""
+        return derived_seed(self.source.name, "supernet", self.seed)
+
+    @property
+    def identity(self) -> str:
+        """Names the search in its checkpoint."""
+        network = [self.model, dict(self.options)]
+        return stable_hash(["search", *network, self.source.fingerprint, canonical(self.recipe), self.seed])
+
+    @property
+    def title(self) -> str:
+        """A short name for progress bar and log."""
+        return f"search {self.recipe.search_settings.mechanism} {self.source.name} seed {self.seed}"
+
+    def build(self) -> "nn.Module":
+        """The network that is searched; of mechanism tpe, the network whose genotypes are tried.
+
+        Raises:
+            UserError: an option that does not exist.
+        """
+        from msinet.models import build_model
+
+        if self.recipe.search_settings.mechanism == "tpe":
+            return build_model(self.discrete, self.source.num_classes, **self.options)
+        mid = self.recipe.search_settings.mid
+        return build_model(self.model, self.source.num_classes, mid=mid, **self.options)
+
+    @property
+    def discrete(self) -> str:
+        """Name of the network that has the searched genotype."""
+        return self.model.replace("supernet", "msinet")
+
+    @cached_property
+    def sides(self) -> tuple[Side, Side]:
+        """Images of the weights, and images of the architecture.
+
+        Raises:
+            DataError: a side is empty.
+        """
+        search = self.recipe.search_settings
+        return split_identities(
+            self.source.labels,
+            search.overlap,
+            side_ratio=search.side_ratio,
+            seed=self.derived_seed,
+            fifths=search.split == "fifths",
+            list_order=search.halves == "list",
+        )
+
+    def check_sides(self) -> None:
+        """Raise a `DataError` if a side is empty, or too small for the batches that are drawn from it."""
+        training, validation = self.sides
+        side_batches(self.recipe, training.labels, "training", seed=self.seed, epoch=0, steps=1)
+        if self.recipe.search_settings.mechanism != "tpe":  # which only ranks the validation side
+            side_batches(self.recipe, validation.labels, "validation", seed=self.seed, epoch=0, steps=1)

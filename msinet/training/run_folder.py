@@ -1,0 +1,93 @@
+"""The folder of a run: lock, log, device, record, publication and removal of checkpoints."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msinet import distributed
+from msinet.environment import describe, pick_device
+from msinet.errors import UserError
+from msinet.io import exclusive
+from msinet.training.checkpoint import remove_checkpoints
+from msinet.training.fit import OnStep, Result, Task, fit
+from msinet.training.options import RunOptions
+from msinet.training.recipe import Recipe, settings
+
+Record = dict[str, str | int | float | bool | None]
+#: The record of a run; it is written last, so that its presence means the run is whole.
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder in which this run alone works."""
+
+    path: Path
+    result: Path
+    """file that is written last"""
+    device: torch.device
+    options: RunOptions
+
+    def log(self, message: str) -> None:
+        """Append a line with the time to log.txt; of several processes one writes."""
+        if not distributed.leads():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "log.txt").open("a", encoding="utf-8") as stream:
+            stream.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {message}\n")
+
+    def replace_result(self) -> None:
+        """Remove the result of an earlier run. Call this when the inputs are known to be good."""
+        if distributed.leads():
+            self.result.unlink(missing_ok=True)
+
+    def fit(self, task: Task, identity: str, on_step: OnStep | None, title: str) -> Result:
+        """Train a task with its checkpoints in this folder."""
+        return fit(task, self.path, identity, self.options, on_step, title)
+
+    def record(self, found: Mapping[str, Any], recipe: Recipe) -> Record:
+        """The flat record of a run: what was found, every setting as `recipe.<name>`, the environment, the time."""
+        values = {f"recipe.{name}": str(v) if isinstance(v, tuple) else v for name, v in settings(recipe).items()}
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        return {**found, **values, **describe(self.device), "finished": finished}
+
+
+@contextmanager
+def run_folder(folder: Path, options: RunOptions, kind: str, result: Path | None = None) -> Iterator[RunFolder]:
+    """Work in the folder of a run, alone: hold its lock, choose device and algorithms, and clean up at the end.
+
+    When the block has written the result and ends, the checkpoints are removed; a folder that does not hold the result
+    itself is removed as a whole.
+
+    Args:
+        folder: of the run; an unfinished run in it is resumed.
+        options: device, resume and the like.
+        kind: of run, for messages.
+        result: the file that is written last; by default record.json in `folder`.
+
+    Raises:
+        Busy: another process works in the folder.
+        UserError: the folder holds a finished run that is not to be replaced, or the device cannot be used.
+    """
+    inside = result is None
+    name, result = (folder, folder / RECORD) if result is None else (result, result)
+    lock = folder / ".lock" if inside else result.with_name(f".{result.stem}.lock")
+    with exclusive(lock, f"a {kind} in {name}") if distributed.leads() else nullcontext():
+        distributed.barrier()
+        try:
+            if distributed.leads() and result.exists() and options.resume:
+                raise UserError(f"{name} holds a finished {kind}; choose another --out, or --no-resume to start again")
+            options.prepare()
+            yield RunFolder(folder, result, pick_device(options.device), options)
+            if distributed.leads():
+                remove_checkpoints(folder) if inside else shutil.rmtree(folder)
+            distributed.barrier()
+        finally:
+            if distributed.leads() and result.exists():
+                lock.unlink(missing_ok=True)  # while it is still held: a finished run needs no lock

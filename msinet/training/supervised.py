@@ -1,0 +1,142 @@
+"""Training with labels: re-identification, and classification for pre-training."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msinet import distributed
+from msinet.losses import alignment_loss, identity_loss, triplet_loss
+from msinet.models import Output
+from msinet.models.sam import at_least_float
+from msinet.training.batches import Batches
+from msinet.training.fit import Row, Task, Values
+from msinet.training.recipe import Recipe
+
+
+class Supervised(Task):
+    """Trains a network with the losses of its recipe.
+
+    Args:
+        network: on the batches' device; in training mode its forward gives an `Output`.
+        batches: of the training set.
+        evaluate: called after every `evaluate_every` epochs; its values join the history.
+        evaluate_every: 0 for never.
+    """
+
+    def __init__(
+        self, network: nn.Module, batches: Batches, evaluate: Callable[[], Row] | None = None, evaluate_every: int = 0
+    ) -> None:
+        self.network, self.batches, self.recipe = network, batches, batches.recipe
+        self.epochs, self.seed = self.recipe.schedule.epochs, batches.seed
+        self.evaluate, self.evaluate_every = evaluate, evaluate_every
+        self.optimizer = build_optimizer(network, self.recipe)
+
+    def begin_epoch(self, epoch: int, step: int) -> Row:
+        """Set the learning rate."""
+        learning_rate = self.recipe.learning_rate(epoch)
+        set_learning_rate(self.optimizer, learning_rate)
+        return {"steps": self.batches.begin_epoch(epoch, step), "lr": learning_rate}
+
+    def step(self, epoch: int, step: int) -> Values:
+        """Forward, losses of the whole batch, backward, step of the optimizer."""
+        del epoch, step
+        images, labels = self.batches.next()
+        output = gather(forward(self.network, images, self.recipe), feature_map=self.recipe.losses.alignment != "none")
+        labels = distributed.gather(labels)
+        parts = losses(output, labels, self.recipe)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts["loss"].backward()  # type: ignore[no-untyped-call]
+        distributed.sum_gradients(self.network.parameters())
+        self.optimizer.step()
+        return parts | {"accuracy": (output.logits[0].argmax(1) == labels).float().mean()}
+
+    def end_epoch(self, epoch: int) -> Row:
+        """Evaluate, if it is time."""
+        if self.evaluate is None or not self.evaluate_every or (epoch + 1) % self.evaluate_every:
+            return {}
+        return self.evaluate()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of network and optimizer."""
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore network and optimizer."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9 or Adam; weight decay on every trained parameter, biases faster where the recipe says."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters: Any = list(trained.values())
+    if recipe.optimizer.bias_lr != 1:
+        biases = [p for name, p in trained.items() if name.endswith("bias")]
+        others = [p for name, p in trained.items() if not name.endswith("bias")]
+        parameters = [{"params": others, "times": 1.0}, {"params": biases, "times": recipe.optimizer.bias_lr}]
+    if recipe.optimizer.optimizer == "adam":
+        return torch.optim.Adam(parameters, recipe.optimizer.lr, weight_decay=recipe.optimizer.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, recipe.optimizer.lr, momentum=0.9, weight_decay=recipe.optimizer.weight_decay, fused=True
+    )
+
+
+def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    """The total loss and its parts: identity and triplet loss, each summed over the heads, and spatial alignment.
+
+    Eq. 5-8. Classification has the identity loss alone.
+
+    Raises:
+        UserError: alignment pam-self and a network without the module that it needs.
+    """
+    identity = torch.stack([identity_loss(one, labels, recipe.losses.label_smoothing) for one in output.logits]).sum()
+    if not recipe.losses.triplet:
+        return {"loss": identity, "identity": identity}
+    margin = None if recipe.losses.soft_margin else recipe.losses.margin
+    triplet = torch.stack(
+        [triplet_loss(one, labels, margin, normalize=recipe.losses.normalize_triplet) for one in output.embeddings]
+    ).sum()
+    if recipe.losses.alignment == "none":
+        return {"loss": identity + triplet, "identity": identity, "triplet": triplet}
+    alignment = alignment_loss(
+        output.feature_map,
+        labels,
+        recipe.losses.alignment,
+        activation=output.activation,
+        partner_grid=recipe.losses.alignment_grid == "partner",
+        self_pairs=recipe.losses.alignment_self_pairs,
+        per_pair=recipe.losses.alignment_per_pair,
+    )
+    total = identity + triplet + recipe.losses.alignment_weight * alignment
+    return {"loss": total, "identity": identity, "triplet": triplet, "alignment": alignment}
+
+
+def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Output:
+    """Output of the network in fp32 at least; inside, its maps have the recipe's precision, by autocast."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        output: Output = model(images)
+    activation = None if output.activation is None else at_least_float(output.activation)
+    return Output(
+        tuple(at_least_float(one) for one in output.logits),
+        tuple(at_least_float(one) for one in output.embeddings),
+        at_least_float(output.feature_map),
+        activation,
+    )
+
+
+def gather(output: Output, *, feature_map: bool) -> Output:
+    """Outputs of all processes for the whole batch; the feature map is large and gathered only on request."""
+    return Output(
+        tuple(distributed.gather(one) for one in output.logits),
+        tuple(distributed.gather(one) for one in output.embeddings),
+        distributed.gather(output.feature_map) if feature_map else output.feature_map,
+        None if output.activation is None else distributed.gather(output.activation),
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of all parameters, times the factor of their group."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("times", 1.0)
