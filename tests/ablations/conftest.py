@@ -30,10 +30,10 @@ import os, signal, sys
 import ablations.__main__ as commands
 import ablations.engine.runner as runner
 import ablations.engine.worker as workers
-from msinet.training import loop
+from msinet.training import fit
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where pytest runs in the background it is ignored
 sys.stdout = sys.stderr = open(log, "a", buffering=1)
-loop.CHECKPOINT_SECONDS = 0
+fit.CHECKPOINT_SECONDS = 0
 commands.show = lambda *_, **__: 0
 exec(prelude)
 sys.exit(commands.main(words))

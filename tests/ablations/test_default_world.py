@@ -28,11 +28,11 @@ from msinet.errors import DataError, UserError
 from msinet.io import file_hash
 from msinet.models import build_model, save_weights
 from msinet.synthetic import SETS
-from msinet.training import loop
+from msinet.training import fit
 from msinet.training.recipes import PROFILES
 
 #: The module, whose name in the package is that of its function.
-rendering = import_module("msinet.synthetic.render")
+rendering = import_module("msinet.synthetic.rendering")
 MODEL = "msinet_x0_25"
 SHORT = ("epochs=1", "steps_per_epoch=2")
 COLUMNS = ("M", "MS", "VR", "VID", "MS>M", "VR>VID")
@@ -265,7 +265,7 @@ def test_an_interrupted_command_goes_on(
     # Which function stops the command at which call, after its work.
     module, name, last = {
         "rendering": (rendering, "_render_chunk", 3),
-        "pre-training": (loop, "save_checkpoint", 2),
+        "pre-training": (fit, "save_checkpoint", 2),
         "between": (rendering, "render", 1),
     }[moment]
     if moment == "between":
@@ -281,7 +281,7 @@ def test_an_interrupted_command_goes_on(
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(fit, "CHECKPOINT_SECONDS", 0)
         patch.setattr(module, name, interrupted)
         assert main(command) == 130
     assert capsys.readouterr().err == ("\ninterrupted; the state is saved and the same command resumes\n")

@@ -508,7 +508,7 @@ def test_workers_of_a_database_do_what_one_command_would(
 
 
 #: Slow enough that a signal finds the training in its midst on any machine.
-SLOW = "save = loop.save_checkpoint; loop.save_checkpoint = lambda *a: (save(*a), __import__('time').sleep(0.3))\n"
+SLOW = "save = fit.save_checkpoint; fit.save_checkpoint = lambda *a: (save(*a), __import__('time').sleep(0.3))\n"
 
 
 def in_training(store: Store) -> bool:
@@ -583,7 +583,7 @@ def test_a_run_whose_process_is_killed_each_time_fails_for_good_and_is_shown(
 ) -> None:
     assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0
     deadly = "real = runner.run\n"
-    deadly += f"runner.run = lambda *a, **k: real(*a, **k) if k['model'] != '{MODEL}' else os.kill(os.getpid(), 9)\n"
+    deadly += f"runner.run = lambda *a, **k: real(*a, **k) if a[1].model != '{MODEL}' else os.kill(os.getpid(), 9)\n"
     process = start(worker(store), tmp_path / "log", FORK + deadly)
     process.join(120)
     told = (tmp_path / "log").read_text()
@@ -608,7 +608,7 @@ def test_a_failing_run_is_tried_three_times_and_its_traceback_kept(
 ) -> None:
     assert main(words("enqueue", store.root, root=data_root, recipe=LONGER)) == 0
     broken = "real = runner.run\n"
-    broken += f"runner.run = lambda *a, **k: real(*a, **k) if k['model'] != '{MODEL}' else 1 / 0\n"
+    broken += f"runner.run = lambda *a, **k: real(*a, **k) if a[1].model != '{MODEL}' else 1 / 0\n"
     process = start(worker(store), tmp_path / "log", FORK + broken)
     process.join(120)
     assert process.exitcode == 1, (tmp_path / "log").read_text()

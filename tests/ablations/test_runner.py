@@ -36,6 +36,7 @@ from ablations.studies import find_study
 from msinet.data import load_dataset, open_pixels
 from msinet.models import build_model, save_weights
 from msinet.training import evaluate_model
+from msinet.training.run import Training
 
 MODEL = "msinet_x0_25"
 SHORT = ("epochs=1", "steps_per_epoch=2")
@@ -386,10 +387,10 @@ def test_a_failure_does_not_cost_the_others(
     command = words("run", store, root=data_root, models=("osnet_x0_25", MODEL))
     train = ablations.engine.runner.run
 
-    def weak(folder: Path, *, model: str, **settings: Any) -> Any:
-        if model == "osnet_x0_25":
+    def weak(folder: Path, training: Training, *more: Any) -> Any:
+        if training.model == "osnet_x0_25":
             raise RuntimeError("the machine hiccupped")
-        return train(folder, model=model, **settings)
+        return train(folder, training, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(ablations.engine.runner, "run", weak)
@@ -597,7 +598,7 @@ def test_an_interrupted_command_says_so_and_goes_on(
     store, log = tmp_path / "results", tmp_path / "log"
     command = words("run", store, root=data_root, recipe=LONGER)
     # Slow enough that the signal finds it in the midst of a training on any machine.
-    slow = "import time; save = loop.save_checkpoint; loop.save_checkpoint = lambda *a: (save(*a), time.sleep(0.2))"
+    slow = "import time; save = fit.save_checkpoint; fit.save_checkpoint = lambda *a: (save(*a), time.sleep(0.2))"
     process = start(command, log, slow)
     wait_for(lambda: list(store.glob("partial/*/checkpoint.pt")) or process.exitcode is not None)
     assert process.exitcode is None, log.read_text()
