@@ -105,8 +105,7 @@ def draw_rows(data: pd.DataFrame, table: Table, title: str, stem: Path) -> list[
         mark = "dot: a run; bar and number: mean" if repeated else "one run per row, no variance estimate"
         bases = {base for factors in rows if (base := table.baseline_of(factors, rows))}
         if bases:
-            base = table.label(bases.pop()) if len(bases) == 1 else "the baseline row"
-            mark += f"; grey: difference to {base}"
+            mark += f"; grey: difference to {table.label(bases.pop()) if len(bases) == 1 else 'the baseline row'}"
         figure.supxlabel(mark, fontsize=7, color="0.35")
         add_title(figure, title)
         return write_figure(figure, data.drop(columns="factors"), stem)
