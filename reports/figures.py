@@ -103,9 +103,10 @@ def draw_rows(data: pd.DataFrame, table: Table, title: str, stem: Path) -> list[
             several = data["group"].nunique() > 1
             axis.set_title(textwrap.fill(f"{column}, {group}", 26) if several else column)
         mark = "dot: a run; bar and number: mean" if repeated else "one run per row, no variance estimate"
-        bases = {table.baseline_of(factors, rows) for factors in rows}
-        dashed = f"; dashed: {table.label(base)}" if len(bases) == 1 and (base := bases.pop()) is not None else ""
-        figure.supxlabel(mark + dashed, fontsize=7, color="0.35")
+        bases = {base for factors in rows if (base := table.baseline_of(factors, rows))}
+        if bases:
+            mark += f"; grey: difference to {table.label(bases.pop()) if len(bases) == 1 else 'the baseline row'}"
+        figure.supxlabel(mark, fontsize=7, color="0.35")
         add_title(figure, title)
         return write_figure(figure, data.drop(columns="factors"), stem)
 

@@ -2,6 +2,8 @@
 
 import csv
 import re
+import subprocess
+import sys
 from collections import Counter
 from decimal import Decimal
 from importlib.resources import files
@@ -625,3 +627,14 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(hand, tools, tmp_pat
     words = ["table", "table2", "--store", str(hand.store.root), "--out", str(tmp_path / "file" / "x")]
     assert main(words) == 2
     assert re.fullmatch(r"error: cannot write .*; check the path\n", capsys.readouterr().err)
+
+
+def test_tables_are_made_without_torch_and_matplotlib(hand, tools) -> None:
+    hand.publish(experiments(tools, hand.request())[0])
+    words = ["table", "table2", *hand.request().as_args()]
+    code = (
+        "import sys; from reports.__main__ import main; "
+        f"status = main({words!r}); sys.exit(status or ' '.join({{'torch', 'matplotlib'}} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
