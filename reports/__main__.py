@@ -33,7 +33,7 @@ def written(paths: Sequence[Path]) -> int:
 
 @dataclass(frozen=True)
 class Table:
-    """Show a table beside the paper's numbers and write it as text, Markdown, LaTeX and CSV."""
+    """Show a table next to the paper's numbers and write it as text, Markdown, LaTeX and CSV."""
 
     name: Name
     """table or figure; python -m ablations list shows them. table4 has the paper's numbers alone"""
@@ -140,7 +140,7 @@ class Figure6(Picture):
 
 @dataclass(frozen=True)
 class Searches:
-    """Draw the trajectories of a table's searches, and their genotypes beside the paper's."""
+    """Draw the trajectories of a table's searches, and their genotypes next to the paper's."""
 
     name: Name = "table1"
     """table that searches: table1, figure5a, figure5b, discrepancies"""

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from bench.networks import label
 from msinet.errors import UserError
-from msinet.models.registry import label_of, split_name
+from msinet.models.registry import split_name
 from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
 from reports.placement import annotate
@@ -30,12 +31,12 @@ def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
         table = pd.read_csv(path)
         environment: dict[str, object] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} or the JSON beside it cannot be read ({error}); measure it again") from error
+        raise UserError(f"{path} or the JSON next to it cannot be read ({error}); measure it again") from error
     missing = {"model", "form", "precision", "batch", "p50_ms", "macs", "parameters", "map_bytes"} - set(table)
     if missing:
         raise UserError(f"{path} has no column {', '.join(sorted(missing))}; python -m bench latency writes them")
     try:
-        table["label"] = [label_of(*str(text).partition(" ")[::2]) for text in table["model"]]
+        table["label"] = [label(str(text)) for text in table["model"]]
     except UserError as error:
         raise UserError(f"{path}: {error}; measure it again, or pass another file with --latency") from error
     return table, environment

@@ -1,4 +1,4 @@
-"""What all figures share: style, colours and markers, titles, image grids, and files."""
+"""Shared by all figures: style, colours and markers, titles, image grids, and files."""
 
 import textwrap
 from collections.abc import Mapping

@@ -1,7 +1,9 @@
 """Figures of a study's rows and of sweeps, each a PNG and an SVG with the CSV that it shows."""
 
 import json
+import math
 import textwrap
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +151,17 @@ def draw_levels(data: pd.DataFrame, table: Table, title: str, stem: Path) -> lis
     """
     assert table.study is not None
     factor = table.study.axis
-    data = data.assign(level=[float(dict(factors)[factor]) for factors in data["factors"]])
-    data["series"] = [tuple(pair for pair in factors if pair[0] != factor) for factors in data["factors"]]
-    data["level"] = data["level"].where(data.groupby("series")["level"].transform("nunique") > 1)
+    rows = {*data["factors"], *(row.factors for row in table.rows)}
+    siblings = Counter(without(factors, factor) for factors in rows)
+    data = data.assign(
+        level=[
+            float(dict(factors)[factor]) if siblings[without(factors, factor)] > 1 else math.nan
+            for factors in data["factors"]
+        ]
+    )
     panels = panels_of(data)
     name, unit, sized = AXES[factor]
-    sizes = SIZES if sized else {}
+    sizes = SIZES if sized and data["level"].notna().any() else {}
     wide = len(panels) + len(sizes)
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(1, wide, figsize=(0.9 + 2.4 * wide, 2.5), squeeze=False, layout="constrained")
@@ -176,7 +183,12 @@ def draw_levels(data: pd.DataFrame, table: Table, title: str, stem: Path) -> lis
         mark = "dot: a run; line: mean" if repeated else "one run per point, no variance estimate"
         figure.supxlabel(mark, fontsize=7, color="0.35")
         add_title(figure, title)
-        return write_figure(figure, data.drop(columns=["factors", "series"]), stem)
+        return write_figure(figure, data.drop(columns="factors"), stem)
+
+
+def without(factors: Factors, name: str) -> Factors:
+    """The coordinates of a row without one factor."""
+    return tuple(pair for pair in factors if pair[0] != name)
 
 
 def _levels_panel(axis: Axes, part: pd.DataFrame, column: str) -> None:
@@ -213,7 +225,7 @@ def draw_sweep(outcome: Path, stem: Path) -> list[Path]:
     """The trials of a sweep against each setting that it varied, and the importance of each setting.
 
     Args:
-        outcome: JSON file of `python -m ablations sweep`, with its CSV beside it.
+        outcome: JSON file of `python -m ablations sweep`, with its CSV next to it.
         stem: path without suffix for the .png, .svg and .csv.
     """
     summary: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8"))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.networks import paper_costs
 from msinet.io import write_text
-from reports.paper import paper_costs
 from reports.results import Factors
-from reports.tables import BEST, FULL_SIZE, NOISE, SECOND, Row, Table, TableCell, table_group
+from reports.tables import BEST, NOISE, SECOND, Row, Table, TableCell, table_group
 
 NOT_RUN = "not run"
 Mark = Callable[[str, str], str]
@@ -79,7 +79,7 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
         cells = [
             Printed(remark=table.label(row.factors)),
             _one(parameters, "" if parameters is None else f"{parameters / 1e6:.2f}"),
-            *([_published_cost(table, row.factors)] if compared else []),
+            *([_published_cost(row.factors)] if compared else []),
             _one(macs, "" if macs is None else f"{macs / 1e9:.3f}"),
         ]
         for column in table.columns:
@@ -89,11 +89,15 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
     return headings, lines
 
 
-def _published_cost(table: Table, factors: Factors) -> Printed:
+def _published_cost(factors: Factors) -> Printed:
     """The paper's parameters of the network at full width."""
-    full = tuple((name, dict(FULL_SIZE).get(name, value)) for name, value in factors)
-    stated = paper_costs().get(table.label(full))
-    return _one(None if stated is None else float(stated.lstrip("~")), stated or "")
+    values = dict(factors)
+    options = {"none": "", "pam-self": " pam=True"}.get(str(values.get("alignment", "none")))
+    stated = paper_costs().get(f"{values.get('network')}{options}")
+    if stated is None:
+        return Printed(remark="-")
+    millions, about = stated["parameters_millions"], "~" if stated["approximate"] == "yes" else ""
+    return _one(float(millions), about + millions)
 
 
 def _measured(cell: TableCell, metrics: Sequence[str]) -> Printed:

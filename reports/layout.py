@@ -18,7 +18,7 @@ from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, TableCell
 
 @cache
 def build_table(results: Results, name: str) -> Table:
-    """A study's table beside the paper's numbers; made once for the same results.
+    """A study's table next to the paper's numbers; made once for the same results.
 
     Args:
         results: of a request.

@@ -161,7 +161,7 @@ def draw_maps(seen: QueryMaps, title: str, stem: Path, *, upright: bool) -> list
         seen: of `query_maps`, possibly of several networks.
         title: of the figure.
         stem: path without suffix for the .png, .svg and .csv.
-        upright: one image to a column, with its maps below it (Figure 1); else one to a row, maps beside (Figure 4).
+        upright: one image to a column, with its maps below it (Figure 1); else one to a row, maps next to (Figure 4).
     """
     lines = [("image", None), *seen.maps.items()]
     tall, wide = (len(lines), len(seen.pixels)) if upright else (len(seen.pixels), len(lines))

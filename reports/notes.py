@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
@@ -77,7 +78,7 @@ def machines(runs: pd.DataFrame) -> list[str]:
 
 
 def legend(table: Table) -> list[str]:
-    """What marks and the paper's numbers mean."""
+    """The meaning of marks and of the paper's numbers."""
     cells = [cell for row in table.rows for cell in row.cells.values()]
     lines = []
     if any(cell.paper for cell in cells):
@@ -115,42 +116,26 @@ def _order(table: Table, rows: Sequence[Row], column: Column) -> str:
     found = [row for row in rows if row.cells[column].done and metric in row.cells[column].paper]
     if len(found) < 2:
         return ""
-    ours = {id(row): row.cells[column].mean(metric) for row in found}
-    theirs = {id(row): row.cells[column].paper[metric] for row in found}
-    holds, undecided, total = _pairs(found, column, ours, theirs)
-
-    def listed(row_key: Any) -> str:
-        return " > ".join(table.label(row.factors) for row in sorted(found, key=row_key))
-
-    here = listed(lambda row: -ours[id(row)])
-    paper = listed(lambda row: (-theirs[id(row)], -ours[id(row)]))  # ties of the paper follow the order here
-    seeds = min(row.cells[column].done for row in found)
-    spread = f", {undecided} within two standard errors" if seeds > 1 else "; single seed, no variance estimate"
+    cells = [row.cells[column] for row in found]
+    errors = [cell.std(metric) ** 2 / cell.done if cell.done > 1 else 0.0 for cell in cells]
+    ours, theirs = [cell.mean(metric) for cell in cells], [cell.paper[metric] for cell in cells]
+    pairs = [(i, j) for i, j in combinations(range(len(found)), 2) if theirs[i] != theirs[j]]
+    decided = [
+        (i, j) for i, j in pairs if ours[i] != ours[j] and abs(ours[i] - ours[j]) > 2 * (errors[i] + errors[j]) ** 0.5
+    ]
+    holds = sum((ours[i] > ours[j]) == (theirs[i] > theirs[j]) for i, j in decided)
+    labels = [table.label(row.factors) for row in found]
+    here = " > ".join(labels[i] for i in sorted(range(len(found)), key=lambda i: -ours[i]))
+    # Ties of the paper follow the order here.
+    paper = " > ".join(labels[i] for i in sorted(range(len(found)), key=lambda i: (-theirs[i], -ours[i])))
     same = "the paper's order" if here == paper else f"in the paper {paper}"
+    undecided = f", {len(pairs) - len(decided)} within two standard errors"
+    if min(cell.done for cell in cells) < 2:
+        undecided = "; single seed, no variance estimate"
     return (
         f"Order by {metric}, {table_group(found[0].group)}, {column.label}: {here} "
-        f"({same}; {holds} of {total} pairs as in the paper{spread})."
+        f"({same}; {holds} of {len(pairs)} pairs as in the paper{undecided})."
     )
-
-
-def _pairs(
-    rows: Sequence[Row], column: Column, ours: dict[int, float], theirs: dict[int, float]
-) -> tuple[int, int, int]:
-    """Pairs of rows in the paper's order, undecided pairs, and all pairs that differ in the paper."""
-    holds = undecided = total = 0
-    for i, a in enumerate(rows):
-        for b in rows[i + 1 :]:
-            paper, here = theirs[id(a)] - theirs[id(b)], ours[id(a)] - ours[id(b)]
-            if paper == 0:
-                continue
-            total += 1
-            cells = [row.cells[column] for row in (a, b)]
-            error = sum(cell.std(column.headline) ** 2 / cell.done for cell in cells if cell.done > 1) ** 0.5
-            if abs(here) <= 2 * error or here == 0:
-                undecided += 1
-            else:
-                holds += (here > 0) == (paper > 0)
-    return holds, undecided, total
 
 
 # --- Genotypes -----------------------------------------------------------------------------------
@@ -177,7 +162,7 @@ def found_by_search(results: Results, study: Study) -> list[FoundGenotype]:
 
 
 def genotypes(found: Sequence[FoundGenotype], table: Table) -> list[str]:
-    """The genotype of each search beside that of the paper's Table 1."""
+    """The genotype of each search next to that of the paper's Table 1."""
     if not found:
         return []
     lines = [

@@ -25,17 +25,8 @@ def paper_numbers(study: str) -> pd.DataFrame:
     return numbers
 
 
-@cache
-def paper_costs() -> dict[str, str]:
-    """Parameters in millions as the paper writes them, by network label; "~" marks approximate counts."""
-    with files("bench").joinpath("paper_cost.csv").open(encoding="utf-8") as stream:
-        costs = pd.read_csv(stream, dtype=str)
-    about = costs["approximate"].map({"yes": "~", "no": ""})
-    return dict(zip(costs["method"], about + costs["parameters_millions"], strict=True))
-
-
 def of_group(numbers: pd.DataFrame, group: str) -> pd.DataFrame:
-    """The numbers that belong beside a group; all of them if the paper leaves initial weights open."""
+    """The numbers that belong next to a group; all of them if the paper leaves initial weights open."""
     if (numbers["group"] == "").any():
         return numbers
     return numbers[numbers["group"] == GROUPS.get(group, group)]

@@ -52,7 +52,7 @@ def figure6(results: Results, folder: Path, images: int, run_options: RunOptions
 
 
 def some_queries(dataset: Dataset, images: int) -> list[int]:
-    """As many queries of a set as a picture shows.
+    """Queries for a picture, evenly spaced through the set.
 
     Raises:
         UserError: less than one.

@@ -79,7 +79,7 @@ class Results:
         return frame[frame["state"] == "done"]
 
     def history(self, run_id: str) -> pd.DataFrame:
-        """What a finished run recorded of each epoch.
+        """A finished run's record of each epoch.
 
         Raises:
             UserError: it cannot be read.
@@ -87,7 +87,7 @@ class Results:
         return in_percent(self._read(run_id, "history.csv"))
 
     def queries(self, run_id: str) -> pd.DataFrame:
-        """What a finished run recorded of each query; R1 is 100 where the first match has rank 1, else 0.
+        """A finished run's record of each query; R1 is 100 where the first match has rank 1, else 0.
 
         Raises:
             UserError: it cannot be read, as of a search.
@@ -114,7 +114,7 @@ def run_command(study: str, request: Request) -> str:
 
 
 def has(factors: Factors, wanted: Factors) -> bool:
-    """Whether coordinates contain all of the wanted ones."""
+    """True if coordinates contain all of the wanted ones."""
     return set(wanted) <= set(factors)
 
 

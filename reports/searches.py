@@ -249,7 +249,7 @@ def _legend(axis: Axes, width: float) -> None:
             axis.plot([middle - 0.12, middle + 0.08], [upper, lower], color=colour, lw=0.9, ls="--")
             axis.plot([middle - 0.12, middle + 0.08], [lower, upper], color=colour, lw=0.9, ls="--")
         said = {
-            "N": "no exchange",
+            "N": "branches stay separate",
             "E": "branches are swapped",
             "G": "one gate weights both",
             "A": "keys of the other branch",

@@ -29,7 +29,7 @@ class Column:
 
     @property
     def label(self) -> str:
-        """As the paper writes it: M, or MS>M across data sets."""
+        """The paper's abbreviation: M, or MS>M across data sets."""
         return column_label(self.train, self.test)
 
     @property
@@ -97,7 +97,7 @@ class Row:
 
     @property
     def done(self) -> bool:
-        """Whether any run is finished."""
+        """True if any run is finished."""
         return any(cell.done for cell in self.cells.values())
 
 
@@ -118,7 +118,7 @@ class Table:
         return str(values["method"]) if self.study is None or "method" in values else self.study.label(values)
 
     def baseline_of(self, factors: Factors, candidates: Iterable[Factors]) -> Factors | None:
-        """Of some rows the one that a row is compared with; None if the study has no baseline or it is not there."""
+        """The candidate that a row is compared with; None if the study has no baseline or no candidate is one."""
         base = self.study.baseline_row(dict(factors), map(dict, candidates)) if self.study else None
         return None if base is None else tuple(base.items())
 

@@ -34,7 +34,7 @@ class Outcome:
     text: str
     """the effect in words and numbers, or what is missing"""
     agrees: bool | None = None
-    """whether the mean difference agrees with the statement, significant or not; None: there is no difference"""
+    """true if the mean difference agrees with the statement, significant or not; None: there is no difference"""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Verdict:
     status: Status
     outcomes: tuple[Outcome, ...]
     by_paper: str
-    """yes, no, or - : whether the paper's own numbers support the statement"""
+    """agreement of the paper's own numbers with the statement: yes, no, or - without numbers"""
 
     @property
     def leans(self) -> bool | None:
-        """Whether all mean differences of an undecided claim agree with it; None: decided, or there are none."""
+        """True if all mean differences of an undecided claim agree with it; None: decided, or there are none."""
         means = [outcome.agrees for outcome in self.outcomes if outcome.agrees is not None]
         return all(means) if self.status == "undecided" and means else None
 
@@ -151,7 +151,7 @@ def command_for(c: Comparison, request: Request) -> str:
 
 
 def supported_by_paper(c: Comparison) -> bool | None:
-    """Whether the paper's own numbers agree with a comparison; None: it gives none."""
+    """True if the paper's own numbers agree with a comparison; None: it gives none."""
     numbers = paper_numbers(c.study)
     values = [
         of_cell(of_row(of_group(numbers, group), factors), c.train, c.test)[0].get(c.metric)

@@ -12,7 +12,6 @@ from msinet.synthetic import SIZES, render
 from msinet.training.options import RunOptions
 from msinet.training.pretrain import Pretraining, pretrain
 from msinet.training.recipes import resolve_pretraining
-from msinet.training.run_folder import Record
 
 
 def prepare(study: Study, request: Request, run_options: RunOptions) -> None:
@@ -36,14 +35,13 @@ def prepare(study: Study, request: Request, run_options: RunOptions) -> None:
             _pretrain(model, request, run_options)
 
 
-def _pretrain(model: str, request: Request, run_options: RunOptions) -> Record:
+def _pretrain(model: str, request: Request, run_options: RunOptions) -> None:
     out = request.pretext_folder / f"{model}.safetensors"
     data = load_class_folders(request.root / PRETEXT)
-    pretraining = Pretraining(model, {}, data, resolve_pretraining(request.profile).recipe, seed=0)
-    # Validation along the way would take too long.
+    pretraining = Pretraining(model, {}, data, resolve_pretraining(request.profile).recipe)
+    # Validation during the training would take too long.
     record = pretrain(out, pretraining, replace(run_options, evaluate_every=0))
     tqdm.write(
         f"{model}: pre-trained on the rendered pretext set, {100 * float(record['top1'] or 0):.1f} % of "
         f"{record['val_images']} images right (chance {100 * float(record['chance'] or 0):.1f} %) -> {out}"
     )
-    return record

@@ -66,12 +66,6 @@ def costs_of(runs: Iterable[Run], datasets: Datasets) -> dict[Experiment, Record
     return result
 
 
-def search_run(experiment: Experiment, datasets: Datasets) -> SearchRun:
-    """The search of an experiment."""
-    source, options = datasets[experiment.source], dict(experiment.options)
-    return SearchRun(source, experiment.recipe, experiment.seed, experiment.model, options)
-
-
 def check_images(
     runs: Iterable[Run], datasets: Datasets, costs: Mapping[Experiment, Record], run_options: RunOptions
 ) -> None:
@@ -84,7 +78,7 @@ def check_images(
     for e in (one.experiment for one in runs):
         trains = e.is_search or bool(e.recipe.schedule.epochs and costs[e]["parameters"])
         if e.is_search:
-            search_run(e, datasets).check_sides()
+            SearchRun(datasets[e.source], e.recipe, e.seed).check_sides()
         elif trains:
             pk_batches(datasets[e.source].labels, e.recipe.sampler.identities, e.recipe.sampler.images, (0,))
         size = (e.recipe.image.height, e.recipe.image.width)
@@ -231,34 +225,22 @@ class _Table:
 
     def _publish(self, one: Run) -> Record:
         """Train or search, unless only the publication is missing, and publish."""
-        experiment, folder = one.experiment, self.store.partial_folder(one.run_id)
-        classes = self.resolution.datasets[experiment.source].num_classes
-        costs = self.costs.get(experiment) or cost(experiment, classes, one.weights)
+        e, folder = one.experiment, self.store.partial_folder(one.run_id)
+        source, target = self.resolution.datasets[e.source], self.resolution.datasets[e.target]
+        costs = self.costs.get(e) or cost(e, source.num_classes, one.weights)
         if not self.run_options.resume:
             shutil.rmtree(folder, ignore_errors=True)
         if (folder / RECORD).exists():  # killed between the end of the run and its publication
             record: Record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             remove_checkpoints(folder)
+        elif e.is_search:
+            search_run = SearchRun(source, e.recipe, e.seed, e.model, dict(e.options))
+            record = search(folder, search_run, self.run_options, self.on_step)
         else:
-            record = self._search(one, folder) if experiment.is_search else self._train(one, folder)
-        self.store.publish(one.run_id, experiment, costs | record)
+            training = Training(e.model, dict(e.options), source, target, e.recipe, e.seed, one.weights)
+            record = run(folder, training, self.run_options, self.on_step)
+        self.store.publish(one.run_id, e, costs | record)
         return record
-
-    def _search(self, one: Run, folder: Path) -> Record:
-        return search(folder, search_run(one.experiment, self.resolution.datasets), self.run_options, self.on_step)
-
-    def _train(self, one: Run, folder: Path) -> Record:
-        experiment, datasets = one.experiment, self.resolution.datasets
-        training = Training(
-            experiment.model,
-            dict(experiment.options),
-            datasets[experiment.source],
-            datasets[experiment.target],
-            experiment.recipe,
-            experiment.seed,
-            one.weights,
-        )
-        return run(folder, training, self.run_options, self.on_step)
 
 
 def _summary(record: dict[str, Any]) -> str:

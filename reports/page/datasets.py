@@ -13,7 +13,7 @@ from reports.results import run_command
 
 
 def datasets(report: Report) -> Part:
-    """The section of data sets; contact sheets are written beside the page."""
+    """The section of data sets; contact sheets are written next to the page."""
     command = run_command("table2", report.request)
     try:
         names = report.request.available_datasets()

@@ -1,4 +1,4 @@
-"""What all sections of the report share: the results, and parts of the page."""
+"""Shared by all sections of the report: the results, and parts of the page."""
 
 import base64
 import io
@@ -44,17 +44,18 @@ class Part:
     missing: tuple[Missing, ...] = ()
 
 
+@dataclass
 class Report:
     """The results that a report shows; each is made once."""
 
-    def __init__(self, results: Results, latency: Path, queries: int, run_options: RunOptions, out: Path) -> None:
-        self.results, self.latency, self.queries, self.run_options, self.out = (
-            results,
-            latency,
-            queries,
-            run_options,
-            out,
-        )
+    results: Results
+    latency: Path
+    """file of `python -m bench latency`"""
+    queries: int
+    """queries of each set in the ranked lists"""
+    run_options: RunOptions
+    out: Path
+    """folder of the page"""
 
     @property
     def request(self) -> Request:
@@ -77,7 +78,7 @@ class Report:
 
     def table(self, name: str) -> Table | None:
         """The table of a study, if there is one."""
-        found = self.tables[name]
+        found = self.tables.get(name)
         return found if isinstance(found, Table) else None
 
     @cached_property

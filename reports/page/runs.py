@@ -20,7 +20,7 @@ from reports.tables import Table
 
 #: Points of a training curve, lines of a log, and characters of a line and of an error that the page keeps of a run.
 POINTS, LINES, CHARACTERS, ERROR_CHARACTERS = 200, 40, 400, 8000
-#: Fields of an experiment beside its recipe and options.
+#: Fields of an experiment next to its recipe and options.
 EXPERIMENT = ("model", "source", "target", "profile", "seed", "init")
 
 
@@ -102,21 +102,20 @@ def _unfinished(store: Store, folder: Path) -> Data:
     except (OSError, ValueError, KeyError):
         experiment, settings = {}, {}
     newest = max((file.stat().st_mtime for file in folder.iterdir()), default=folder.stat().st_mtime)
-    return _described(experiment, settings) | {
-        "id": folder.name,
-        "state": store.state(folder.name),
-        "folder": str(folder),
-        "R1": None,
-        "mAP": None,
-        "seconds": None,
-        "finished": datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds"),
-        "metrics": [],
-        "outcome": [],
-        "environment": [],
-        "history": _history(partial / "history.csv"),
-        "log": _tail(partial / "log.txt"),
-        "error": error.read_text(encoding="utf-8", errors="replace")[-ERROR_CHARACTERS:] if error.is_file() else "",
-    }
+    nothing: Data = {"R1": None, "mAP": None, "seconds": None, "metrics": [], "outcome": [], "environment": []}
+    return (
+        _described(experiment, settings)
+        | nothing
+        | {
+            "id": folder.name,
+            "state": store.state(folder.name),
+            "folder": str(folder),
+            "finished": datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds"),
+            "history": _history(partial / "history.csv"),
+            "log": _tail(partial / "log.txt"),
+            "error": error.read_text(encoding="utf-8", errors="replace")[-ERROR_CHARACTERS:] if error.is_file() else "",
+        }
+    )
 
 
 def _described(experiment: Mapping[str, Any], settings: Mapping[str, Any]) -> Data:

@@ -49,7 +49,7 @@ def summary(report: Report) -> Part:
 
 
 def costs(times: dict[str, float]) -> Data:
-    """Costs of MSINet beside ResNet50 for an image of 256x128."""
+    """Costs of MSINet next to ResNet50 for an image of 256x128."""
     resnet, ours = full_size_cost("resnet50"), full_size_cost("msinet")
     return {
         "parameters": ours.parameters_without_classifier,
@@ -109,7 +109,7 @@ def glance_rows(table: Table | None, times: dict[str, float]) -> list[Data]:
 
 
 def _best(value: float | None, rivals: Sequence[float | None]) -> bool:
-    """Whether a value is at least as high as those of its rivals, of which there is one at least."""
+    """True if a value is at least as high as all rivals, and there are rivals."""
     known = [rival for rival in rivals if rival is not None]
     return value is not None and bool(known) and value >= max(known)
 

@@ -1,4 +1,4 @@
-"""Tables of the report: studies beside the paper's numbers, accuracy by difficulty, and measurements of bench."""
+"""Tables of the report: studies next to the paper's numbers, accuracy by difficulty, and measurements of bench."""
 
 import re
 
@@ -18,12 +18,12 @@ MEASURED = {
     "latency": "Latency of a batch of inference",
     "throughput": "Throughput: images per second by batch size",
     "memory": "Memory of one batch of inference",
-    "retrieval": "Ranking: CMC and mAP beside the bare matrix product",
+    "retrieval": "Ranking: CMC and mAP next to the bare matrix product",
 }
 
 
 def tables(report: Report) -> Part:
-    """The section of tables; their files are written beside the page."""
+    """The section of tables; their files are written next to the page."""
     panels: list[Data] = []
     missing: list[Missing] = []
     for name, table in report.tables.items():
@@ -41,7 +41,7 @@ def tables(report: Report) -> Part:
 
 
 def measurements(report: Report) -> tuple[dict[str, pd.DataFrame], list[Missing]]:
-    """Accuracy by difficulty, and the files that `python -m bench` left beside the latencies."""
+    """Accuracy by difficulty, and the files that `python -m bench` left next to the latencies."""
     found: dict[str, pd.DataFrame] = {}
     missing = []
     try:
