@@ -1,4 +1,4 @@
-"""What accuracy costs, and what the machine would allow: figures of measured latencies."""
+"""Figures of measured latencies: accuracy against cost, and the roofline of the machine."""
 
 import json
 from pathlib import Path
@@ -7,21 +7,23 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from ablations.catalogue import Catalogue, Request
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from bench import networks
+from bench.networks import label
 from msinet.errors import UserError
-from reports.figures import STYLE, add_title, looks, write_figure
+from msinet.models.registry import split_name
+from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
+from reports.layout import build_table
 from reports.placement import annotate
-from reports.tables import build_table
+from reports.results import Results
+from reports.tables import Row, network_of, table_group
 
 
 def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
-    """The table of `python -m bench latency`, and what it was measured on.
+    """The table of `python -m bench latency`, and its environment.
 
     Raises:
-        UserError: no such file, or not one of these.
+        UserError: the file does not exist or is no such table.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; python -m bench latency makes it")
@@ -29,19 +31,19 @@ def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
         table = pd.read_csv(path)
         environment: dict[str, object] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} or the JSON beside it cannot be read ({error}); measure it again") from error
+        raise UserError(f"{path} or the JSON next to it cannot be read ({error}); measure it again") from error
     missing = {"model", "form", "precision", "batch", "p50_ms", "macs", "parameters", "map_bytes"} - set(table)
     if missing:
         raise UserError(f"{path} has no column {', '.join(sorted(missing))}; python -m bench latency writes them")
     try:
-        table["label"] = [networks.label(str(text)) for text in table["model"]]
+        table["label"] = [label(str(text)) for text in table["model"]]
     except UserError as error:
         raise UserError(f"{path}: {error}; measure it again, or pass another file with --latency") from error
     return table, environment
 
 
 def pareto(costs: "pd.Series[float]", gains: "pd.Series[float]") -> list[int]:
-    """Positions of the points that no other beats in one without losing in the other, from cheap to dear."""
+    """Positions of the Pareto-optimal points, by rising cost."""
     order = np.lexsort((-gains.to_numpy(), costs.to_numpy()))
     front, best = [], -np.inf
     for place in order:
@@ -52,9 +54,9 @@ def pareto(costs: "pd.Series[float]", gains: "pd.Series[float]") -> list[int]:
 
 
 def accuracy_data(
-    latencies: pd.DataFrame, catalogue: Catalogue, request: Request, column: str, form: str, batch: int
+    latencies: pd.DataFrame, results: Results, study: str, column: str, form: str, batch: int
 ) -> pd.DataFrame:
-    """One row per network that has both: group, label, mAP in per cent, milliseconds an image, parameters.
+    """One row per network that has both: group, label, network, mAP in per cent, milliseconds per image, parameters.
 
     Raises:
         UserError: nothing was measured in that form at that batch, or none of it has results.
@@ -62,32 +64,39 @@ def accuracy_data(
     chosen = latencies[(latencies["form"] == form) & (latencies["batch"] == batch) & (latencies["precision"] == "fp32")]
     if chosen.empty:
         raise UserError(f"no latency of form {form} at batch {batch}; measure it, or choose --form and --batch")
-    by_label = chosen.set_index("label")
+    measured = chosen.drop_duplicates("model").set_index("model").to_dict("index")
+    table = build_table(results, study)
     rows = []
-    for row in build_table(catalogue, request).rows:
-        place = row.places.get(column)
-        if place is None or "mAP" not in place.values or row.label not in by_label.index:
+    for row in table.rows:
+        cell = next((cell for one, cell in row.cells.items() if one.label == column), None)
+        model = timed_as(row)
+        if cell is None or not cell.done or model not in measured:
             continue
-        one = by_label.loc[row.label]
         rows.append(
             {
-                "group": row.group,
-                "label": row.label,
-                "mAP": place.values["mAP"][0],
-                "ms": one["p50_ms"] / batch,
-                "parameters": one["parameters"],
+                "group": table_group(row.group),
+                "label": table.label(row.factors),
+                "network": network_of(row),
+                "mAP": cell.mean("mAP"),
+                "ms": measured[model]["p50_ms"] / batch,
+                "parameters": measured[model]["parameters"],
             }
         )
     if not rows:
         raise UserError(
-            f"no network of {catalogue.name} has both a result on {column} and a latency; run the "
-            "table, or python -m bench latency with networks as wide as its"
+            f"no network of {study} has both a result on {column} and a latency; run the table, or python -m bench "
+            "latency with networks of the table's width"
         )
     return pd.DataFrame(rows)
 
 
+def timed_as(row: Row) -> str:
+    """A row's network as `python -m bench` names it: with its width, and the module of its alignment."""
+    return f"{row.first('model')} pam=True" if row.first("option.pam") == 1 else str(row.first("model"))
+
+
 def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
-    """mAP against milliseconds an image; areas are parameters, the line joins what nothing else beats.
+    """mAP against milliseconds per image; areas are parameters, the line is the Pareto front.
 
     Args:
         data: of `accuracy_data`.
@@ -95,7 +104,7 @@ def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         stem: path without suffix for the .png, .svg and .csv.
     """
     groups = list(data.groupby("group", sort=False))
-    look = looks(data["label"])
+    look = looks(dict(zip(data["label"], data["network"], strict=True)))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
             1, len(groups), figsize=(0.5 + 3.2 * len(groups), 2.6), squeeze=False, sharey=True, layout="constrained"
@@ -108,13 +117,12 @@ def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 colour, marker = look[str(row["label"])]
                 axis.scatter(row["ms"], row["mAP"], s=_area(row["parameters"]), color=colour, marker=marker, alpha=0.8)
             axis.set(
-                xlabel="milliseconds an image",
+                xlabel="milliseconds per image",
                 xlim=(0, 1.2 * part["ms"].max()),
                 ylim=(max(0, data["mAP"].min() - 0.25 * spread), data["mAP"].max() + 0.25 * spread),
             )
             axis.set_title(str(group))
-            axis.grid()
-            axis.set_axisbelow(True)
+            finish_axes(axis, "both")
         axes[0][0].set_ylabel("mAP, %")
         add_title(figure, title)
         for axis, (_, part) in zip(axes[0], groups, strict=True):
@@ -130,18 +138,23 @@ def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 fontsize=7.5,
                 line=(part["ms"].iloc[front], part["mAP"].iloc[front]),
             )
-        return write_figure(figure, data, stem)
+        return write_figure(figure, data.drop(columns="network"), stem)
+
+
+def plain_network(model: str) -> str:
+    """The card name of a network without options; else empty."""
+    return "" if " " in model else split_name(model)[0]
 
 
 def _area(parameters: float) -> float:
-    """Of a marker, in points squared."""
+    """Area of a marker in points squared."""
     return 20 + parameters / 2e5
 
 
 def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem: Path) -> list[Path]:
-    """How near networks come to what the machine can do: multiply-adds a second against multiply-adds a byte.
+    """The roofline of a machine with its networks: multiply-adds per second against multiply-adds per byte.
 
-    Bytes are those of the deployed network's maps and weights, a layer at a time.
+    Bytes are those of the deployed network's feature maps and weights, layer by layer.
 
     Args:
         latencies: of `read_latencies`.
@@ -157,7 +170,7 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
     data["rate"] = data["macs"] * data["images_per_second"]
     data["roof"] = np.minimum(peak, data["intensity"] * bandwidth)
     data["share_of_roof"] = data["rate"] / data["roof"]
-    look = looks(data["label"])
+    look = looks(dict(zip(data["label"], map(plain_network, data["model"]), strict=True)))
     with mpl.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(3.8, 2.8), layout="constrained")
         low, high = 0.4 * data["intensity"].min(), 2.5 * max(data["intensity"].max(), peak / bandwidth)
@@ -171,8 +184,8 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
             xscale="log",
             yscale="log",
             xlim=(low, high),
-            xlabel="multiply-adds for each byte moved",
-            ylabel="$10^9$ multiply-adds a second",
+            xlabel="multiply-adds per byte moved",
+            ylabel="$10^9$ multiply-adds per second",
             # A decade at least, so that differences look as large as they are.
             ylim=(min(peak / 1e10, 0.5 * data["rate"].min() / 1e9), 1.6 * peak / 1e9),
         )
@@ -180,12 +193,11 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
             side.set_major_locator(LogLocator(10, (1, 2, 5)))
             side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             side.set_minor_formatter(NullFormatter())
-        axis.grid()
-        axis.set_axisbelow(True)
+        finish_axes(axis, "both")
         machine = environment["cpu"] if environment["device"] == "cpu" else environment["device"]
         axis.set_title(
             f"deployed, fp32, batch {data['batch'].iloc[0]}, {machine};\n"
-            "line: what the machine can do, per cent: of that"
+            "line: roofline of the machine, per cent: share of it reached"
         )
         annotate(
             axis,

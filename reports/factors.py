@@ -1,20 +1,24 @@
 """Accuracy by level of each factor of the rendered world: occlusion, view change, light."""
 
+import math
 import textwrap
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-from ablations.catalogue import Catalogue, Request
-from ablations.store import Store
 from msinet.errors import UserError
 from msinet.io import write_text
-from reports.figures import STYLE, add_title, looks, write_figure
-from reports.tables import build_table
+from reports.curves import by_group
+from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
+from reports.layout import build_table
+from reports.results import Results, file_name
+from reports.tables import network_of, table_group
 
 #: Resamples behind a confidence interval.
 RESAMPLES = 1000
@@ -26,57 +30,58 @@ LEVELS: dict[str, tuple[tuple[float, str], ...]] = {
 }
 
 
-def by_factor(catalogue: Catalogue, request: Request) -> pd.DataFrame:
-    """R1 and mAP of every network on the queries of each level.
+def by_factor(results: Results, name: str) -> pd.DataFrame:
+    """R1 and mAP of every row of a study on the queries of each level.
 
-    Columns: group, method, column (of the table), factor, level, queries, R1 and mAP in per cent, means over
-    seeds and draws; low and high, the 95 % confidence interval of mAP (`interval`). Queries without a match are
-    left out, as everywhere.
+    Columns: group, row, network, column, factor, level, queries, R1 and mAP in per cent, means over seeds and draws;
+    low and high, the 95 % confidence interval of mAP (`interval`). Queries without a match are left out.
 
     Raises:
-        UserError: no finished run of the request was ranked on rendered images.
+        UserError: no finished run was ranked on rendered images.
     """
-    store = Store(request.store)
+    table = build_table(results, name)
     rows = []
-    for row in build_table(catalogue, request).rows:
-        for column, place in row.places.items():
-            frames = [pd.read_csv(store.run_folder(run_id) / "queries.csv") for run_id in place.run_ids]
-            if not frames or not all(factor in frame for frame in frames for factor in LEVELS):
-                continue
-            queries = pd.concat(frames)
-            queries = queries[queries["positives"] > 0]
-            for factor, levels in LEVELS.items():
-                low = -float("inf")
-                for high, name in levels:
-                    part = queries[(queries[factor] > low) & (queries[factor] <= high)]
-                    low = high
-                    if len(part):
-                        below, above = interval(part["ap"].to_numpy(), part["identity"].to_numpy())
-                        rows.append(
-                            {
-                                "group": row.group,
-                                "method": row.label,
-                                "column": column,
-                                "factor": factor,
-                                "level": name,
-                                "queries": len(part) // len(frames),
-                                "R1": 100 * (part["first_rank"] == 1).mean(),
-                                "mAP": 100 * part["ap"].mean(),
-                                "low": 100 * below,
-                                "high": 100 * above,
-                            }
-                        )
+    for row in table.rows:
+        about = {"group": table_group(row.group), "row": table.label(row.factors), "network": network_of(row)}
+        for column, cell in row.cells.items():
+            frames = [results.queries(run_id) for run_id in cell.run_ids]
+            if frames and all(factor in frame for frame in frames for factor in LEVELS):
+                queries = pd.concat(frames)
+                rows += [
+                    about | {"column": column.label} | level
+                    for level in _levels(queries[queries["positives"] > 0], len(frames))
+                ]
     if not rows:
-        raise UserError(f"no finished run of {catalogue.name} in {request.store} was ranked on rendered images")
+        raise UserError(f"no finished run of {name} in {results.store.root} was ranked on rendered images")
     return pd.DataFrame(rows)
+
+
+def _levels(queries: pd.DataFrame, runs: int) -> Iterator[dict[str, object]]:
+    """The queries of some runs at each level of each factor, where there are any."""
+    for factor, levels in LEVELS.items():
+        bounds = (-math.inf, *(high for high, _ in levels))
+        for low, (high, level) in zip(bounds, levels, strict=False):
+            part = queries[(queries[factor] > low) & (queries[factor] <= high)]
+            if part.empty:
+                continue
+            below, above = interval(part["ap"].to_numpy(), part["identity"].to_numpy())
+            yield {
+                "factor": factor,
+                "level": level,
+                "queries": len(part) // runs,
+                "R1": part["R1"].mean(),
+                "mAP": part["ap"].mean(),
+                "low": below,
+                "high": above,
+            }
 
 
 def interval(values: np.ndarray, identities: np.ndarray) -> tuple[float, float]:
     """The 95 % confidence interval of a mean by the bootstrap over identities (percentiles of 1000 resamples).
 
     Identities are drawn with all their queries, because queries of one identity are hard or easy together; runs of
-    several seeds count as more queries of the same identities. It says how far other identities could move the mean,
-    not how far another training could. The same input gives the same interval; of a single identity it is NaN.
+    several seeds count as more queries of the same identities. The interval covers the choice of identities, not the
+    variance of training. The same input gives the same interval; of a single identity it is NaN.
 
     Args:
         values: (Q,) of the queries.
@@ -92,43 +97,39 @@ def interval(values: np.ndarray, identities: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def draw_study_factors(data: pd.DataFrame, results: Results, name: str, folder: Path) -> list[Path]:
+    """A figure of `by_factor` for each group of a study."""
+    request = results.request
+    stem = folder / f"{file_name(name, request)}-factors-mAP"
+    written: list[Path] = []
+    for group, part, one in by_group(data, stem):
+        title = (
+            f"mAP by factor of the query, {group}, profile {request.profile}, {request.repetitions}; "
+            "bars: 95 % bootstrap over identities, n: queries"
+        )
+        written += draw_factors(part, title, one)
+    return written
+
+
 def draw_factors(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     """mAP by level of each factor: a row of panels per column of the table, a line per network with its interval.
 
     Args:
-        data: of `by_factor`, of one group of initial weights and what learned nothing.
+        data: of `by_factor`, of one trained group and the untrained one.
         title: of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
-    names = data["method"]
-    look = looks(names)
+    look = looks(dict(zip(data["row"], data["network"], strict=True)))
     columns = list(dict.fromkeys(data["column"]))
+    size = (7.1, 0.8 + 1.45 * len(columns))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
-            len(columns),
-            len(LEVELS),
-            figsize=(7.1, 0.8 + 1.45 * len(columns)),
-            squeeze=False,
-            sharey="row",
-            layout="constrained",
+            len(columns), len(LEVELS), figsize=size, squeeze=False, sharey="row", layout="constrained"
         )
         for line, column in zip(axes, columns, strict=True):
-            for axis, (factor, levels) in zip(line, LEVELS.items(), strict=True):
+            for axis, factor in zip(line, LEVELS, strict=True):
                 part = data[(data["column"] == column) & (data["factor"] == factor)]
-                order = {name: place for place, (_, name) in enumerate(levels)}
-                queries = part.groupby("level")["queries"].max()
-                for number, (label, (colour, marker)) in enumerate(look.items()):
-                    one = part[names[part.index] == label]
-                    x = one["level"].map(order).astype(float) + 0.09 * (number - (len(look) - 1) / 2)
-                    bars = [(one["mAP"] - one["low"]).clip(lower=0), (one["high"] - one["mAP"]).clip(lower=0)]
-                    axis.errorbar(
-                        x, one["mAP"], yerr=bars, color=colour, marker=marker, ms=3.5, lw=1, elinewidth=0.8, label=label
-                    )
-                ticks = [f"{textwrap.fill(name, 13)}\nn={queries.get(name, 0)}" for _, name in levels]
-                axis.set_xticks(range(len(levels)), ticks, fontsize=6.5)
-                axis.set_xlim(-0.45, len(levels) - 0.55)
-                axis.grid(axis="y")
-                axis.set_axisbelow(True)
+                _factor_panel(axis, part, factor, look)
             line[0].set_ylim(0, None)  # of the whole row, now that all of it is drawn
             line[0].set_ylabel(f"{column}: mAP, %")
         for axis, factor in zip(axes[0], LEVELS, strict=True):
@@ -136,27 +137,35 @@ def draw_factors(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         handles = dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True))
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)))
         add_title(figure, title)
-        return write_figure(figure, data, stem)
+        return write_figure(figure, data.drop(columns="network"), stem)
+
+
+def _factor_panel(axis: Axes, part: pd.DataFrame, factor: str, look: dict[str, tuple[str, str]]) -> None:
+    levels = [level for _, level in LEVELS[factor]]
+    queries = part.groupby("level")["queries"].max()
+    for number, (label, (colour, marker)) in enumerate(look.items()):
+        one = part[part["row"] == label]
+        x = one["level"].map(levels.index).astype(float) + 0.09 * (number - (len(look) - 1) / 2)
+        bars = [(one["mAP"] - one["low"]).clip(lower=0), (one["high"] - one["mAP"]).clip(lower=0)]
+        axis.errorbar(x, one["mAP"], yerr=bars, color=colour, marker=marker, ms=3.5, lw=1, elinewidth=0.8, label=label)
+    ticks = [f"{textwrap.fill(level, 13)}\nn={queries.get(level, 0)}" for level in levels]
+    axis.set_xticks(range(len(levels)), ticks, fontsize=6.5)
+    axis.set_xlim(-0.45, len(levels) - 0.55)
+    finish_axes(axis)
 
 
 def as_markdown(data: pd.DataFrame) -> str:
-    """One table per column: a line per factor and level, a column per network."""
+    """One table per column: a line per factor and level, a column per row of the study."""
     out = []
     for column, part in data.groupby("column", sort=False):
-        methods = list(dict.fromkeys(zip(part["group"], part["method"], strict=True)))
-        groups = defaultdict(list)
-        for group, method in methods:
-            groups[method].append(group)
-        names = [method if len(groups[method]) == 1 else f"{method}, {group}" for group, method in methods]
-        out += [
-            f"**{column}**, R1 / mAP",
-            "",
-            f"| factor | level | queries | {' | '.join(names)} |",
-            "|" + "---|" * (3 + len(names)),
-        ]
+        rows = list(dict.fromkeys(zip(part["group"], part["row"], strict=True)))
+        several = Counter(label for _, label in rows)
+        names = [label if several[label] == 1 else f"{label}, {group}" for group, label in rows]
+        header = f"| factor | level | queries | {' | '.join(names)} |"
+        out += [f"**{column}**, R1 / mAP", "", header, "|" + "---|" * (3 + len(names))]
         for (factor, level), cells in part.groupby(["factor", "level"], sort=False):
-            found = {(c["group"], c["method"]): f"{c['R1']:.1f} / {c['mAP']:.1f}" for _, c in cells.iterrows()}
-            values = " | ".join(found.get(method, "-") for method in methods)
+            found = {(c["group"], c["row"]): f"{c['R1']:.1f} / {c['mAP']:.1f}" for _, c in cells.iterrows()}
+            values = " | ".join(found.get(row, "-") for row in rows)
             out.append(f"| {str(factor).replace('_', ' ')} | {level} | {cells['queries'].iloc[0]} | {values} |")
         out.append("")
     return "\n".join(out)

@@ -1,4 +1,4 @@
-"""Figure 6: ranked lists with distances, right and wrong images framed."""
+"""Figure 6: ranked lists with distances; right and wrong images have different frames."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from msinet.data import Dataset
 from msinet.data.loading import decode
-from reports.figures import COLOURS, STYLE, image_grid, write_figure
+from reports.drawing import COLOURS, STYLE, Margins, image_grid, write_figure
 from reports.ranked import RankedList
 
-#: Colour, line and mark of a frame: what is right can be told from what is wrong without colours.
+#: Colour, line and mark of a frame; right and wrong differ without colours too.
 RIGHT, WRONG = (COLOURS[2], "-", "\N{CHECK MARK}"), (COLOURS[1], (0, (2, 1.2)), "\N{MULTIPLICATION X}")
 
 
@@ -48,7 +48,7 @@ def draw_lists(
 ) -> list[Path]:
     """Each query with a row per network: the query, then the gallery from the nearest on, distances below.
 
-    What is right has a solid green frame and a check mark, what is wrong a dashed red one and a cross. Images of the
+    Right images have a solid green frame and a check mark, wrong ones a dashed red frame and a cross. Images of the
     query's identity and camera are left out of its list, as in the ranking.
 
     Args:
@@ -61,7 +61,9 @@ def draw_lists(
     rows = [pair for place in zip(*lists.values(), strict=True) for pair in zip(lists, place, strict=True)]
     longest = max(len(one.gallery) for _, one in rows)
     with mpl.rc_context(STYLE):
-        figure, axes, _ = image_grid(len(rows), 1 + longest, size, title, left=0.95, top=0.42, below=0.17, side=0.56)
+        figure, axes, _ = image_grid(
+            len(rows), 1 + longest, size, title, Margins(left=0.95, top=0.42, below=0.17), side=0.56
+        )
         for line, (network, one) in zip(axes, rows, strict=True):
             first = network == next(iter(lists))
             if first:
@@ -69,7 +71,7 @@ def draw_lists(
             else:
                 line[0].set_visible(False)
             position = line[0].get_position()
-            label = f"{network}\nAP {100 * one.ap:.0f} %"
+            label = f"{network}\nAP {one.ap:.0f} %"
             figure.text(0.06 / figure.get_figwidth(), (position.y0 + position.y1) / 2, label, va="center", fontsize=7.5)
             for axis, image, distance, right in zip(line[1:], one.gallery, one.distances, one.right, strict=False):
                 colour, style, mark = RIGHT if right else WRONG

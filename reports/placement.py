@@ -1,4 +1,4 @@
-"""Labels of points in a scatter plot, placed so that none lies on another, on a point, or beyond the axes."""
+"""Labels of points in a scatter plot, placed without overlaps inside the axes."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top
-#: Where a label is tried, in this order, as multiples of its half width and height from the point.
+#: Directions in which a label is tried, in this order, as multiples of its half width and height.
 DIRECTIONS = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 1), (-1, -1), (-1, 0))
 #: Gaps between point and label that are tried, in label heights.
 GAPS = (0.3, 0.7, 1.2, 2.0, 3.0, 4.5)
-#: Choices looked at before the search for a perfect arrangement is given up.
+#: Boxes that the search for an arrangement without overlaps tries at most.
 PATIENCE = 20_000
 
 
@@ -31,35 +31,32 @@ def outside(box: Box, bounds: Box) -> float:
 def place_labels(
     points: Sequence[Box], sizes: Sequence[tuple[float, float]], bounds: Box, obstacles: Sequence[Box] = ()
 ) -> list[Box]:
-    """One box for each label: near its point, and where there is room clear of all points, labels and bounds.
+    """One box for each label: near its point, without overlaps of points, labels and bounds if there is room.
 
-    Every label tries the directions round its point, near ones first; where one finds no room those before it
-    give way (depth-first). If no arrangement is clear, each label in turn takes what overlaps least. The same
-    input gives the same boxes.
+    A depth-first search tries the directions around each point, near ones first. Without a solution each label in
+    turn takes the box with the least overlap. The same input gives the same boxes.
 
     Args:
-        points: what each marker covers, in any unit.
+        points: boxes of the markers, in any unit.
         sizes: width and height of each label, in that unit.
         bounds: of the axes.
-        obstacles: what else labels keep off.
+        obstacles: further boxes to avoid.
     """
     tried = [
-        [_beside(point, size, direction, gap * size[1]) for gap in GAPS for direction in DIRECTIONS]
+        [_label_box(point, size, direction, gap * size[1]) for gap in GAPS for direction in DIRECTIONS]
         for point, size in zip(points, sizes, strict=True)
     ]
 
     def cost(box: Box, placed: Sequence[Box]) -> float:
         return outside(box, bounds) + sum(overlap(box, other) for other in (*points, *obstacles, *placed))
 
-    left = PATIENCE
+    patience = iter(range(PATIENCE))
 
     def search(placed: list[Box]) -> list[Box] | None:
-        nonlocal left
         if len(placed) == len(points):
             return placed
         for box in tried[len(placed)]:
-            left -= 1
-            if left < 0:
+            if next(patience, None) is None:
                 return None
             if cost(box, placed) < 1e-9 and (found := search([*placed, box])) is not None:
                 return found
@@ -73,7 +70,7 @@ def place_labels(
     return found
 
 
-def _beside(point: Box, size: tuple[float, float], direction: tuple[int, int], gap: float) -> Box:
+def _label_box(point: Box, size: tuple[float, float], direction: tuple[int, int], gap: float) -> Box:
     """The box of a label in a direction from its point."""
     x, y = (point[0] + point[2]) / 2, (point[1] + point[3]) / 2
     away = gap / math.hypot(*direction)
@@ -92,7 +89,7 @@ def annotate(
     line: tuple[Any, Any] = ((), ()),
     **style: Any,
 ) -> None:
-    """Write a text at each point of finished axes, with a line to it where it had to move away.
+    """Write a text at each point of finished axes, with a line to texts that are not next to their point.
 
     Call it last: limits, scales and the layout of the figure are settled first and stay as they are.
 

@@ -1,7 +1,7 @@
-"""Ranked lists of finished runs: which gallery images stand before a query, how far away, and which are right.
+"""Ranked lists of finished runs: the nearest gallery images of a query, their distances, and which are right.
 
-Records hold the rank of every query's first match, not the images before it: those are ranked again from the run's own
-weights. Features are kept in the store, so that a second look needs no network:
+Records hold the rank of every query's first match, not the images before it, so images are ranked again with the run's
+weights. Features are kept in the store, so that this needs the network only once:
 
 STORE/features/<run_id>.npy     (N, D) float32, a row per test image in the data set's order
 """
@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
-from ablations.store import Store
+from ablations.engine.store import Store
 from msinet.data import Dataset, open_pixels
 from msinet.data.datasets import Image
 from msinet.environment import pick_device
@@ -24,6 +23,8 @@ from msinet.io import atomic_path
 from msinet.models import build_model, load_weights
 from msinet.retrieval import top_k
 from msinet.training import embed
+from msinet.training.options import RunOptions
+from reports.results import Results
 
 
 @dataclass(frozen=True)
@@ -31,42 +32,34 @@ class RankedList:
     """A query and what was found for it, nearest first."""
 
     position: int
-    """of the query among those of the set's first draw"""
+    """position of the query in the set's first draw"""
     query: Image
     gallery: tuple[Image, ...]
-    """as the protocol ranks them: none of the query's identity and camera, where the set removes those"""
+    """nearest images; where the protocol asks for it, without those of the query's identity and camera"""
     distances: tuple[float, ...]
     """Euclidean distances between unit features, in [0, 2]"""
     right: tuple[bool, ...]
     """whether each is of the query's identity"""
     positives: int
-    """right images in the whole gallery"""
+    """number of right images in the whole gallery"""
     first_rank: int
     """rank of the first right image, from 1; 0 if there is none"""
     ap: float
-    """average precision of the query, as recorded, in [0, 1]; NaN if there is no right image"""
+    """recorded average precision of the query in per cent; NaN if there is no right image"""
 
 
 def ranked_lists(
-    store: Store,
-    run_id: str,
-    dataset: Dataset,
-    queries: Sequence[int],
-    k: int = 15,
-    *,
-    device: str = "auto",
-    progress: bool = False,
+    results: Results, run_id: str, dataset: Dataset, queries: Sequence[int], k: int, run_options: RunOptions
 ) -> list[RankedList]:
     """The k nearest gallery images of some queries, ranked as the run was (first draw of the set).
 
     Args:
-        store: that holds the run.
+        results: of a request, whose store holds the run.
         run_id: a finished training.
         dataset: the run's test set, `load_dataset(record["target"], root)`.
         queries: positions in `dataset.draws[0].query`; `spread_queries` chooses some.
         k: length of a list; it is shorter where the gallery is.
-        device: that embeds the images, unless their features are in the store.
-        progress: show a bar.
+        run_options: device that embeds the images, unless their features are in the store, and progress bars.
 
     Raises:
         UserError: no such run, one without weights (a search), a query or k out of range.
@@ -76,8 +69,9 @@ def ranked_lists(
     wrong = [q for q in queries if not 0 <= q < len(draw.query)]
     if wrong:
         raise UserError(f"{dataset.name} has queries 0 to {len(draw.query) - 1}, not {wrong[0]}")
-    features = embeddings(store, run_id, dataset, device=device, progress=progress)
-    recorded = recorded_queries(store, run_id)
+    features = embeddings(results.store, run_id, dataset, run_options)
+    recorded = results.queries(run_id)
+    recorded = recorded[recorded["draw"] == 0].reset_index(drop=True)
     identities = np.array([image.identity for image in dataset.test])
     cameras = np.array([image.camera for image in dataset.test])
     chosen = draw.query[np.asarray(queries, np.int64)]
@@ -129,23 +123,7 @@ def spread_queries(dataset: Dataset, number: int) -> list[int]:
     return [answered[place] for place in places]
 
 
-def recorded_queries(store: Store, run_id: str) -> pd.DataFrame:
-    """What the run recorded of every query of its first draw, in the draw's order.
-
-    Raises:
-        UserError: no such run, or one that ranked nothing (a search).
-    """
-    path = store.run_folder(run_id) / "queries.csv"
-    try:
-        frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); choose a finished training, not a search") from error
-    return frame[frame["draw"] == 0].reset_index(drop=True)
-
-
-def embeddings(
-    store: Store, run_id: str, dataset: Dataset, *, device: str = "auto", progress: bool = False
-) -> NDArray[np.float32]:
+def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: RunOptions) -> NDArray[np.float32]:
     """Features (N, D) of every test image by the run's network: from the store, or embedded and then kept there.
 
     Raises:
@@ -170,9 +148,9 @@ def embeddings(
         except (OSError, ValueError):  # cut short or something else: made again
             pass
     network, height, width = load_run(store, run_id)
-    where = pick_device(device)
+    device, progress = pick_device(run_options.device), run_options.progress
     pixels = open_pixels(dataset, "test", height, width, progress=progress)
-    made: NDArray[np.float32] = embed(network.to(where), pixels, where, progress=progress).numpy()
+    made: NDArray[np.float32] = embed(network.to(device), pixels, device, progress=progress).numpy()
     with atomic_path(kept) as temporary, temporary.open("wb") as stream:
         np.save(stream, made)
     return made

@@ -1,8 +1,8 @@
-"""What a search did and what it found: trajectories of its architecture parameters, and genotypes as diagrams."""
+"""Figures of searches: trajectories of the architecture parameters, and genotypes as diagrams."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -12,13 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
-from ablations.catalogue import Catalogue, Request
-from ablations.store import Store
+from ablations.studies import find_study
 from msinet.errors import UserError
 from msinet.io import write_text
 from msinet.models.genotype import SEARCHED
-from reports.figures import COLOURS, STYLE, add_title, missing, write_figure
-from reports.tables import build_table
+from reports.drawing import COLOURS, STYLE, add_title, write_figure
+from reports.notes import found_by_search
+from reports.results import Results, file_name
+from reports.tables import Table
 
 #: The operations of the search space: name, colour and line.
 OPERATIONS = {
@@ -30,37 +31,53 @@ OPERATIONS = {
 PAPER = "the paper, Table 1"
 
 
-def searches(catalogue: Catalogue, request: Request) -> dict[tuple[str, int], "pd.Series[Any]"]:
-    """The finished searches of a table by row and seed: their records, named by run id.
+def draw_searches(results: Results, name: str, folder: Path) -> list[Path]:
+    """The trajectory of each finished search of a study, and one diagram of all genotypes.
 
     Raises:
-        UserError: the table has none.
+        UserError: no search is finished.
     """
-    found = build_table(catalogue, request).searches
+    study = find_study(name)
+    found = found_by_search(results, study)
     if not found:
-        raise missing(catalogue, request, "search")
-    return found
+        raise results.missing(name, "search")
+    table = Table(study.title, (), (), study)
+    stem, profile = folder / file_name(name, results.request), results.request.profile
+    genotypes = {PAPER: SEARCHED}
+    written: list[Path] = []
+    for one in found:
+        label = f"{table.label(one.factors)}, seed {one.seed}"
+        genotypes[label] = str(one.record["genotype"])
+        path = results.store.run_folder(one.run_id) / "alphas.csv"
+        if not path.exists():
+            print(f"{label}: no trajectory, as it has no architecture parameters")
+            continue
+        title = f"{label}: weights of the operations, {one.record['source']}, profile {profile}"
+        part = stem.with_name(f"{stem.name}-alphas-{'-'.join(re.findall(r'[a-z0-9_]+', label.lower()))}")
+        written += draw_trajectory(trajectory(path), title, part)
+    title = f"Genotypes on {found[0].record['source']}, profile {profile}; "
+    title += "dot: as in the paper (3 of 12 by chance); dotted: down-sampling"
+    return written + draw_genotypes(genotypes, title, stem.with_name(f"{stem.name}-genotypes"))
 
 
-def trajectory(store: Store, run_id: str) -> pd.DataFrame:
+def trajectory(path: Path) -> pd.DataFrame:
     """alphas.csv of a search: epoch, interaction, alpha_X and weight_X (its softmax) of each operation, entropy.
 
     Raises:
-        UserError: the search has no architecture parameters (TPE), or the file is damaged.
+        UserError: the file is damaged.
     """
-    path = store.run_folder(run_id) / "alphas.csv"
     try:
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); only searches by gradient (tcm, ce) have one") from error
+        raise UserError(f"{path} cannot be read ({error}); delete the run and search again") from error
 
 
 def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     """The weight of each operation over the search, a panel per interaction, and the entropy of the mixtures below.
 
-    The operation that is kept, of largest weight at the end, stands in the panel's title. Entropy is 1 where all
-    operations weigh the same, 0 where one has all the weight. The dotted line of "none" lies over that of cross
-    attention for as long as they are the same function: until the latter's learned proportion leaves 0.
+    The panel's title names the operation with the largest weight at the end. Entropy is 1 where all operations have
+    equal weight and 0 where one has all the weight. The line of "none" covers that of cross attention as long as both
+    are the same function: until the learned proportion of the latter leaves 0.
 
     Args:
         data: of `trajectory`.
@@ -164,7 +181,7 @@ def draw_genotypes(genotypes: Mapping[str, str], title: str, stem: Path) -> list
     """
     data = genotype_data(genotypes)
     cells = int(data["cell"].max())
-    pitch, left = 1.0, 2.6  # of a cell, and where the first one stands
+    pitch, left = 1.0, 2.6  # of a cell, and position of the first one
     width, height = left + cells * pitch + 0.1, 1.9 + 0.85 * len(genotypes)
     with mpl.rc_context(STYLE):
         figure = plt.figure(figsize=(7.1, 7.1 * height / width))
@@ -204,7 +221,7 @@ def _box(axis: Axes, x: float, y: float, letter: str, *, dot: bool) -> None:
 
 
 def _legend(axis: Axes, width: float) -> None:
-    """What each operation does with the two branches (a above b), drawn as two lines that pass a box."""
+    """The operations on the two branches (a above b), drawn as two lines that pass a box."""
     step = (width - 0.3) / len(OPERATIONS)
     for number, (letter, (name, colour, _)) in enumerate(OPERATIONS.items()):
         x, upper, lower = 0.25 + number * step, 0.75, 0.51
@@ -232,9 +249,9 @@ def _legend(axis: Axes, width: float) -> None:
             axis.plot([middle - 0.12, middle + 0.08], [upper, lower], color=colour, lw=0.9, ls="--")
             axis.plot([middle - 0.12, middle + 0.08], [lower, upper], color=colour, lw=0.9, ls="--")
         said = {
-            "N": "branches stay apart",
-            "E": "branches change places",
-            "G": "one gate weighs both",
+            "N": "branches stay separate",
+            "E": "branches are swapped",
+            "G": "one gate weights both",
             "A": "keys of the other branch",
         }
         axis.text(x - 0.07, 0.31, name, weight="bold", fontsize=7, va="center")

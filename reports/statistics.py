@@ -1,4 +1,4 @@
-"""Differences over seeds: mean, confidence interval, and a test with its correction for many comparisons."""
+"""Differences over seeds: mean, confidence interval, paired t-test, and correction for multiple comparisons."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # Student's t: its distribution function and the inverse
 
-#: Below this adjusted p value a difference is called one.
+#: Significance level of adjusted p values.
 LEVEL = 0.05
 
 
@@ -18,18 +18,19 @@ class Difference:
 
     mean: float
     low: float
-    """of the 95 % confidence interval (Student's t); NaN of a single pair"""
+    """lower end of the 95 % confidence interval (Student's t); NaN of a single pair"""
     high: float
+    """upper end of the interval"""
     p: float
     """two-sided paired t-test; NaN of a single pair"""
     count: int
-    """pairs"""
+    """number of pairs"""
 
 
 def paired(differences: "pd.Series[float] | Sequence[float]") -> Difference:
-    """Mean, confidence interval and paired t-test of the differences of the pairs; NaN (an unpaired seed) is left out.
+    """Mean, confidence interval and paired t-test of differences; NaN (an unpaired seed) is left out.
 
-    Differences that are all alike have no spread: the interval is a point and p is 0, or 1 if they are all 0.
+    Equal differences have no variance: the interval is a point and p is 0, or 1 if they are all 0.
 
     Raises:
         ValueError: no pair.
@@ -44,8 +45,8 @@ def paired(differences: "pd.Series[float] | Sequence[float]") -> Difference:
     error = float(values.std(ddof=1)) / math.sqrt(count)
     if error == 0:
         return Difference(mean, mean, mean, float(mean == 0), count)
-    half = float(stats.t.ppf(0.975, count - 1)) * error
-    return Difference(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, count - 1)), count)
+    half = float(stdtrit(count - 1, 0.975)) * error
+    return Difference(mean, mean - half, mean + half, float(2 * stdtr(count - 1, -abs(mean) / error)), count)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from ablations.engine.request import Request
 from ablations.studies import STUDIES, find_study
-
 from msinet import losses
 from msinet.data.datasets import REGISTERED
 from msinet.data.layouts import cards, load_dataset

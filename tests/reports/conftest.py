@@ -1,15 +1,42 @@
-"""A store with a few finished trainings of the smallest kind."""
+"""Stores and tables for tests: some filled by hand, so that every number is known, and one with real trainings."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from ablations.__main__ import main
-from ablations.catalogue import Request
+from ablations.engine.experiment import Experiment
+from ablations.engine.request import Request
+from ablations.engine.store import Store
+from ablations.engine.study import Cell, Study
+from ablations.studies import find_study
+from msinet.io import write_csv
+from reports.layout import build_table
+from reports.results import Results
+from reports.tables import Column, Row, Table, TableCell
 
-#: Networks of that store, and its sets: one with cameras and a single draw, one without cameras and with ten.
+#: Networks of the trained store, and its sets: one with cameras and a single draw, one without cameras and with ten.
 MODELS = ("msinet_x0_25", "osnet_x0_25")
 DATASETS = ("market1501", "vehicleid")
+#: What every record holds, unless a test says otherwise.
+RECORD = {
+    "R1": 0.5,
+    "R5": 0.5,
+    "mAP": 0.5,
+    "steps": 3,
+    "parameters": 2_500_000,
+    "parameters_without_classifier": 2_345_678,
+    "macs": 1_129_000_000,
+    "target_layout": "Layout",
+    "device": "cpu",
+    "cpu": "Abacus 3000",
+    "torch": "9.9",
+    "finished": "2024-01-01T00:00:00+00:00",
+}
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +55,89 @@ def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Reques
         words = ["run", "table2", *request.as_args(), "--device", "cpu", "--no-progress"]
         assert main(words) == 0
     return request
+
+
+class HandStore:
+    """A store that a test fills by hand. No data set is on disk, so the records decide."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root)
+
+    def publish(
+        self,
+        experiment: Experiment,
+        data: Mapping[str, str] | None = None,
+        files: Mapping[str, list[dict[str, Any]]] | None = None,
+        weights: str | None = None,
+        **record: Any,
+    ) -> str:
+        """A finished run with these values, shares in [0, 1]; returns its id. Data sets have the fingerprint v1."""
+        prints = {name: (data or {}).get(name, "v1") for name in (experiment.source, experiment.target)}
+        run_id = experiment.run_id(prints, weights)
+        folder = self.store.partial_folder(run_id)
+        folder.mkdir(parents=True)
+        for name, rows in (files or {}).items():
+            write_csv(folder / name, rows)
+        fingerprints = {f"{role}_fingerprint": prints[getattr(experiment, role)] for role in ("source", "target")}
+        self.store.publish(run_id, experiment, RECORD | fingerprints | {"weights": weights} | record)
+        return run_id
+
+    def request(self, *models: str, **settings: Any) -> Request:
+        """On the rendered world, complete tables of one data set."""
+        settings = {"datasets": ("msmt17",), "whole": True, **settings}
+        return Request(models=models or ("msinet",), store=self.store.root, **settings)
+
+
+@pytest.fixture
+def hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HandStore:
+    """An empty store, and no rendered world in the cache."""
+    monkeypatch.setenv("MSINET_CACHE", str(tmp_path / "cache"))
+    return HandStore(tmp_path / "results")
+
+
+def cells_of(study: str, asked: Request, group: str = "", task: tuple[str, str] | None = None) -> list[Cell]:
+    """Cells of a study for a request, of one group and one column if they are given."""
+    return [
+        cell
+        for cell in find_study(study).cells(asked, asked.datasets)
+        if group in ("", cell.group) and task in (None, (cell.train, cell.test))
+    ]
+
+
+def table_of(study: str, asked: Request) -> Table:
+    """A study's table, read afresh."""
+    return build_table(Results(asked), study)
+
+
+def hand_cell(values: Iterable[float], planned: int | None = None, paper: float | None = None) -> TableCell:
+    """A table cell whose runs have these values by seed in every metric."""
+    found = list(values)
+    runs = pd.DataFrame(
+        [
+            {"run_id": f"{value}-{seed}", "seed": seed, "R1": value, "R5": value, "mAP": value}
+            for seed, value in enumerate(found)
+        ]
+    )
+    theirs = {} if paper is None else dict.fromkeys(("R1", "R5", "mAP"), paper)
+    return TableCell(runs, max(1, len(found)) if planned is None else planned, theirs, "ran" if theirs else "")
+
+
+def hand_table(
+    rows: Mapping[str, TableCell | Mapping[Column, TableCell]], *, group: str = "scratch", baseline: str = ""
+) -> Table:
+    """A table of a study with one factor, `row`, whose values are the labels; single cells are of market1501."""
+    columns = {label: found if isinstance(found, Mapping) else {MARKET: found} for label, found in rows.items()}
+    study = Study(
+        "study", "T", "", "", "", lambda *_: [], lambda row: str(row["row"]), (("row", baseline),) if baseline else ()
+    )
+    found = [Row(group, (("row", label),), cells) for label, cells in columns.items()]
+    return Table("T", tuple(next(iter(columns.values()), {MARKET: None})), found, study)
+
+
+MARKET = Column("market1501", "market1501")
+
+
+@pytest.fixture(scope="session")
+def tools() -> SimpleNamespace:
+    """The functions of this file, for tests that build tables."""
+    return SimpleNamespace(cells_of=cells_of, table_of=table_of, hand_cell=hand_cell, hand_table=hand_table)

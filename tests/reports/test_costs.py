@@ -14,7 +14,7 @@ from torch import nn
 from bench.machine import rates, traffic
 from msinet.errors import UserError
 from reports.costs import accuracy_data, draw_accuracy, draw_roofline, pareto, read_latencies
-from reports.tables import Place, Row, Table
+from reports.results import Results
 
 
 @pytest.fixture
@@ -59,22 +59,14 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     assert list(costs.iloc[front]) == sorted(costs.iloc[front])
 
 
-def test_accuracy_meets_latency(measured: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_accuracy_meets_latency(measured: Path, hand, tools, tmp_path: Path) -> None:
     latencies, environment = read_latencies(measured)
-    place = {"M": Place({"R1": (50.0, 1.0), "mAP": (40.0, 1.0)}, 1, 1, {}, "")}
-    table = Table(
-        "",
-        {"M": ("R1", "mAP")},
-        [
-            Row("from scratch", "MSINet", place, 1, 1),
-            Row("from scratch", "ResNet50", place, 1, 1),
-            Row("no training", "colour histogram", place, 1, 1),
-            Row("from scratch", "OSNet", {}, 1, 1),
-        ],
-        [],
-    )
-    monkeypatch.setattr("reports.costs.build_table", lambda *_: table)
-    data = accuracy_data(latencies, None, None, "M", "deployed", 32)  # type: ignore[arg-type]
+    asked = hand.request("msinet", "resnet50", "osnet", datasets=("market1501",), whole=False)
+    for cell in tools.cells_of("table2", asked):
+        if cell.experiment.model != "osnet":
+            hand.publish(cell.experiment, mAP=0.4)
+    results = Results(asked)
+    data = accuracy_data(latencies, results, "table2", "M", "deployed", 32)
     assert data[["label", "mAP", "ms"]].to_numpy().tolist() == [["MSINet", 40.0, 1.0], ["ResNet50", 40.0, 5.0]]
     written = draw_accuracy(data, "title", tmp_path / "cost") + draw_roofline(latencies, environment, tmp_path / "roof")
     assert all(path.stat().st_size > 50 for path in written)
@@ -84,14 +76,14 @@ def test_accuracy_meets_latency(measured: Path, monkeypatch: pytest.MonkeyPatch,
     assert roof.loc["osnet", "intensity"] == pytest.approx(1e7 * 32 / (4e5 * 32 + 4e6), rel=1e-3)
     np.testing.assert_allclose(roof["share_of_roof"], roof["rate"] / roof["roof"], rtol=1e-3)
     with pytest.raises(UserError, match="no latency of form eager at batch 7"):
-        accuracy_data(latencies, None, None, "M", "eager", 7)  # type: ignore[arg-type]
+        accuracy_data(latencies, results, "table2", "M", "eager", 7)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist; python -m bench latency"):
         read_latencies(tmp_path / "none.csv")
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
-    with pytest.raises(UserError, match="JSON beside it"):
+    with pytest.raises(UserError, match="JSON next to it"):
         read_latencies(tmp_path / "a.csv")
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(UserError, match="no column"):
@@ -100,7 +92,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_network_that_is_not_known_is_named_with_its_file(measured: Path) -> None:
     measured.write_text(measured.read_text().replace("osnet", "osnett"))
-    with pytest.raises(UserError, match=r"latency\.csv: unknown model 'osnett'"):
+    with pytest.raises(UserError, match=r"latency\.csv: unknown network 'osnett'"):
         read_latencies(measured)
 
 

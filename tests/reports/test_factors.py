@@ -2,6 +2,8 @@
 
 import csv
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablations.catalogue import Request
-from ablations.store import Store
-from ablations.table2 import TABLE2
+from ablations.engine.request import Request
 from msinet.errors import UserError
-from msinet.io import write_csv
 from reports.__main__ import main
 from reports.factors import LEVELS, as_markdown, by_factor, interval
+from reports.results import Results
 
 #: Values on and beside the bounds of the levels.
 VALUES = {
@@ -35,11 +35,6 @@ EXPECTED = {
     ("light", "0.8 to 1.05"): VALUES["light"][2:5],
     ("light", "bright, above 1.05"): VALUES["light"][5:],
 }
-
-
-@pytest.fixture
-def asked(tmp_path: Path) -> Request:
-    return Request(store=tmp_path / "results", datasets=("market1501",), models=("msinet", "osnet"), seeds=2)
 
 
 def queries(key: str, *, factors: bool) -> list[dict[str, Any]]:
@@ -62,81 +57,70 @@ def queries(key: str, *, factors: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def fill(asked: Request, *, factors: bool = True) -> dict[tuple[str, str], list[Path]]:
-    """Finished runs of the scratch group and the colour histogram; their queries by group and row."""
-    store = Store(asked.store)
-    written: dict[tuple[str, str], list[Path]] = {}
-    for cell in TABLE2.cells(asked, asked.datasets):
-        e = cell.experiment
-        run_id = e.run_id({"market1501": "v1"}, None)
-        write_csv(store.partial_folder(run_id) / "queries.csv", queries(run_id, factors=factors))
-        store.publish(
-            run_id,
-            e,
-            {
-                "R1": 0.4,
-                "R5": 0.5,
-                "mAP": 0.25,
-                "steps": 3,
-                "weights": None,
-                "device": "cpu",
-                "cpu": "Abacus",
-                "torch": "9",
-                "finished": "2024-01-01",
-                "parameters_without_classifier": 1,
-                "macs": 1,
-                "source_fingerprint": "v1",
-                "target_fingerprint": "v1",
-                "target_layout": "Market-1501, rendered",
-            },
-        )
-        written.setdefault((cell.group, cell.row), []).append(store.run_folder(run_id) / "queries.csv")
-    return written
+@pytest.fixture
+def asked(hand) -> Request:
+    return hand.request("msinet", "osnet", datasets=("market1501",), seeds=2, whole=False)
 
 
-def test_means_by_level_are_those_of_the_queries(asked: Request) -> None:
-    written = fill(asked)
+@pytest.fixture
+def fill(hand, tools, asked: Request) -> Callable[..., dict[tuple[str, str], list[Path]]]:
+    """Fills Table 2 from scratch and the colour histogram; gives their query files by group and network."""
+
+    def filled(*, factors: bool = True) -> dict[tuple[str, str], list[Path]]:
+        written: dict[tuple[str, str], list[Path]] = {}
+        for cell in tools.cells_of("table2", asked):
+            found = queries(str(cell.experiment), factors=factors)
+            run_id = hand.publish(cell.experiment, files={"queries.csv": found}, target_layout="Market-1501, rendered")
+            network = str(dict(cell.factors)["network"])
+            written.setdefault((cell.group, network), []).append(hand.store.run_folder(run_id) / "queries.csv")
+        return written
+
+    return filled
+
+
+def test_means_by_level_are_those_of_the_queries(fill, asked: Request) -> None:
+    written = fill()
     assert {key: len(files) for key, files in written.items()} == {
-        ("no training", "colour histogram"): 1,
-        ("from scratch", "MSINet"): 2,
-        ("from scratch", "OSNet"): 2,
+        ("untrained", "colour_histogram"): 1,
+        ("scratch", "msinet"): 2,
+        ("scratch", "osnet"): 2,
     }
-    data = by_factor(TABLE2, asked).to_dict("records")
-    found = {(r["group"], r["method"], r["factor"], r["level"]): r for r in data}
+    data = by_factor(Results(asked), "table2").to_dict("records")
+    found = {(r["network"], r["factor"], r["level"]): r for r in data}
     assert len(found) == len(data) == 3 * len(EXPECTED)
-    for (group, method), files in written.items():
+    for (_, network), files in written.items():
         rows = []
         for file in files:
             with file.open(newline="") as stream:
                 rows += [row for row in csv.DictReader(stream) if row["positives"] != "0"]
         for (factor, level), values in EXPECTED.items():
             part = [row for row in rows if float(row[factor]) in values]
-            shown = found[group, method, factor, level]
+            shown = found[network, factor, level]
             assert shown["column"] == "M"
             assert shown["queries"] * len(files) == len(part) > 0
             assert shown["R1"] == pytest.approx(100 * sum(row["first_rank"] == "1" for row in part) / len(part))
             assert shown["mAP"] == pytest.approx(100 * sum(float(row["ap"]) for row in part) / len(part))
 
 
-def test_every_query_with_a_match_is_at_one_level(asked: Request) -> None:
-    fill(asked)
-    data = by_factor(TABLE2, asked)
+def test_every_query_with_a_match_is_at_one_level(fill, asked: Request) -> None:
+    fill()
+    data = by_factor(Results(asked), "table2")
     assert set(LEVELS) == set(VALUES)
-    for _, part in data.groupby(["group", "method", "factor"]):
+    for _, part in data.groupby(["group", "row", "factor"]):
         assert part["queries"].sum() == 32  # of forty, every fifth has no match
 
 
-def test_the_levels_of_every_factor_have_the_same_mean(asked: Request) -> None:
+def test_the_levels_of_every_factor_have_the_same_mean(fill, asked: Request) -> None:
     # Weighted by their queries, the levels of each factor give the same mean over all queries.
-    fill(asked)
-    data = by_factor(TABLE2, asked)
-    for _, part in data.groupby(["group", "method"]):
+    fill()
+    data = by_factor(Results(asked), "table2")
+    for _, part in data.groupby(["group", "row"]):
         means = [(level["mAP"] * level["queries"]).sum() / 32 for _, level in part.groupby("factor")]
         assert means == pytest.approx([means[0]] * 3)
 
 
-def test_the_command_writes_what_it_prints(asked: Request, tmp_path: Path, capsys) -> None:
-    fill(asked)
+def test_the_command_writes_what_it_prints(fill, asked: Request, tmp_path: Path, capsys) -> None:
+    fill()
     assert main(["factors", "table2", *asked.as_args(), "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     stem = tmp_path / "out" / "table2-mini-factors"
@@ -151,16 +135,16 @@ def test_the_command_writes_what_it_prints(asked: Request, tmp_path: Path, capsy
     for row in rows:
         line = next(one for one in lines if one.startswith(f"| {row['factor'].replace('_', ' ')} | {row['level']} |"))
         assert f"| {row['queries']} |" in line
-        cell = line.split(" | ")[[c.strip(" |") for c in lines[0].split(" | ")].index(row["method"])].strip(" |")
+        cell = line.split(" | ")[[c.strip(" |") for c in lines[0].split(" | ")].index(row["row"])].strip(" |")
         first, second = map(float, cell.split(" / "))
         assert first == pytest.approx(float(row["R1"]), abs=0.051)
         assert second == pytest.approx(float(row["mAP"]), abs=0.051)
 
 
-def test_a_network_of_two_groups_is_told_apart(asked: Request) -> None:
-    fill(asked)
-    data = by_factor(TABLE2, asked)
-    again = data[data["method"] == "MSINet"].assign(group="pre-trained")
+def test_a_network_of_two_groups_is_told_apart(fill, asked: Request) -> None:
+    fill()
+    data = by_factor(Results(asked), "table2")
+    again = data[data["row"] == "MSINet"].assign(group="pre-trained")
     header = as_markdown(pd.concat([data, again])).splitlines()[2]
     assert "MSINet, from scratch" in header
     assert "MSINet, pre-trained" in header
@@ -168,11 +152,12 @@ def test_a_network_of_two_groups_is_told_apart(asked: Request) -> None:
 
 
 @pytest.mark.parametrize("runs", ["none", "on photographs"])
-def test_without_runs_on_rendered_images_it_is_one_clear_error(runs: str, asked: Request, capsys) -> None:
-    if runs == "on photographs":
-        fill(asked, factors=False)
+def test_without_runs_on_rendered_images_it_is_one_clear_error(runs: str, fill, hand, asked: Request, capsys) -> None:
+    fill(factors=False)
+    if runs == "none":
+        asked = replace(asked, recipe=("lr=0.5",))
     with pytest.raises(UserError, match=r"no finished run of table2 in .* was ranked on rendered images"):
-        by_factor(TABLE2, asked)
+        by_factor(Results(asked), "table2")
     assert main(["factors", "table2", *asked.as_args()]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: no finished run of table2 in ")
@@ -191,8 +176,8 @@ def test_an_interval_resamples_identities_not_queries() -> None:
     assert np.isnan(interval(np.ones(6), np.zeros(6))).all()
 
 
-def test_the_figure_shows_every_level_with_its_queries(asked: Request, tmp_path: Path) -> None:
-    fill(asked)
+def test_the_figure_shows_every_level_with_its_queries(fill, asked: Request, tmp_path: Path) -> None:
+    fill()
     assert main(["factors", "table2", *asked.as_args(), "--out", str(tmp_path)]) == 0
     data = pd.read_csv(tmp_path / "table2-mini-factors-mAP.csv")
     assert len(data) == 3 * len(EXPECTED)

@@ -11,16 +11,18 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ablations.catalogue import Request
-from ablations.index import CATALOGUES
-from ablations.store import Store
+from ablations.engine.request import Request
+from ablations.engine.store import Store
+from ablations.studies import find_study
 from msinet.data import Dataset, load_dataset
 from msinet.errors import DataError, UserError
 from msinet.models import build_model
-from msinet.training.options import RunOptions
 from reports.__main__ import main
-from reports.maps import Seen, cell_maps, draw_maps, energy, final_maps, look, nearest_negatives, networks, overlay
+from reports.distances import nearest_negatives
+from reports.maps import QueryMaps, cell_maps, draw_maps, energy, final_maps, overlay, query_maps
+from reports.networks import finished_networks
 from reports.ranked import spread_queries
+from reports.results import Results
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def asked(trained: Request) -> Request:
 def test_names_of_networks_are_not_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pixels = np.zeros((64, 32, 3), np.uint8)
     names = ("ResNet50 x0.25", "a network with quite a long name")
-    seen = Seen(("a.jpg", "b.jpg"), (pixels, pixels), {name: np.zeros((2, 4, 2), np.float32) for name in names})
+    seen = QueryMaps(("a.jpg", "b.jpg"), (pixels, pixels), {name: np.zeros((2, 4, 2), np.float32) for name in names})
     kept: list[Figure] = []
     monkeypatch.setattr("reports.maps.write_figure", lambda figure, *_: kept.append(figure))
     draw_maps(seen, "title", tmp_path / "maps", upright=True)
@@ -127,7 +129,7 @@ def test_figure_1_shows_the_same_images_for_every_network(asked: Request, tmp_pa
     assert maps["image"].nunique() == 3
     assert maps.groupby(["map", "image"])["value"].agg(["min", "max"]).drop_duplicates().to_numpy().tolist() == [[0, 1]]
     distances = pd.read_csv(tmp_path / f"{stem(tmp_path, 'distances')}.csv")
-    assert distances.groupby("network")["query"].nunique().nunique() == 1
+    assert distances.groupby("row")["query"].nunique().nunique() == 1
     assert distances["negatives"].between(0, 2).all()
     drawn(tmp_path, 2)
 
@@ -166,27 +168,28 @@ def test_what_is_missing_is_named_with_its_command(asked: Request, tmp_path: Pat
     assert main(["figure4", *asked.as_args(), "--images", "0"]) == 2
     assert "--images must be at least 1" in capsys.readouterr().err
     with pytest.raises(DataError, match="does not exist"):
-        networks(CATALOGUES["figure1"], replace(asked, datasets=(), data_root=tmp_path / "none"))
+        finished_networks(Results(replace(asked, datasets=(), data_root=tmp_path / "none")), "figure1")
 
 
 def test_pictures_cost_no_training_that_table_2_has_not(asked: Request) -> None:
     everything = replace(asked, models=())
-    table2 = {cell.experiment for cell in CATALOGUES["table2"].cells(everything, ("market1501",))}
+    table2 = {cell.experiment for cell in find_study("table2").cells(everything, ("market1501",))}
     for name in ("figure1", "figure4", "figure6"):
-        cells = CATALOGUES[name].cells(everything, ("market1501",))
+        cells = find_study(name).cells(everything, ("market1501",))
         assert {cell.experiment for cell in cells} <= table2
-        assert {cell.row for cell in cells} == {"MSINet x0.25"} | ({"ResNet50 x0.25"} if name != "figure4" else set())
+        networks = {dict(cell.factors)["network"] for cell in cells}
+        assert networks == {"msinet"} | ({"resnet50"} if name != "figure4" else set())
 
 
 def test_images_are_those_that_the_network_gets(asked: Request) -> None:
     dataset: Dataset = load_dataset("market1501", asked.root)
-    looked, _ = networks(CATALOGUES["figure1"], asked)
+    found, _ = finished_networks(Results(asked), "figure1")
     queries = spread_queries(dataset, 2)
-    seen = look(Store(asked.store), looked[0].run_ids[0], dataset, queries, "one", RunOptions(device="cpu"))
-    record = Store(asked.store).frame().loc[looked[0].run_ids[0]]
+    seen = query_maps(Store(asked.store), found[0].run_ids[0], dataset, queries, "one", "cpu")
+    record = Store(asked.store).frame().loc[found[0].run_ids[0]]
     for path, pixels in zip(seen.paths, seen.pixels, strict=True):
         with PIL.Image.open(dataset.root / path) as image:
-            size = int(record["recipe.image.width"]), int(record["recipe.image.height"])
+            size = int(record["recipe.width"]), int(record["recipe.height"])
             assert np.array_equal(pixels, np.asarray(image.convert("RGB").resize(size, PIL.Image.Resampling.BILINEAR)))
 
 

@@ -1,106 +1,107 @@
-"""Which of the paper's orderings hold: cases small enough to count by hand."""
+"""Which of the paper's orders hold: cases small enough to count by hand."""
 
 from itertools import permutations
 
+import pandas as pd
 import pytest
 
-from reports.tables import Place, Row, orderings
+from reports.notes import orders
+from reports.tables import Column, Row, Table, TableCell
 
-COLUMNS = {"MS": ("R1", "mAP")}
-NAN = float("nan")
-
-
-def row(
-    label: str, ours: float | None, theirs: float | None, std: float = NAN, seeds: int = 1, group: str = "g"
-) -> Row:
-    """A network with this mAP here and in the paper; its R1 says the contrary, and must not be looked at."""
-    values = {} if ours is None else {"R1": (100 - ours, 0.0), "mAP": (ours, std)}
-    paper = {} if theirs is None else {"R1": theirs, "mAP": theirs}
-    return Row(group, label, {"MS": Place(values, seeds if values else 0, seeds, paper, "ran")}, None, None)
+MSMT, VID, VID800 = (Column(name, name) for name in ("msmt17", "vehicleid", "vehicleid_800"))
 
 
-def test_all_pairs_hold() -> None:
-    (line,) = orderings([row("A", 30, 60), row("B", 20, 50), row("C", 10, 40)], COLUMNS)
+def cell(ours: float | None, theirs: float | None, std: float = 0.0, seeds: int = 1) -> TableCell:
+    """A cell with this mAP here and in the paper, over seeds with this deviation; its R1 says the contrary."""
+    half = std * ((seeds - 1) / seeds) ** 0.5  # half above, half below the mean: their sample deviation is `std`
+    values = (
+        [] if ours is None else [ours + half * (1 if i % 2 else -1) for i in range(seeds)] if std else [ours] * seeds
+    )
+    runs = pd.DataFrame([{"run_id": str(i), "mAP": v, "R1": 100 - v} for i, v in enumerate(values)])
+    return TableCell(runs, seeds, {} if theirs is None else {"R1": 100 - theirs, "mAP": theirs})
+
+
+def lines(tools, **cells: TableCell) -> list[str]:
+    return orders(tools.hand_table({label: {MSMT: one} for label, one in cells.items()}))
+
+
+def test_all_pairs_hold(tools) -> None:
+    (line,) = lines(tools, A=cell(30, 60), B=cell(20, 50), C=cell(10, 40))
     assert line == (
-        "Order by mAP, g, MS: A > B > C (the paper's order; 3 of 3 pairs as in the paper; "
-        "one seed, so no spread is known)."
+        "Order by mAP, from scratch, MS: A > B > C (the paper's order; 3 of 3 pairs as in the paper; "
+        "single seed, no variance estimate)."
     )
 
 
-def test_no_pair_holds() -> None:
-    (line,) = orderings([row("A", 10, 60), row("B", 20, 50), row("C", 30, 40)], COLUMNS)
-    assert line.startswith("Order by mAP, g, MS: C > B > A (in the paper A > B > C; 0 of 3 pairs as in the paper")
+def test_no_pair_holds(tools) -> None:
+    (line,) = lines(tools, A=cell(10, 60), B=cell(20, 50), C=cell(30, 40))
+    assert ": C > B > A (in the paper A > B > C; 0 of 3 pairs as in the paper" in line
 
 
-def test_pairs_are_counted_whatever_the_order_of_the_rows() -> None:
+def test_pairs_are_counted_whatever_the_order_of_the_rows(tools) -> None:
     # Here A > C > B > D, there A > B > C > D: of six pairs only B and C have changed places.
-    rows = [row("A", 40, 40), row("B", 20, 30), row("C", 30, 20), row("D", 10, 10)]
+    rows = {"A": cell(40, 40), "B": cell(20, 30), "C": cell(30, 20), "D": cell(10, 10)}
     for order in permutations(rows):
-        (line,) = orderings(order, COLUMNS)
-        assert line.startswith("Order by mAP, g, MS: A > C > B > D (in the paper A > B > C > D; 5 of 6 pairs")
+        (line,) = lines(tools, **{label: rows[label] for label in order})
+        assert ": A > C > B > D (in the paper A > B > C > D; 5 of 6 pairs" in line
 
 
 @pytest.mark.parametrize(("b", "c", "order"), [(20, 10, "A > B > C"), (10, 20, "A > C > B")])
-def test_equals_in_the_paper_may_stand_in_any_order(b: float, c: float, order: str) -> None:
-    (line,) = orderings([row("A", 30, 60), row("B", b, 50), row("C", c, 50)], COLUMNS)
-    assert line.startswith(f"Order by mAP, g, MS: {order} (the paper's order; 2 of 2 pairs as in the paper")
+def test_ties_of_the_paper_may_have_any_order(tools, b: float, c: float, order: str) -> None:
+    (line,) = lines(tools, A=cell(30, 60), B=cell(b, 50), C=cell(c, 50))
+    assert f": {order} (the paper's order; 2 of 2 pairs as in the paper" in line
 
 
 @pytest.mark.parametrize(("gap", "undecided"), [(3.9, 1), (4.1, 0)])
-def test_a_difference_within_two_standard_errors_is_undecided(gap: float, undecided: int) -> None:
+def test_a_difference_within_two_standard_errors_is_undecided(tools, gap: float, undecided: int) -> None:
     # Two seeds of standard deviation 2 each: the error of the difference is (4/2 + 4/2)^½ = 2.
-    (line,) = orderings([row("A", 20 + gap, 60, std=2, seeds=2), row("B", 20, 50, std=2, seeds=2)], COLUMNS)
-    assert line.endswith(
-        f"(the paper's order; {1 - undecided} of 1 pairs as in the paper, {undecided} within two standard errors)."
-    )
+    (line,) = lines(tools, A=cell(20 + gap, 60, 2, 2), B=cell(20, 50, 2, 2))
+    counted = f"{1 - undecided} of 1 pairs as in the paper, {undecided} within two standard errors"
+    assert line.endswith(f"(the paper's order; {counted}).")
 
 
-def test_a_clear_reversal_is_neither_held_nor_undecided() -> None:
-    (line,) = orderings([row("A", 10, 60, std=0.1, seeds=3), row("B", 20, 50, std=0.1, seeds=3)], COLUMNS)
+def test_a_clear_reversal_is_neither_held_nor_undecided(tools) -> None:
+    (line,) = lines(tools, A=cell(10, 60, 0.1, 2), B=cell(20, 50, 0.1, 2))
     assert line.endswith("(in the paper A > B; 0 of 1 pairs as in the paper, 0 within two standard errors).")
 
 
-def test_one_seed_among_several_says_so() -> None:
-    (line,) = orderings([row("A", 30, 60, std=1, seeds=2), row("B", 20, 50)], COLUMNS)
-    assert "one seed, so no spread is known" in line
+def test_one_seed_among_several_says_so(tools) -> None:
+    (line,) = lines(tools, A=cell(30, 60, 1, 2), B=cell(20, 50))
+    assert "single seed, no variance estimate" in line
     assert "standard errors" not in line
 
 
 @pytest.mark.parametrize(
-    "rows",
+    "cells",
     [
-        [],
-        [row("A", 30, 60)],
-        [row("A", 30, 60), row("B", None, 50)],  # not run
-        [row("A", 30, 60), row("B", 20, None)],  # the paper has nothing
-        [row("A", 30, 60), row("B", 20, 50, group="h")],  # of another group
+        {},
+        {"A": cell(30, 60)},
+        {"A": cell(30, 60), "B": cell(None, 50)},  # not run
+        {"A": cell(30, 60), "B": cell(20, None)},  # the paper has nothing
     ],
 )
-def test_fewer_than_two_networks_have_no_order(rows: list[Row]) -> None:
-    assert orderings(rows, COLUMNS) == []
+def test_fewer_than_two_networks_have_no_order(tools, cells: dict[str, TableCell]) -> None:
+    assert lines(tools, **cells) == []
 
 
-def test_every_group_and_column_has_its_line() -> None:
+def test_every_group_and_column_has_its_line(tools) -> None:
     def wide(label: str, group: str, values: tuple[float, float], theirs: tuple[float, float]) -> Row:
-        places = {
-            column: Place({first: (ours, NAN), second: (0.0, NAN)}, 1, 1, {first: paper, second: 0.0}, "ran")
-            for (column, (first, second)), ours, paper in zip(columns.items(), values, theirs, strict=True)
-        }
-        return Row(group, label, places, None, None)
+        cells = {}
+        for column, ours, paper in zip((VID, VID800), values, theirs, strict=True):
+            runs = pd.DataFrame([{"run_id": label, "R1": ours, "R5": 0.0}])
+            cells[column] = TableCell(runs, 1, {"R1": paper, "R5": 0.0})  # without mAP the first metric counts
+        return Row(group, (("row", label),), cells)
 
-    columns = {"VID": ("R1", "R5"), "VID800": ("R1", "R5")}  # without mAP the first metric counts
-    lines = orderings(
-        [
-            wide("A", "g", (2, 1), (2, 2)),
-            wide("B", "g", (1, 2), (1, 1)),
-            wide("A", "h", (1, 2), (2, 2)),
-            wide("B", "h", (2, 1), (1, 1)),
-        ],
-        columns,
-    )
-    assert [line.split(" (")[0] for line in lines] == [
-        "Order by R1, g, VID: A > B",
-        "Order by R1, g, VID800: B > A",
-        "Order by R1, h, VID: B > A",
-        "Order by R1, h, VID800: A > B",
+    rows = [
+        wide("A", "scratch", (2, 1), (2, 2)),
+        wide("B", "scratch", (1, 2), (1, 1)),
+        wide("A", "pretrained", (1, 2), (2, 2)),
+        wide("B", "pretrained", (2, 1), (1, 1)),
+    ]
+    table = Table("T", (VID, VID800), rows, tools.hand_table({}).study)
+    assert [line.split(" (")[0] for line in orders(table)] == [
+        "Order by R1, from scratch, VID: A > B",
+        "Order by R1, from scratch, VID800: B > A",
+        "Order by R1, pre-trained, VID: B > A",
+        "Order by R1, pre-trained, VID800: A > B",
     ]

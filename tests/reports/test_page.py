@@ -13,22 +13,26 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-from ablations.catalogue import Request
-from ablations.experiment import Experiment
-from ablations.index import CATALOGUES
-from ablations.store import Store
-from ablations.sweep import SWEEP, summary_path
-from ablations.table2 import TABLE2
 
-from bench import networks
+from ablations.engine.experiment import Experiment
+from ablations.engine.request import Request
+from ablations.engine.store import Store
+from ablations.engine.sweep import summary_path
+from ablations.studies import STUDIES
 from msinet.data import load_dataset
 from msinet.data.loading import decode
-from msinet.errors import UserError
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe
-from reports import page
-from reports.__main__ import Build, main
-from reports.claims import CLAIMS, Claim, Outcome, Verdict
-from reports.tables import Place, Row, Table, build_table
+from reports.__main__ import main
+from reports.claims import CLAIMS, Claim, Measurement
+from reports.page import figures, ranked, runs, summary
+from reports.page.build import render
+from reports.page.claims import claim_line, claims
+from reports.page.report import Missing, Part, Report
+from reports.page.tables import file_panel, table_panel, tables
+from reports.results import Results
+from reports.tables import Column, Table, TableCell
+from reports.verdicts import Outcome, Verdict
 
 #: What somebody might put into a file, an option or a log.
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">\u2028<!--'
@@ -64,18 +68,21 @@ def build(request: Request, out: Path, *more: str) -> Elements:
     return Elements((out / "index.html").read_text(encoding="utf-8"))
 
 
-def test_a_table_keeps_its_runs_and_its_paper_columns() -> None:
-    def place(value: float, *ids: str) -> Place:
-        return Place(
-            {"R1": (value, math.nan), "mAP": (value - 10, math.nan)}, 1, 1, {"R1": 90.0, "mAP": 80.0}, "ran", ids
-        )
+MARKET, MSMT, ACROSS = Column("market1501", "market1501"), Column("msmt17", "msmt17"), Column("msmt17", "market1501")
 
-    empty = Place({}, 0, 1, {}, "")
-    rows = [
-        Row("g", "A", {"M": place(50, "a1"), "MS": place(40, "a2", "a3")}, 2_330_000, 70_000_000),
-        Row("g", "B", {"M": empty, "MS": place(30, "b2")}, None, None),
-    ]
-    panel = page.table_panel("t", Table("T", {"M": ("R1", "mAP"), "MS": ("R1", "mAP")}, rows, ["a note"]))
+
+def report(request: Request, out: Path, latency: Path | None = None, queries: int = 3) -> Report:
+    options = RunOptions(device="cpu", progress=False)
+    return Report(Results(request), latency or out / "none" / "latency.csv", queries, options, out)
+
+
+def test_a_table_keeps_its_runs_and_its_paper_columns(tools) -> None:
+    def cell(*values: float) -> TableCell:
+        found = tools.hand_cell(values, planned=len(values) or 1, paper=90.0)
+        return replace(found, runs=found.runs.assign(mAP=found.runs["R1"] - 10)) if values else found
+
+    a, b = {MARKET: cell(50), MSMT: cell(40, 42)}, {MARKET: tools.hand_cell([]), MSMT: cell(30)}
+    panel = table_panel("t", tools.hand_table({"A": a, "B": b}))
     titles = [(c["title"], c["metrics"], c["paper"]) for c in panel["columns"]]
     assert titles[-4:] == [
         ("M", ["R1", "mAP"], False),
@@ -84,44 +91,31 @@ def test_a_table_keeps_its_runs_and_its_paper_columns() -> None:
         ("paper", ["R1", "mAP"], True),
     ]
     first, second = panel["rows"]
-    assert [cell["runs"] for cell in first[-4:]] == [("a1",), (), ("a2", "a3"), ()]
-    assert [cell["values"] for cell in first[-4:]] == [[50.0, 40.0], [90.0, 80.0], [40.0, 30.0], [90.0, 80.0]]
+    assert [cell["runs"] for cell in first[-4:]] == [("50-0",), (), ("40-0", "42-1"), ()]
+    assert [cell["values"] for cell in first[-4:]] == [[50.0, 40.0], [90.0, 90.0], [41.0, 31.0], [90.0, 90.0]]
     assert (second[-4]["text"], second[-4]["values"], second[-4]["runs"]) == ("not run", [], ())
     assert all(not cell["runs"] for row in panel["rows"] for cell in row[:-4])
-    assert (panel["done"], panel["planned"]) == (3, 4)
+    assert (panel["done"], panel["planned"]) == (4, 5)
 
 
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("48.0±0.3 / 38.4±1.2", [48.0, 38.4]),
-        ("-", []),
-        ("not run", []),
-        ("~1.8", [1.8]),
-        ("1.5e-05", [1.5e-5]),
-        ("12.0 / 8.9 (c)", [12.0, 8.9]),
-        ("-3.5", [-3.5]),
-    ],
-)
-def test_cells_are_sorted_by_their_numbers(text: str, values: list[float]) -> None:
-    assert page.numbers(text) == values
+def test_cells_of_files_are_sorted_by_their_numbers() -> None:
+    frame = pd.DataFrame({"name": ["a 1", "b"], "value": [1.23456e-05, math.nan], "count": [3, 40]})
+    panel = file_panel("latency", "Latency", frame)
+    shown = [[(cell["text"], cell["values"]) for cell in row] for row in panel["rows"]]
+    assert shown == [[("a 1", []), ("1.235e-05", [1.23456e-05]), ("3", [3])], [("b", []), ("-", []), ("40", [40])]]
+    assert [column["numeric"] for column in panel["columns"]] == [False, True, True]
 
 
-def test_standings_count_networks_that_learn() -> None:
-    def row(label: str, *values: float | None, learns: bool = True) -> dict[str, Any]:
-        return {
-            "group": "from scratch",
-            "label": label,
-            "ours": label == "MSINet",
-            "learns": learns,
-            "values": [1, 1, None, *values],
-        }
+def test_standings_count_trained_networks() -> None:
+    def row(label: str, *values: float | None, trained: bool = True) -> dict[str, Any]:
+        about = {"group": "from scratch", "label": label, "ours": label == "MSINet", "trained": trained}
+        return about | {"values": [1, 1, None, *values]}
 
-    columns = [{"title": t} for t in ("p", "m", "t", "M", "MS", "VR")]
-    rows = [row("histogram", 99, 99, 99, learns=False), row("MSINet", 40, 30, None), row("OSNet", 50, 20, 1)]
-    lines = page.standings({"columns": columns, "rows": rows})
+    rows = [row("histogram", 99, 99, 99, trained=False), row("MSINet", 40, 30, None), row("OSNet", 50, 20, 1)]
+    lines = summary.standings(rows, ["p", "m", "t", "M", "MS", "VR"])
     assert lines == ["From scratch, MSINet is 2nd of 2 on M, 1st of 2 on MS."]
-    assert [page.ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
+    numbers = (1, 2, 3, 4, 11, 12, 13, 21, 112)
+    assert [summary.ordinal(n) for n in numbers] == [
         "1st",
         "2nd",
         "3rd",
@@ -134,19 +128,14 @@ def test_standings_count_networks_that_learn() -> None:
     ]
 
 
-def test_best_is_only_what_has_a_rival() -> None:
-    def place(value: float | None, run_id: str) -> Place:
-        return Place(
-            {} if value is None else {"R1": (value, math.nan), "mAP": (value, math.nan)}, 1, 1, {}, "", (run_id,)
-        )
+def test_best_is_only_a_value_with_a_rival(tools) -> None:
+    def cells(model: str, *values: float | None) -> dict[Column, TableCell]:
+        found = [tools.hand_cell([] if value is None else [value]) for value in values]
+        found = [replace(one, runs=one.runs.assign(model=model)) for one in found]
+        return dict(zip((MARKET, ACROSS), found, strict=True))
 
-    columns = {"M": ("R1", "mAP"), "MS>M": ("R1", "mAP")}
-    rows = [
-        Row("g", "MSINet x0.25", {"M": place(40, "a"), "MS>M": place(20, "a")}, 1, 1),
-        Row("g", "OSNet x0.25", {"M": place(30, "b"), "MS>M": place(None, "b")}, 1, 1),
-    ]
-    frame = pd.DataFrame({"model": ["msinet_x0_25", "osnet_x0_25"]}, index=["a", "b"])
-    ours, other = page.at_a_glance(Table("T", columns, rows, []), frame, pd.DataFrame())["rows"]
+    rows = {"MSINet": cells("msinet_x0_25", 40, 20), "OSNet": cells("osnet_x0_25", 30, None)}
+    ours, other = summary.glance_rows(tools.hand_table(rows), {})
     assert ours["values"][3:] == [40, 20]
     assert ours["best"][3:] == [True, False]
     assert other["best"][3:] == [False, False]
@@ -155,11 +144,11 @@ def test_best_is_only_what_has_a_rival() -> None:
 def test_open_claims_have_the_command_that_decides_them(tmp_path: Path) -> None:
     request = Request(store=tmp_path / "a b")
     claim = next(c for c in CLAIMS if c.key == "mul-poor")
-    undecided = page.claim_line(Verdict(claim, "undecided", (Outcome("undecided", "one seed"),), "-"), request)
+    undecided = claim_line(Verdict(claim, "undecided", (Outcome("undecided", "one seed"),), "-"), request)
     assert undecided["commands"] == [f"python -m ablations run figure5c --seeds 3 --store '{tmp_path}/a b'"]
-    assert page.claim_line(Verdict(claim, "holds", (), "-"), request)["commands"] == []
-    measured = Claim("k", "s", "", measure=lambda _: Outcome("not run", "python -m bench latency"))
-    open_claim = page.claim_line(Verdict(measured, "not run", (Outcome("not run", "do this"),), "-"), request)
+    assert claim_line(Verdict(claim, "holds", (), "-"), request)["commands"] == []
+    measured = Claim("k", "s", "", measurement=Measurement("time", ("msinet", "osnet")))
+    open_claim = claim_line(Verdict(measured, "not run", (Outcome("not run", "do this"),), "-"), request)
     assert open_claim["commands"] == ["do this"]
 
 
@@ -170,7 +159,7 @@ def test_an_empty_store_gives_a_page_that_says_what_to_run(
     request = Request(profile="smoke", store=tmp_path / "store")
     text = build(request, tmp_path / "report")
     copied = [a["data-copy"] for tag, a in text.tags if tag == "button" and a.get("class") == "copy"]
-    for name in CATALOGUES:
+    for name in STUDIES:
         what = {"sweep_overlap": "sweep overlap", "sweep_alignment": "sweep alignment"}.get(name, f"run {name}")
         assert f"python -m ablations {what} --profile smoke --store {request.store}" in copied
     for name in ("latency", "throughput", "memory", "retrieval"):
@@ -180,61 +169,43 @@ def test_an_empty_store_gives_a_page_that_says_what_to_run(
 
 
 def test_a_sweep_is_shown_when_it_has_run(trained: Request, tmp_path: Path) -> None:
-    assert page.build_tables(trained, [SWEEP])["sweep_overlap"] == "the sweep was not run, or not to its end"
+    def table(request: Request) -> Table | str:
+        return report(request, tmp_path).tables["sweep_overlap"]
+
+    assert table(trained) == "the sweep was not run, or not to its end"
     request = replace(trained, store=tmp_path)
     (tmp_path / "sweeps").mkdir()
     outcome = {"default_genotype": "", "best": {"overlap": 0.5}, "best_genotype": "N" * 12}
     for other in (replace(request, data_root=None), replace(request, data_root=tmp_path / "others")):
-        summary_path(other).write_text(json.dumps(outcome))
-    assert isinstance(page.build_tables(request, [SWEEP])["sweep_overlap"], str)  # those are of other data
-    summary_path(request).write_text(json.dumps(outcome))
-    table = page.build_tables(request, [SWEEP])["sweep_overlap"]
-    assert isinstance(table, Table)
-    assert [row.label for row in table.rows] == ["MSINet, the paper's genotype", "best of the sweep, overlap 0.5"]
+        summary_path(other, "overlap").write_text(json.dumps(outcome))
+    assert isinstance(table(request), str)  # those are of other data
+    summary_path(request, "overlap").write_text(json.dumps(outcome))
+    found = table(request)
+    assert isinstance(found, Table)
+    assert [dict(row.factors)["choice"] for row in found.rows] == ["paper", "best"]
 
 
 def test_times_of_other_widths_are_missing_with_the_command_that_measures(trained: Request, tmp_path: Path) -> None:
-    latencies = pd.DataFrame(
-        [
-            {
-                "model": model,
-                "label": networks.label(model),
-                "form": "deployed",
-                "precision": "fp32",
-                "batch": 8,
-                "height": 64,
-                "width": 32,
-                "p50_ms": 8.0,
-                "images_per_second": 1000.0,
-                "parameters": 1e6,
-                "macs": 1e7,
-                "map_bytes": 4e5,
-                "weight_bytes": 4e6,
-            }
-            for model in ("msinet", "osnet")
-        ]
-    )
-    environment: dict[str, object] = {
-        "device": "cpu",
-        "cpu": "a machine",
-        "macs_per_second": 1e11,
-        "bytes_per_second": 1e10,
-    }
-    command = Build(replace(trained, models=()), latency=tmp_path / "latency.csv")
-    built = page.build_tables(trained, [TABLE2])
-    missing: list[page.Missing] = []
-    command.draw(built, latencies, environment, tmp_path, missing)
-    (gap,) = (one for one in missing if one.what.startswith("M: accuracy against latency"))
-    assert gap.command == (
+    latency = tmp_path / "latency.csv"
+
+    def drawn(*models: str) -> tuple[list[str], dict[str, Missing]]:
+        plain = {"form": "deployed", "precision": "fp32", "batch": 8, "height": 64, "width": 32, "p50_ms": 8.0}
+        cost = {"images_per_second": 1e3, "parameters": 1e6, "macs": 1e7, "map_bytes": 4e5, "weight_bytes": 4e6}
+        pd.DataFrame([{"model": model} | plain | cost for model in models]).to_csv(latency, index=False)
+        machine = {"device": "cpu", "cpu": "a machine", "macs_per_second": 1e11, "bytes_per_second": 1e10}
+        latency.with_suffix(".json").write_text(json.dumps(machine))
+        part = figures.figures(report(replace(trained, models=()), tmp_path, latency))
+        return [entry["title"] for entry in part.data["figures"]], {gap.what: gap for gap in part.missing}
+
+    _, missing = drawn("msinet", "osnet")
+    title = "M: accuracy against latency, deployed, batch 8"
+    assert missing[title].command == (
         "python -m bench latency --models resnet50_x0_25 osnet_x0_25 cdnet_x0_25 msinet_x0_25 --batches 8 "
         f"--out {tmp_path}/latency.csv"
     )
-    narrow = [f"{model}_x0_25" for model in latencies["model"]]
-    latencies = latencies.assign(model=narrow, label=[networks.label(text) for text in narrow])
-    missing.clear()
-    drawn = command.draw(built, latencies, environment, tmp_path, missing)
-    assert not any(one.what.startswith("M: ") for one in missing)
-    assert "M: accuracy against latency, deployed, batch 8" in [figure.title for figure in drawn]
+    titles, missing = drawn("msinet_x0_25", "osnet_x0_25")
+    assert title not in missing
+    assert title in titles
 
 
 @pytest.fixture(scope="module")
@@ -255,26 +226,26 @@ def test_the_page_needs_nothing_from_anywhere(built: Elements) -> None:
 
 
 def test_every_run_of_the_store_is_in_the_explorer(built: Elements, trained: Request) -> None:
-    frame = Store(trained.store).frame()
-    runs = {run["id"]: run for run in json.loads(built.scripts["data-runs"])}
-    assert set(runs) == set(frame.index)
+    frame = Results(trained).records
+    explored = {run["id"]: run for run in json.loads(built.scripts["data-runs"])}
+    assert set(explored) == set(frame.index)
     rows = {a["data-runs"] for tag, a in built.tags if tag == "button" and a.get("class") == "trace run"}
     assert rows == set(frame.index)
-    for run_id, run in runs.items():
-        assert run["mAP"] == pytest.approx(100 * frame.loc[run_id, "mAP"], abs=0.005)
+    for run_id, run in explored.items():
+        assert run["mAP"] == pytest.approx(frame.loc[run_id, "mAP"], abs=0.005)
         assert dict(run["environment"])["torch"] == frame.loc[run_id, "torch"]
         assert dict(run["configuration"])["seed"] == "0"
         assert run["log"]
         history = pd.read_csv(Store(trained.store).run_folder(run_id) / "history.csv") if run["history"] else None
         if history is not None:
             assert run["history"]["series"]["loss"] == pytest.approx(list(history["loss"]), rel=1e-3)
-    assert any(run["history"] for run in runs.values())
-    assert any("table2: MSINet x0.25, M" in run["used"] for run in runs.values())
+    assert any(run["history"] for run in explored.values())
+    assert any("table2: MSINet x0.25, M" in run["used"] for run in explored.values())
 
 
 def test_ranked_lists_show_the_images_of_the_files(built: Elements, trained: Request) -> None:
-    ranked = json.loads(built.scripts["data-ranked"])
-    by_name = {one["name"]: one for one in ranked["sets"]}
+    lists = json.loads(built.scripts["data-ranked"])
+    by_name = {one["name"]: one for one in lists["sets"]}
     assert set(by_name) == {"M", "VID"}
     for name, target in (("M", "market1501"), ("VID", "vehicleid")):
         dataset = load_dataset(target, trained.root)
@@ -282,30 +253,30 @@ def test_ranked_lists_show_the_images_of_the_files(built: Elements, trained: Req
         assert len(by_name[name]["queries"]) == 3
         for network in by_name[name]["networks"]:
             for query, found in zip(by_name[name]["queries"], network["lists"], strict=True):
-                assert len(found["items"]) <= page.TOP
+                assert len(found["items"]) <= ranked.TOP
                 distances = [item[1] for item in found["items"]]
                 assert distances == sorted(distances)
                 for place, _, right, identity, _, file in found["items"]:
                     assert right == (identity == query[1])
-                    content = base64.b64decode(ranked["thumbnails"][place].partition(",")[2])
+                    content = base64.b64decode(lists["thumbnails"][place].partition(",")[2])
                     with PIL.Image.open(io.BytesIO(content)) as thumbnail:
                         shown = np.asarray(thumbnail.convert("RGB"), dtype=float)
                     assert abs(shown - decode(paths[file])).mean() < 8  # JPEG twice; another image differs by more
-    assert len(set(ranked["thumbnails"])) == len(ranked["thumbnails"])
+    assert len(set(lists["thumbnails"])) == len(lists["thumbnails"])
 
 
-def test_what_files_say_is_never_markup(trained: Request, tmp_path: Path) -> None:
+def test_text_of_files_is_never_markup(trained: Request, tools, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     experiment = Experiment("msinet", "market1501", "market1501", Recipe(), "smoke", options=(("note", HOSTILE),))
     store.fail("f" * 12, experiment, f"Traceback\nValueError: {HOSTILE}")
     store.partial_folder("f" * 12).mkdir(parents=True)
     (store.partial_folder("f" * 12) / "log.txt").write_text(HOSTILE, encoding="utf-8")
     request = Request(profile="smoke", data_root=trained.root, datasets=("market1501",), store=store.root)
-    table = Table(
-        HOSTILE, {"M": ("R1", "mAP")}, [Row(HOSTILE, HOSTILE, {"M": Place({}, 0, 1, {}, "")}, None, None)], [HOSTILE]
-    )
-    verdict = Verdict(Claim("key", HOSTILE, HOSTILE), "fails", (Outcome("fails", HOSTILE),), "no")
-    ranked = {
+    hostile = report(request, tmp_path)
+    table = replace(tools.hand_table({HOSTILE: tools.hand_cell([], planned=1)}), title=HOSTILE, notes=[HOSTILE])
+    hostile.tables = {"table2": table, "table1": HOSTILE}
+    hostile.verdicts = [Verdict(Claim("key", HOSTILE, HOSTILE), "fails", (Outcome("fails", HOSTILE),), "no")]
+    lists = {
         "thumbnails": ["data:,"],
         "sets": [
             {
@@ -324,18 +295,9 @@ def test_what_files_say_is_never_markup(trained: Request, tmp_path: Path) -> Non
             }
         ],
     }
-    context = page.gather(
-        request,
-        [verdict],
-        {"table2": table, "table1": HOSTILE},
-        [],
-        [page.Missing(HOSTILE, HOSTILE, HOSTILE)],
-        pd.DataFrame(),
-        {},
-        ranked,
-        [],
-    )
-    text = page.render(context)
+    parts = [section(hostile) for section in (summary.summary, claims, tables, figures.figures, runs.runs)]
+    parts.append(Part({"ranked": lists, "top": 15, "thumbnail": 96, "datasets": []}))
+    text = render(parts, [Missing(HOSTILE, HOSTILE, HOSTILE)])
     elements = Elements(text)
     assert "<script>window" not in text
     assert not any("onerror" in attributes for _, attributes in elements.tags)
@@ -345,27 +307,26 @@ def test_what_files_say_is_never_markup(trained: Request, tmp_path: Path) -> Non
     assert run["log"] == HOSTILE.replace("\u2028", "\n")
     assert HOSTILE in run["error"]
     assert HOSTILE in run["network"]
-    assert json.loads(elements.scripts["data-ranked"]) == ranked
+    assert json.loads(elements.scripts["data-ranked"]) == lists
 
 
 def test_long_histories_and_logs_are_thinned(tmp_path: Path) -> None:
     frame = pd.DataFrame({"epoch": range(1, 5001), "steps": 3, "loss": np.linspace(5, 1, 5000), "mAP": math.nan})
     frame.to_csv(tmp_path / "history.csv", index=False)
-    history = page._history(tmp_path / "history.csv")
-    assert len(history["x"]) == page.POINTS
+    history = runs._history(tmp_path / "history.csv")
+    assert len(history["x"]) == runs.POINTS
     assert (history["x"][0], history["x"][-1], history["series"]["loss"][-1]) == (3, 15000, 1.0)
     assert set(history["series"]) == {"loss"}
     (tmp_path / "log.txt").write_text("\n".join(["x" * 10_000] * 1000), encoding="utf-8")
-    assert len(page._tail(tmp_path / "log.txt")) < (page.LINES + 1) * (page.CHARACTERS + 10)
-    assert page._history(tmp_path / "none.csv") == {}
-    assert page._tail(tmp_path / "none.txt") == ""
+    assert len(runs._tail(tmp_path / "log.txt")) < (runs.LINES + 1) * (runs.CHARACTERS + 10)
+    assert runs._history(tmp_path / "none.csv") == {}
+    assert runs._tail(tmp_path / "none.txt") == ""
 
 
 def test_figures_of_another_profile_are_left_out(tmp_path: Path) -> None:
     for name in ("a-mini.png", "b-smoke.png", "roofline.svg", "c-mini-rows.svg", "c-mini-rows.png"):
         (tmp_path / name).write_bytes(b"<svg/>")
-    drawn = [page.Figure(tmp_path / "c-mini-rows", "C")]
-    found = page.figure_entries(drawn, tmp_path, "mini")
+    found = figures.figure_entries({tmp_path / "c-mini-rows": "C"}, tmp_path, "mini")
     assert [figure["name"] for figure in found] == ["c-mini-rows", "a-mini", "roofline"]
     assert found[0]["title"] == "C"
     assert found[0]["picture"].startswith("data:image/svg+xml;base64,")
@@ -377,5 +338,3 @@ def test_bad_requests_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([*words, "--queries", "0"]) == 2
     assert main([*words, "--profile", "tiny"]) == 2
     assert "--queries must be at least 1" in capsys.readouterr().err
-    with pytest.raises(UserError):
-        build_table(CATALOGUES["table2"], Request(profile="smoke", data_root=tmp_path / "nowhere"))

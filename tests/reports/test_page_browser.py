@@ -12,15 +12,17 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from ablations.catalogue import Request
-from ablations.experiment import Experiment
-from ablations.store import Store
+from ablations.engine.experiment import Experiment
+from ablations.engine.request import Request
+from ablations.engine.store import Store
 from msinet.data import load_dataset
 from msinet.data.loading import decode
+from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe
 from reports.__main__ import main
-from reports.page import THUMBNAIL, numbers
+from reports.page.ranked import THUMBNAIL
 from reports.ranked import ranked_lists, spread_queries
+from reports.results import Results
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install --group browser")
 CHROMIUM = next(
@@ -113,7 +115,7 @@ def test_tables_sort_by_either_metric_and_back(tab: Any) -> None:
     for metric in (0, 1):
 
         def values(texts: list[str], metric: int = metric) -> list[float]:
-            return [numbers(text)[metric] for text in texts if "/" in text]
+            return [float(text.split(" / ")[metric].rstrip("*+≈")) for text in texts if "/" in text]
 
         button = head.locator("button").nth(metric)
         button.click()
@@ -218,7 +220,7 @@ def test_the_ranked_list_browser_shows_the_right_images(tab: Any, asked: Request
     run_id = tab.locator("#ranked-lists .trace").inner_text()
     assert store.frame().loc[run_id, "model"] == "osnet_x0_25"
     position = spread_queries(dataset, QUERIES)[1]
-    (expected,) = ranked_lists(store, run_id, dataset, [position], device="cpu")
+    (expected,) = ranked_lists(Results(asked), run_id, dataset, [position], 15, RunOptions(device="cpu"))
     items = tab.locator("#ranked-lists li")
     assert items.count() == 1 + len(expected.gallery)
     shown = [pixels(items.nth(i).locator("img").get_attribute("src")) for i in range(items.count())]

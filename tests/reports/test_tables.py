@@ -2,6 +2,8 @@
 
 import csv
 import re
+import subprocess
+import sys
 from collections import Counter
 from decimal import Decimal
 from importlib.resources import files
@@ -13,389 +15,309 @@ import pytest
 import scipy.stats
 import torch
 
-from ablations.calibration import CALIBRATION
-from ablations.catalogue import Request
-from ablations.discrepancies import DISCREPANCY_STUDY
-from ablations.experiment import Experiment
-from ablations.store import Store
-from ablations.table2 import PRETEXT_GROUP, TABLE2
-from ablations.table3 import TABLE3
+from ablations.studies import find_study
 from msinet.data import load_dataset
 from msinet.errors import UserError
 from msinet.io import file_hash
+from msinet.models.genotype import GENOTYPE
 from reports.__main__ import main
-from reports.tables import (
-    NOT_RUN,
-    Place,
-    Row,
-    Table,
-    as_frame,
-    as_latex,
-    as_markdown,
-    as_text,
-    brief,
-    build_table,
-    comparisons,
-    grid,
-    marked,
-    paper_numbers,
-    write_table,
-)
+from reports.formats import NOT_RUN, as_frame, as_latex, as_markdown, as_text, brief, grid, write_table
+from reports.layout import marked
+from reports.notes import comparisons
+from reports.paper import paper_numbers
+from reports.tables import Column, Table, TableCell, table_group
 
-ENVIRONMENT = {"device": "cpu", "cpu": "Abacus 3000", "torch": "9.9", "finished": "2024-01-01T00:00:00+00:00"}
+MSMT, ACROSS = Column("msmt17", "msmt17"), Column("msmt17", "market1501")
+PLAIN = (("alignment", "none"),)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "results")
+def cell(table: Table, group: str, label: str, column: Column = MSMT) -> TableCell:
+    (row,) = (row for row in table.rows if (row.group, table.label(row.factors)) == (group, label))
+    return row.cells[column]
 
 
-def publish(
-    store: Store,
-    experiment: Experiment,
-    *,
-    data: dict[str, str] | None = None,
-    weights: str | None = None,
-    **metrics: Any,
-) -> str:
-    """A finished run with these metrics, in [0, 1]; returns its id. Data sets are called `v1` unless told otherwise."""
-    prints = {name: (data or {}).get(name, "v1") for name in (experiment.source, experiment.target)}
-    run_id = experiment.run_id(prints, weights)
-    store.partial_folder(run_id).mkdir(parents=True)
-    store.publish(
-        run_id,
-        experiment,
-        {
-            "R1": 0.5,
-            "R5": 0.5,
-            "mAP": 0.5,
-            "parameters_without_classifier": 2_345_678,
-            "macs": 1_129_000_000,
-            "source_fingerprint": prints[experiment.source],
-            "target_fingerprint": prints[experiment.target],
-            "target_layout": "Layout",
-            "weights": weights,
-            **ENVIRONMENT,
-            **metrics,
-        },
-    )
-    return run_id
-
-
-def request(store: Store, *models: str, **settings: Any) -> Request:
-    """On the rendered world, of which nothing is there: what counts are the records."""
-    return Request(
-        models=models or ("msinet",), store=store.root, **{"datasets": ("msmt17",), "whole": True, **settings}
-    )
-
-
-def experiments(asked: Request, group: str = "from scratch", column: str = "MS") -> list[Experiment]:
-    """What a request wants at one place of the table, one per seed and model."""
-    return [c.experiment for c in TABLE2.cells(asked, asked.datasets) if (c.group, c.column) == (group, column)]
-
-
-def place(table: Table, group: str, label: str, column: str = "MS") -> Place:
-    (row,) = (row for row in table.rows if (row.group, row.label) == (group, label))
-    return row.places[column]
-
-
-def line(table: Table, label: str, group: str = "from scratch") -> str:
+def line(table: Table, label: str, group: str = "scratch") -> str:
     """The line of a row in the text, its columns apart by two spaces or more."""
-    (found,) = (
-        one
-        for one in as_text(table).split(f"-- {group} ")[1].split("\n-- ")[0].splitlines()[1:]
-        if one.startswith(f"{label}  ")
-    )
+    part = as_text(table).split(f"-- {table_group(group)} ")[1].split("\n-- ")[0].split("\n\n")[0]
+    (found,) = (one for one in part.splitlines()[1:] if one.startswith(f"{label}  "))
     return found
+
+
+def experiments(tools, asked, group: str = "scratch", task: tuple[str, str] = ("msmt17", "msmt17")) -> list[Any]:
+    """What Table 2 asks for in one group and column."""
+    return [one.experiment for one in tools.cells_of("table2", asked, group, task)]
 
 
 # The paper's numbers
 
 
 def test_the_papers_numbers_are_complete() -> None:
-    # SPEC H. Sums of both values by table find any digit that was mistyped.
+    # Sums of the values by table and metric find any digit that was mistyped.
     rows = list(csv.DictReader(files("reports").joinpath("paper.csv").read_text(encoding="utf-8").splitlines()))
-    assert Counter(row["table"] for row in rows) == {"T2": 42, "T3": 24, "T4": 17, "T5": 16, "T6": 8}
-    sums = {
-        t: tuple(str(sum(Decimal(r[v]) for r in rows if r["table"] == t)) for v in ("v1", "v2"))
-        for t in ("T2", "T3", "T4", "T5", "T6")
+    first = [row for row in rows if row["metric"] == "R1"]
+    assert Counter(row["study"] for row in first) == {
+        "table2": 42,
+        "table3": 24,
+        "table4": 17,
+        "table5": 16,
+        "table6": 8,
     }
-    assert sums == {
-        "T2": ("3337.1", "2929.2"),
-        "T3": ("2080.1", "1695.8"),
-        "T4": ("1243.9", "863.1"),
-        "T5": ("1156.5", "1146.8"),
-        "T6": ("705.7", "548.9"),
-    }
-    assert Counter(row["origin"] for row in rows) == {"ran": 56, "cited": 50, "cited?": 1}
-    assert Counter(row["origin"] for row in rows if row["table"] == "T5") == {"ran": 16}
-    places = [(row["table"], row["method"], row["init"], row["task"]) for row in rows]
-    assert len(set(places)) == len(places)
+    sums: Counter[tuple[str, bool]] = Counter()
     for row in rows:
-        assert 0 < float(row["v1"]) < 100
-        assert 0 < float(row["v2"]) < 100
-        assert (row["m1"], row["m2"]) == ("R1", "R5" if row["task"].endswith("VID") else "mAP")
+        sums[row["study"], row["metric"] == "R1"] += Decimal(row["value"])  # type: ignore[assignment]
+    assert {key: str(value) for key, value in sums.items()} == {
+        ("table2", True): "3337.1",
+        ("table2", False): "2929.2",
+        ("table3", True): "2080.1",
+        ("table3", False): "1695.8",
+        ("table4", True): "1243.9",
+        ("table4", False): "863.1",
+        ("table5", True): "1156.5",
+        ("table5", False): "1146.8",
+        ("table6", True): "705.7",
+        ("table6", False): "548.9",
+    }
+    assert Counter(row["origin"] for row in first) == {"ran": 56, "cited": 50, "cited?": 1}
+    assert Counter(row["origin"] for row in first if row["study"] == "table5") == {"ran": 16}
+    places = [tuple(row[name] for name in ("study", "group", "factors", "train", "test", "metric")) for row in rows]
+    assert len(set(places)) == len(places) == 2 * len(first)
+    for row in rows:
+        assert 0 < float(row["value"]) < 100
+        assert row["metric"] in ("R1", "R5" if row["test"] == "vehicleid" else "mAP")
 
 
 @pytest.mark.parametrize(
-    ("table", "method", "init", "task", "first", "second", "origin"),
+    ("study", "group", "factors", "task", "values", "origin"),
     [
-        ("T2", "MSINet", "scratch", "MS", 76.0, 52.5, "ran"),
-        ("T2", "ResNet50", "scratch", "VID", 70.6, 76.6, "ran"),
-        ("T2", "OSNet", "scratch", "M", 93.6, 81.0, "cited"),
-        ("T2", "OSNet", "imagenet", "MS>M", 66.6, 37.5, "cited?"),
-        ("T2", "MSINet-SAM", "imagenet", "VR>VID", 49.0, 66.8, "ran"),
-        ("T3", "RGA-SC", "-", "MS", 80.3, 57.5, "cited"),
-        ("T4", "IDM+MSINet", "-", "UDA-M>MS", 66.0, 37.8, "ran"),
-        ("T5", "OSNet|PAM-Self", "imagenet", "VR", 95.9, 76.3, "ran"),
-        ("T6", "DeiT-B", "imagenet", "MS", 81.9, 61.4, "cited"),
+        ("table2", "scratch", "network=msinet alignment=none", "msmt17 msmt17", (76.0, 52.5), "ran"),
+        ("table2", "scratch", "network=resnet50 alignment=none", "vehicleid vehicleid", (70.6, 76.6), "ran"),
+        ("table2", "scratch", "network=osnet alignment=none", "market1501 market1501", (93.6, 81.0), "cited"),
+        ("table2", "pretrained", "network=osnet alignment=none", "msmt17 market1501", (66.6, 37.5), "cited?"),
+        ("table2", "pretrained", "network=msinet alignment=pam-self", "veri776 vehicleid", (49.0, 66.8), "ran"),
+        ("table3", "", "method=RGA-SC", "msmt17 msmt17", (80.3, 57.5), "cited"),
+        ("table4", "", "method=IDM+MSINet", "market1501 msmt17", (66.0, 37.8), "ran"),
+        ("table5", "pretrained", "network=osnet alignment=pam-self", "veri776 veri776", (95.9, 76.3), "ran"),
+        ("table6", "pretrained", "network=deit_base", "msmt17 msmt17", (81.9, 61.4), "cited"),
     ],
 )
 def test_spots_of_the_papers_numbers(
-    table: str, method: str, init: str, task: str, first: float, second: float, origin: str
+    study: str, group: str, factors: str, task: str, values: tuple[float, float], origin: str
 ) -> None:
-    numbers = paper_numbers().set_index(["table", "method", "init", "task"])
-    row = numbers.loc[(table, method, init, task)]
-    assert (row["v1"], row["v2"], row["origin"]) == (first, second, origin)
+    pairs = tuple(tuple(pair.split("=")) for pair in factors.split())
+    numbers = paper_numbers(study).set_index(["group", "train", "test"]).sort_index().loc[(group, *task.split())]
+    found = numbers[numbers["factors"].map(lambda one: one == pairs)]
+    assert tuple(found["value"]) == values
+    assert set(found["origin"]) == {origin}
 
 
 # What a table shows
 
 
-def test_mean_and_spread_over_seeds(store: Store) -> None:
-    asked = request(store, seeds=3)
-    for experiment, first, second in zip(experiments(asked), (0.5, 0.6, 0.85), (0.25, 0.25, 0.25), strict=True):
-        publish(store, experiment, R1=first, mAP=second)
-    table = build_table(TABLE2, asked)
+def test_mean_and_spread_over_seeds(hand, tools) -> None:
+    asked = hand.request(seeds=3)
+    for experiment, first, second in zip(experiments(tools, asked), (0.5, 0.6, 0.85), (0.25,) * 3, strict=True):
+        hand.publish(experiment, R1=first, mAP=second)
+    table = tools.table_of("table2", asked)
     # (50 + 60 + 85) / 3 = 65; ((15² + 5² + 20²) / 2)^½ = 325^½ = 18.03
-    shown = place(table, "from scratch", "MSINet")
-    assert shown.values["R1"] == pytest.approx((65.0, 325**0.5))
-    assert shown.values["mAP"] == pytest.approx((25.0, 0.0))
-    assert (shown.seeds, shown.planned) == (3, 3)
+    shown = cell(table, "scratch", "MSINet")
+    assert (shown.mean("R1"), shown.std("R1")) == pytest.approx((65.0, 325**0.5))
+    assert (shown.mean("mAP"), shown.std("mAP")) == pytest.approx((25.0, 0.0))
+    assert (shown.done, shown.planned) == (3, 3)
     assert "65.0±18.0 / 25.0±0.0" in line(table, "MSINet")
     assert "2.35 " in line(table, "MSINet")  # 2,345,678 parameters
     assert "1.129" in line(table, "MSINet")
 
 
-def test_some_of_the_seeds_are_marked(store: Store) -> None:
-    asked = request(store, seeds=3)
-    for experiment, metric in zip(experiments(asked), (0.4, 0.6), strict=False):
-        publish(store, experiment, R1=metric, mAP=metric)
-    table = build_table(TABLE2, asked)
-    assert "50.0±14.1 / 50.0±14.1 (2 of 3 seeds)" in line(table, "MSINet")
-    (only, *_) = experiments(request(store, "osnet"))
-    publish(store, only, R1=0.3, mAP=0.2)
-    table = build_table(TABLE2, request(store, "osnet", seeds=2))
-    assert "30.0 / 20.0 (1 of 2 seeds)" in line(table, "OSNet")
+def test_some_of_the_seeds_are_marked(hand, tools) -> None:
+    asked = hand.request(seeds=3)
+    for experiment, metric in zip(experiments(tools, asked), (0.4, 0.6), strict=False):
+        hand.publish(experiment, R1=metric, mAP=metric)
+    assert "50.0±14.1 / 50.0±14.1 (2 of 3 seeds)" in line(tools.table_of("table2", asked), "MSINet")
+    hand.publish(experiments(tools, hand.request("osnet"))[0], R1=0.3, mAP=0.2)
+    assert "30.0 / 20.0 (1 of 2 seeds)" in line(tools.table_of("table2", hand.request("osnet", seeds=2)), "OSNet")
 
 
-def test_one_seed_says_nothing_about_the_spread(store: Store) -> None:
-    asked = request(store)
-    publish(store, experiments(asked)[0], R1=0.5)
-    table = build_table(TABLE2, asked)
+def test_a_single_seed_has_no_variance(hand, tools) -> None:
+    asked = hand.request()
+    hand.publish(experiments(tools, asked)[0], R1=0.5)
+    table = tools.table_of("table2", asked)
     assert "±" not in as_text(table)
-    assert "nothing is said about the spread" in as_text(table)
+    assert "1 seed, no variance estimate" in as_text(table)
     (row,) = (r for r in as_frame(table).to_dict("records") if r["metric"] == "R1" and r["mean"] == 50)
     assert pd.isna(row["std"])  # a 0 would claim that there is none
 
 
-def test_the_paper_stands_beside(store: Store) -> None:
-    asked = request(store, "msinet", "osnet", "resnet50_x0_25", datasets=("msmt17", "market1501"))
-    publish(store, experiments(asked)[0], R1=0.5, mAP=0.25)
-    table = build_table(TABLE2, asked)
-    # SPEC C.2; (c): cited. The paper has no scratch results across data sets.
-    assert re.split(r"  +", line(table, "MSINet")) == [
-        "MSINet",
-        "2.35",
-        "2.3",
-        "1.129",
-        NOT_RUN,
-        "94.6* / 87.0*",
-        "50.0 / 25.0",
-        "76.0* / 52.5*",
-        NOT_RUN,
-        "-",
-    ]
-    assert re.split(r"  +", line(table, "OSNet")) == [
-        "OSNet",
-        "-",
-        "2.2",
-        "-",
-        NOT_RUN,
-        "93.6 / 81.0 (c)",
-        NOT_RUN,
-        "71.0 / 43.3 (c)",
-        NOT_RUN,
-        "-",
-    ]
-    assert "66.6 / 37.5 (c)" in line(table, "OSNet", PRETEXT_GROUP)
-    # A network of another width has the paper's full one beside it.
+def test_the_papers_numbers_are_beside(hand, tools) -> None:
+    asked = hand.request("msinet", "osnet", "resnet50_x0_25", datasets=("msmt17", "market1501"))
+    hand.publish(experiments(tools, asked)[0], R1=0.5, mAP=0.25)
+    table = tools.table_of("table2", asked)
+    # Table 2; (c): cited. The paper has no scratch results across data sets.
+    ours = ["MSINet", "2.35", "2.3", "1.129", NOT_RUN, "94.6* / 87.0*", "50.0 / 25.0", "76.0* / 52.5*", NOT_RUN, "-"]
+    theirs = ["OSNet", "-", "2.2", "-", NOT_RUN, "93.6 / 81.0 (c)", NOT_RUN, "71.0 / 43.3 (c)", NOT_RUN, "-"]
+    assert re.split(r"  +", line(table, "MSINet")) == ours
+    assert re.split(r"  +", line(table, "OSNet")) == theirs
+    assert "66.6 / 37.5 (c)" in line(table, "OSNet", "pretext")
+    # A network of another width has the paper's numbers of the full one.
     assert "~24" in line(table, "ResNet50 x0.25")
     assert "48.0 / 25.7" in line(table, "ResNet50 x0.25")
 
 
-def test_what_is_not_run_is_shown_as_not_run(store: Store) -> None:
-    asked = request(store, datasets=("msmt17", "veri776"))
-    publish(store, experiments(asked)[0])
-    table = build_table(TABLE2, asked)
-    assert place(table, "from scratch", "MSINet").values
+def test_missing_runs_are_shown_as_not_run(hand, tools) -> None:
+    asked = hand.request(datasets=("msmt17", "veri776"))
+    hand.publish(experiments(tools, asked)[0])
+    table = tools.table_of("table2", asked)
+    assert cell(table, "scratch", "MSINet").done
     for group, label, column in (
-        ("from scratch", "MSINet", "VR"),
-        ("from scratch", "CDNet", "MS"),
-        (PRETEXT_GROUP, "MSINet", "MS"),
-        ("no training", "colour histogram", "MS"),
+        ("scratch", "MSINet", Column("veri776", "veri776")),
+        ("scratch", "CDNet", MSMT),
+        ("pretext", "MSINet", MSMT),
+        ("untrained", "colour histogram", MSMT),
     ):
-        assert not place(table, group, label, column).values
+        assert not cell(table, group, label, column).done
     # Rows of the paper that nothing here runs are shown, with the paper's numbers.
-    assert line(table, "MSINet-SAM", PRETEXT_GROUP).count(NOT_RUN) == 2
+    assert line(table, "MSINet-SAM", "pretext").count(NOT_RUN) == 2
     for number in ("80.7+ / 59.5+", "96.7+ / 79.0*", "2.4"):
-        assert number in line(table, "MSINet-SAM", PRETEXT_GROUP)
-    assert "MSINet-SAM" not in {row.label for row in table.rows if row.group == "from scratch"}
-    labels = [(row.group, row.label) for row in table.rows]
+        assert number in line(table, "MSINet-SAM", "pretext")
+    labels = [(row.group, table.label(row.factors)) for row in table.rows]
+    assert ("scratch", "MSINet-SAM") not in labels
     assert len(set(labels)) == len(labels) == 1 + 4 + 5
 
 
-def test_what_waits_for_its_search_does_not_show_the_papers_network(store: Store) -> None:
-    asked = request(store)
-    publish(store, experiments(asked)[0])  # the default genotype, trained from scratch
-    table = build_table(DISCREPANCY_STUDY, asked)
-    assert not any(row.places["MS"].values for row in table.rows)
-    waiting = DISCREPANCY_STUDY.cells(asked, asked.datasets)[1]
+def test_a_row_that_waits_for_its_search_does_not_show_the_papers_network(hand, tools) -> None:
+    asked = hand.request()
+    hand.publish(experiments(tools, asked)[0])  # the default genotype, trained from scratch
+    assert not any(row.done for row in tools.table_of("discrepancies", asked).rows)
+    waiting = tools.cells_of("discrepancies", asked)[1]
     assert waiting.experiment.genotype_from is not None
     found = {"genotype": "E" * 12, "agreement": 3, "skip_ratio": 0.0, "collapsed": False, "seconds_training": 1.0}
-    publish(store, waiting.experiment.genotype_from, **found)
-    publish(store, waiting.experiment.known("E" * 12), mAP=0.25)
-    table = build_table(DISCREPANCY_STUDY, asked)
-    assert [row.label for row in table.rows if row.places["MS"].values] == [waiting.row]
-    assert place(table, waiting.group, waiting.row).values["mAP"][0] == 25.0
+    run_id = hand.publish(waiting.experiment.genotype_from, **found)
+    (hand.store.run_folder(run_id) / GENOTYPE).write_text('{"genotype": "EEEEEEEEEEEE"}')
+    hand.publish(waiting.experiment.known("E" * 12), mAP=0.25)
+    table = tools.table_of("discrepancies", asked)
+    (row,) = (row for row in table.rows if row.done)
+    assert row.factors == waiting.factors
+    assert row.cells[MSMT].mean("mAP") == 25.0
+    assert any("EE EE EE EE EE EE, 3 of 12 as in the paper" in note for note in table.notes)
 
 
-def test_failures_and_unfinished_runs_are_no_results(store: Store) -> None:
-    asked = request(store, seeds=2)
-    failing, unfinished = experiments(asked)
-    store.fail(failing.run_id({"msmt17": "v1"}, None), failing, "the reason")
-    store.partial_folder(unfinished.run_id({"msmt17": "v1"}, None)).mkdir(parents=True)
-    table = build_table(TABLE2, asked)
-    assert not place(table, "from scratch", "MSINet").values
+def test_failures_and_unfinished_runs_are_no_results(hand, tools) -> None:
+    asked = hand.request("msinet", "osnet", seeds=2)
+    failing, unfinished, other, *_ = experiments(tools, asked)
+    hand.publish(other)
+    hand.store.fail(failing.run_id({"msmt17": "v1"}, None), failing, "the reason")
+    hand.store.partial_folder(unfinished.run_id({"msmt17": "v1"}, None)).mkdir(parents=True)
+    done = [
+        one.done
+        for row in tools.table_of("table2", asked).rows
+        for one in row.cells.values()
+        if one.done or one.run_ids
+    ]
+    assert done == [1]
 
 
-def test_the_colour_histogram_fills_all_columns_of_its_test_set(store: Store) -> None:
-    asked = request(store, datasets=("market1501", "msmt17"), seeds=2)
-    (plain,) = set(experiments(asked, "no training", "MS>M"))
-    publish(store, plain, R1=0.125, mAP=0.5, parameters_without_classifier=0, macs=0)
-    table = build_table(TABLE2, asked)
-    for column in ("M", "MS>M"):
-        shown = place(table, "no training", "colour histogram", column)
-        assert shown.values["R1"][0] == 12.5
+def test_the_colour_histogram_fills_all_columns_of_its_test_set(hand, tools) -> None:
+    asked = hand.request(datasets=("market1501", "msmt17"), seeds=2)
+    (plain,) = set(experiments(tools, asked, "untrained", ("msmt17", "market1501")))
+    hand.publish(plain, R1=0.125, mAP=0.5, parameters_without_classifier=0, macs=0)
+    table = tools.table_of("table2", asked)
+    for column in (Column("market1501", "market1501"), ACROSS):
+        shown = cell(table, "untrained", "colour histogram", column)
+        assert shown.mean("R1") == 12.5
         assert shown.planned == 1  # not one per seed
-    assert not place(table, "no training", "colour histogram", "MS").values
+    assert not cell(table, "untrained", "colour histogram").done
 
 
-def test_results_of_other_settings_do_not_fill_the_table(store: Store) -> None:
-    asked = request(store)
-    for other in (request(store, profile="smoke"), request(store, recipe=("lr=0.5",)), request(store, "msinet_x0_5")):
-        publish(store, experiments(other)[0])
-        assert any(row.places["MS"].values for row in build_table(TABLE2, other).rows)
-    assert not any(row.places["MS"].values for row in build_table(TABLE2, asked).rows)
+def test_results_of_other_settings_do_not_fill_the_table(hand, tools) -> None:
+    asked = hand.request()
+    others = hand.request(profile="smoke"), hand.request(recipe=("lr=0.5",)), hand.request("msinet_x0_5")
+    for other in others:
+        hand.publish(experiments(tools, other)[0])
+        assert any(row.done for row in tools.table_of("table2", other).rows)
+    assert not any(row.done for row in tools.table_of("table2", asked).rows)
 
 
-def test_vehicleid_shows_ranks_1_and_5(store: Store) -> None:
-    asked = request(store, datasets=("veri776", "vehicleid"))
-    publish(store, experiments(asked, column="VID")[0], R1=0.5, R5=0.75, mAP=0.1)
-    publish(store, experiments(asked, column="VR>VID")[0], R1=0.25, R5=0.5, mAP=0.1)
-    table = build_table(TABLE2, asked)
-    assert set(place(table, "from scratch", "MSINet", "VID").values) == {"R1", "R5"}
+def test_vehicleid_shows_ranks_1_and_5(hand, tools) -> None:
+    asked = hand.request(datasets=("veri776", "vehicleid"))
+    hand.publish(experiments(tools, asked, task=("vehicleid", "vehicleid"))[0], R1=0.5, R5=0.75, mAP=0.1)
+    hand.publish(experiments(tools, asked, task=("veri776", "vehicleid"))[0], R1=0.25, R5=0.5, mAP=0.1)
+    table = tools.table_of("table2", asked)
     assert "50.0 / 75.0" in line(table, "MSINet")
     assert "25.0 / 50.0" in line(table, "MSINet")
-    assert "VID R1/R5" in as_text(table)
-    assert "VR R1/mAP" in as_text(table)
+    assert [heading.text for heading in grid(table)[0] if heading.metrics and not heading.paper] == [
+        "VR R1/mAP",
+        "VID R1/R5",
+        "VR>VID R1/R5",
+    ]
 
 
-def test_what_is_neither_planned_nor_in_the_paper_is_a_dash(store: Store) -> None:
+def test_columns_follow_the_cards_of_the_data_sets(hand, tools) -> None:
+    names = ("vehicleid_800", "veri776", "vehicleid", "msmt17", "market1501")
+    asked = hand.request(datasets=names)
+    hand.publish(experiments(tools, asked, task=("veri776", "veri776"))[0])
+    labels = [column.label for column in tools.table_of("table2", asked).columns]
+    assert labels == ["M", "MS", "VR", "VID", "VID800", "MS>M", "VR>VID"]
+
+
+def test_neither_planned_nor_in_the_paper_is_a_dash(hand, tools) -> None:
     # CDNet across data sets: no experiment asks for it, and the paper has no number.
-    table = build_table(TABLE2, request(store, "cdnet", "msinet", datasets=("msmt17", "market1501")))
-    shown = place(table, "from scratch", "CDNet", "MS>M")
-    assert (shown.planned, shown.paper, shown.values) == (0, {}, {})
+    asked = hand.request("cdnet", "msinet", datasets=("msmt17", "market1501"))
+    hand.publish(experiments(tools, asked, "untrained")[0])
+    table = tools.table_of("table2", asked)
+    shown = cell(table, "scratch", "CDNet", ACROSS)
+    assert (shown.planned, shown.paper, shown.done) == (0, {}, 0)
     assert re.split(r"  +", line(table, "CDNet"))[-2:] == ["-", "-"]
-    assert re.split(r"  +", line(table, "CDNet"))[4] == NOT_RUN  # but at home it is planned
+    assert re.split(r"  +", line(table, "CDNet"))[4] == NOT_RUN  # but within a set it is planned
     assert re.split(r"  +", line(table, "MSINet"))[-2:] == [NOT_RUN, "-"]
 
 
-def test_rendered_data_are_called_so(store: Store) -> None:
-    asked = request(store)
-    publish(store, experiments(asked)[0], target_layout="MSMT17_V1")
-    assert "rendered" not in build_table(TABLE2, asked).title
-    other = request(store, recipe=("lr=0.5",))
-    publish(store, experiments(other)[0], target_layout="MSMT17_V1, rendered")
-    table = build_table(TABLE2, other)
-    assert table.title == f"{TABLE2.title} (rendered world, not the paper's data)"
+def test_rendered_data_are_named(hand, tools) -> None:
+    asked, other = hand.request(), hand.request(recipe=("lr=0.5",))
+    hand.publish(experiments(tools, asked)[0], target_layout="MSMT17_V1")
+    assert "rendered" not in tools.table_of("table2", asked).title
+    hand.publish(experiments(tools, other)[0], target_layout="MSMT17_V1, rendered")
+    table = tools.table_of("table2", other)
+    assert table.title == f"{find_study('table2').title} (rendered world, not the paper's data)"
     assert any("msmt17 (MSMT17_V1, rendered, fingerprint v1)" in note for note in table.notes)
-    photographs = Request(data_root=Path("/photographs"))
-    groups = {cell.group for cell in TABLE2.cells(photographs, ("msmt17",))}
-    assert not any("rendered" in group for group in groups)
 
 
-def test_the_papers_orderings_are_noted(store: Store) -> None:
-    asked = request(store, "msinet", "osnet")
-    for experiment, metric in zip(experiments(asked), (0.6, 0.4), strict=True):
-        publish(store, experiment, mAP=metric)
-    # SPEC C.2: 52.5 and 43.3 from scratch.
+def test_the_papers_orders_are_noted(hand, tools) -> None:
+    asked = hand.request("msinet", "osnet")
+    for experiment, metric in zip(experiments(tools, asked), (0.6, 0.4), strict=True):
+        hand.publish(experiment, mAP=metric)
+    # Table 2: 52.5 and 43.3 from scratch.
     assert (
         "Order by mAP, from scratch, MS: MSINet > OSNet (the paper's order; 1 of 1 pairs as in the paper; "
-        "one seed, so no spread is known)."
-    ) in build_table(TABLE2, asked).notes
+        "single seed, no variance estimate)."
+    ) in tools.table_of("table2", asked).notes
 
 
-def test_the_calibration_has_nothing_of_the_paper(store: Store) -> None:
-    asked = request(store, "msinet", "osnet")
-    cells = CALIBRATION.cells(asked, asked.datasets)
-    for number, experiment in enumerate(dict.fromkeys(cell.experiment for cell in cells)):
-        publish(store, experiment, R1=number / 10, mAP=number / 20, steps=0)
-    table = build_table(CALIBRATION, asked)
-    assert not any(shown.paper for row in table.rows for shown in row.places.values())
-    assert all(shown.values for row in table.rows for shown in row.places.values())
-    header, lines = grid(table)
-    assert header == ["method", "params M", "GMACs", "MS R1/mAP"]
-    assert all(len(cells) == 4 for _, cells in lines)
-    assert "10.0* / 5.0*" in line(table, "MSINet, random weights", "no training")
+def test_the_calibration_has_nothing_of_the_paper(hand, tools) -> None:
+    asked = hand.request("msinet", "osnet")
+    cells = tools.cells_of("calibration", asked)
+    for number, experiment in enumerate(dict.fromkeys(one.experiment for one in cells)):
+        hand.publish(experiment, R1=number / 10, mAP=number / 20, steps=0)
+    table = tools.table_of("calibration", asked)
+    assert not any(shown.paper for row in table.rows for shown in row.cells.values())
+    assert all(shown.done for row in table.rows for shown in row.cells.values())
+    headings, lines = grid(table)
+    assert [heading.text for heading in headings] == ["network", "params M", "GMACs", "MS R1/mAP"]
+    assert all(len(one.cells) == 4 for one in lines)
+    assert "10.0* / 5.0*" in line(table, "MSINet", "untrained")
     assert not any("paper" in note for note in table.notes)
     begin = next(one for one in as_latex(table).splitlines() if one.startswith(r"\begin{tabular}"))
     assert begin == r"\begin{tabular}{lrrc}"
-    # The same runs stand beside the paper in Table 2.
-    assert "paper" in grid(build_table(TABLE2, asked))[0]
+    # The same runs have the paper's numbers beside them in Table 2.
+    assert any(heading.paper for heading in grid(tools.table_of("table2", asked))[0])
 
 
 # Marks
 
 
-def row(values: list[float], seeds: int = 1, paper: float | None = None) -> Place:
-    """A place of one metric, whose runs are called after their values."""
-    mean = float(pd.Series(values).mean())
-    ids = tuple(f"{value}-{seed}" for seed, value in enumerate(values))
-    return Place({"mAP": (mean, 0.0)}, len(values), seeds, {} if paper is None else {"mAP": paper}, "ran", ids)
-
-
-def records(*rows: list[float]) -> pd.DataFrame:
-    """The runs behind such places."""
-    return (
-        pd.DataFrame(
-            [
-                {"run_id": f"{value}-{seed}", "seed": seed, "mAP": value / 100}
-                for values in rows
-                for seed, value in enumerate(values)
-            ]
-        )
-        .drop_duplicates("run_id")
-        .set_index("run_id")
-    )
-
-
-def marks_of(*rows: list[float], papers: tuple[float | None, ...] = ()) -> tuple[list[str], list[str]]:
+def marks_of(tools, *rows: list[float], papers: tuple[float | None, ...] = ()) -> tuple[list[str], list[str]]:
     """The marks of one column, one row a list of values by seed."""
-    found = [row(values, len(values), papers[i] if papers else None) for i, values in enumerate(rows)]
-    table = marked([Row("g", str(i), {"M": place}, None, None) for i, place in enumerate(found)], records(*rows))
-    places = [one.places["M"] for one in table]
-    return [place.marks.get("mAP", "") for place in places], [place.paper_marks.get("mAP", "") for place in places]
+    found = {str(i): tools.hand_cell(v, paper=papers[i] if papers else None) for i, v in enumerate(rows)}
+    cells = [next(iter(row.cells.values())) for row in marked(tools.hand_table(found).rows)]
+    return [one.marks.get("mAP", "") for one in cells], [one.paper_marks.get("mAP", "") for one in cells]
 
 
 @pytest.mark.parametrize(
@@ -409,41 +331,42 @@ def marks_of(*rows: list[float], papers: tuple[float | None, ...] = ()) -> tuple
         ([50.0, 50.0], ["", ""]),  # all alike: no best
     ],
 )
-def test_the_best_and_the_second_best_are_marked(values: list[float], expected: list[str]) -> None:
-    assert marks_of(*([value] for value in values))[0] == expected
-    assert marks_of(*([1.0] for _ in values), papers=tuple(values))[1] == expected
+def test_the_best_and_the_second_best_are_marked(tools, values: list[float], expected: list[str]) -> None:
+    assert marks_of(tools, *([value] for value in values))[0] == expected
+    assert marks_of(tools, *([1.0] for _ in values), papers=tuple(values))[1] == expected
 
 
-def test_what_the_seeds_do_not_tell_from_the_best_is_marked() -> None:
+def test_rows_without_a_significant_difference_to_the_best_are_marked(tools) -> None:
     # Paired differences to the best, by hand: 10 each time (p 0), and 1, -1, 2 (mean 2/3, t = 0.756 of 2 degrees).
-    measured, _ = marks_of([50.0, 51.0, 52.0], [40.0, 41.0, 42.0], [49.0, 52.0, 50.0])
+    measured, _ = marks_of(tools, [50.0, 51.0, 52.0], [40.0, 41.0, 42.0], [49.0, 52.0, 50.0])
     assert measured == ["*", "", "+≈"]
     assert scipy.stats.ttest_rel([50, 51, 52], [49, 52, 50]).pvalue > 0.05
-    # One seed tells nothing about noise.
-    assert marks_of([50.0], [49.9], [10.0])[0] == ["*", "+", ""]
+    # A single seed has no variance.
+    assert marks_of(tools, [50.0], [49.9], [10.0])[0] == ["*", "+", ""]
 
 
-def differences(**values: list[float]) -> list[str]:
-    rows = [Row("g", label, {"M": row(of, len(of))}, None, None) for label, of in values.items()]
-    return comparisons(rows, {"M": ("R1", "mAP")}, "base", records(*values.values()))
+def differences(tools, **values: list[float]) -> list[str]:
+    return comparisons(tools.hand_table({label: tools.hand_cell(of) for label, of in values.items()}, baseline="base"))
 
 
-def test_differences_of_a_single_seed_stand_in_one_line() -> None:
-    assert differences(base=[50.0], a=[52.5], b=[40.0]) == [
-        "g, M mAP, differences to base: a +2.5; b -10.0. One seed, so no spread is known."
+def test_differences_of_a_single_seed_share_a_line(tools) -> None:
+    assert differences(tools, base=[50.0], a=[52.5], b=[40.0]) == [
+        "from scratch, M mAP, differences to base: a +2.5; b -10.0. Single seed."
     ]
 
 
-def test_differences_of_several_seeds_have_an_interval() -> None:
+def test_differences_of_several_seeds_have_an_interval(tools) -> None:
     low, high = scipy.stats.ttest_rel([53, 52, 55], [50, 51, 52]).confidence_interval(0.95)
-    line, explanation = differences(base=[50.0, 51.0, 52.0], a=[53.0, 52.0, 55.0])
-    assert line.startswith(f"g, M mAP, a minus base: +2.3 [{low:+.1f}, {high:+.1f}], p 0.073 over 3 seeds: within")
+    found, explanation = differences(tools, base=[50.0, 51.0, 52.0], a=[53.0, 52.0, 55.0])
+    interval = f"[{low:+.1f}, {high:+.1f}]"
+    assert found == f"from scratch, M mAP, a minus base: +2.3 {interval}, p 0.073 over 3 seeds: not significant."
     assert "paired t-test" in explanation
 
 
-def test_marks_look_as_their_format_allows() -> None:
-    place = Place({"R1": (50.0, 1.0), "mAP": (40.0, 1.0)}, 1, 1, {}, "", marks={"R1": "*", "mAP": "+≈"})
-    table = Table("t", {"M": ("R1", "mAP")}, [Row("g", "a", {"M": place}, None, None)], [])
+def test_marks_look_as_their_format_allows(tools) -> None:
+    shown = tools.hand_cell([50.0])
+    shown = TableCell(shown.runs.assign(mAP=40.0), 1, marks={"R1": "*", "mAP": "+≈"})
+    table = tools.hand_table({"a": shown})
     assert "50.0* / 40.0+≈" in as_text(table)
     assert "**50.0** / <ins>40.0</ins>≈" in as_markdown(table)
     assert r"\textbf{50.0} / \underline{40.0}$^{\approx}$" in as_latex(table)
@@ -452,24 +375,25 @@ def test_marks_look_as_their_format_allows() -> None:
 # Tables 3 and 4
 
 
-def test_table_3_shows_ours_beside_all_that_the_paper_cites(store: Store) -> None:
-    asked = request(store, "msinet", "osnet", datasets=("market1501", "msmt17"), whole=False)
-    runs = {cell.experiment for cell in TABLE3.cells(asked, asked.datasets)}
-    assert runs <= {cell.experiment for cell in TABLE2.cells(asked, asked.datasets)}  # nothing new to train
-    publish(store, next(e for e in runs if (e.model, e.target) == ("msinet", "msmt17")), R1=0.5, mAP=0.25)
-    table = build_table(TABLE3, asked)
-    numbers = paper_numbers()
-    assert [r.label for r in table.rows] == numbers[numbers["table"] == "T3"]["method"].unique().tolist()
-    shown = place(table, "from scratch", "MSINet")
-    assert (shown.values["mAP"][0], shown.paper["mAP"], shown.paper_marks["mAP"]) == (25.0, 59.6, "*")
-    assert place(table, "from scratch", "SFT").paper_marks == {"mAP": "+"}  # 58.3 after 59.6
-    assert any("not of one protocol" in note for note in table.notes)
+def test_table_3_shows_ours_beside_all_that_the_paper_cites(hand, tools) -> None:
+    asked = hand.request("msinet", "osnet", datasets=("market1501", "msmt17"), whole=False)
+    runs = {one.experiment for one in tools.cells_of("table3", asked)}
+    assert runs <= {one.experiment for one in tools.cells_of("table2", asked)}  # nothing new to train
+    wanted = next(e for e in runs if (e.model, e.target) == ("msinet", "msmt17"))
+    hand.publish(wanted, R1=0.5, mAP=0.25)
+    table = tools.table_of("table3", asked)
+    order = "PCB MGN OSNet IANet DGNet Auto-ReID SAN CDNet BAT-Net SFT CTF RGA-SC MSINet"
+    assert [table.label(row.factors) for row in table.rows] == order.split()
+    shown = cell(table, "scratch", "MSINet")
+    assert (shown.mean("mAP"), shown.paper["mAP"], shown.paper_marks["mAP"]) == (25.0, 59.6, "*")
+    assert cell(table, "scratch", "SFT").paper_marks["mAP"] == "+"  # 58.3 after 59.6
+    assert any("do not share one protocol" in note for note in table.notes)
 
 
-def test_table_4_is_the_papers_alone_and_says_so(tmp_path: Path, capsys) -> None:
+def test_table_4_has_the_papers_numbers_alone(tmp_path: Path, capsys) -> None:
     assert main(["table", "table4", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "no part of this suite" in out
+    assert "Nothing is measured" in out
     assert "66.0* / 37.8*" in out
     assert "61.3+ / 33.5+ (c)" in out
     frame = pd.read_csv(tmp_path / "table4.csv")
@@ -481,92 +405,91 @@ def test_table_4_is_the_papers_alone_and_says_so(tmp_path: Path, capsys) -> None
 
 
 @pytest.mark.parametrize("spread", ["one experiment", "two seeds", "two networks", "source of one, target of another"])
-def test_two_versions_of_the_data_never_meet_in_a_table(store: Store, spread: str) -> None:
-    asked = request(store, "msinet", "osnet", datasets=("msmt17", "market1501"), seeds=2)
-    msinet, osnet, again, _ = experiments(asked)
-    across = experiments(asked, column="MS>M")[0]
-    other = {"one experiment": msinet, "two seeds": again, "two networks": osnet}.get(spread, across)
-    publish(store, msinet)
-    publish(store, other, data={"msmt17": "v2"})
+def test_two_versions_of_the_data_never_meet_in_a_table(hand, tools, spread: str) -> None:
+    asked = hand.request("msinet", "osnet", datasets=("msmt17", "market1501"), seeds=2)
+    found = {(e.model, e.seed): e for e in experiments(tools, asked)}
+    msinet, across = found["msinet", 0], experiments(tools, asked, task=("msmt17", "market1501"))[0]
+    other = {"one experiment": msinet, "two seeds": found["msinet", 1], "two networks": found["osnet", 0]}
+    hand.publish(msinet)
+    hand.publish(other.get(spread, across), data={"msmt17": "v2"})
     with pytest.raises(UserError, match=r"results on several versions of msmt17; pass --data-root"):
-        build_table(TABLE2, asked)
+        tools.table_of("table2", asked)
 
 
-def test_with_a_data_root_only_results_on_those_data_count(store: Store, data_root: Path) -> None:
+def test_with_a_data_root_only_results_on_those_data_count(hand, tools, data_root: Path) -> None:
     found = load_dataset("msmt17", data_root).fingerprint
-    asked = request(store, seeds=2, data_root=data_root)
-    first, second = experiments(asked)
-    publish(store, first, R1=0.25, data={"msmt17": "v1"})
-    publish(store, first, R1=0.5, data={"msmt17": found})
-    publish(store, second, R1=0.75, data={"msmt17": "v1"})
-    shown = place(build_table(TABLE2, asked), "from scratch", "MSINet")
-    assert shown.values["R1"][0] == 50
-    assert (shown.seeds, shown.planned) == (1, 2)
+    asked = hand.request(seeds=2, data_root=data_root)
+    first, second = experiments(tools, asked)
+    hand.publish(first, R1=0.25, data={"msmt17": "v1"})
+    hand.publish(first, R1=0.5, data={"msmt17": found})
+    hand.publish(second, R1=0.75, data={"msmt17": "v1"})
+    shown = cell(tools.table_of("table2", asked), "scratch", "MSINet")
+    assert shown.mean("R1") == 50
+    assert (shown.done, shown.planned) == (1, 2)
 
 
-def test_records_of_an_earlier_results_version_do_not_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = request(store)
-    publish(store, experiments(asked)[0])
-    assert place(build_table(TABLE2, asked), "from scratch", "MSINet").values
-    monkeypatch.setattr("ablations.experiment.RESULTS_VERSION", 2)
-    assert not place(build_table(TABLE2, asked), "from scratch", "MSINet").values
+def test_records_of_an_earlier_results_version_do_not_count(hand, tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = hand.request()
+    hand.publish(experiments(tools, asked)[0])
+    assert cell(tools.table_of("table2", asked), "scratch", "MSINet").done
+    monkeypatch.setattr("ablations.engine.experiment.RESULTS_VERSION", 99)
+    assert not cell(tools.table_of("table2", asked), "scratch", "MSINet").done
 
 
-def test_pretrained_results_are_those_of_the_weights_at_hand(store: Store, tmp_path: Path) -> None:
+def test_pretrained_results_are_those_of_the_given_weights(hand, tools, tmp_path: Path) -> None:
     for number, name in enumerate(("old", "new", "unused", "empty")):
         (tmp_path / name).mkdir()
         if name != "empty":
             torch.save({"w": torch.tensor(number)}, tmp_path / name / "msinet.pth")
-    (experiment,) = experiments(request(store), PRETEXT_GROUP)
+    (experiment,) = experiments(tools, hand.request(), "pretext")
     for metric, name, day in ((0.25, "old", 1), (0.75, "new", 2)):
         weights = file_hash(tmp_path / name / "msinet.pth")
-        publish(store, experiment, R1=metric, weights=weights, finished=f"2024-01-0{day}T00:00:00+00:00")
+        hand.publish(experiment, R1=metric, weights=weights, finished=f"2024-01-0{day}T00:00:00+00:00")
 
-    def shown(**settings: Any) -> dict[str, tuple[float, float]]:
-        group = "pre-trained" if settings else PRETEXT_GROUP
-        return place(build_table(TABLE2, request(store, **settings)), group, "MSINet").values
+    def shown(**settings: Any) -> TableCell:
+        group = "pretrained" if settings else "pretext"
+        return cell(tools.table_of("table2", hand.request(**settings)), group, "MSINet")
 
-    assert shown()["R1"][0] == 75  # the newest, if nothing is said
-    assert shown(pretrained=tmp_path / "old")["R1"][0] == 25
-    assert shown(pretrained=tmp_path / "new")["R1"][0] == 75
-    assert not shown(pretrained=tmp_path / "unused")
-    assert not shown(pretrained=tmp_path / "empty")
+    assert shown().mean("R1") == 75  # the newest, if nothing is said
+    assert shown(pretrained=tmp_path / "old").mean("R1") == 25
+    assert shown(pretrained=tmp_path / "new").mean("R1") == 75
+    assert not shown(pretrained=tmp_path / "unused").done
+    assert not shown(pretrained=tmp_path / "empty").done
 
 
 # Notes
 
 
-def test_notes_say_what_a_reader_must_know(store: Store) -> None:
-    asked = request(store, datasets=("msmt17", "market1501", "veri776"), profile="full", seeds=2)
-    publish(store, experiments(asked)[0])
-    text = as_text(build_table(TABLE2, asked))
+def test_notes_say_what_a_reader_must_know(hand, tools) -> None:
+    asked = hand.request(datasets=("msmt17", "market1501", "veri776"), profile="full", seeds=2)
+    hand.publish(experiments(tools, asked)[0])
+    text = as_text(tools.table_of("table2", asked))
     for part in (
         "Profile full: images 256x128 and 256x256, batches 16x4, sgd lr 0.065, 120 epochs.",
         "Across data sets (A>B): 86 epochs, colour jitter instead of random erasing.",
         "2 seeds, mean ± sample standard deviation",
-        "Last-epoch models",
+        "Models of the last epoch",
         "msmt17 (Layout, fingerprint v1)",
         "Abacus 3000, torch 9.9",
-        "(c) marks those it cites",
+        "(c): cited by the paper",
     ):
         assert part in text
-    short = as_text(build_table(TABLE2, request(store, profile="mini", recipe=("lr=0.5", "optimizer=sgd"))))
+    short = as_text(tools.table_of("table2", hand.request(recipe=("lr=0.5", "optimizer=sgd"))))
     assert "Profile mini with lr=0.5 optimizer=sgd: images 64x32" in short
     assert "sgd lr 0.5" in short
-    assert "1 seed, so nothing" in short
 
 
 # Formats
 
 
 @pytest.fixture
-def filled(store: Store) -> Table:
+def filled(hand, tools) -> Table:
     """A table with every kind of cell, and a label that LaTeX would trip over."""
-    asked = request(store, "msinet", "colour_histogram", datasets=("msmt17", "market1501"), seeds=2)
-    for number, experiment in enumerate(experiments(asked)[:3]):
-        publish(store, experiment, R1=1 / 3 + number / 7, mAP=1 / 9)
-    publish(store, experiments(asked, PRETEXT_GROUP, "MS>M")[0], R1=0.1, mAP=0.05, weights="w")
-    return build_table(TABLE2, asked)
+    asked = hand.request("msinet", "osnet_x0_5", datasets=("msmt17", "market1501"), seeds=2)
+    for number, experiment in enumerate(experiments(tools, asked)[:3]):
+        hand.publish(experiment, R1=1 / 3 + number / 7, mAP=1 / 9)
+    hand.publish(experiments(tools, asked, "pretext", ("msmt17", "market1501"))[0], R1=0.1, mAP=0.05, weights="w")
+    return tools.table_of("table2", asked)
 
 
 def test_text_is_aligned(filled: Table) -> None:
@@ -583,17 +506,16 @@ def test_text_is_aligned(filled: Table) -> None:
     assert sum(row.startswith("-- ") for row in rows) == 3
 
 
-def test_markdown_is_rectangular(filled: Table) -> None:
+def test_markdown_is_rectangular(filled: Table, tools) -> None:
     pipes = [one.count("|") for one in as_markdown(filled).splitlines() if one.startswith("|")]
     assert len(pipes) == len(filled.rows) + 2
-    assert set(pipes) == {12}  # group, method, params, paper, GMACs and three pairs of columns
+    assert set(pipes) == {12}  # group, network, params, paper, GMACs and three pairs of columns
     # Table 5 of the paper has a bar in its names.
-    row = Row("g", "MSINet|none", {"MS": Place({}, 0, 1, {}, "")}, None, None)
-    bar = as_markdown(Table("t", {"MS": ("R1", "mAP")}, [row], []))
+    bar = as_markdown(tools.hand_table({"MSINet|none": tools.hand_cell([], planned=1)}))
     assert len({one.count("|") for one in bar.splitlines() if one.startswith("|")}) == 1
 
 
-def test_latex_is_well_formed(filled: Table) -> None:
+def test_latex_is_well_formed(filled: Table, tools) -> None:
     lines = as_latex(filled).splitlines()
     comments = [one for one in lines if one.startswith("%")]
     assert len(comments) == len(filled.notes) + 2  # the title, and what the preamble needs
@@ -611,14 +533,14 @@ def test_latex_is_well_formed(filled: Table) -> None:
         assert row.endswith(r" \\")
         if row not in wide:
             assert len(re.findall(r"(?<!\\)&", row)) == columns - 1
-        plain = re.sub(r"\\[_%&]", "", row)  # what is escaped is no trouble
+        plain = re.sub(r"\\[_%&]", "", row)  # escaped characters are harmless
         assert not re.search(r"[_%#^~<>±]", plain)
         assert plain.count("$") % 2 == 0
         assert plain.count("{") == plain.count("}")
-    assert r"colour\_histogram" in "".join(rows)
     assert r"MS$\to$M" in rows[0]
     assert r"$\pm$" in "".join(rows)
     assert r"$\sim$24" in "".join(rows)
+    assert r"a\_b\&c" in as_latex(tools.hand_table({"a_b&c": tools.hand_cell([1.0])}))
 
 
 def test_csv_gives_the_same_numbers_back(filled: Table, tmp_path: Path) -> None:
@@ -626,49 +548,47 @@ def test_csv_gives_the_same_numbers_back(filled: Table, tmp_path: Path) -> None:
     with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == len(filled.rows) * 3 * 2
-    back = {(r["group"], r["method"], r["column"], r["metric"]): r for r in rows}
+    back = {(r["group"], r["row"], r["column"], r["metric"]): r for r in rows}
     assert len(back) == len(rows)
     for row in filled.rows:
-        for column, shown in row.places.items():
+        for column, shown in row.cells.items():
             for metric in ("R1", "mAP"):
-                cell = back[row.group, row.label, column, metric]
-                assert (cell["mean"] != "") == bool(shown.values)
-                if shown.values:
-                    mean, std = shown.values[metric]
-                    assert float(cell["mean"]) == mean  # to the last bit
-                    assert (float(cell["std"]) == std) if shown.seeds > 1 else cell["std"] == ""
-                assert (int(cell["seeds"]), int(cell["planned"])) == (shown.seeds, shown.planned)
-                assert cell["paper"] == str(shown.paper.get(metric, ""))
-                assert cell["origin"] == shown.origin
+                found = back[table_group(row.group), filled.label(row.factors), column.label, metric]
+                assert found["network"] == dict(row.factors)["network"]
+                assert (found["mean"] != "") == bool(shown.done)
+                if shown.done:
+                    assert float(found["mean"]) == shown.mean(metric)  # to the last bit
+                    assert (float(found["std"]) == shown.std(metric)) if shown.done > 1 else found["std"] == ""
+                assert (int(found["runs"]), int(found["planned"])) == (shown.done, shown.planned)
+                assert found["paper"] == str(shown.paper.get(metric, ""))
+                assert found["origin"] == shown.origin
 
 
 def test_all_formats_show_the_same_cells(filled: Table) -> None:
-    cells = {cell for one in as_markdown(filled).splitlines()[4:] if one[:1] == "|" for cell in one.split(" | ")[1:]}
+    cells = {one for row in as_markdown(filled).splitlines()[4:] if row[:1] == "|" for one in row.split(" | ")[1:]}
     text = re.sub(r"[*+≈]", "", as_text(filled))
-    assert all(re.sub(r"[*≈]|</?ins>", "", cell).rstrip(" |") in text for cell in cells)
+    assert all(re.sub(r"[*≈]|</?ins>", "", one).rstrip(" |") in text for one in cells)
     assert len(cells) > 20
 
 
-def test_the_brief_table_has_the_rows_with_results_alone(filled: Table) -> None:
+def test_the_brief_table_has_only_rows_with_results(filled: Table, tools) -> None:
     short = brief(filled)
-    assert [(row.group, row.label) for row in short.rows] == [
-        ("from scratch", "MSINet"),
-        ("from scratch", "colour_histogram"),
-        (PRETEXT_GROUP, "MSINet"),
+    assert [(row.group, filled.label(row.factors)) for row in short.rows] == [
+        ("scratch", "MSINet"),
+        ("scratch", "OSNet x0.5"),
+        ("pretext", "MSINet"),
     ]
     assert not short.notes
     assert short.columns == filled.columns
-    nothing = brief(Table("t", short.columns, [], []))
-    assert as_text(nothing).startswith("t\n")
+    assert as_text(brief(tools.hand_table({}))).startswith("T\n")
 
 
 # The command
 
 
-def test_the_command_writes_four_files(store: Store, tmp_path: Path, capsys) -> None:
-    asked = request(store)
-    publish(store, experiments(asked)[0], R1=0.123)
-    words = ["table", "table2", "--store", str(store.root), "--models", "msinet"]
+def test_the_command_writes_four_files(hand, tools, tmp_path: Path, capsys) -> None:
+    hand.publish(experiments(tools, hand.request())[0], R1=0.123)
+    words = ["table", "table2", *hand.request(whole=False).as_args()]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     names = [f"table2-mini.{suffix}" for suffix in ("txt", "md", "tex", "csv")]
@@ -677,7 +597,7 @@ def test_the_command_writes_four_files(store: Store, tmp_path: Path, capsys) -> 
     assert all(str(tmp_path / "out" / name) in out for name in names)
     assert "12.3 / 50.0" in out
     assert main([*words, "--brief"]) == 0
-    assert (store.root / "tables" / "table2-mini.csv").exists()
+    assert (hand.store.root / "tables" / "table2-mini.csv").exists()
     out = capsys.readouterr().out
     assert "12.3 / 50.0" in out
     assert NOT_RUN not in out
@@ -685,24 +605,36 @@ def test_the_command_writes_four_files(store: Store, tmp_path: Path, capsys) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["table9"], "unknown table or figure 'table9'"),
-        (["table2"], "holds no finished runs; run something or pass --data-root"),
+        (["table2"], "the world is not rendered yet"),
         (["table2", "--datasets", "mars"], "unknown data set 'mars'"),
         (["table2", "--profile", "huge"], "unknown profile 'huge'"),
     ],
 )
-def test_what_cannot_be_shown_is_one_clear_error(words: list[str], told: str, tmp_path: Path, capsys) -> None:
+def test_what_cannot_be_shown_is_one_clear_error(hand, words: list[str], message: str, tmp_path: Path, capsys) -> None:
     assert main(["table", *words, "--store", str(tmp_path / "none")]) == 2
     err = capsys.readouterr().err
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_clear_error(store: Store, tmp_path: Path, capsys) -> None:
-    publish(store, experiments(request(store))[0])
+def test_a_folder_that_cannot_be_written_is_one_clear_error(hand, tools, tmp_path: Path, capsys) -> None:
+    hand.publish(experiments(tools, hand.request())[0])
     (tmp_path / "file").write_text("mine")
-    assert main(["table", "table2", "--store", str(store.root), "--out", str(tmp_path / "file" / "x")]) == 2
+    words = ["table", "table2", "--store", str(hand.store.root), "--out", str(tmp_path / "file" / "x")]
+    assert main(words) == 2
     assert re.fullmatch(r"error: cannot write .*; check the path\n", capsys.readouterr().err)
+
+
+def test_tables_are_made_without_torch_and_matplotlib(hand, tools) -> None:
+    hand.publish(experiments(tools, hand.request())[0])
+    words = ["table", "table2", *hand.request().as_args()]
+    code = (
+        "import sys; from reports.__main__ import main; "
+        f"status = main({words!r}); sys.exit(status or ' '.join({{'torch', 'matplotlib'}} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,5 +1,5 @@
 "use strict";
-// What files say goes into the page as text only: there is no innerHTML here.
+// Text from files is inserted as text only: there is no innerHTML here.
 
 const find = (selector, root = document) => root.querySelector(selector);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -14,7 +14,7 @@ function make(name, attributes = {}, ...children) {
   return node;
 }
 
-// Data are parsed when they are first needed: the page is there before that.
+// Data are parsed when they are first needed, so that the page loads quickly.
 const parsed = new Map();
 function data(name) {
   if (!parsed.has(name)) parsed.set(name, JSON.parse(document.getElementById(`data-${name}`).textContent));
@@ -46,7 +46,7 @@ themeButton.addEventListener("click", () => {
   setTheme(next);
 });
 
-// --- where we are ------------------------------------------------------------------------------
+// --- current section ------------------------------------------------------------------------------
 
 const links = new Map(all(".bar nav a").map((link) => [link.getAttribute("href").slice(1), link]));
 const watcher = new IntersectionObserver(
@@ -138,7 +138,7 @@ function sortable(table) {
       return { row, key, none: numeric ? Number.isNaN(key) : key === "" || key === "–" || key === "-" };
     });
     keyed.sort((a, b) => {
-      if (a.none || b.none) return a.none - b.none; // what is not there stands last, either way
+      if (a.none || b.none) return a.none - b.none; // missing values come last, either way
       return sign * (numeric ? a.key - b.key : collator.compare(a.key, b.key));
     });
     body.append(...keyed.map((one) => one.row));
@@ -254,7 +254,7 @@ function openRun(run) {
     "run-dialog",
     run.network,
     make("p", { class: "source" }, [`run ${run.id}`, run.state, run.data, run.init, `profile ${run.profile}`].filter(Boolean).join(" · ")),
-    block("What went wrong", run.error, "error"),
+    block("Error", run.error, "error"),
     definitions("Metrics", run.metrics),
     charts.length ? make("section", {}, make("h3", {}, "Curves"), make("div", { class: "charts" }, ...charts)) : null,
     definitions("Costs and data", run.outcome),
@@ -364,11 +364,11 @@ if (document.getElementById("ranked-set")) {
           make("span", {}, make("b", { "aria-hidden": "true" }, right ? "✓" : "✗"), ` ${distance.toFixed(2)}`),
         ),
       );
-      const told = `AP ${percent(list.ap)}, first right image at rank ${list.first}, ${list.positives} in the gallery; mAP of all queries ${percent(network.mAP)}`;
+      const about = `AP ${percent(list.ap)}, first right image at rank ${list.first}, ${list.positives} in the gallery; mAP of all queries ${percent(network.mAP)}`;
       return make(
         "article",
         {},
-        make("h3", {}, network.name, " ", make("small", {}, `${network.group} · ${told} · `), make("button", { type: "button", class: "trace", "data-runs": network.run }, network.run)),
+        make("h3", {}, network.name, " ", make("small", {}, `${network.group} · ${about} · `), make("button", { type: "button", class: "trace", "data-runs": network.run }, network.run)),
         make("ol", { class: "list", tabindex: 0, "aria-label": `Ranked list of ${network.name}` }, query.cloneNode(true), ...items),
       );
     });
@@ -381,7 +381,7 @@ if (document.getElementById("ranked-set")) {
   const step = (by) => chooseQuery((Number(queryChoice.value) + by + queryChoice.length) % queryChoice.length);
   document.getElementById("ranked-back").addEventListener("click", () => step(-1));
   document.getElementById("ranked-next").addEventListener("click", () => step(1));
-  // Thumbnails are decoded when somebody comes near them.
+  // Thumbnails are decoded when the reader scrolls near them.
   new IntersectionObserver(
     (entries, observer) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;

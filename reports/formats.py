@@ -1,0 +1,245 @@
+"""Tables as text, Markdown, LaTeX and CSV. Labels and numbers become text here and nowhere before."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from bench.networks import paper_costs
+from msinet.io import write_text
+from reports.results import Factors
+from reports.tables import BEST, NOISE, SECOND, Row, Table, TableCell, table_group
+
+NOT_RUN = "not run"
+Mark = Callable[[str, str], str]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The head of a printed column."""
+
+    title: str
+    metrics: tuple[str, ...] = ()
+    """metrics of its numbers, in order"""
+    paper: bool = False
+    """whether it holds the paper's numbers"""
+    numeric: bool = True
+
+    @property
+    def text(self) -> str:
+        """Title and metrics; the paper's columns follow those whose metrics they share."""
+        return self.title if self.paper or not self.metrics else f"{self.title} {'/'.join(self.metrics)}"
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A table cell as text: numbers with marks, a remark behind them, or words where there is no number."""
+
+    numbers: tuple[tuple[float, str, str], ...] = ()
+    """value, text and marks of each"""
+    remark: str = ""
+    runs: tuple[str, ...] = ()
+    """ids of the runs behind the numbers"""
+
+    def text(self, mark: Mark) -> str:
+        """The cell, with marks as a format shows them."""
+        return " / ".join(mark(text, marks) for _, text, marks in self.numbers) + self.remark
+
+
+@dataclass(frozen=True)
+class Line:
+    """A printed row."""
+
+    group: str
+    cells: tuple[Printed, ...]
+
+
+def plain_mark(text: str, marks: str) -> str:
+    """A number with its marks behind it, for plain text."""
+    return text + marks
+
+
+def _one(value: float | None, text: str) -> Printed:
+    return Printed(remark="-") if value is None else Printed(((value, text, ""),))
+
+
+def grid(table: Table) -> tuple[list[Heading], list[Line]]:
+    """Headings and lines, the same for every format. Without numbers of the paper its columns are left out."""
+    compared = any(cell.paper for row in table.rows for cell in row.cells.values())
+    headings = [Heading("network", numeric=False), Heading("params M")]
+    headings += [Heading("paper", paper=True)] if compared else []
+    headings.append(Heading("GMACs"))
+    for column in table.columns:
+        headings.append(Heading(column.label, column.metrics))
+        headings += [Heading("paper", column.metrics, paper=True)] if compared else []
+    lines = []
+    for row in table.rows:
+        parameters, macs = row.first("parameters_without_classifier"), row.first("macs")
+        cells = [
+            Printed(remark=table.label(row.factors)),
+            _one(parameters, "" if parameters is None else f"{parameters / 1e6:.2f}"),
+            *([_published_cost(row.factors)] if compared else []),
+            _one(macs, "" if macs is None else f"{macs / 1e9:.3f}"),
+        ]
+        for column in table.columns:
+            cells.append(_measured(row.cells[column], column.metrics))
+            cells += [_published(row.cells[column], column.metrics)] if compared else []
+        lines.append(Line(table_group(row.group), tuple(cells)))
+    return headings, lines
+
+
+def _published_cost(factors: Factors) -> Printed:
+    """The paper's parameters of the network at full width."""
+    values = dict(factors)
+    options = {"none": "", "pam-self": " pam=True"}.get(str(values.get("alignment", "none")))
+    stated = paper_costs().get(f"{values.get('network')}{options}")
+    if stated is None:
+        return Printed(remark="-")
+    millions, about = stated["parameters_millions"], "~" if stated["approximate"] == "yes" else ""
+    return _one(float(millions), about + millions)
+
+
+def _measured(cell: TableCell, metrics: Sequence[str]) -> Printed:
+    if not cell.done:
+        return Printed(remark=NOT_RUN if cell.planned or cell.paper else "-")
+    several = cell.planned > 1 and cell.done > 1
+    numbers = [
+        (mean := cell.mean(metric), f"{mean:.1f}" + (f"±{cell.std(metric):.1f}" if several else ""), metric)
+        for metric in metrics
+    ]
+    remark = f" ({cell.done} of {cell.planned} seeds)" if cell.done < cell.planned else ""
+    return Printed(tuple((v, text, cell.marks.get(m, "")) for v, text, m in numbers), remark, cell.run_ids)
+
+
+def _published(cell: TableCell, metrics: Sequence[str]) -> Printed:
+    if not cell.paper:
+        return Printed(remark="-")
+    numbers = [(cell.paper[m], f"{cell.paper[m]:.1f}", cell.paper_marks.get(m, "")) for m in metrics]
+    return Printed(tuple(numbers), " (c)" if cell.origin.startswith("cited") else "")
+
+
+def brief(table: Table) -> Table:
+    """The rows that have results, without notes: for the console while others still train."""
+    return replace(table, rows=[row for row in table.rows if row.done], notes=())
+
+
+def as_text(table: Table) -> str:
+    """Aligned columns for a terminal."""
+    headings, lines = grid(table)
+    header = [heading.text for heading in headings]
+    cells = [[cell.text(plain_mark) for cell in line.cells] for line in lines]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+
+    def aligned(texts: Sequence[str]) -> str:
+        return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
+
+    out = [table.title, "", aligned(header)]
+    group = ""
+    for line, texts in zip(lines, cells, strict=True):
+        if line.group != group:
+            out.append(f"-- {line.group} ".ljust(sum(widths) + 2 * (len(widths) - 1), "-"))
+            group = line.group
+        out.append(aligned(texts))
+    return "\n".join([*out, "", *table.notes]) + "\n"
+
+
+def _markdown_mark(text: str, marks: str) -> str:
+    text = f"**{text}**" if BEST in marks else f"<ins>{text}</ins>" if SECOND in marks else text
+    return text + (NOISE if NOISE in marks else "")
+
+
+def as_markdown(table: Table) -> str:
+    """A Markdown table, the best in bold, the second best underlined."""
+    headings, lines = grid(table)
+    header = " | ".join(heading.text for heading in headings)
+    out = [f"**{table.title}**", "", f"| group | {header} |", "|" + "---|" * (len(headings) + 1)]
+    for line in lines:
+        cells = [cell.text(_markdown_mark).replace("|", "&#124;") for cell in line.cells]
+        out.append(f"| {line.group} | {' | '.join(cells)} |")
+    return "\n".join([*out, "", *table.notes]) + "\n"
+
+
+#: Characters that LaTeX reads otherwise.
+TEX: Mapping[str, str] = {
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "±": r" $\pm$ ",
+    ">": r"$\to$",
+    "~": r"$\sim$",
+    NOISE: r"$^{\approx}$",
+    "|": r"$\vert$",
+}
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX shows it."""
+    return "".join(TEX.get(character, character) for character in text)
+
+
+def _tex_mark(text: str, marks: str) -> str:
+    text = rf"\textbf{{{text}}}" if BEST in marks else rf"\underline{{{text}}}" if SECOND in marks else text
+    return text + (NOISE if NOISE in marks else "")
+
+
+def as_latex(table: Table) -> str:
+    """A booktabs tabular, the best in bold, the second best underlined."""
+    headings, lines = grid(table)
+    about = next(i for i, heading in enumerate(headings) if heading.title == "GMACs")  # further columns are results
+    out = [
+        r"% needs \usepackage{booktabs}; too wide: \resizebox{\linewidth}{!}{...} round it (graphicx)",
+        r"\begin{tabular}{l" + "r" * about + "c" * (len(headings) - about - 1) + "}",
+        r"\toprule",
+        " & ".join(tex(heading.text) for heading in headings) + r" \\",
+    ]
+    group = ""
+    for line in lines:
+        if line.group != group:
+            out += [r"\midrule", rf"\multicolumn{{{len(headings)}}}{{l}}{{\emph{{{tex(line.group)}}}}} \\"]
+            group = line.group
+        out.append(" & ".join(tex(cell.text(_tex_mark)) for cell in line.cells) + r" \\")
+    out += [r"\bottomrule", r"\end{tabular}"]
+    notes = [f"% {line}" for note in (table.title, *table.notes) for line in note.splitlines()]
+    return "\n".join([*notes, *out]) + "\n"
+
+
+def as_frame(table: Table) -> pd.DataFrame:
+    """One row per group, row, column and metric."""
+    rows = []
+    for row in table.rows:
+        for column, cell in row.cells.items():
+            rows += [_record(table, row, column.label, cell, metric) for metric in column.metrics]
+    return pd.DataFrame(rows)
+
+
+def _record(table: Table, row: Row, column: str, cell: TableCell, metric: str) -> dict[str, object]:
+    return {
+        "group": table_group(row.group),
+        "row": table.label(row.factors),
+        **dict(row.factors),
+        "parameters": row.first("parameters_without_classifier"),
+        "macs": row.first("macs"),
+        "column": column,
+        "metric": metric,
+        "mean": cell.mean(metric) if cell.done else None,
+        "std": cell.std(metric) if cell.done else None,
+        "runs": cell.done,
+        "planned": cell.planned,
+        "paper": cell.paper.get(metric),
+        "origin": cell.origin,
+    }
+
+
+def write_table(table: Table, stem: Path) -> list[Path]:
+    """Write the table as STEM.txt, .md, .tex and .csv; returns the files."""
+    contents = {
+        ".txt": as_text(table),
+        ".md": as_markdown(table),
+        ".tex": as_latex(table),
+        ".csv": as_frame(table).to_csv(index=False),
+    }
+    for suffix, text in contents.items():
+        write_text(stem.with_suffix(suffix), text)
+    return [stem.with_suffix(suffix) for suffix in contents]

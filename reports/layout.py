@@ -1,0 +1,159 @@
+"""Tables in the paper's layout, from a study's tidy frame and the paper's numbers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+
+import pandas as pd
+
+from ablations.engine.study import column_order
+from ablations.studies import find_study
+from reports.notes import notes
+from reports.paper import of_cell, of_group, of_row, paper_numbers
+from reports.results import Factors, Results
+from reports.statistics import LEVEL, holm, paired
+from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, TableCell
+
+
+@cache
+def build_table(results: Results, name: str) -> Table:
+    """A study's table next to the paper's numbers; made once for the same results.
+
+    Args:
+        results: of a request.
+        name: of the study.
+
+    Raises:
+        UserError: unknown study, no finished runs, or results on several versions of a data set.
+    """
+    study, frame = find_study(name), results.frame(name)
+    numbers = paper_numbers(name)
+    columns = columns_of(frame)
+    rows = marked([row for group in frame["group"].unique() for row in _rows(frame, group, columns, numbers)])
+    finished = results.finished(name)
+    rendered = len(finished) > 0 and finished["target_layout"].str.contains("rendered").any()
+    title = study.title + (" (rendered world, not the paper's data)" if rendered else "")
+    table = Table(title, columns, rows, study)
+    return replace(table, notes=notes(results, table))
+
+
+def columns_of(frame: pd.DataFrame) -> tuple[Column, ...]:
+    """Columns within a data set first, then those across data sets, both in the order of the data sets' cards."""
+    tasks = set(zip(frame["train"], frame["test"], strict=True))
+    return tuple(Column(*task) for task in sorted(tasks, key=lambda task: column_order(*task)))
+
+
+def _rows(frame: pd.DataFrame, group: str, columns: Sequence[Column], numbers: pd.DataFrame) -> list[Row]:
+    """Rows of a group: those of the study, and those that only the paper has.
+
+    Where the paper leaves initial weights open, most rows are its own, and all follow its order.
+    """
+    part, stated = frame[frame["group"] == group], of_group(numbers, group)
+    ours = list(dict.fromkeys(part["factors"]))
+    published = list(dict.fromkeys(stated["factors"]))
+    shown: dict[Factors, pd.DataFrame] = {factors: of_row(stated, factors) for factors in ours}
+    known = {theirs for found in shown.values() for theirs in found["factors"]}
+    shown |= {theirs: of_row(stated, theirs) for theirs in published if theirs not in known}
+    if (numbers["group"] == "").any():
+        place = {factors: published.index(found["factors"].iloc[0]) for factors, found in shown.items() if len(found)}
+        shown = {factors: shown[factors] for factors in sorted(shown, key=lambda factors: place.get(factors, -1))}
+    return [Row(group, factors, _cells(part, factors, columns, found)) for factors, found in shown.items()]
+
+
+def _cells(
+    part: pd.DataFrame, factors: Factors, columns: Sequence[Column], numbers: pd.DataFrame
+) -> dict[Column, TableCell]:
+    """The table cells of a row."""
+    mine = part[part["factors"].map(lambda own: own == factors).astype(bool)]
+    cells = {}
+    for column in columns:
+        wanted = mine[(mine["train"] == column.train) & (mine["test"] == column.test)]
+        runs = wanted[wanted["state"] == "done"]
+        cells[column] = TableCell(runs, len(wanted), *of_cell(numbers, column.train, column.test))
+    return cells
+
+
+# --- Marks ---------------------------------------------------------------------------------------
+
+
+def marked(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the best and second best of each group, column and metric marked, measured and published.
+
+    Values that are equal to the digit shown share a mark. Nothing is marked among fewer than two rows, and no second
+    best among fewer than three. With several seeds NOISE marks values that do not differ significantly from the best:
+    paired t-test over the seeds, p values adjusted by Holm's method within the column.
+    """
+    result = list(rows)
+    for group in dict.fromkeys(row.group for row in rows):
+        members = [i for i, row in enumerate(rows) if row.group == group]
+        for column in rows[members[0]].cells:
+            cells = _mark_cells({i: rows[i].cells[column] for i in members})
+            for i, cell in cells.items():
+                result[i] = replace(result[i], cells={**result[i].cells, column: cell})
+    return result
+
+
+def _mark_cells(cells: Mapping[int, TableCell]) -> dict[int, TableCell]:
+    """The table cells of one group and column, by row, with their marks."""
+    marks: dict[int, dict[str, str]] = {i: {} for i in cells}
+    paper: dict[int, dict[str, str]] = {i: {} for i in cells}
+    metrics = [name for cell in cells.values() for name in (*cell.runs.columns, *cell.paper)]
+    for metric in dict.fromkeys(name for name in metrics if name in ("R1", "R5", "mAP")):
+        measured = {i: cell.mean(metric) for i, cell in cells.items() if cell.done and metric in cell.runs}
+        best, noise = _podium(measured), _like_the_best(cells, measured, metric)
+        for i in measured:
+            marks[i][metric] = best.get(i, "") + (NOISE if i in noise else "")
+        for i, mark in _podium({i: cell.paper[metric] for i, cell in cells.items() if metric in cell.paper}).items():
+            paper[i][metric] = mark
+    return {i: replace(cell, marks=marks[i], paper_marks=paper[i]) for i, cell in cells.items()}
+
+
+def _podium(values: Mapping[int, float]) -> dict[int, str]:
+    """BEST and SECOND by row."""
+    shown = {i: round(value, 1) for i, value in values.items()}
+    levels = sorted(set(shown.values()), reverse=True)
+    if len(shown) < 2 or len(levels) < 2:
+        return {}
+    marks = {levels[0]: BEST} | ({levels[1]: SECOND} if len(shown) > 2 else {})
+    return {i: marks[value] for i, value in shown.items() if value in marks}
+
+
+def _like_the_best(cells: Mapping[int, TableCell], measured: Mapping[int, float], metric: str) -> list[int]:
+    """Rows that do not differ significantly from the best row."""
+    if len(measured) < 2:
+        return []
+    by_seed = {i: cells[i].by_seed(metric) for i in measured}
+    best = max(measured, key=lambda i: measured[i])
+    others = [i for i in measured if i != best]
+    found = [paired(shared) if len(shared := (by_seed[best] - by_seed[i]).dropna()) > 1 else None for i in others]
+    adjusted = holm([math.nan if difference is None else difference.p for difference in found])
+    return [i for i, p in zip(others, adjusted, strict=True) if p >= LEVEL]
+
+
+# --- The paper's tables without runs -------------------------------------------------------------
+
+#: Tables of the paper that the suite does not run: title, group of its rows, and why.
+NOT_RUN_HERE = {
+    "table4": (
+        "Table 4: unsupervised learning (USL) and unsupervised domain adaptation (UDA)",
+        "without labels",
+        "Nothing is measured: the suite does not include these methods.",
+    )
+}
+
+
+def paper_table(name: str) -> Table:
+    """A table of `NOT_RUN_HERE`: the paper's numbers with their origin."""
+    title, group, why = NOT_RUN_HERE[name]
+    numbers = paper_numbers(name)
+    columns = columns_of(numbers)
+    rows = []
+    for factors in dict.fromkeys(numbers["factors"]):
+        theirs = of_row(numbers, factors)
+        cells = {
+            column: TableCell(pd.DataFrame(), 0, *of_cell(theirs, column.train, column.test)) for column in columns
+        }
+        rows.append(Row(group, factors, cells))
+    notes = [why, "(c): cited by the paper from other work.", f"{BEST} best, {SECOND} second best of a column."]
+    return Table(title, columns, marked(rows), notes=notes)

@@ -1,0 +1,45 @@
+"""Finished networks that pictures show."""
+
+from dataclasses import dataclass
+
+from msinet.data import Dataset, load_dataset
+from reports.layout import build_table
+from reports.results import Results
+from reports.tables import network_of, table_group
+
+
+@dataclass(frozen=True)
+class FinishedNetwork:
+    """A network whose trainings are finished."""
+
+    label: str
+    network: str
+    """name of its card"""
+    group: str
+    """initial weights, as tables write them"""
+    run_ids: tuple[str, ...]
+    """one for each seed, the first seed first"""
+
+
+def finished_networks(results: Results, study: str) -> tuple[list[FinishedNetwork], Dataset]:
+    """The finished networks of a figure and the set that they were tested on.
+
+    If there are several groups, those of the last complete one: the pre-trained networks.
+
+    Raises:
+        UserError: a network is missing in every group; the message names the command that trains it.
+        DataError: the images are not there.
+    """
+    results.request.available_datasets()  # raises if the images are not there
+    table = build_table(results, study)
+    for group in reversed(dict.fromkeys(row.group for row in table.rows)):
+        rows = [row for row in table.rows if row.group == group]
+        if all(cell.done for row in rows for cell in row.cells.values()):
+            found = [
+                FinishedNetwork(table.label(row.factors), network_of(row), table_group(group), cell.run_ids)
+                for row in rows
+                for cell in row.cells.values()
+            ]
+            return found, load_dataset(table.columns[0].test, results.request.root)
+    lacking = [table.label(row.factors) for row in table.rows for cell in row.cells.values() if not cell.done]
+    raise results.missing(study, f"training of {', '.join(dict.fromkeys(lacking))}")

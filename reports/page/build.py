@@ -1,0 +1,54 @@
+"""Builds the report: gathers the parts of all sections and renders them."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from jinja2.utils import htmlsafe_json_dumps
+
+from msinet.io import write_text
+from reports.page.claims import claims
+from reports.page.datasets import datasets
+from reports.page.figures import figures
+from reports.page.ranked import ranked
+from reports.page.report import Data, Missing, Part, Report
+from reports.page.runs import runs
+from reports.page.summary import summary
+from reports.page.tables import tables
+
+#: Sections in the order in which they name what is missing.
+SECTIONS: tuple[Callable[[Report], Part], ...] = (summary, claims, tables, figures, ranked, runs, datasets)
+
+
+def build(report: Report) -> list[Missing]:
+    """Write index.html with its tables, figures and sheets; returns what is missing."""
+    parts = [section(report) for section in SECTIONS]
+    missing = [gap for part in parts for gap in part.missing]
+    write_text(report.out / "index.html", render(parts, missing))
+    return missing
+
+
+def render(parts: list[Part], missing: list[Missing]) -> str:
+    """The page."""
+    context: Data = {name: value for part in parts for name, value in part.data.items()}
+    context |= {"missing": [asdict(gap) for gap in missing], "built": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
+    folder = files("reports.page")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["json"] = lambda value: htmlsafe_json_dumps(value, dumps=_strict_json)
+    style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = environment.from_string(folder.joinpath("report.html.j2").read_text(encoding="utf-8"))
+    return template.render(**context, style=style, script=script, script_hash=digest)
+
+
+def _strict_json(value: Any, **settings: Any) -> str:
+    """JSON that every browser reads: no NaN."""
+    return json.dumps(value, **settings, allow_nan=False, separators=(",", ":"), ensure_ascii=True)

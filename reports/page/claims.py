@@ -1,0 +1,45 @@
+"""Claims of the report, with the evidence for each and the commands that would decide it."""
+
+from collections import Counter
+from dataclasses import replace
+
+from ablations.engine.request import Request
+from reports.page.report import Data, Part, Report
+from reports.verdicts import Status, Verdict, command_for
+
+#: A mark of each verdict that does not need colour.
+MARKS: dict[Status, str] = {"holds": "✓", "fails": "✗", "undecided": "≈", "not run": "○"}
+
+
+def claims(report: Report) -> Part:
+    """The section of claims."""
+    lines = [claim_line(verdict, report.request) for verdict in report.verdicts]
+    statuses: Counter[Status] = Counter(verdict.status for verdict in report.verdicts)
+    return Part(
+        {
+            "claims": lines,
+            "decided": [line for status in ("holds", "fails") for line in lines if line["status"] == status],
+            "verdicts": [{"status": s, "mark": mark, "count": statuses[s]} for s, mark in MARKS.items()],
+            "marks": MARKS,
+        }
+    )
+
+
+def claim_line(verdict: Verdict, request: Request) -> Data:
+    """A claim for the page. An open one has the commands that would decide it, with three seeds at least."""
+    claim, commands = verdict.claim, list[str]()
+    if claim.measurement is not None and verdict.status == "not run":
+        commands = [outcome.text for outcome in verdict.outcomes]
+    elif verdict.status in ("undecided", "not run"):
+        wanted = replace(request, seeds=max(3, request.seeds + 2 * (verdict.status == "undecided")))
+        commands = list(dict.fromkeys(command_for(c, wanted) for c in claim.comparisons))
+    return {
+        "key": claim.key,
+        "statement": claim.statement,
+        "source": claim.source,
+        "status": verdict.status,
+        "leans": verdict.leans,
+        "by_paper": verdict.by_paper,
+        "commands": commands,
+        "outcomes": [{"status": outcome.status, "text": outcome.text} for outcome in verdict.outcomes],
+    }

@@ -1,0 +1,128 @@
+"""Figures of the report: drawn for it as far as there are results, and those that lie in the store."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from ablations.studies import STUDIES
+from msinet.errors import UserError
+from msinet.models.registry import in_study
+from msinet.progress import bar
+from msinet.training.recipes import PROFILES
+from reports.costs import accuracy_data, draw_accuracy, draw_roofline
+from reports.curves import draw_study_curves
+from reports.factors import by_factor, draw_study_factors
+from reports.figures import draw_study
+from reports.page.report import Data, Missing, Part, Report, data_uri
+from reports.pictures import figure1, figure4, figure6
+from reports.results import file_name, run_command
+from reports.searches import draw_searches
+
+#: Vector figures of more bytes are shown as pixels.
+VECTOR_BYTES = 150_000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report, before it is drawn."""
+
+    title: str
+    draw: Callable[[], list[Path]]
+    command: str
+    """command that makes what it lacks"""
+
+
+def figures(report: Report) -> Part:
+    """The section of figures."""
+    drawn: dict[Path, str] = {}
+    missing = []
+    for figure in bar(iterable=list(planned(report)), desc="figures"):
+        try:
+            drawn |= {path.with_suffix(""): figure.title for path in figure.draw() if path.suffix == ".png"}
+        except UserError as error:
+            missing.append(Missing(figure.title, str(error), figure.command))
+    entries = figure_entries(drawn, report.request.store / "figures", report.request.profile)
+    return Part({"figures": entries, "figure_files": {e["name"]: e["csv"] for e in entries}}, tuple(missing))
+
+
+def planned(report: Report) -> Iterator[Figure]:
+    """All figures of the report."""
+    request, results, folder = report.request, report.results, report.out / "figures"
+    for name, study in STUDIES.items():
+        if study.baseline and (table := report.table(name)):
+            yield Figure(table.title, partial(draw_study, results, name, folder), run_command(name, request))
+    for name, draw, images in (("figure1", figure1, 8), ("figure4", figure4, 5), ("figure6", figure6, 3)):
+        make = partial(draw, results, folder, images, report.run_options)
+        yield Figure(STUDIES[name].title, make, run_command(name, request))
+    for name in ("table1", "figure5a"):
+        title = f"Searches of {name}: trajectories and genotypes"
+        yield Figure(title, partial(draw_searches, results, name, folder), run_command(name, request))
+    table2 = run_command("table2", request)
+    yield Figure("Table 2 while training", partial(draw_study_curves, results, "table2", folder), table2)
+    if request.rendered:
+        yield Figure("Table 2 by factor of the query", lambda: _factors(report), table2)
+    yield from costs(report)
+
+
+def _factors(report: Report) -> list[Path]:
+    data = by_factor(report.results, "table2")
+    return draw_study_factors(data, report.results, "table2", report.out / "figures")
+
+
+def costs(report: Report) -> Iterator[Figure]:
+    """The roofline, and accuracy against latency."""
+    request, latencies = report.request, report.latencies
+    latency = report.bench_command("latency")
+    if latencies.empty:
+        title = "accuracy against latency, and the roofline"
+        yield Figure(title, lambda: _raise(f"{report.latency} does not exist"), latency)
+        return
+    folder = report.out / "figures"
+    roofline = partial(draw_roofline, latencies, report.environment, folder / "roofline")
+    yield Figure("Roofline of the deployed networks", roofline, latency)
+    batch, command, table2 = int(latencies["batch"].max()), run_command("table2", request), report.table("table2")
+    if table2 is not None and any(row.first("parameters") for row in table2.rows):
+        # There are results, so the latencies are of networks of another width.
+        timed = request.models or tuple(request.named(card.name) for card in in_study("table2"))
+        command = report.bench_command("latency", "--models", *timed, "--batches", str(batch))
+    for column in ("M", "MS", "VR"):
+        title = f"{column}: accuracy against latency, deployed, batch {batch}"
+        yield Figure(title, partial(_accuracy, report, column, batch, title), command)
+
+
+def _accuracy(report: Report, column: str, batch: int, title: str) -> list[Path]:
+    data = accuracy_data(report.latencies, report.results, "table2", column, "deployed", batch)
+    name = f"{file_name('table2', report.request)}-{column}-cost"
+    return draw_accuracy(data, title, report.out / "figures" / name)
+
+
+def _raise(message: str) -> list[Path]:
+    raise UserError(message)
+
+
+def figure_entries(drawn: dict[Path, str], folder: Path, profile: str) -> list[Data]:
+    """Figures for the page: those drawn, by stem and title, then others of a folder unless of another profile."""
+    stems = {stem.name: (stem, title) for stem, title in drawn.items()}
+    others = set(PROFILES) - {profile}
+    for path in (*sorted(folder.glob("*.png")), *sorted(folder.glob("*.svg"))):
+        if not others & set(path.stem.split("-")):
+            stems.setdefault(path.stem, (path.with_suffix(""), path.stem.replace("-", " ").replace("_", " ")))
+    return list(_entries(stems.values()))
+
+
+def _entries(stems: Iterable[tuple[Path, str]]) -> Iterator[Data]:
+    for stem, title in stems:
+        svg, png, table = (stem.with_suffix(suffix) for suffix in (".svg", ".png", ".csv"))
+        picture = svg if svg.is_file() and (svg.stat().st_size <= VECTOR_BYTES or not png.is_file()) else png
+        if not picture.is_file():
+            continue
+        kind = "image/svg+xml" if picture.suffix == ".svg" else "image/png"
+        yield {
+            "name": stem.name,
+            "title": title,
+            "picture": data_uri(picture.read_bytes(), kind),
+            "made": f"{datetime.fromtimestamp(picture.stat().st_mtime, UTC):%Y-%m-%d %H:%M}",
+            "csv": table.read_text(encoding="utf-8") if table.is_file() else "",
+        }

@@ -1,0 +1,120 @@
+"""Ranked lists of the report: what the networks of Table 2 find for the same queries, with thumbnails."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import PIL.Image
+
+from msinet.data import Dataset, load_dataset
+from msinet.data.loading import decode
+from msinet.errors import UserError
+from msinet.progress import bar
+from reports.page.report import Data, Missing, Part, Report, jpeg
+from reports.ranked import RankedList, ranked_lists, spread_queries
+from reports.results import run_command
+from reports.tables import Column, Row, Table, table_group
+
+#: Length of the ranked lists.
+TOP = 15
+#: Height and width of thumbnails, in pixels, at most.
+THUMBNAIL = 96
+
+
+class Thumbnails:
+    """Small copies of images, each once."""
+
+    def __init__(self) -> None:
+        self.uris: list[str] = []
+        self.places: dict[Path, int] = {}
+
+    def place(self, path: Path) -> int:
+        """Position of a file's copy among `uris`; made at the first call.
+
+        Raises:
+            DataError: the image cannot be decoded.
+        """
+        if path not in self.places:
+            image = PIL.Image.fromarray(decode(path))
+            image.thumbnail((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.LANCZOS)
+            self.places[path] = len(self.uris)
+            self.uris.append(jpeg(image, 85))
+        return self.places[path]
+
+
+def ranked(report: Report) -> Part:
+    """The section of ranked lists."""
+    thumbnails = Thumbnails()
+    sets: list[Data] = []
+    missing: list[Missing] = []
+    table = report.table("table2")
+    if table is None or not table.done:
+        missing.append(Missing("ranked lists", "no trained network", run_command("table2", report.request)))
+    else:
+        for column in bar(iterable=table.columns, desc="ranked lists"):
+            rows = [row for row in table.rows if row.cells[column].done]
+            if rows:
+                found, gaps = column_lists(report, table, rows, column, thumbnails)
+                sets += found
+                missing += gaps
+    lists = {"thumbnails": thumbnails.uris, "sets": sets}
+    return Part({"ranked": lists, "top": TOP, "thumbnail": THUMBNAIL}, tuple(missing))
+
+
+def column_lists(
+    report: Report, table: Table, rows: Sequence[Row], column: Column, thumbnails: Thumbnails
+) -> tuple[list[Data], list[Missing]]:
+    """Lists of a column's rows, by the first run of each."""
+    try:
+        dataset = load_dataset(column.test, report.request.root)
+    except UserError as error:
+        command = run_command("table2", report.request)
+        return [], [Missing(f"ranked lists on {column.label}", str(error), command)]
+    chosen = spread_queries(dataset, report.queries)
+    networks, missing = [], []
+    for row in rows:
+        run, name = row.cells[column].runs.iloc[0], table.label(row.factors)
+        try:
+            lists = ranked_lists(report.results, run["run_id"], dataset, chosen, TOP, report.run_options)
+        except UserError as error:
+            missing.append(Missing(f"ranked lists of {name} on {column.label}", str(error)))
+            continue
+        about = {"name": name, "group": table_group(row.group), "run": run["run_id"], "mAP": run["mAP"]}
+        networks.append(about | {"lists": [_list(one, thumbnails) for one in lists]})
+    if not networks:
+        return [], missing
+    images = [dataset.test[dataset.draws[0].query[position]] for position in chosen]
+    found = {
+        "name": column.label.replace(">", " → "),
+        "about": about_lists(dataset, column.train),
+        "networks": networks,
+        "queries": [[thumbnails.place(i.path), i.identity, i.camera, i.path.name] for i in images],
+    }
+    return [found], missing
+
+
+def _list(one: RankedList, thumbnails: Thumbnails) -> Data:
+    return {
+        "ap": None if math.isnan(one.ap) else one.ap,
+        "first": one.first_rank,
+        "positives": one.positives,
+        "items": [
+            [
+                thumbnails.place(image.path),
+                round(distance, 2),
+                int(right),
+                image.identity,
+                image.camera,
+                image.path.name,
+            ]
+            for image, distance, right in zip(one.gallery, one.distances, one.right, strict=True)
+        ],
+    }
+
+
+def about_lists(dataset: Dataset, train: str) -> str:
+    """The ranking in a sentence."""
+    trained = f", trained on {train}" if train != dataset.name else ""
+    gallery = len(dataset.draws[0].gallery)
+    removed = "; images of the query's identity by its own camera are left out" if dataset.remove_same_camera else ""
+    return f"{dataset.name} ({dataset.layout}){trained}: {gallery:,} gallery images{removed}."

@@ -1,0 +1,139 @@
+"""Summary of the report: costs, claims, and every network of Table 2 on one line."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from reports.page.report import Data, Part, Report
+from reports.sizes import full_size_cost
+from reports.tables import Table, network_of, table_group
+
+
+def summary(report: Report) -> Part:
+    """The first section, with what the head of the page needs."""
+    form, times = milliseconds(report.latencies)
+    rows = glance_rows(report.table("table2"), times)
+    table = report.table("table2")
+    columns = [
+        {"title": "parameters", "unit": "M", "digits": 2},
+        {"title": "multiply-adds", "unit": "G", "digits": 2},
+        {"title": "time per image", "unit": "ms", "digits": 1},
+        *(
+            {"title": column.label.replace(">", " → "), "unit": column.headline, "digits": 1}
+            for column in (table.columns if table else ())
+        ),
+    ]
+    request, records, environment = report.request, report.results.records, report.environment
+    devices = records["cpu"].where(records["device"] == "cpu", records["device"]) if len(records) else ()
+    return Part(
+        {
+            "request": {
+                "profile": request.profile,
+                "recipe": list(request.recipe),
+                "seeds": request.seeds,
+                "rendered": request.rendered,
+                "root": str(request.root),
+                "store": str(request.store),
+            },
+            "devices": sorted(set(devices)),
+            "versions": sorted(set(records.get("torch", ()))),
+            "machine": str(environment.get("cpu" if environment.get("device") == "cpu" else "device", "")),
+            "costs": costs(times),
+            "glance": {"rows": rows, "form": form, "columns": columns},
+            "standings": standings(rows, [str(column["title"]) for column in columns]),
+            "leaning": Counter(verdict.leans for verdict in report.verdicts),
+            "latency_command": report.bench_command("latency"),
+        }
+    )
+
+
+def costs(times: dict[str, float]) -> Data:
+    """Costs of MSINet next to ResNet50 for an image of 256x128."""
+    resnet, ours = full_size_cost("resnet50"), full_size_cost("msinet")
+    return {
+        "parameters": ours.parameters_without_classifier,
+        "inference": ours.parameters_at_inference,
+        "macs": ours.macs,
+        "fewer_parameters": resnet.parameters_without_classifier / ours.parameters_without_classifier,
+        "fewer_macs": resnet.macs / ours.macs,
+        "time": times["msinet"] / times["resnet50"] if {"msinet", "resnet50"} <= set(times) else None,
+    }
+
+
+def milliseconds(latencies: pd.DataFrame) -> tuple[str, dict[str, float]]:
+    """Milliseconds per image by model at the largest batch, deployed if that was measured, and how it was measured."""
+    if latencies.empty:
+        return "", {}
+    plain = latencies[latencies["precision"] == "fp32"]
+    for form in ("deployed", *dict.fromkeys(plain["form"])):
+        part = plain[plain["form"] == form]
+        if len(part):
+            batch = part["batch"].max()
+            part = part[part["batch"] == batch]
+            size = f"{part['height'].iloc[0]}x{part['width'].iloc[0]}"
+            text = f"{form.replace('_', '-')}, batch {batch}, images {size}, fp32"
+            return text, dict(zip(part["model"], part["p50_ms"] / batch, strict=True))
+    return "", {}
+
+
+def glance_rows(table: Table | None, times: dict[str, float]) -> list[Data]:
+    """Every row of Table 2 with results: costs for images of 256x128, and the metric that decides each column."""
+    rows: list[Data] = []
+    for row in table.rows if table else ():
+        if not row.done:
+            continue
+        assert table is not None
+        model = str(row.first("model"))
+        cost = full_size_cost(model)
+        rows.append(
+            {
+                "group": table_group(row.group),
+                "label": table.label(row.factors),
+                "ours": network_of(row) == "msinet",
+                "trained": cost.parameters_without_classifier > 0,
+                "values": [
+                    cost.parameters_without_classifier / 1e6 or None,
+                    cost.macs / 1e9 or None,
+                    times.get(model),
+                    *(row.cells[c].mean(c.headline) if row.cells[c].done else None for c in table.columns),
+                ],
+            }
+        )
+    for one in rows:
+        rivals = [other["values"] for other in rows if other["group"] == one["group"] and other is not one]
+        one["best"] = [i >= 3 and _best(value, [r[i] for r in rivals]) for i, value in enumerate(one["values"])]
+        most = [max((r["values"][i] or 0 for r in rows), default=0) or 1 for i in range(len(one["values"]))]
+        one["shares"] = [None if v is None else v / m for v, m in zip(one["values"], most, strict=True)]
+    return rows
+
+
+def _best(value: float | None, rivals: Sequence[float | None]) -> bool:
+    """True if a value is at least as high as all rivals, and there are rivals."""
+    known = [rival for rival in rivals if rival is not None]
+    return value is not None and bool(known) and value >= max(known)
+
+
+def standings(rows: Sequence[Data], titles: Sequence[str]) -> list[str]:
+    """One sentence for each group of networks: the rank of MSINet among them, task by task."""
+    lines = []
+    for group in dict.fromkeys(row["group"] for row in rows):
+        members = [row for row in rows if row["group"] == group and row["trained"]]
+        ours = next((row for row in members if row["ours"]), None)
+        if ours is None or len(members) < 2:
+            continue
+        places = []
+        for i, title in enumerate(titles[3:], 3):
+            values = [row["values"][i] for row in members if row["values"][i] is not None]
+            if ours["values"][i] is not None and len(values) > 1:
+                rank = 1 + sum(value > ours["values"][i] for value in values)
+                places.append(f"{ordinal(rank)} of {len(values)} on {title}")
+        if places:
+            lines.append(f"{str(group).capitalize()}, MSINet is {', '.join(places)}.")
+    return lines
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, ..."""
+    ending = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

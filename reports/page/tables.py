@@ -1,0 +1,120 @@
+"""Tables of the report: studies next to the paper's numbers, accuracy by difficulty, and measurements of bench."""
+
+import re
+
+import pandas as pd
+
+from ablations.studies import STUDIES
+from msinet.errors import UserError
+from reports.factors import by_factor
+from reports.formats import Printed, as_frame, as_latex, as_markdown, grid, plain_mark, write_table
+from reports.page.report import Data, Missing, Part, Report
+from reports.results import file_name, run_command
+from reports.tables import Table
+
+#: Tables that are no study's: accuracy by level of a factor, and files of `python -m bench`.
+MEASURED = {
+    "difficulty": "Difficulty: accuracy by occlusion, view change and light",
+    "latency": "Latency of a batch of inference",
+    "throughput": "Throughput: images per second by batch size",
+    "memory": "Memory of one batch of inference",
+    "retrieval": "Ranking: CMC and mAP next to the bare matrix product",
+}
+
+
+def tables(report: Report) -> Part:
+    """The section of tables; their files are written next to the page."""
+    panels: list[Data] = []
+    missing: list[Missing] = []
+    for name, table in report.tables.items():
+        title, command = STUDIES[name].title, run_command(name, report.request)
+        if isinstance(table, str):
+            missing.append(Missing(title, table, command))
+            continue
+        write_table(table, report.out / "tables" / file_name(name, report.request))
+        panels.append(table_panel(name, table))
+        if table.done < table.planned:
+            missing.append(Missing(title, f"{table.done} of {table.planned} runs", command))
+    measured, lacking = measurements(report)
+    panels += [file_panel(name, MEASURED[name], frame) for name, frame in measured.items()]
+    return Part({"tables": panels, "table_files": {p["name"]: p["files"] for p in panels}}, (*missing, *lacking))
+
+
+def measurements(report: Report) -> tuple[dict[str, pd.DataFrame], list[Missing]]:
+    """Accuracy by difficulty, and the files that `python -m bench` left next to the latencies."""
+    found: dict[str, pd.DataFrame] = {}
+    missing = []
+    try:
+        found["difficulty"] = by_factor(report.results, "table2").drop(columns="network")
+    except UserError as error:
+        if report.request.rendered:
+            command = run_command("table2", report.request)
+            missing.append(Missing("accuracy by difficulty", str(error), command))
+    for name in ("latency", "throughput", "memory", "retrieval"):
+        path = report.bench_file(name)
+        if path.is_file():
+            found[name] = pd.read_csv(path)
+        elif name != "latency":  # its figures report that it is missing
+            missing.append(Missing(MEASURED[name], f"{path} does not exist", report.bench_command(name)))
+    return found, missing
+
+
+def table_panel(name: str, table: Table) -> Data:
+    """A study's table with the runs behind every measured cell, and its files as text."""
+    headings, lines = grid(table)
+    columns: list[Data] = [{"title": "group", "metrics": [], "numeric": False, "paper": False}]
+    columns += [
+        {"title": h.title, "metrics": list(h.metrics), "numeric": h.numeric, "paper": h.paper} for h in headings
+    ]
+    rows = [[{"text": line.group, "values": [], "runs": ()}, *map(_shown, line.cells)] for line in lines]
+    return {
+        "name": name,
+        "label": short_title(name, table.title),
+        "title": table.title,
+        "columns": columns,
+        "rows": rows,
+        "notes": table.notes,
+        "done": table.done,
+        "planned": table.planned,
+        "files": {".csv": as_frame(table).to_csv(index=False), ".tex": as_latex(table), ".md": as_markdown(table)},
+    }
+
+
+def _shown(cell: Printed) -> Data:
+    return {"text": cell.text(plain_mark), "values": [value for value, _, _ in cell.numbers], "runs": cell.runs}
+
+
+def short_title(name: str, title: str) -> str:
+    """The number of a table or figure if its title begins with it, else the name."""
+    head = title.partition(":")[0]
+    return head if re.fullmatch(r"(Table|Figure) \w+", head) else name.replace("_", " ").capitalize()
+
+
+def file_panel(name: str, title: str, frame: pd.DataFrame) -> Data:
+    """The table of a CSV file, with numbers to four digits."""
+    numeric = {str(column): pd.api.types.is_numeric_dtype(frame[column]) for column in frame}
+    rows = [
+        [_plain(value, numeric=numeric[str(column)]) for column, value in row.items()] for _, row in frame.iterrows()
+    ]
+    columns = [
+        {"title": column.replace("_", " "), "metrics": [], "paper": False, "numeric": number}
+        for column, number in numeric.items()
+    ]
+    return {
+        "name": name,
+        "label": short_title(name, title),
+        "title": title,
+        "columns": columns,
+        "rows": rows,
+        "notes": [],
+        "done": len(rows),
+        "planned": len(rows),
+        "files": {".csv": frame.to_csv(index=False)},
+    }
+
+
+def _plain(value: object, *, numeric: bool) -> Data:
+    if pd.isna(value):  # type: ignore[call-overload]
+        return {"text": "-", "values": [], "runs": ()}
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return {"text": text, "values": [value] if numeric else [], "runs": ()}
