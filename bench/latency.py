@@ -181,7 +181,9 @@ def render_memory(table: pd.DataFrame) -> str:
 def _by_batch(table: pd.DataFrame, values: str, *more: str) -> pd.DataFrame:
     """A row per network, form and precision (and further columns), a column per batch size."""
     named = table.assign(model=table["model"].map(label))
-    return named.set_index(["model", "form", "precision", *more, "batch"])[values].unstack("batch", sort=False)
+    indexed = named.set_index(["model", "form", "precision", *more, "batch"])[values]
+    rows = indexed.index.droplevel("batch").drop_duplicates()
+    return indexed.unstack("batch").loc[rows, table["batch"].unique()]  # pandas 2 mixes values up without sorting
 
 
 def _text(shown: pd.DataFrame) -> str:
