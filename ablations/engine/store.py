@@ -52,7 +52,7 @@ class Store:
         return exclusive(self.root / "locks" / run_id, f"run {run_id}")
 
     def done(self, run_id: str) -> bool:
-        """Whether the run is finished. Publishing is one rename, so the folder is proof."""
+        """True if the run is finished. Publishing is one rename, so the folder is proof."""
         return self.run_folder(run_id).is_dir()
 
     def state(self, run_id: str) -> State:
