@@ -182,7 +182,7 @@ def _by_batch(table: pd.DataFrame, values: str, *more: str) -> pd.DataFrame:
     """A row per network, form and precision (and further columns), a column per batch size."""
     named = table.assign(model=table["model"].map(label))
     indexed = named.set_index(["model", "form", "precision", *more, "batch"])[values]
-    rows = indexed.index.droplevel("batch").drop_duplicates()
+    rows = indexed.index.droplevel(["batch"]).drop_duplicates()
     return indexed.unstack("batch").loc[rows, table["batch"].unique()]  # pandas 2 mixes values up without sorting
 
 
