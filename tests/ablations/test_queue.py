@@ -636,7 +636,7 @@ def test_a_worker_under_which_everything_fails_ends_before_it_fails_everything(
 
 
 @pytest.mark.parametrize(
-    ("more", "text"),
+    ("more", "message"),
     [
         (("--device", "cuda:99"), "error: device 'cuda:99' cannot be used"),
         (("--data-root", "/nowhere"), "error: data root /nowhere does not exist"),
@@ -644,7 +644,7 @@ def test_a_worker_under_which_everything_fails_ends_before_it_fails_everything(
     ],
 )
 def test_a_machine_that_cannot_do_it_gives_the_run_back_and_ends(
-    data_root: Path, store: Store, tmp_path: Path, start: Start, more: tuple[str, ...], text: str, words: Words
+    data_root: Path, store: Store, tmp_path: Path, start: Start, more: tuple[str, ...], message: str, words: Words
 ) -> None:
     shutil.copytree(data_root / "Market-1501-v15.09.15", tmp_path / "OTHER" / "Market-1501-v15.09.15")
     next((tmp_path / "OTHER").rglob("*.jpg")).unlink()
@@ -655,7 +655,7 @@ def test_a_machine_that_cannot_do_it_gives_the_run_back_and_ends(
     process.join(120)
     text = (tmp_path / "log").read_text()
     assert process.exitcode == 2, text
-    assert re.search(text, text)
+    assert re.search(message, text)
     assert "Traceback" not in text
     trials = journal(store).trials()
     assert [trial.user_attrs["attempt"] for trial in trials if trial.state == WAITING] == [1, 1]
