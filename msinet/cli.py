@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ from msinet.models import CARDS, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS
 from msinet.search import read_genotype, search, search_line
-from msinet.synthetic import SIZES, Size, render
+from msinet.synthetic import SIZES, render
 from msinet.training import embed, evaluate_model
 from msinet.training.pretrain import pretrain
 from msinet.training.recipes import overridden, parse_settings, resolve, resolve_pretraining, resolve_search
@@ -335,7 +335,9 @@ class Render:
     test_identities: int = 0
     """0: as the profile says, or as many as --identities"""
     images_per_identity: float = 0
-    """on average; 0: as the profile says"""
+    """for training, on average; 0: as the profile says"""
+    test_images_per_identity: float = 0
+    """0: as the profile says, or as many as --images-per-identity"""
     height: int = 0
     """of persons in pixels, vehicles fill height x height; 0: as the profile says"""
     seed: int = 0
@@ -349,15 +351,17 @@ class Render:
         """Render what is missing."""
         if self.profile not in SIZES:
             raise unknown_name("profile of the rendered world", self.profile, SIZES)
-        size = SIZES[self.profile]
-        size = Size(
-            self.identities or size.identities,
-            self.test_identities or self.identities or size.test_identities,
-            self.images_per_identity or size.images,
-            self.height or size.height,
-        )
+        wanted = {
+            "identities": self.identities,
+            "test_identities": self.test_identities or self.identities,
+            "images": self.images_per_identity,
+            "test_images": self.test_images_per_identity or self.images_per_identity,
+            "height": self.height,
+        }
+        given = {name: value for name, value in wanted.items() if value}
+        sizes = {name: replace(size, **given) for name, size in SIZES[self.profile].items()}
         folders = render(
-            self.root, size, names=self.datasets, seed=self.seed, processes=self.processes, progress=self.progress
+            self.root, sizes, names=self.datasets, seed=self.seed, processes=self.processes, progress=self.progress
         )
         for folder in folders:
             world = read_world(folder)
