@@ -127,12 +127,17 @@ def _draw_looks(kind: Any, palette: dict[str, float], number: int, rng: np.rando
 def _draw_members(
     kind: Any, base: Identity, size: int, rng: np.random.Generator, palette: dict[str, float]
 ) -> list[Identity]:
-    """Two to four of the identities that two details with two values each give."""
-    first, second = (str(detail) for detail in rng.permutation(kind.details_of(base))[:2])
+    """Two to four of the identities that two details with two values each give.
+
+    The first detail is seen from every side. Two members always differ in it.
+    """
+    visible = kind.details_of(base)
+    first = str(rng.choice([detail for detail in visible if detail in kind.ALL_ROUND]))
+    second = str(rng.choice([detail for detail in visible if detail != first]))
     one, other = kind.vary(base, first, rng, palette), kind.vary(base, second, rng, palette)
     both = replace(one, **{field: getattr(other, field) for field in kind.DETAILS[second]})
-    members: list[Identity] = [base, one, other, both]
-    return [members[i] for i in rng.permutation(4)[:size]]
+    turned: list[Identity] = [one, both] if rng.random() < 0.5 else [both, one]
+    return [base, *turned, other][:size]
 
 
 def draw_group(style: str, code: int, identities: int, images: float, seed: int) -> Group:

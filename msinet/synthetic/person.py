@@ -114,6 +114,9 @@ DETAILS = {
     "bag": ("bag", "bag_colour", "bag_second"),
 }
 
+#: Details that are seen from every side.
+ALL_ROUND = ("hat", "stripe", "shoes")
+
 
 def draw_look(rng: np.random.Generator, weights: Mapping[str, float], colours: Sequence[str] = ()) -> Person:
     """Draw what is seen from afar: build, garments, colours and patterns. Nothing else is worn.

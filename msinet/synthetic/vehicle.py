@@ -105,6 +105,9 @@ DETAILS = {
     "damage": ("damage",),
 }
 
+#: Details that are seen from every side.
+ALL_ROUND = ("roof", "stickers")
+
 
 def draw_look(rng: np.random.Generator, weights: Mapping[str, float], colours: Sequence[str] = ()) -> Vehicle:
     """Draw what is seen from afar: type, paint and cargo. Nothing else is fitted.

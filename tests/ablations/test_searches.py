@@ -23,7 +23,7 @@ from msinet.data import load_dataset
 from msinet.errors import UserError
 from msinet.models.msinet import SEARCHED
 from msinet.search import SearchRecipe
-from msinet.synthetic import SIZES, Size
+from msinet.synthetic import SETS, SIZES, Size
 from msinet.training.run import RunOptions
 
 QUIET = RunOptions(progress=False, device="cpu")
@@ -33,7 +33,7 @@ SETS = ("market1501", "msmt17", "veri776", "vehicleid")
 @pytest.fixture(autouse=True, scope="module")
 def _world_to_split() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "smoke", Size(identities=12, test_identities=3, images=4, height=16))
+        patch.setitem(SIZES, "smoke", dict.fromkeys(SETS, Size(12, 3, 4, 4, 16)))
         yield
 
 

@@ -46,7 +46,7 @@ def coloured(tmp_path: Path) -> Path:
 
 def rendered(root: Path, yaw: dict[tuple[int, int, int], float] | None = None) -> None:
     """Pretend that a set was rendered: a description, and factors that are the same but for yaw and family."""
-    (root / "world.json").write_text(json.dumps({"fingerprint": "abc", "seed": 0}))
+    (root / "world.json").write_text(json.dumps({"fingerprint": "abc", "seed": 0, "samples": {}}))
     rows = []
     for path in sorted(root.rglob("*.jpg")):
         key = int(path.name[:4]), int(path.name[6]), int(path.name[10:16])
