@@ -199,7 +199,10 @@ def emptied(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda own: shutil.rmtree(own), r"own does not exist or is not a folder; expected <root>/train/<class>/\*\.jpg"),
+        (
+            lambda own: shutil.rmtree(own),
+            r"own does not exist or is not a folder; expected <root>/train/<class>/\*\.jpg",
+        ),
         (lambda own: shutil.rmtree(own / "train"), r"own has no folder train/; expected .*<root>/val/<class>"),
         (lambda own: shutil.rmtree(own / "val"), r"own has no folder val/; expected .*<root>/val/<class>"),
         (lambda own: (own / "val/tree").mkdir(), r"val: tree not in .*train; both must have the same class folders"),
