@@ -1,5 +1,7 @@
 """Ranking within groups, such as the families of rendered identities."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -50,7 +52,7 @@ def evaluate_within(
         chosen = {name: (np.asarray(left)[mine], np.asarray(right)[items]) for name, (left, right) in labels.items()}
         if not _any_match(**chosen):
             continue
-        parts = {
+        parts: dict[str, Any] = {
             f"{side}_{name}": pair[i] for name, pair in chosen.items() for i, side in enumerate(("query", "gallery"))
         }
         result = evaluate(query[mine], gallery[items], **parts)

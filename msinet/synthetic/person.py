@@ -196,10 +196,10 @@ def vary(person: Person, detail: str, rng: np.random.Generator, weights: Mapping
         hat = other(HATS, person.hat, 0.5)
         return replace(person, hat=hat, hat_colour=colour(person.upper_colour) if hat == "cap" else person.upper_colour)
     if detail == "print":
-        cloth = (person.upper_colour, person.upper_second)
         front, back = first_or_other(rng, PRINTS, 0.0), first_or_other(rng, PRINTS, 0.0)
+        apart_from = person.upper_colour, person.upper_second, person.print_colour
         if person.front_print == "none" or rng.random() < 0.6:
-            return replace(person, front_print=front, back_print=back, print_colour=colour(*cloth, person.print_colour))
+            return replace(person, front_print=front, back_print=back, print_colour=colour(*apart_from))
         return replace(person, front_print="none", back_print="none", print_colour=person.upper_colour)
     if detail == "stripe":
         stripe = other(STRIPES, person.stripe, 0.4)
