@@ -7,7 +7,7 @@ from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -358,7 +358,7 @@ class Render:
             "test_images": self.test_images_per_identity or self.images_per_identity,
             "height": self.height,
         }
-        given = {name: value for name, value in wanted.items() if value}
+        given: dict[str, Any] = {name: value for name, value in wanted.items() if value}
         sizes = {name: replace(size, **given) for name, size in SIZES[self.profile].items()}
         folders = render(
             self.root, sizes, names=self.datasets, seed=self.seed, processes=self.processes, progress=self.progress
