@@ -179,7 +179,7 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 
 def _intact(file: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a cache file has the right header and size; otherwise it is written again."""
+    """True if a cache file has the right header and size; otherwise it is written again."""
     if not file.is_file():
         return False
     header = _header(shape)

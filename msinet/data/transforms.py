@@ -1,4 +1,4 @@
-"""From decoded pixels to network input, for training and for test (Sec. 4.2-4.3)."""
+"""Conversion of decoded pixels to network input, for training and for test (Sec. 4.2-4.3)."""
 
 import math
 

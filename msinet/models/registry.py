@@ -68,7 +68,7 @@ class NetworkCard:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """How another code base names the weights of a network, and how its names become ours."""
+    """Names of a network's weights in another code base, and rules that translate them into ours."""
 
     name: str
     """as reports and errors call it"""
@@ -90,7 +90,7 @@ class WeightLayout:
 
 @dataclass(frozen=True)
 class NetworkWeights:
-    """How weights files of a network are recognised, translated and compared with it.
+    """Rules to recognise weights files of a network, translate their entries and compare them with it.
 
     The functions get the network, the file's entries under our names, and the notes saved with them.
     """
@@ -156,7 +156,7 @@ def register(card: NetworkCard, weights: NetworkWeights | None = None) -> "Calla
 
     Args:
         card: of the network, all literals.
-        weights: how its weights files are recognised; None: only files saved by this package are read.
+        weights: rules for its weights files; None: only files saved by this package are read.
 
     Raises:
         ValueError: the name is taken.
@@ -180,7 +180,7 @@ def _entry(name: str) -> "tuple[Builder, NetworkWeights | None]":
 
 
 def all_weights() -> list[NetworkWeights]:
-    """How weights files of all networks are recognised. Imports every network file."""
+    """The rules for weights files of all networks. Imports every network file."""
     return list(dict.fromkeys(weights for name in CARDS if (weights := _entry(name)[1])))
 
 

@@ -45,7 +45,9 @@ NUMPY_NUMBERS: list[Any] = [
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which entries matched when a file was loaded. Keys are ours; those in `unexpected` may be the file's own.
+    """Entries that matched when a file was loaded, and those that did not.
+
+    Keys are ours; those in `unexpected` may be the file's own.
 
     Attributes:
         path: the file.
@@ -233,7 +235,7 @@ def _check(path: Path, state: Any) -> State:
 
 
 def _harmless(key: str, layout: WeightLayout) -> bool:
-    """Whether an entry may be missing in a file. Only alignment trains the position activation module (pam)."""
+    """True if an entry may be missing in a file. Only alignment trains the position activation module (pam)."""
     optional = CLASSIFIER.fullmatch(key) or COUNTER.fullmatch(key) or re.match(layout.lacks, key)
     return bool(optional) or key.startswith("pam.")
 

@@ -88,7 +88,7 @@ def evaluate_distances(
     gallery_cameras: Labels | None = None,
     max_rank: int = 50,
 ) -> Retrieval:
-    """As `evaluate`, for given distances (Q, G), such as those of re-ranking.
+    """Evaluate given distances (Q, G), such as those of re-ranking, as `evaluate` does for features.
 
     Raises:
         UserError: as `evaluate`.
@@ -159,8 +159,8 @@ class _Scores:
         r, c = r[order], c[order]
         ranks = np.arange(1, len(r) + 1) - np.searchsorted(r, r)
         keys = np.sort(rows * block.shape[1] + columns)  # of the matches
-        place = np.searchsorted(keys, key := r * block.shape[1] + c)
-        hit = keys[np.minimum(place, len(keys) - 1)] == key
+        nearest = np.searchsorted(keys, key := r * block.shape[1] + c)
+        hit = keys[np.minimum(nearest, len(keys) - 1)] == key
         r, ranks = r[hit], ranks[hit]
         found = np.arange(1, len(r) + 1) - np.searchsorted(r, r)  # matches up to this one
         which, first = np.unique(r, return_index=True)
@@ -200,7 +200,7 @@ def _true(block: NDArray[np.bool_], rows: Indices) -> tuple[Indices, Indices]:
 
 
 class _Threads(ThreadPoolExecutor):
-    """As many threads as torch uses. NumPy releases the interpreter lock in comparisons.
+    """A pool with as many threads as torch uses. NumPy releases the interpreter lock in comparisons.
 
     One pool serves all blocks, because the process keeps the memory of every thread it has started.
     """
@@ -251,8 +251,8 @@ def top_k(
 
     def select(i: int, row: Row) -> None:
         row[split.of(i)[1]] = -np.inf
-        place = max(len(row) - k, 0)
-        best = np.flatnonzero(row >= np.partition(row, place)[place])  # k items, or more when tied
+        cut = max(len(row) - k, 0)
+        best = np.flatnonzero(row >= np.partition(row, cut)[cut])  # k items, or more when tied
         best = best[row[best] > -np.inf]
         best = best[np.argsort(-row[best], kind="stable")][:k]
         indices[i, : len(best)] = best
@@ -334,7 +334,7 @@ def _blocks(query: Tensor, gallery: Tensor | Mapped, chunk_bytes: int | None) ->
 
 
 def _ranked(query: Features, gallery: Features) -> tuple[Tensor, Tensor | Mapped]:
-    """As `as_features`, but a gallery that is a memory map is not read."""
+    """The result of `as_features`, except that a memory-mapped gallery is not read."""
     if not isinstance(gallery, np.memmap) or gallery.ndim != 2:
         return as_features(query, gallery)
     return as_features(query, gallery[:1])[0], gallery

@@ -27,7 +27,7 @@ def rerank(query: Features, gallery: Features, *, k1: int = 20, k2: int = 6, wei
     With d the squared Euclidean distance of unit rows, divided by the largest in its row, over all N = Q + G images:
 
     1. R(i): those of the k1 + 1 nearest of i that have i among their k1 + 1 nearest; R'(i) the same with half of k1.
-    2. R*(i): R(i) and every R'(c), c in R(i), of which more than two thirds lie in R(i).
+    2. R*(i): R(i) and every R'(c), c in R(i), of which more than two thirds are in R(i).
     3. V(i, j) = exp(-d(i, j)) on R*(i), divided by its sum; then the mean of V over the k2 nearest of i.
     4. Jaccard distance of i and j: 1 - sum min(V(i), V(j)) / (2 - sum min(V(i), V(j))).
 

@@ -57,14 +57,14 @@ class Group:
     style: str
     code: int
     """part of the seed; differs between groups of a set"""
-    people: list[Identity]
+    subjects: list[Identity]
     families: list[int]
     sightings: list[Sighting]
 
     def shot(self, seed: int, s: Sighting, paths: tuple[str, ...], split: str, identity: int, **more: bool) -> Shot:
         """The image of a sighting under its file names."""
         key = (seed, VERSION, list(STYLES).index(self.style), self.code, s.index, s.shot)
-        subject, family = self.people[s.index], self.families[s.index]
+        subject, family = self.subjects[s.index], self.families[s.index]
         return Shot(paths, split, identity, s.camera, self.style, subject, family, key, **more)
 
 
@@ -80,7 +80,7 @@ def draw_identities(style: str, number: int, rng: np.random.Generator) -> tuple[
     sizes = _family_sizes(number, rng)
     kind, palette = KINDS[STYLES[style].kind], STYLES[style].palette
     looks = _draw_looks(kind, palette, max(1, len(sizes) // FAMILIES_OF_LOOK), rng)
-    people: list[Identity] = []
+    subjects: list[Identity] = []
     seen: set[Identity] = set()
     for family, size in enumerate(sizes):
         for _ in range(ATTEMPTS):
@@ -92,8 +92,8 @@ def draw_identities(style: str, number: int, rng: np.random.Generator) -> tuple[
         else:
             raise UserError(f"world: {number} identities are too many for the palette of {style}; ask for fewer")
         seen |= appearances
-        people += members
-    return people, np.repeat(np.arange(len(sizes)), sizes).tolist()
+        subjects += members
+    return subjects, np.repeat(np.arange(len(sizes)), sizes).tolist()
 
 
 def _family_sizes(number: int, rng: np.random.Generator) -> list[int]:
@@ -143,7 +143,7 @@ def _draw_members(
 def draw_group(style: str, code: int, identities: int, images: float, seed: int) -> Group:
     """Draw identities, each with its own number of images by two to six of the set's cameras."""
     rng = np.random.default_rng((seed, VERSION, list(STYLES).index(style), code, 17))
-    people, families = draw_identities(style, identities, rng)
+    subjects, families = draw_identities(style, identities, rng)
     share = rng.uniform(0.6, 1.4, identities)
     total = round(identities * images)
     counts = np.maximum(4, np.floor(share / share.sum() * total).astype(int))
@@ -159,4 +159,4 @@ def draw_group(style: str, code: int, identities: int, images: float, seed: int)
         sightings += [
             Sighting(index, int(cameras[shot % len(cameras)]), shot, shot < len(cameras)) for shot in range(count)
         ]
-    return Group(style, code, people, families, sightings)
+    return Group(style, code, subjects, families, sightings)

@@ -228,7 +228,7 @@ def appearance(person: Person) -> Person:
 
 @dataclass(frozen=True)
 class Pose:
-    """Pose of a person who stands or walks."""
+    """Pose of a standing or walking person."""
 
     phase: float
     """of the walking cycle, radians"""

@@ -117,7 +117,7 @@ def plan_msmt17(size: Size, seed: int) -> tuple[list[Shot], Lists]:
 
 
 def plan_veri776(size: Size, seed: int) -> tuple[list[Shot], Lists]:
-    """Query images lie in the gallery as well; lists of names, labels and per-query matches as in the original."""
+    """Query images are also in the gallery; lists of names, labels and per-query matches as in the original."""
     shots: list[Shot] = []
     names: dict[str, list[VeRiRow]] = {"train": [], "query": [], "test": []}
     for code, (part, count, images) in enumerate(_parts(size)):
@@ -130,7 +130,7 @@ def plan_veri776(size: Size, seed: int) -> tuple[list[Shot], Lists]:
             paths = (f"image_{part}/{name}", *([f"image_query/{name}"] if query else []))
             shots.append(group.shot(seed, s, paths, "query" if query else "train" if part == "train" else "gallery", n))
             for split in (part, *(["query"] if query else [])):
-                names[split].append((name, n, s.camera, group.people[s.index]))
+                names[split].append((name, n, s.camera, group.subjects[s.index]))
     rows = {split: sorted(entries, key=lambda e: e[0]) for split, entries in names.items()}
     lists = {f"name_{split}.txt": _text([e[0] for e in entries]) for split, entries in rows.items()}
     for split, title in (("train", "TrainingImages"), ("test", "TestImages")):
@@ -154,9 +154,9 @@ def _veri_xml(title: str, rows: Sequence[VeRiRow]) -> str:
     colours, types = list(vehicle.PAINTS), list(vehicle.SHAPES)
     items = [
         f'<Item imageName="{name}" vehicleID="{n:04d}" cameraID="c{camera:03d}" '
-        f'colorID="{1 + colours.index(who.colour)}" typeID="{1 + types.index(who.type)}" />'
-        for name, n, camera, who in rows
-        if isinstance(who, vehicle.Vehicle)
+        f'colorID="{1 + colours.index(one.colour)}" typeID="{1 + types.index(one.type)}" />'
+        for name, n, camera, one in rows
+        if isinstance(one, vehicle.Vehicle)
     ]
     head = f'<?xml version="1.0" encoding="gb2312"?>\n<{title} Version="1.0">\n<Items number="{len(items)}">\n'
     return head + _text(items) + f"</Items>\n</{title}>\n"
@@ -172,10 +172,10 @@ def plan_vehicleid(size: Size, seed: int) -> tuple[list[Shot], Lists]:
         group = draw_group("vehicleid", code, count, images, seed)
         numbers = _numbers(count, seed, code, 1 + code * size.identities)
         for index in np.argsort(numbers):
-            who, n = group.people[index], int(numbers[index])
-            assert isinstance(who, vehicle.Vehicle)
-            labels["color_attr"].append(f"{n} {list(vehicle.PAINTS).index(who.colour)}")
-            labels["model_attr"].append(f"{n} {list(vehicle.SHAPES).index(who.type)}")
+            one, n = group.subjects[index], int(numbers[index])
+            assert isinstance(one, vehicle.Vehicle)
+            labels["color_attr"].append(f"{n} {list(vehicle.PAINTS).index(one.colour)}")
+            labels["model_attr"].append(f"{n} {list(vehicle.SHAPES).index(one.type)}")
         for s in sorted(group.sightings, key=lambda s: (numbers[s.index], s.shot)):
             number += 1
             n = int(numbers[s.index])

@@ -248,7 +248,7 @@ def build(v: Vehicle) -> Body:
 
 
 def _slope(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float, float, float]:
-    """The plane through two points (x, z) that keeps what lies below the line from start to end."""
+    """The plane through two points (x, z) whose inside is below the line from start to end."""
     (x0, z0), (x1, z1) = start, end
     n = np.array((z0 - z1, x1 - x0))
     n = n / np.sqrt((n**2).sum())
@@ -321,8 +321,8 @@ def _ends(body: Body, v: Vehicle, s: Shape, low: int, sill: float) -> None:
         )
         for mark in range(6):
             if v.plate >> mark & 1:
-                place = (side * (mark - 2.5) * 0.08, sill + 0.20 - middle)
-                body.decals.append(Decal(low, 0, side, place, (0.025, 0.045), "rectangle", (0.1, 0.15, 0.4)))
+                centre = (side * (mark - 2.5) * 0.08, sill + 0.20 - middle)
+                body.decals.append(Decal(low, 0, side, centre, (0.025, 0.045), "rectangle", (0.1, 0.15, 0.4)))
 
 
 def _sides(body: Body, v: Vehicle, s: Shape, low: int, sill: float) -> None:

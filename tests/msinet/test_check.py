@@ -187,7 +187,7 @@ def test_a_missing_root(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert errors == f"error: data root {tmp_path / 'nowhere'} does not exist\n"
 
 
-def test_the_second_version_of_msmt17_is_told(own_copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_version_of_msmt17_is_reported(own_copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     folder = own_copy("msmt17")
     for part in ("train", "test"):
         shutil.move(folder / part, folder / f"mask_{part}_v2")

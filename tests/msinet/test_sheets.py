@@ -171,7 +171,7 @@ def test_a_sheet_without_room_is_refused(coloured: Path, tmp_path: Path, size: d
     assert not (tmp_path / "out").exists()
 
 
-def test_factors_that_lack_an_image_are_told(coloured: Path, tmp_path: Path) -> None:
+def test_factors_that_lack_an_image_are_reported(coloured: Path, tmp_path: Path) -> None:
     rendered(coloured)
     file = coloured / "factors.csv"
     file.write_text("".join(line for line in file.read_text().splitlines(True) if "0003_c2s1_000001" not in line))
@@ -181,7 +181,7 @@ def test_factors_that_lack_an_image_are_told(coloured: Path, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_in_place_of_the_folder_is_told(coloured: Path, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(coloured: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(UserError, match="cannot write"):
         show(load_dataset("market1501", coloured), tmp_path / "out")
@@ -203,23 +203,23 @@ def test_the_command_draws_what_is_recognised(world_root: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--datasets", "veri"], "unknown data set 'veri'"),
         (["--rows", "0"], "rows and columns must be at least 1"),
         (["--height", "3"], "height at least 16"),
     ],
 )
-def test_what_cannot_be_shown_is_one_line_and_status_2(data_root, tmp_path: Path, capsys, words, told: str) -> None:
+def test_what_cannot_be_shown_is_one_line_and_status_2(data_root, tmp_path: Path, capsys, words, expected: str) -> None:
     assert run_command(["data", "show", str(data_root), "--out", str(tmp_path / "out"), *words]) == 2
     printed, message = capsys.readouterr()
     assert printed == ""
     assert message.startswith("error: ")
     assert message.count("\n") == 1
-    assert told in message
+    assert expected in message
     assert not (tmp_path / "out").exists()
 
 
-def test_a_root_without_sets_is_told(tmp_path: Path, capsys) -> None:
+def test_a_root_without_sets_is_reported(tmp_path: Path, capsys) -> None:
     assert run_command(["data", "show", str(tmp_path)]) == 2
     assert "no known layout under" in capsys.readouterr().err

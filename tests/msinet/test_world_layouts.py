@@ -1,5 +1,6 @@
 """The loaders on the rendered sets: what holds for any set in its layout holds for these."""
 
+import re
 import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -59,6 +60,7 @@ def test_labels_are_contiguous(root: Path, name: str) -> None:
     dataset = load_dataset(name, root)
     numbers = sorted({i.identity for i in dataset.train})
     assert dataset.num_classes == len(numbers) == 8
+    assert dataset.labels.dtype == np.int64
     assert [numbers[label] for label in dataset.labels] == [i.identity for i in dataset.train]
 
 
@@ -76,6 +78,7 @@ def test_a_fingerprint_is_of_the_data_alone(root: Path, tmp_path: Path, name: st
     here = load_dataset(name, root)
     copy = Path(shutil.copytree(here.root, tmp_path / "elsewhere" / here.root.name))
     assert load_dataset(name, root).fingerprint == here.fingerprint == load_dataset(name, copy).fingerprint
+    assert re.fullmatch(r"[0-9a-f]{12}", here.fingerprint)
 
 
 def test_fingerprints_tell_the_sets_apart(data_root: Path, world_root: Path) -> None:
@@ -86,6 +89,7 @@ def test_market1501_leaves_junk_out_and_keeps_distractors(root: Path) -> None:
     dataset = load_dataset("market1501", root)
     files = [p.name for p in (dataset.root / "bounding_box_test").glob("*.jpg")]
     assert dataset.junk == sum(name.startswith("-1") for name in files) > 2
+    assert not any("-1_c" in i.path.name for i in (*dataset.train, *dataset.test))
     gallery = Counter(i.identity for i in dataset.splits()["gallery"])
     assert gallery[0] == sum(name.startswith("0000") for name in files) > 2
     assert sum(gallery.values()) == len(files) - dataset.junk
@@ -96,7 +100,7 @@ def test_msmt17_counts_its_test_identities_from_0(root: Path) -> None:
     dataset = load_dataset("msmt17", root)
     for images, part in ((dataset.train, "train"), (dataset.test, "test")):
         numbers = {i.identity for i in images}
-        assert numbers == set(range(len(numbers)))
+        assert numbers == set(range(len(numbers)))  # of different persons: both parts count from 0
         assert {i.path.relative_to(dataset.root).parts[:2] for i in images} == {(part, f"{n:04d}") for n in numbers}
     listed = [len(lines(dataset.root / f"list_{name}.txt")) for name in ("train", "val", "query", "gallery")]
     assert listed[0] + listed[1] == len(dataset.train)
@@ -244,29 +248,14 @@ def test_batches_hold_identities_side_by_side(world_root: Path, name: str) -> No
 
 @pytest.mark.parametrize("name", ["market1501", "vehicleid"])
 def test_a_rendered_set_can_be_trained_and_ranked(world_root: Path, tmp_path: Path, capsys, name: str) -> None:
-    words = [
-        "train",
-        "--data-root",
-        str(world_root),
-        "--out",
-        str(tmp_path),
-        "--model",
-        "msinet_x0_25",
-        "--dataset",
-        name,
-        "--profile",
-        "smoke",
-        "--device",
-        "cpu",
-        "--no-progress",
-    ]
-    assert run_command(words) == 0
+    words = [f"--data-root={world_root}", f"--out={tmp_path}", "--model=msinet_x0_25", f"--dataset={name}"]
+    assert run_command(["train", *words, "--profile=smoke", "--device=cpu", "--no-progress"]) == 0
     assert f"{name}: " in capsys.readouterr().out
     assert (tmp_path / "record.json").exists()
 
 
 @pytest.mark.parametrize("name", ["market1501", "veri776", "vehicleid"])
-def test_what_makes_a_query_hard_is_told_per_query(world_root: Path, data_root: Path, name: str) -> None:
+def test_what_makes_a_query_hard_is_known_per_query(world_root: Path, data_root: Path, name: str) -> None:
     dataset = load_dataset(name, world_root)
     for draw in dataset.draws[:2]:
         found = query_factors(dataset, draw)
