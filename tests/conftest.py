@@ -145,5 +145,5 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with the rendered sets, at their smallest. Shared by all tests: do not change it."""
     root = tmp_path_factory.mktemp("world")
-    render(root, Size(identities=8, test_identities=6, images=5, height=32), processes=1, progress=False)
+    render(root, Size(8, 6, 5, 5, 32), processes=1, progress=False)
     return root

@@ -14,7 +14,7 @@ from msinet.synthetic.cameras import draw_camera
 from msinet.synthetic.plans import SETS, SIZES
 from msinet.synthetic.scene import photograph
 
-HEIGHTS = sorted({SIZES[name].height for name in ("mini", "full")})
+HEIGHTS = sorted({size.height for profile in ("mini", "full") for size in SIZES[profile].values()})
 
 
 @pytest.mark.parametrize("height", HEIGHTS)
@@ -25,7 +25,7 @@ class TestRendering:
     def test_photograph(self, benchmark: BenchmarkFixture, name: str, height: int) -> None:
         """Images of different identities and cameras, one process."""
         benchmark.group = f"{name} at {height}"
-        shots = SETS[name](SIZES["smoke"], 0)[0]
+        shots = SETS[name](SIZES["smoke"][name], 0)[0]
 
         def render() -> None:
             for shot in shots[:40]:

@@ -1,8 +1,8 @@
 """Commands on data sets: msinet data render | check | show."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -42,7 +42,9 @@ class Render:
     test_identities: int = 0
     """test identities of each data set; 0: the profile's, or --identities"""
     images_per_identity: float = 0
-    """mean number of images of an identity; 0: the profile's"""
+    """for training, on average; 0: as the profile has them"""
+    test_images_per_identity: float = 0
+    """for testing, on average; 0: as the profile has them, or as many as --images-per-identity"""
     height: int = 0
     """height of person images in pixels; vehicle images are height x height; 0: the profile's"""
     seed: int = 0
@@ -55,19 +57,21 @@ class Render:
     def __call__(self) -> int:
         """Render what is missing."""
         from msinet.data.rendered import read_world
-        from msinet.synthetic import SIZES, Size, render
+        from msinet.synthetic import SIZES, render
 
         if self.profile not in SIZES:
             raise unknown_name("profile of the rendered world", self.profile, SIZES)
-        size = SIZES[self.profile]
-        size = Size(
-            self.identities or size.identities,
-            self.test_identities or self.identities or size.test_identities,
-            self.images_per_identity or size.images,
-            self.height or size.height,
-        )
+        wanted = {
+            "identities": self.identities,
+            "test_identities": self.test_identities or self.identities,
+            "images": self.images_per_identity,
+            "test_images": self.test_images_per_identity or self.images_per_identity,
+            "height": self.height,
+        }
+        given: dict[str, Any] = {name: value for name, value in wanted.items() if value}
+        sizes = {name: replace(size, **given) for name, size in SIZES[self.profile].items()}
         folders = render(
-            self.root, size, names=self.datasets, seed=self.seed, processes=self.processes, progress=self.progress
+            self.root, sizes, names=self.datasets, seed=self.seed, processes=self.processes, progress=self.progress
         )
         for folder in folders:
             world = read_world(folder)

@@ -76,12 +76,15 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with any file name, label, split, draw or file size."""
+        """Twelve hex digits that change with any file name, label, split or draw.
+
+        Of photographs they change with any file size as well, of rendered sets with the fingerprint of the rendering.
+        """
         digest = hashlib.sha256(f"{self.name} {self.layout} {self.remove_same_camera} {self.world}\n".encode())
         for role, images in (("train", self.train), ("test", self.test)):
             for image in images:
                 where = image.path.relative_to(self.root).as_posix()
-                size = image.path.stat().st_size
+                size = 0 if self.world else image.path.stat().st_size
                 digest.update(f"{role} {where} {image.identity} {image.camera} {size}\n".encode())
         for draw in self.draws:
             digest.update(draw.query.astype(np.int64).tobytes() + b"|" + draw.gallery.astype(np.int64).tobytes())

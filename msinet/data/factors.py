@@ -1,12 +1,35 @@
-"""Factors of the images of a rendered set, and how hard they make each query."""
+"""Factors of the images of a rendered set, how hard they make each query, and features made of them alone."""
 
 import csv
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
 from msinet.data.datasets import Dataset, Draw
+from msinet.data.layouts import card_of
 from msinet.data.rendered import FACTORS
 from msinet.errors import UserError
+
+Oracle = Literal["colours", "coarse"]
+#: Factors that each oracle knows, by kind: the main colours; or whatever the families of a look share.
+ORACLES: dict[Oracle, dict[str, tuple[str, ...]]] = {
+    "colours": {"person": ("upper_colour", "lower_colour"), "vehicle": ("colour", "second")},
+    "coarse": {
+        "person": (
+            "build",
+            "upper",
+            "upper_colour",
+            "upper_second",
+            "upper_pattern",
+            "lower",
+            "lower_colour",
+            "lower_second",
+            "lower_pattern",
+        ),
+        "vehicle": ("type", "colour", "second", "two_tone", "cargo"),
+    },
+}
 
 
 def read_factors(dataset: Dataset) -> dict[str, dict[str, str]]:
@@ -59,3 +82,45 @@ def query_factors(dataset: Dataset, draw: Draw) -> list[dict[str, float]]:
             }
         )
     return result
+
+
+def one_hot(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> np.ndarray:
+    """Features (N, D) float32 whose inner product grows with the number of equal factors.
+
+    Columns hold a one-hot code of each factor. Without more, images of equal factors would be equally similar and rank
+    in the order of the gallery. Small random components put them in a random order, which is always the same.
+    """
+    codes = []
+    for column in columns:
+        names, values = np.unique([row[column] for row in rows], return_inverse=True)
+        codes.append(np.eye(len(names), dtype=np.float32)[values])
+    noise = np.random.default_rng(0).standard_normal((len(rows), 32)).astype(np.float32)
+    noise *= 0.1 / np.linalg.norm(noise, axis=1, keepdims=True)  # changes similarities by 0.01 at most
+    return np.concatenate((*codes, noise), axis=1)
+
+
+def oracle_features(dataset: Dataset, which: Oracle) -> np.ndarray:
+    """Features (len(test), D) float32 of an oracle that knows a few factors of every test image and nothing else.
+
+    `msinet.training.evaluation.rank` ranks them like those of a network; its result bounds what the factors reveal.
+
+    Raises:
+        UserError: the set was not rendered.
+    """
+    return one_hot(_test_rows(dataset), ORACLES[which][card_of(dataset.name).kind])
+
+
+def families(dataset: Dataset) -> np.ndarray:
+    """Family of every test image, (len(test),) int64: its members differ in one or two details.
+
+    Raises:
+        UserError: the set was not rendered.
+    """
+    return np.array([int(row["family"]) for row in _test_rows(dataset)], dtype=np.int64)
+
+
+def _test_rows(dataset: Dataset) -> list[dict[str, str]]:
+    factors = read_factors(dataset)
+    if not factors:
+        raise UserError(f"{dataset.root} has no {FACTORS}: only rendered sets have factors")
+    return [factors[image.path.relative_to(dataset.root).as_posix()] for image in dataset.test]

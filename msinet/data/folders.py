@@ -11,7 +11,7 @@ import numpy as np
 
 from msinet.data.datasets import SUFFIXES, Image
 from msinet.data.loading import Pixels, decode, verify
-from msinet.data.rendered import WORLD
+from msinet.data.rendered import check_samples, read_world
 from msinet.data.transforms import centre_crop
 from msinet.errors import DataError, first_few
 
@@ -32,13 +32,19 @@ class ClassFolders:
     val: tuple[str, ...]
     val_labels: np.ndarray
     """(len(val),) int64"""
+    world: str = ""
+    """fingerprint of the rendering; empty for photographs"""
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with any file name, class, split or file size, but not with the root."""
-        digest = hashlib.sha256()
+        """Twelve hex digits that change with any file name, class or split, but not with the root.
+
+        Of photographs they change with any file size as well, of rendered sets with the fingerprint of the rendering.
+        """
+        digest = hashlib.sha256(self.world.encode())
         for image in (*self.train, *self.val):
-            digest.update(f"{image} {(self.root / image).stat().st_size}\n".encode())
+            size = 0 if self.world else (self.root / image).stat().st_size
+            digest.update(f"{image} {size}\n".encode())
         return digest.hexdigest()[:12]
 
     def verify(self, *, progress: bool = True) -> None:
@@ -96,8 +102,11 @@ def load_class_folders(root: Path | str, name: str = "") -> ClassFolders:
         )
     if not any(val.values()):
         raise DataError(f"{root / 'val'}: no .jpg, .jpeg or .png in its class folders; {EXPECTED}")
-    name = name or ("rendered" if (root / WORLD).is_file() else root.name)
-    return ClassFolders(name, root, classes, *_labelled(train, classes), *_labelled(val, classes))
+    if (world := read_world(root)) is not None:
+        check_samples(root, world)
+    name = name or ("rendered" if world else root.name)
+    fingerprint = world["fingerprint"] if world else ""
+    return ClassFolders(name, root, classes, *_labelled(train, classes), *_labelled(val, classes), fingerprint)
 
 
 def _labelled(split: dict[str, list[str]], classes: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -1,7 +1,18 @@
 """Retrieval: ranks a gallery for queries, and computes the metrics of the ranking."""
 
+from msinet.retrieval.groups import evaluate_within
 from msinet.retrieval.metrics import METRICS, Metric, Retrieval, mean_over_draws
 from msinet.retrieval.ranking import evaluate, evaluate_distances, top_k
 from msinet.retrieval.reranking import rerank
 
-__all__ = ["METRICS", "Metric", "Retrieval", "evaluate", "evaluate_distances", "mean_over_draws", "rerank", "top_k"]
+__all__ = [
+    "METRICS",
+    "Metric",
+    "Retrieval",
+    "evaluate",
+    "evaluate_distances",
+    "evaluate_within",
+    "mean_over_draws",
+    "rerank",
+    "top_k",
+]

@@ -1,15 +1,23 @@
 """Draws the identities of a set, and the images that each of its cameras takes of them."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from msinet.errors import UserError
 from msinet.synthetic import person, vehicle
 from msinet.synthetic.scene import Identity
 from msinet.synthetic.sets import STYLES
 
 #: Raise when the same seed gives other images.
-VERSION = 1
+VERSION = 2
+#: Families that have the same look, at least.
+FAMILIES_OF_LOOK = 2
+#: Draws until an identity or a look that differs from all others.
+ATTEMPTS = 200
+#: Modules of the kinds of identities.
+KINDS: dict[str, Any] = {"person": person, "vehicle": vehicle}
 
 
 @dataclass(frozen=True)
@@ -61,31 +69,75 @@ class Group:
 
 
 def draw_identities(style: str, number: int, rng: np.random.Generator) -> tuple[list[Identity], list[int]]:
-    """Identities and their families. Two to four members share most factors, and no two look the same."""
-    kind, palette = STYLES[style].kind, STYLES[style].palette
+    """Draw identities in families of two to four, and the family of each.
+
+    Families share their look: type, build, colours and patterns. There are fewer looks than families, and fewer pairs
+    of colours than looks. Members of a family differ in one or two details. No two identities look the same.
+
+    Raises:
+        UserError: the palette has too few colours for so many identities.
+    """
+    sizes = _family_sizes(number, rng)
+    kind, palette = KINDS[STYLES[style].kind], STYLES[style].palette
+    looks = _draw_looks(kind, palette, max(1, len(sizes) // FAMILIES_OF_LOOK), rng)
     subjects: list[Identity] = []
-    families: list[int] = []
-    while len(subjects) < number:
-        base = (person if kind == "person" else vehicle).draw_family(rng, palette)
-        members: list[Identity] = []
-        for _ in range(rng.integers(2, 5)):
-            member: Identity
-            if isinstance(base, person.Person):
-                member = person.draw_member(base, rng, palette)
-            else:
-                member = vehicle.draw_member(base, rng, palette)
-            if _looks(member) not in map(_looks, members):
-                members.append(member)
-        families += [families[-1] + 1 if families else 0] * len(members)
+    seen: set[Identity] = set()
+    for family, size in enumerate(sizes):
+        for _ in range(ATTEMPTS):
+            base = kind.draw_family(looks[family % len(looks)], rng, palette)
+            members = _draw_members(kind, base, size, rng, palette)
+            appearances = {kind.appearance(member) for member in members}
+            if not appearances & seen:
+                break
+        else:
+            raise UserError(f"world: {number} identities are too many for the palette of {style}; ask for fewer")
+        seen |= appearances
         subjects += members
-    return subjects[:number], families[:number]
+    return subjects, np.repeat(np.arange(len(sizes)), sizes).tolist()
 
 
-def _looks(one: Identity) -> Identity:
-    """The identity without build or plate, which small images do not show."""
-    if isinstance(one, person.Person):
-        return replace(one, stature=0, girth=0)
-    return replace(one, plate=0)
+def _family_sizes(number: int, rng: np.random.Generator) -> list[int]:
+    """Numbers from two to four that add up to `number`, which is at least 2."""
+    sizes: list[int] = []
+    while left := number - sum(sizes):
+        size = int(rng.integers(2, 5))
+        if left <= 4:
+            size = left
+        elif left - size == 1:
+            size = 3 if size != 3 else 2
+        sizes.append(size)
+    return sizes
+
+
+def _draw_looks(kind: Any, palette: dict[str, float], number: int, rng: np.random.Generator) -> list[Identity]:
+    """Different looks. Each pair of colours is drawn for two of them."""
+    looks: list[Identity] = []
+    for i in range(number):
+        colours = [getattr(looks[-1], field) for field in kind.LOOK_COLOURS] if i % 2 else []
+        for _ in range(ATTEMPTS):
+            look = kind.draw_look(rng, palette, colours)
+            if look not in looks:
+                break
+        else:
+            raise UserError(f"world: a palette of {len(palette)} colours is too small for {number} looks")
+        looks.append(look)
+    return looks
+
+
+def _draw_members(
+    kind: Any, base: Identity, size: int, rng: np.random.Generator, palette: dict[str, float]
+) -> list[Identity]:
+    """Two to four of the identities that two details with two values each give.
+
+    The first detail is seen from every side. Two members always differ in it.
+    """
+    visible = kind.details_of(base)
+    first = str(rng.choice([detail for detail in visible if detail in kind.ALL_ROUND]))
+    second = str(rng.choice([detail for detail in visible if detail != first]))
+    one, other = kind.vary(base, first, rng, palette), kind.vary(base, second, rng, palette)
+    both = replace(one, **{field: getattr(other, field) for field in kind.DETAILS[second]})
+    turned: list[Identity] = [one, both] if rng.random() < 0.5 else [both, one]
+    return [base, *turned, other][:size]
 
 
 def draw_group(style: str, code: int, identities: int, images: float, seed: int) -> Group:

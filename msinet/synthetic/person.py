@@ -1,9 +1,11 @@
 """Persons: the factors of an identity, and its body in a pose."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from msinet.synthetic.draws import draw_colour, first_or_other
 from msinet.synthetic.solids import Body, Colour, Decal, Surface
 
 #: Garment colours in display RGB.
@@ -33,18 +35,30 @@ HAIR: dict[str, Colour] = {
     "grey": (0.62, 0.62, 0.62),
     "ginger": (0.62, 0.28, 0.12),
 }
+#: Stature in metres, girth (1: average), by class.
+BUILDS: dict[str, tuple[float, float]] = {
+    "short slim": (1.60, 0.88),
+    "short broad": (1.60, 1.22),
+    "medium": (1.74, 1.05),
+    "tall slim": (1.88, 0.88),
+    "tall broad": (1.88, 1.22),
+}
 UPPERS = ("t-shirt", "shirt", "jacket", "coat")
 LOWERS = ("trousers", "shorts", "skirt")
 BAGS = ("none", "backpack", "shoulder bag", "handbag")
 HATS = ("none", "cap", "hood")
 PRINTS = ("none", "disc", "triangle", "cross", "ring", "bars", "diamond", "rectangle")
+STRIPES = ("none", "chest", "waist", "sleeves", "legs")
 GARMENT_PATTERNS = ("plain", "hoops", "stripes", "checks", "dots", "block", "diagonal", "camouflage")
+TROUSER_PATTERNS = ("plain", "checks", "block")
 
 
 @dataclass(frozen=True)
 class Person:
-    """The factors of one identity; colours by name."""
+    """The factors of one identity; colours by name. Parts that are not worn have the colour of their garment."""
 
+    build: str
+    """class of stature and girth"""
     stature: float
     """metres"""
     girth: float
@@ -64,6 +78,9 @@ class Person:
     front_print: str
     back_print: str
     print_colour: str
+    stripe: str
+    """position of a band around the body"""
+    stripe_colour: str
     lower: str
     lower_colour: str
     lower_second: str
@@ -74,118 +91,139 @@ class Person:
     bag_second: str
 
 
-def draw_family(rng: np.random.Generator, weights: dict[str, float]) -> Person:
-    """Draw the person from whom a family is derived.
+#: Factors that several families share.
+LOOK = (
+    "build",
+    "upper",
+    "upper_colour",
+    "upper_second",
+    "upper_pattern",
+    "lower",
+    "lower_colour",
+    "lower_second",
+    "lower_pattern",
+)
+#: Colours that several looks share.
+LOOK_COLOURS = ("upper_colour", "lower_colour")
+#: Details in which members of a family may differ, and their factors.
+DETAILS = {
+    "hat": ("hat", "hat_colour"),
+    "print": ("front_print", "back_print", "print_colour"),
+    "stripe": ("stripe", "stripe_colour"),
+    "shoes": ("shoe_colour",),
+    "bag": ("bag", "bag_colour", "bag_second"),
+}
+
+#: Details that are seen from every side.
+ALL_ROUND = ("hat", "stripe", "shoes")
+
+
+def draw_look(rng: np.random.Generator, weights: Mapping[str, float], colours: Sequence[str] = ()) -> Person:
+    """Draw what is seen from afar: build, garments, colours and patterns. Nothing else is worn.
 
     Args:
         rng: source of all random numbers.
         weights: of each colour in the set's palette.
+        colours: of the two garments; empty: draw them.
     """
-    names = list(weights)
-    shares = np.array([weights[n] for n in names])
-    shares /= shares.sum()
-
-    def colour() -> str:
-        return str(rng.choice(names, p=shares))
-
-    upper, lower = str(rng.choice(UPPERS, p=(0.35, 0.3, 0.2, 0.15))), str(rng.choice(LOWERS, p=(0.65, 0.2, 0.15)))
-    base = Person(
-        stature=round(float(rng.uniform(1.55, 1.92)), 3),
-        girth=round(float(rng.uniform(0.85, 1.25)), 3),
-        skin=int(rng.integers(len(SKIN))),
-        hair=str(rng.choice(list(HAIR), p=(0.4, 0.3, 0.12, 0.12, 0.06))),
+    upper, lower = colours or (draw_colour(rng, weights, COLOURS) for _ in range(2))
+    figure = str(rng.choice(list(BUILDS)))
+    upper_pattern = first_or_other(rng, GARMENT_PATTERNS, 0.35)
+    lower_pattern = first_or_other(rng, TROUSER_PATTERNS, 0.65)
+    return Person(
+        build=figure,
+        stature=BUILDS[figure][0],
+        girth=BUILDS[figure][1],
+        skin=0,
+        hair="black",
         hair_length="short",
         hat="none",
-        hat_colour=colour(),
-        upper=upper,
-        upper_colour=colour(),
-        upper_second=colour(),
-        upper_pattern="plain",
-        inner_colour=colour(),
+        hat_colour=upper,
+        upper=str(rng.choice(UPPERS, p=(0.35, 0.3, 0.2, 0.15))),
+        upper_colour=upper,
+        upper_second=upper if upper_pattern == "plain" else draw_colour(rng, weights, COLOURS, upper),
+        upper_pattern=upper_pattern,
+        inner_colour=upper,
         front_print="none",
         back_print="none",
-        print_colour=colour(),
-        lower=lower,
-        lower_colour=colour(),
-        lower_second=colour(),
-        lower_pattern="plain",
-        shoe_colour=colour(),
+        print_colour=upper,
+        stripe="none",
+        stripe_colour=upper,
+        lower=str(rng.choice(LOWERS, p=(0.65, 0.2, 0.15))),
+        lower_colour=lower,
+        lower_second=lower if lower_pattern == "plain" else draw_colour(rng, weights, COLOURS, lower),
+        lower_pattern=lower_pattern,
+        shoe_colour=lower,
         bag="none",
-        bag_colour=colour(),
-        bag_second=colour(),
+        bag_colour=upper,
+        bag_second=upper,
     )
-    for part in ("hair", "pattern", "lower pattern", "bag", "print", "hat"):
-        base = vary(base, part, rng, weights)
-    return base
 
 
-#: Parts in which members of a family may differ.
-PARTS = ("hair", "hat", "pattern", "inner", "print", "lower pattern", "shoes", "bag", "lower colour", "upper colour")
+def draw_family(look: Person, rng: np.random.Generator, weights: Mapping[str, float]) -> Person:
+    """Draw the first member of a family: one of its look, with build, face, hair and details of its own."""
+    layered = look.upper in ("jacket", "coat")
+    person = replace(
+        look,
+        stature=round(look.stature * float(rng.uniform(0.97, 1.03)), 3),
+        girth=round(look.girth * float(rng.uniform(0.94, 1.06)), 3),
+        skin=int(rng.integers(len(SKIN))),
+        hair=str(rng.choice(list(HAIR), p=(0.35, 0.25, 0.16, 0.14, 0.10))),
+        hair_length=str(rng.choice(("short", "long", "bald"), p=(0.5, 0.4, 0.1))),
+        inner_colour=draw_colour(rng, weights, COLOURS, look.upper_colour) if layered else look.upper_colour,
+    )
+    for detail in DETAILS:
+        person = vary(person, detail, rng, weights)
+    return person
 
 
-def vary(person: Person, part: str, rng: np.random.Generator, weights: dict[str, float]) -> Person:
-    """The same person with one part drawn again.
+def vary(person: Person, detail: str, rng: np.random.Generator, weights: Mapping[str, float]) -> Person:
+    """The same person with another value of one detail, which differs in kind or has a contrasting colour.
 
     Raises:
-        ValueError: unknown part.
+        ValueError: an unknown detail, or a palette with too few colours.
     """
-    names = list(weights)
-    shares = np.array([weights[n] for n in names])
-    shares /= shares.sum()
 
     def colour(*apart_from: str) -> str:
-        while True:
-            name = str(rng.choice(names, p=shares))
-            if name not in apart_from:
-                return name
+        return draw_colour(rng, weights, COLOURS, *apart_from)
 
-    def one(values: tuple[str, ...], first: float) -> str:
-        """The first value with probability `first`, otherwise one of the others."""
-        return values[0] if rng.random() < first else values[1 + int(rng.integers(len(values) - 1))]
+    def other(values: Sequence[str], present: str, share: float) -> str:
+        """Another value than the present one; the first with probability `share`."""
+        left = [value for value in values if value != present]
+        return first_or_other(rng, left, share) if left[0] == values[0] else str(rng.choice(left))
 
-    if part == "hair":
-        return replace(
-            person,
-            hair_length=str(rng.choice(("short", "long", "bald"), p=(0.55, 0.37, 0.08))),
-            hair=str(rng.choice(list(HAIR))),
-        )
-    if part == "hat":
-        return replace(person, hat=one(HATS, 0.65), hat_colour=colour())
-    if part == "pattern":
-        return replace(person, upper_pattern=one(GARMENT_PATTERNS, 0.35), upper_second=colour(person.upper_colour))
-    if part == "inner":
-        return replace(person, inner_colour=colour(person.upper_colour))
-    if part == "print":
-        return replace(
-            person, front_print=one(PRINTS, 0.35), back_print=one(PRINTS, 0.5), print_colour=colour(person.upper_colour)
-        )
-    if part == "lower pattern":
-        return replace(
-            person,
-            lower_pattern=one(("plain", "side stripe", "checks", "block"), 0.55),
-            lower_second=colour(person.lower_colour),
-        )
-    if part == "shoes":
-        return replace(person, shoe_colour=colour(person.shoe_colour))
-    if part == "bag":
-        return replace(person, bag=one(BAGS, 0.35), bag_colour=colour(person.upper_colour), bag_second=colour())
-    if part == "lower colour":
-        return replace(person, lower_colour=colour(person.lower_colour))
-    if part == "upper colour":
-        return replace(person, upper_colour=colour(person.upper_colour))
-    raise ValueError(f"no part called {part!r}")
+    if detail == "hat":
+        hat = other(HATS, person.hat, 0.5)
+        return replace(person, hat=hat, hat_colour=colour(person.upper_colour) if hat == "cap" else person.upper_colour)
+    if detail == "print":
+        front, back = first_or_other(rng, PRINTS, 0.0), first_or_other(rng, PRINTS, 0.0)
+        apart_from = person.upper_colour, person.upper_second, person.print_colour
+        if person.front_print == "none" or rng.random() < 0.6:
+            return replace(person, front_print=front, back_print=back, print_colour=colour(*apart_from))
+        return replace(person, front_print="none", back_print="none", print_colour=person.upper_colour)
+    if detail == "stripe":
+        stripe = other(STRIPES, person.stripe, 0.4)
+        cloth = person.lower_colour if stripe == "legs" else person.upper_colour
+        return replace(person, stripe=stripe, stripe_colour=cloth if stripe == "none" else colour(cloth))
+    if detail == "shoes":
+        return replace(person, shoe_colour=colour(person.shoe_colour, person.lower_colour))
+    if detail == "bag":
+        bag = other(BAGS, person.bag, 0.35)
+        if bag == "none":
+            return replace(person, bag=bag, bag_colour=person.upper_colour, bag_second=person.upper_colour)
+        bag_colour = colour(person.upper_colour)
+        return replace(person, bag=bag, bag_colour=bag_colour, bag_second=colour(bag_colour))
+    raise ValueError(f"no detail called {detail!r}")
 
 
-def draw_member(base: Person, rng: np.random.Generator, weights: dict[str, float]) -> Person:
-    """A member of a family: a few parts drawn again, and a slightly different build."""
-    person = replace(
-        base,
-        stature=round(base.stature * float(rng.uniform(0.97, 1.03)), 3),
-        girth=round(base.girth * float(rng.uniform(0.94, 1.06)), 3),
-    )
-    for part in rng.permutation(PARTS)[: rng.integers(4, 7)]:
-        person = vary(person, str(part), rng, weights)
-    return person
+def details_of(_: Person) -> tuple[str, ...]:
+    """The details that can be seen on a person."""
+    return tuple(DETAILS)
+
+
+def appearance(person: Person) -> Person:
+    """The person without the exact stature and girth, which images do not show."""
+    return replace(person, stature=0.0, girth=0.0)
 
 
 @dataclass(frozen=True)
@@ -229,8 +267,7 @@ def build(person: Person, pose: Pose) -> Body:
         {"dots": 8.0, "checks": 6.0, "camouflage": 5.0, "diagonal": 5.0}.get(person.upper_pattern, 7.0),
     )
     sleeve = replace(cloth, pattern="plain") if cloth.pattern == "block" else cloth
-    pattern = person.lower_pattern if person.lower_pattern != "side stripe" else "plain"
-    legs = Surface(COLOURS[person.lower_colour], COLOURS[person.lower_second], pattern, 6.0)
+    legs = Surface(COLOURS[person.lower_colour], COLOURS[person.lower_second], person.lower_pattern, 6.0)
     shoes = Surface(COLOURS[person.shoe_colour])
 
     hip, shoulder = 0.50 * h, 0.815 * h
@@ -248,8 +285,12 @@ def build(person: Person, pose: Pose) -> Body:
     body.ellipsoid((lean, 0, shoulder - 0.008 * h), (0.058 * h * g**0.6, 0.118 * h * g**0.5, 0.036 * h), sleeve)
     if person.upper == "coat":
         body.tube((0, 0, 0.33 * h), (0, 0, hip + 0.03 * h), (0.092 * h * g, 0.115 * h * g**0.7), 0.072 * h * g, cloth)
+    if person.stripe in ("chest", "waist"):
+        _band(body, torso, 0.72 if person.stripe == "chest" else 0.24, 0.09, COLOURS[person.stripe_colour])
     if person.lower == "skirt":
-        body.tube((0, 0, 0.29 * h), (0, 0, hip + 0.02 * h), (0.098 * h, 0.125 * h), 0.068 * h * g, legs)
+        skirt = body.tube((0, 0, 0.29 * h), (0, 0, hip + 0.02 * h), (0.098 * h, 0.125 * h), 0.068 * h * g, legs)
+        if person.stripe == "legs":
+            _band(body, skirt, 0.14, 0.13, COLOURS[person.stripe_colour])
     _prints(body, person, torso)
 
     _head(body, person, skin, hair, lean)
@@ -273,13 +314,13 @@ def _leg(
     if person.lower == "skirt":
         upper = skin
     thick = 0.052 * h * g**0.7
-    t = body.tube((0, y, hip), knee, (thick, thick), 0.039 * h * g**0.5, upper)
+    thigh_solid = body.tube((0, y, hip), knee, (thick, thick), 0.039 * h * g**0.5, upper)
     body.ellipsoid(knee, (0.038 * h * g**0.5,) * 3, upper)
-    s = body.tube(knee, ankle, (0.037 * h * g**0.5,) * 2, 0.026 * h, lower)
-    if person.lower_pattern == "side stripe" and person.lower != "skirt":
-        for solid in (t, s) if person.lower == "trousers" else (t,):
-            body.decals.append(Decal(solid, 1, side, (0, 0.5), (0.42, 0.5), "rectangle", COLOURS[person.lower_second]))
-    body.ellipsoid((ankle[0] + 0.028 * h, y, ankle[2] - 0.005 * h), (0.066 * h, 0.029 * h, 0.027 * h), shoes)
+    body.tube(knee, ankle, (0.037 * h * g**0.5,) * 2, 0.026 * h, lower)
+    if person.stripe == "legs" and person.lower != "skirt":
+        _band(body, thigh_solid, 0.78, 0.14, COLOURS[person.stripe_colour])
+    body.tube(ankle, (ankle[0], y, ankle[2] + 0.05 * h), (0.033 * h, 0.033 * h), 0.031 * h, shoes)
+    body.ellipsoid((ankle[0] + 0.028 * h, y, ankle[2] - 0.005 * h), (0.070 * h, 0.034 * h, 0.034 * h), shoes)
 
 
 def _arm(
@@ -310,7 +351,9 @@ def _arm(
     )
     long = person.upper != "t-shirt"
     body.ellipsoid(shoulder, (1.08 * thick,) * 3, sleeve)
-    body.tube(shoulder, elbow, (thick, thick), 0.026 * h, sleeve)
+    arm = body.tube(shoulder, elbow, (thick, thick), 0.026 * h, sleeve)
+    if person.stripe == "sleeves":
+        _band(body, arm, 0.55, 0.2, COLOURS[person.stripe_colour])
     body.ellipsoid(elbow, (0.026 * h,) * 3, sleeve if long else skin)
     body.tube(elbow, hand, (0.025 * h,) * 2, 0.019 * h, sleeve if long else skin)
     body.ellipsoid(hand, (0.026 * h, 0.02 * h, 0.03 * h), skin)
@@ -323,6 +366,13 @@ def _arm(
         body.tube((x, y, z - 0.04 * h), (x, y, z), (0.012 * h,) * 2, 0.012 * h, Surface(COLOURS[person.bag_colour]))
 
 
+def _band(body: Body, solid: int, middle: float, half: float, colour: Colour) -> None:
+    """A band around a tube; `middle` and `half` are shares of its length."""
+    for axis in (0, 1):
+        for side in (1, -1):
+            body.decals.append(Decal(solid, axis, side, (0, middle), (2, half), "rectangle", colour))
+
+
 def _prints(body: Body, person: Person, torso: int) -> None:
     """Decals on the trunk, in its own coordinates: sideways from -1 to 1, upwards from 0 to 1."""
     if person.upper in ("jacket", "coat"):
@@ -332,9 +382,7 @@ def _prints(body: Body, person: Person, torso: int) -> None:
     colour = COLOURS[person.print_colour]
     for side, shape in ((1, person.front_print), (-1, person.back_print)):
         if shape != "none":
-            body.decals.append(Decal(torso, 0, side, (0, 0.56), (0.55, 0.24), shape, colour))
-    if person.upper == "t-shirt":
-        body.decals.append(Decal(torso, 0, 1, (0, 0.02), (1, 0.03), "rectangle", COLOURS[person.lower_second]))
+            body.decals.append(Decal(torso, 0, side, (0, 0.54), (0.7, 0.28), shape, colour))
 
 
 def _head(body: Body, person: Person, skin: Surface, hair: Surface, lean: float) -> None:

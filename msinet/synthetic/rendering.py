@@ -2,6 +2,10 @@
 
 Each folder holds `factors.csv`, one row per image with the numbers behind it, and `world.json`, which records how the
 set was rendered. A set is written to a hidden folder and renamed when it is complete; an interrupted rendering resumes.
+
+A set's fingerprint is the hash of its parameters and `VERSION`, so it is the same on every machine. The bytes of the
+images are not: they depend on the libraries that filter and encode them. Before a set is rendered, `check_renderer`
+compares reference images with the colours that this version has; `msinet.data.rendered` checks a set that is loaded.
 """
 
 import csv
@@ -10,39 +14,61 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 
-from msinet.data.rendered import FACTORS, WORLD, read_world
+from msinet.data.rendered import FACTORS, SAMPLES, TOLERANCE, WORLD, read_world, statistics
 from msinet.errors import UserError, unknown_name
 from msinet.io import exclusive, write_csv, write_json, write_text
 from msinet.progress import bar
 from msinet.synthetic.cameras import draw_camera
-from msinet.synthetic.groups import VERSION, Shot
+from msinet.synthetic.groups import VERSION, Shot, draw_group
 from msinet.synthetic.plans import SETS, Size, folder_of
 from msinet.synthetic.scene import photograph
+from msinet.synthetic.solids import Colour
 
+#: Columns of `factors.csv` with the colours of an image.
+STATISTICS = ("mean_red", "mean_green", "mean_blue", "std_red", "std_green", "std_blue")
 #: Images that one process renders before it reports.
 CHUNK = 48
 
 
+#: Reference images of each style.
+REFERENCES = 6
+#: Their mean red, green and blue, from 0 to 255. Run `reference_colours` again when `VERSION` is raised.
+EXPECTED: dict[str, tuple[float, float, float]] = {
+    "market1501": (122.39, 107.02, 98.2),
+    "msmt17": (103.37, 96.08, 112.97),
+    "veri776": (139.6, 132.83, 122.95),
+    "vehicleid": (132.09, 87.35, 88.7),
+    "pretext person": (114.64, 108.27, 111.52),
+    "pretext vehicle": (124.21, 116.43, 115.69),
+}
+
+
 def render(
-    root: Path, size: Size, *, names: Sequence[str] = (), seed: int = 0, processes: int = 0, progress: bool = True
+    root: Path,
+    sizes: Size | Mapping[str, Size],
+    *,
+    names: Sequence[str] = (),
+    seed: int = 0,
+    processes: int = 0,
+    progress: bool = True,
 ) -> list[Path]:
     """Render sets under `root`; sets that exist are kept.
 
     Args:
         root: data root, made if missing.
-        size: identities, images and pixels.
+        sizes: identities, images and pixels of every set, or of each by name.
         names: market1501, msmt17, veri776, vehicleid, pretext; empty: all.
-        seed: of the world. Output depends on seed, size and library versions, not on the number of processes.
+        seed: of the world. Output depends on seed and size, not on the number of processes.
         processes: number of rendering processes; 0: one per core.
         progress: show a bar.
 
@@ -50,7 +76,8 @@ def render(
         The sets' folders.
 
     Raises:
-        UserError: an unknown name, a negative number, an existing folder with other contents, or a failure to write.
+        UserError: an unknown name, a negative number, an existing folder with other contents, a failure to write, or
+            library versions that give other images.
         Busy: another process renders under `root`.
     """
     for name in names:
@@ -63,21 +90,64 @@ def render(
     folders = []
     for name in names or tuple(SETS):
         folder = root / folder_of(name)
-        wanted = asdict(size)
-        wanted["images_per_identity"] = float(wanted.pop("images"))  # `world.json` counts images under that name
-        description = {"set": name, "version": VERSION, "seed": seed, **wanted}
+        size = sizes if isinstance(sizes, Size) else sizes[name]
+        description = describe(name, size, seed)
         folders.append(folder)
         if folder.exists():
             _check_same(folder, description)
         else:
-            todo.append((name, folder, description))
+            todo.append((name, folder, description, size))
     if todo:
+        check_renderer()
         lock = exclusive(root / ".render.lock", f"rendering in {root}")
         with lock, _Pool(processes or os.cpu_count() or 1) as pool:
-            for name, folder, description in todo:
+            for name, folder, description, size in todo:
                 if not folder.exists():  # rendered by another process meanwhile
                     _render_set(name, folder, description, size, seed, pool, progress)
     return folders
+
+
+def describe(name: str, size: Size, seed: int) -> dict[str, Any]:
+    """Everything that identifies a rendered set, with the fingerprint that follows from it."""
+    numbers = {
+        "identities": size.identities,
+        "test_identities": size.test_identities,
+        "images_per_identity": float(size.images),  # `world.json` counts images as "images"
+        "test_images_per_identity": float(size.test_images),
+        "height": size.height,
+    }
+    description = {"set": name, "version": VERSION, "seed": seed, **numbers}
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    return description | {"fingerprint": digest[:12]}
+
+
+def reference_colours(style: str) -> Colour:
+    """Mean red, green and blue of the reference images of a style, from 0 to 255."""
+    group = draw_group(style, 0, 4, 4, 0)
+    means = []
+    for sighting in group.sightings[:: len(group.sightings) // REFERENCES][:REFERENCES]:
+        shot = group.shot(0, sighting, (), "", 0)
+        camera = draw_camera(style, shot.camera, 0)
+        data, _ = photograph(shot.subject, camera, np.random.default_rng(shot.key), 48)
+        means.append(statistics(data)[:3])
+    red, green, blue = np.mean(means, 0).round(2).tolist()
+    return red, green, blue
+
+
+def check_renderer() -> None:
+    """Compare reference images with those of this version.
+
+    Raises:
+        UserError: they differ, so sets of the same fingerprint would too.
+    """
+    for style, expected in EXPECTED.items():
+        found = reference_colours(style)
+        if max(abs(a - b) for a, b in zip(found, expected, strict=True)) > TOLERANCE:
+            raise UserError(
+                f"reference images of {style} have mean colour {found} here instead of {expected} (tolerance "
+                f"{TOLERANCE:g}), so the rendered world would not be version {VERSION}; install other "
+                f"versions of NumPy and Pillow (here {np.__version__} and {PIL.__version__})"
+            )
 
 
 def _check_same(folder: Path, description: dict[str, Any]) -> None:
@@ -118,11 +188,10 @@ def _render_set(
             for done in pool.render(partial, missing, size.height):
                 meter.update(done)
         rows = [row for number, _ in chunks for row in _read(parts / f"{number:06d}.csv")]
-        digest = hashlib.sha256("".join(f"{row['path']} {row['digest']}\n" for row in rows).encode()).hexdigest()[:12]
         write_csv(partial / FACTORS, rows)
         for file, text in lists.items():
             write_text(partial / file, text)
-        write_json(partial / WORLD, description | {"images": len(shots), "fingerprint": digest})
+        write_json(partial / WORLD, description | {"images": len(shots), **_summary(rows)})
         shutil.rmtree(parts)
         (partial / "spec.json").unlink()
         os.rename(partial, folder)
@@ -131,6 +200,20 @@ def _render_set(
             f"cannot render into {partial}: {error}; free some space or choose another root. "
             "Finished images are kept; run the same command to resume"
         ) from error
+
+
+def _summary(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Mean and standard deviation of all pixels by channel, every image with the same weight, and samples."""
+    columns = np.array([[float(row[name]) for name in STATISTICS] for row in rows])
+    mean, spread = columns[:, :3], columns[:, 3:]
+    overall = mean.mean(0)
+    variance = (spread**2 + mean**2).mean(0) - overall**2
+    chosen = np.unique(np.linspace(0, len(rows) - 1, SAMPLES).round().astype(int))
+    return {
+        "mean": overall.round(2).tolist(),
+        "std": np.sqrt(variance).round(2).tolist(),
+        "samples": {rows[i]["path"]: mean[i].tolist() for i in chosen},
+    }
 
 
 def _resumable(partial: Path, description: dict[str, Any]) -> bool:
@@ -191,7 +274,7 @@ def _render_chunk(partial: Path, number: int, shots: Sequence[Shot], height: int
                 "camera": shot.camera,
                 "family": shot.family,
                 **factors,
-                "digest": hashlib.sha256(data).hexdigest()[:16],
+                **dict(zip(STATISTICS, statistics(data), strict=True)),
             }
         )
     write_csv(partial / "parts" / f"{number:06d}.csv", rows)

@@ -194,12 +194,13 @@ def _occluder(rng: np.random.Generator, human: bool, yaw: float) -> tuple[str, B
         front.box((x, y, 0.62), (0.16, 0.62, 1.2), Surface(colour, second, "block"))
     elif kind == "person":
         weights = dict.fromkeys(COLOURS, 1.0)
-        passer = person.build(person.draw_family(rng, weights), person.draw_pose(rng))
+        passer = person.build(person.draw_family(person.draw_look(rng, weights), rng, weights), person.draw_pose(rng))
         far = float(rng.uniform(0.5, 0.85)) * float(rng.choice((-1, 1))) * (0.55 if human else 1.6)
         front = passer.moved((x + side[0] * far, y + side[1] * far, 0), float(rng.uniform(0, 2 * np.pi)))
     else:
         paints = dict.fromkeys(PAINTS, 1.0)
-        other = vehicle.build(replace(vehicle.draw_family(rng, paints), type="sedan"))
+        look = replace(vehicle.draw_look(rng, paints), type="sedan")
+        other = vehicle.build(vehicle.draw_family(look, rng, paints))
         far = float(rng.uniform(2.6, 3.8)) * float(rng.choice((-1, 1)))
         front = other.moved((x + side[0] * far, y + side[1] * far, 0), float(rng.normal(0, 0.2)))
     return kind, front

@@ -1,9 +1,11 @@
 """Vehicles: the factors of an identity, and its body."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from msinet.synthetic.draws import draw_colour, first_or_other
 from msinet.synthetic.solids import Body, Colour, Decal, Surface
 
 #: Paint in display RGB.
@@ -55,14 +57,16 @@ SHAPES: dict[str, Shape] = {
     "truck": Shape(6.0, 2.10, 1.35, 2.25, (0.97, 0.86, 0.42, 0.40), 1.25, 0.95, 0.44),
 }
 RIMS = ("spokes", "many spokes", "disc", "star", "steel")
-ROOFS = ("none", "rack", "box", "load", "ladder", "sign", "sunroof", "spoiler")
+RIM_PAINTS = ("silver", "black", "white", "red", "yellow")
+ROOFS = ("none", "rack", "box", "load", "ladder", "sign", "spoiler")
 STICKERS = ("none", "disc", "triangle", "cross", "ring", "bars", "diamond", "rectangle")
 TWO_TONES = ("none", "roof", "sill", "side stripe", "bonnet stripes", "rear half")
+DENTED: tuple[Colour, Colour] = ((0.30, 0.29, 0.28), (0.66, 0.62, 0.56))
 
 
 @dataclass(frozen=True)
 class Vehicle:
-    """The factors of one identity; colours by name."""
+    """The factors of one identity; colours by name. Parts that are missing have the colour of the body."""
 
     type: str
     colour: str
@@ -79,98 +83,120 @@ class Vehicle:
     bonnet_sticker: str
     sticker_colour: str
     cargo: str
-    """colour of the load or box of a pickup or truck; unused for other types"""
+    """colour of the load or box of a pickup or truck; other types have none"""
     damage: int
     """0: none; 1 to 4: the dented corner"""
     plate: int
-    """seed of the marks on the plate"""
+    """marks on the plate, one bit each; families share them, as plates are masked in photographs"""
     windscreen: int
     """stickers on the windscreen, one bit each"""
     bumper_dark: bool
 
 
-def draw_family(rng: np.random.Generator, weights: dict[str, float]) -> Vehicle:
-    """Draw the vehicle from which a family is derived; `weights` are those of each paint in the set."""
-    base = Vehicle(
-        type=str(rng.choice(list(SHAPES), p=(0.25, 0.16, 0.12, 0.18, 0.09, 0.12, 0.08))),
-        colour=_paint(rng, weights),
-        second=_paint(rng, weights),
-        two_tone="none",
+#: Factors that several families share.
+LOOK = ("type", "colour", "second", "two_tone", "cargo")
+#: Colours that several looks share.
+LOOK_COLOURS = ("colour", "second")
+#: Details in which members of a family may differ, and their factors.
+DETAILS = {
+    "roof": ("roof", "roof_colour", "roof_place"),
+    "stickers": ("door_sticker", "rear_sticker", "bonnet_sticker", "sticker_colour"),
+    "rims": ("rims", "rim_colour"),
+    "damage": ("damage",),
+}
+
+#: Details that are seen from every side.
+ALL_ROUND = ("roof", "stickers")
+
+
+def draw_look(rng: np.random.Generator, weights: Mapping[str, float], colours: Sequence[str] = ()) -> Vehicle:
+    """Draw what is seen from afar: type, paint and cargo. Nothing else is fitted.
+
+    Args:
+        rng: source of all random numbers.
+        weights: of each paint in the set's palette.
+        colours: the two of the body; empty: draw them.
+    """
+    kind = str(rng.choice(list(SHAPES), p=(0.25, 0.16, 0.12, 0.18, 0.09, 0.12, 0.08)))
+    colour = colours[0] if colours else draw_colour(rng, weights, PAINTS)
+    second = colours[1] if colours else colour
+    two_tone = first_or_other(rng, TWO_TONES, 0.35)
+    if two_tone == "none":
+        second = colour
+    elif second == colour:
+        second = draw_colour(rng, weights, PAINTS, colour)
+    return Vehicle(
+        type=kind,
+        colour=colour,
+        second=second,
+        two_tone=two_tone,
         rims="disc",
         rim_colour="silver",
         roof="none",
-        roof_colour="grey",
+        roof_colour=colour,
         roof_place=0.0,
         door_sticker="none",
         rear_sticker="none",
         bonnet_sticker="none",
-        sticker_colour="white",
-        cargo=_paint(rng, weights),
+        sticker_colour=colour,
+        cargo=draw_colour(rng, weights, PAINTS, colour) if kind in ("pickup", "truck") else colour,
         damage=0,
         plate=0,
         windscreen=0,
-        bumper_dark=bool(rng.random() < 0.3),
+        bumper_dark=False,
     )
-    for part in PARTS:
-        base = vary(base, part, rng, weights)
-    return base
 
 
-#: Parts in which members of a family may differ. Plates always differ.
-PARTS = ("two-tone", "rims", "roof", "stickers", "cargo", "damage", "windscreen", "colour")
+def draw_family(look: Vehicle, rng: np.random.Generator, weights: Mapping[str, float]) -> Vehicle:
+    """Draw the first member of a family: one of its look, with details of its own."""
+    v = replace(
+        look, plate=int(rng.integers(64)), windscreen=int(rng.integers(16)), bumper_dark=bool(rng.random() < 0.4)
+    )
+    for detail in details_of(v):
+        v = vary(v, detail, rng, weights)
+    return v
 
 
-def _paint(rng: np.random.Generator, weights: dict[str, float], *apart_from: str) -> str:
-    names = [n for n in weights if n not in apart_from]
-    shares = np.array([weights[n] for n in names])
-    return str(rng.choice(names, p=shares / shares.sum()))
-
-
-def vary(v: Vehicle, part: str, rng: np.random.Generator, weights: dict[str, float]) -> Vehicle:
-    """The same vehicle with one part drawn again.
+def vary(v: Vehicle, detail: str, rng: np.random.Generator, weights: Mapping[str, float]) -> Vehicle:
+    """The same vehicle with another value of one detail, which differs in kind or has a contrasting colour.
 
     Raises:
-        ValueError: unknown part.
+        ValueError: an unknown detail, or a palette with too few colours.
     """
 
-    def one(values: tuple[str, ...], first: float) -> str:
-        return values[0] if rng.random() < first else values[1 + int(rng.integers(len(values) - 1))]
+    def paint(*apart_from: str) -> str:
+        return draw_colour(rng, weights, PAINTS, *apart_from)
 
-    if part == "two-tone":
-        return replace(v, two_tone=one(TWO_TONES, 0.35), second=_paint(rng, weights, v.colour))
-    if part == "rims":
-        return replace(
-            v, rims=str(rng.choice(RIMS)), rim_colour=str(rng.choice(("silver", "silver", "black", "white")))
-        )
-    if part == "roof":
-        return replace(
-            v, roof=one(ROOFS, 0.25), roof_colour=_paint(rng, weights), roof_place=float(rng.choice((-1, 0, 1)))
-        )
-    if part == "stickers":
-        return replace(
-            v,
-            door_sticker=one(STICKERS, 0.25),
-            rear_sticker=one(STICKERS, 0.35),
-            bonnet_sticker=one(STICKERS, 0.45),
-            sticker_colour=_paint(rng, weights, v.colour),
-        )
-    if part == "cargo":
-        return replace(v, cargo=_paint(rng, weights, v.colour))
-    if part == "damage":
-        return replace(v, damage=int(rng.integers(1, 5)) if rng.random() < 0.4 else 0)
-    if part == "windscreen":
-        return replace(v, windscreen=int(rng.integers(16)))
-    if part == "colour":
-        return replace(v, colour=_paint(rng, weights, v.second))
-    raise ValueError(f"no part called {part!r}")
+    if detail == "roof":
+        left = [kind for kind in ROOFS if kind != v.roof]
+        roof = first_or_other(rng, left, 0.3) if left[0] == "none" else str(rng.choice(left))
+        if roof == "none":
+            return replace(v, roof=roof, roof_colour=v.colour, roof_place=0.0)
+        place = 0.0 if roof == "spoiler" else float(rng.choice((-1, 0, 1)))
+        return replace(v, roof=roof, roof_colour=paint(v.colour), roof_place=place)
+    if detail == "stickers":
+        if v.door_sticker != "none" and rng.random() < 0.4:
+            return replace(v, door_sticker="none", rear_sticker="none", bonnet_sticker="none", sticker_colour=v.colour)
+        door, rear, bonnet = (first_or_other(rng, STICKERS, 0.0) for _ in range(3))
+        colour = paint(v.colour, v.sticker_colour)
+        return replace(v, door_sticker=door, rear_sticker=rear, bonnet_sticker=bonnet, sticker_colour=colour)
+    if detail == "rims":
+        rims = str(rng.choice([kind for kind in RIMS if kind != v.rims]))
+        return replace(v, rims=rims, rim_colour=draw_colour(rng, dict.fromkeys(RIM_PAINTS, 1.0), PAINTS, v.rim_colour))
+    if detail == "damage":
+        corners = [corner for corner in range(5) if corner != v.damage]
+        return replace(v, damage=int(rng.choice(corners)))
+    raise ValueError(f"no detail called {detail!r}")
 
 
-def draw_member(base: Vehicle, rng: np.random.Generator, weights: dict[str, float]) -> Vehicle:
-    """A member of a family: the same type, a few parts drawn again, and its own plate."""
-    v = replace(base, plate=int(rng.integers(2**16)))
-    for part in rng.permutation(PARTS)[: rng.integers(4, 7)]:
-        v = vary(v, str(part), rng, weights)
-    return v
+def details_of(v: Vehicle) -> tuple[str, ...]:
+    """The details that can be seen on a vehicle: the box of a truck has no roof load."""
+    return tuple(detail for detail in DETAILS if v.type != "truck" or detail != "roof")
+
+
+def appearance(v: Vehicle) -> Vehicle:
+    """The vehicle without its plate, which small images do not show."""
+    return replace(v, plate=0)
 
 
 def build(v: Vehicle) -> Body:
@@ -302,6 +328,7 @@ def _ends(body: Body, v: Vehicle, s: Shape, low: int, sill: float) -> None:
 def _sides(body: Body, v: Vehicle, s: Shape, low: int, sill: float) -> None:
     """Wheel arches, door gaps, a dent, in (x, z) from the middle of the lower body."""
     half, middle = s.length / 2, (s.belt + sill) / 2
+    bare = DENTED[sum(PAINTS[v.colour]) < 1.5]  # primer on dark paint, dirt on bright
     for side in (1, -1):
         for x in (0.62 * half, -0.60 * half):
             arch = Decal(low, 1, side, (x, s.wheel - middle), (1.22 * s.wheel, 1.22 * s.wheel), "disc", _DARK)
@@ -311,11 +338,11 @@ def _sides(body: Body, v: Vehicle, s: Shape, low: int, sill: float) -> None:
             body.decals.append(Decal(low, 1, side, (x, 0.04), gap, "rectangle", _DARK))
         if v.damage and (v.damage % 2 == 1) == (side > 0):
             x = (0.86 if v.damage <= 2 else -0.86) * half
-            body.decals.append(Decal(low, 1, side, (x, 0.0), (0.26, 0.22), "diamond", (0.30, 0.29, 0.28)))
+            body.decals.append(Decal(low, 1, side, (x, 0.0), (0.42, 0.32), "diamond", bare))
     if v.damage:
         end = 1 if v.damage <= 2 else -1
         y = (0.55 if v.damage % 2 == 1 else -0.55) * s.width / 2
-        body.decals.append(Decal(low, 0, end, (y, -0.08), (0.22, 0.14), "diamond", (0.30, 0.29, 0.28)))
+        body.decals.append(Decal(low, 0, end, (y, -0.04), (0.36, 0.26), "diamond", bare))
 
 
 def _stickers(body: Body, v: Vehicle, s: Shape, low: int, cabin: int) -> None:
@@ -324,14 +351,14 @@ def _stickers(body: Body, v: Vehicle, s: Shape, low: int, cabin: int) -> None:
     tall = v.type in ("van",)
     for side in (1, -1):
         if v.door_sticker != "none":
-            solid, size = (cabin, 0.42) if tall else (low, 0.28)
+            solid, size = (cabin, 0.45) if tall else (low, 0.34)
             x = -0.25 * half if tall else -0.16 * half
             body.decals.append(Decal(solid, 1, side, (x, 0.02), (size * 1.3, size), v.door_sticker, colour))
     if v.rear_sticker != "none":
         solid, z = (cabin, 0.0) if tall else (low, 0.12)
-        body.decals.append(Decal(solid, 0, -1, (0.28, z), (0.22, 0.17), v.rear_sticker, colour))
+        body.decals.append(Decal(solid, 0, -1, (0.28, z), (0.36, 0.26), v.rear_sticker, colour))
     if v.bonnet_sticker != "none" and not tall:
-        body.decals.append(Decal(low, 2, 1, (0.72 * half, 0), (0.34, 0.34), v.bonnet_sticker, colour))
+        body.decals.append(Decal(low, 2, 1, (0.72 * half, 0), (0.42, 0.5), v.bonnet_sticker, colour))
 
 
 def _wheel(body: Body, v: Vehicle, s: Shape, x: float, side: int) -> None:
@@ -339,7 +366,7 @@ def _wheel(body: Body, v: Vehicle, s: Shape, x: float, side: int) -> None:
     body.tube((x, y - side * 0.16, r), (x, y + side * 0.02, r), (r, r), r, _RUBBER)
     rim = PAINTS[v.rim_colour]
     shapes = {"spokes": "cross", "many spokes": "bars", "disc": "disc", "star": "diamond", "steel": "ring"}
-    q = 0.68 * r
+    q = 0.82 * r
     disc = body.tube((x, y, r), (x, y + side * 0.03, r), (q, q), q, Surface((0.16, 0.16, 0.17)))
     body.decals.append(Decal(disc, 2, 1, (0, 0), (0.95, 0.95), shapes[v.rims], rim, 0.3))  # 2: along the axle, outwards
 
@@ -350,7 +377,8 @@ def _cargo(body: Body, v: Vehicle, s: Shape, half: float, wide: float) -> None:
         box = body.box((-0.30 * half, 0, 1.85), (1.36 * half, s.width + 0.06, 1.95), replace(colour, shine=0.2))
         mark = PAINTS[v.sticker_colour]
         for side in (1, -1):
-            body.decals.append(Decal(box, 1, side, (0, -0.75), (0.68 * half, 0.12), "rectangle", mark))
+            band = Decal(box, 1, side, (0, -0.75), (0.68 * half, 0.12), "rectangle", PAINTS[v.second])
+            body.decals.append(band)
             if v.door_sticker != "none":
                 body.decals.append(Decal(box, 1, side, (0, 0.1), (0.8, 0.55), v.door_sticker, mark))
         if v.rear_sticker != "none":
@@ -373,18 +401,16 @@ def _roof(body: Body, v: Vehicle, s: Shape, front: float, rear: float) -> None:
         return
     if v.roof in ("rack", "box", "load", "ladder"):
         for x in (middle + 0.28 * length, middle - 0.28 * length):
-            body.box((x, 0, z + 0.05), (0.07, s.width - 0.5, 0.06), metal)
+            body.box((x, 0, z + 0.06), (0.12, s.width - 0.5, 0.12), metal)
     if v.roof == "box":
-        body.box((middle, -0.2, z + 0.22), (0.72 * length, 0.75, 0.30), colour)
+        body.box((middle, -0.15, z + 0.27), (0.72 * length, 0.85, 0.36), colour)
     elif v.roof == "load":
-        body.box((middle, 0.0, z + 0.20), (0.5 * length, 1.0, 0.26), colour)
-        body.box((middle + 0.05, 0.1, z + 0.42), (0.3 * length, 0.6, 0.20), Surface(PAINTS[v.sticker_colour]))
+        body.box((middle, 0.0, z + 0.25), (0.5 * length, 1.1, 0.30), colour)
+        body.box((middle + 0.05, 0.1, z + 0.50), (0.3 * length, 0.7, 0.24), Surface(PAINTS[v.second]))
     elif v.roof == "ladder":
         for y in (0.3, -0.05):
-            body.box((middle, y, z + 0.12), (length + 0.7, 0.06, 0.09), colour)
+            body.box((middle, y, z + 0.19), (length + 0.7, 0.12, 0.14), colour)
     elif v.roof == "sign":
-        body.box((middle, 0, z + 0.11), (0.25, 0.62, 0.22), Surface(PAINTS[v.roof_colour]))
-    elif v.roof == "sunroof":
-        body.box((middle, 0, z + 0.005), (0.5 * length, 0.8, 0.02), Surface(_GLASS, shine=1.0))
+        body.box((middle, 0, z + 0.15), (0.45, 0.9, 0.30), Surface(PAINTS[v.roof_colour]))
     elif v.roof == "spoiler":
-        body.box((rear - 0.05, 0, z + 0.06), (0.35, s.width - 0.5, 0.08), colour)
+        body.box((rear - 0.1, 0, z + 0.10), (0.5, s.width - 0.3, 0.12), colour)

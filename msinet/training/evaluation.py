@@ -1,16 +1,18 @@
 """Evaluation of a network on a data set: CMC, mAP and mINP (Sec. 4.1)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from msinet import distributed
-from msinet.data.datasets import Dataset
+from msinet.data.datasets import Dataset, Draw
+from msinet.data.factors import families
 from msinet.data.loading import PixelSource, test_batches
 from msinet.progress import bar
-from msinet.retrieval import Retrieval, evaluate, evaluate_distances, mean_over_draws, rerank
+from msinet.retrieval import Retrieval, evaluate, evaluate_distances, evaluate_within, mean_over_draws, rerank
 
 
 @dataclass(frozen=True)
@@ -51,24 +53,45 @@ def embed(
 
 def rank(features: Tensor | np.ndarray, dataset: Dataset, *, reranked: bool = False) -> Evaluation:
     """Rank the test features (N, D) of a data set by its protocol, once per draw; on request with re-ranking."""
-    identities = np.array([image.identity for image in dataset.test])
-    cameras = np.array([image.camera for image in dataset.test])
+    features = torch.as_tensor(features)
     draws = []
     for draw in dataset.draws:
-        query, gallery = torch.from_numpy(draw.query), torch.from_numpy(draw.gallery)
-        features = torch.as_tensor(features)
-        labels = {
-            "query_ids": identities[draw.query],
-            "gallery_ids": identities[draw.gallery],
-            "query_cameras": cameras[draw.query] if dataset.remove_same_camera else None,
-            "gallery_cameras": cameras[draw.gallery] if dataset.remove_same_camera else None,
-        }
+        query, gallery = features[torch.from_numpy(draw.query)], features[torch.from_numpy(draw.gallery)]
+        labels = _labels(dataset, draw)
         if reranked:
-            draws.append(evaluate_distances(rerank(features[query], features[gallery]), **labels))
+            draws.append(evaluate_distances(rerank(query, gallery), **labels))
         else:
-            draws.append(evaluate(features[query], features[gallery], **labels))
+            draws.append(evaluate(query, gallery, **labels))
     means, stds = mean_over_draws(draws)
     return Evaluation(means, stds, tuple(draws))
+
+
+def rank_within_families(features: Tensor | np.ndarray, dataset: Dataset) -> Evaluation:
+    """Rank the test features (N, D) of a rendered set, each query against the gallery images of its own family.
+
+    Raises:
+        UserError: the set was not rendered.
+    """
+    features, family = torch.as_tensor(features), families(dataset)
+    draws = []
+    for draw in dataset.draws:
+        query, gallery = features[torch.from_numpy(draw.query)], features[torch.from_numpy(draw.gallery)]
+        groups = {"query_groups": family[draw.query], "gallery_groups": family[draw.gallery]}
+        draws.append(evaluate_within(query, gallery, **groups, **_labels(dataset, draw)))
+    means, stds = mean_over_draws(draws)
+    return Evaluation(means, stds, tuple(draws))
+
+
+def _labels(dataset: Dataset, draw: Draw) -> dict[str, Any]:
+    """The identities and, if they count, the cameras of queries and gallery."""
+    identities = np.array([image.identity for image in dataset.test])
+    cameras = np.array([image.camera for image in dataset.test])
+    return {
+        "query_ids": identities[draw.query],
+        "gallery_ids": identities[draw.gallery],
+        "query_cameras": cameras[draw.query] if dataset.remove_same_camera else None,
+        "gallery_cameras": cameras[draw.gallery] if dataset.remove_same_camera else None,
+    }
 
 
 def evaluate_model(

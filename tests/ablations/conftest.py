@@ -21,7 +21,7 @@ import pytest
 
 import ablations.__main__
 from ablations.engine.store import Store
-from msinet.synthetic import SIZES, Size
+from msinet.synthetic import SETS, SIZES, Size
 
 #: Runs in a fork of a process that has imported everything. The state is saved after every step, so that a kill finds
 #: it at any age.
@@ -40,7 +40,7 @@ sys.exit(commands.main(words))
 """
 Start = Callable[..., BaseProcess]
 #: Images of the rendered world in these tests.
-TINY = Size(identities=4, test_identities=3, images=4, height=16)
+TINY = dict.fromkeys(SETS, Size(4, 3, 4, 4, 16))
 
 
 @pytest.fixture(autouse=True, scope="module")  # a folder without __init__.py is no package to pytest

@@ -37,7 +37,7 @@ def table1(words: Words, command: str, store: Path, *more: str) -> list[str]:
 @pytest.fixture(autouse=True, scope="module")
 def _world_to_split() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "smoke", Size(identities=12, test_identities=3, images=4, height=16))
+        patch.setitem(SIZES, "smoke", dict.fromkeys(SETS, Size(12, 3, 4, 4, 16)))
         yield
 
 

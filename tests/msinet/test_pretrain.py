@@ -205,7 +205,7 @@ def test_another_layout_is_one_clear_error(own: Path, damage: Callable[[Path], o
 
 
 def test_a_rendered_set_is_called_so(own: Path) -> None:
-    (own / "world.json").write_text("{}")
+    (own / "world.json").write_text('{"fingerprint": "a", "seed": 0, "samples": {}}')
     assert load_class_folders(own).name == "rendered"
     assert load_class_folders(own, "imagenet").name == "imagenet"
 

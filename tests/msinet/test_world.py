@@ -8,6 +8,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,24 +26,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msinet.cli import run_command
-from msinet.data.layouts import available, load_dataset
+from msinet.data.factors import ORACLES, one_hot
+from msinet.data.folders import load_class_folders
+from msinet.data.layouts import available, card_of, load_dataset
 from msinet.data.rendered import FACTORS, WORLD, read_world
-from msinet.errors import Busy, UserError
+from msinet.errors import Busy, DataError, UserError
 from msinet.io import exclusive
+from msinet.retrieval import evaluate
 from msinet.synthetic import SETS, SIZES, Size, folder_of, groups, person, render, rendering, scene, vehicle
 from msinet.synthetic.cameras import draw_camera
+from msinet.synthetic.draws import CONTRAST, draw_colour
 from msinet.synthetic.sets import STYLES
 from msinet.synthetic.solids import NOTHING, Body, Light, View, cast, look_at, shade
 
 Copy = Callable[[str], Path]
-TINY = Size(identities=4, test_identities=3, images=4, height=16)
+TINY = Size(identities=4, test_identities=3, images=4, test_images=4, height=16)
 REID = tuple(name for name in SETS if name != "pretext")
 PEOPLE = ("market1501", "msmt17", "pretext person")
 VEHICLES = ("veri776", "vehicleid", "pretext vehicle")
 EVEN = {"person": dict.fromkeys(person.COLOURS, 1.0), "vehicle": dict.fromkeys(vehicle.PAINTS, 1.0)}
 
 
-def draw(root: Path, *names: str, size: Size = TINY, seed: int = 0, processes: int = 1) -> list[Path]:
+def draw(root: Path, *names: str, size: Any = TINY, seed: int = 0, processes: int = 1) -> list[Path]:
     return render(root, size, names=names or ("market1501",), seed=seed, processes=processes, progress=False)
 
 
@@ -83,9 +88,8 @@ def changed(a: Any, b: Any, azimuth: float) -> int:
 @pytest.fixture
 def plain() -> person.Person:
     """Somebody in white and grey, without prints and bags."""
-    someone = person.draw_family(np.random.default_rng(0), EVEN["person"])
     return replace(
-        someone,
+        someone_of("person"),
         upper="shirt",
         upper_colour="white",
         upper_pattern="plain",
@@ -97,6 +101,7 @@ def plain() -> person.Person:
         print_colour="red",
         hair_length="short",
         hat="none",
+        stripe="none",
         bag="none",
         bag_colour="green",
         bag_second="blue",
@@ -133,7 +138,7 @@ def test_left_and_right_are_not_mirrored(plain: person.Person) -> None:
 @pytest.mark.parametrize("shape", vehicle.SHAPES)
 def test_a_dent_is_seen_at_its_own_corner(shape: str) -> None:
     car = replace(
-        vehicle.draw_family(np.random.default_rng(1), EVEN["vehicle"]),
+        someone_of("vehicle", 1),
         type=shape,
         colour="white",
         damage=0,
@@ -161,7 +166,7 @@ def test_bodies_stand_on_the_ground_at_their_height(plain: person.Person) -> Non
     assert abs(low) < 0.06
     assert high == pytest.approx(plain.stature, rel=0.03)
     for name, shape in vehicle.SHAPES.items():
-        car = replace(vehicle.draw_family(np.random.default_rng(0), EVEN["vehicle"]), type=name, roof="none")
+        car = replace(someone_of("vehicle"), type=name, roof="none")
         low, high, long = extent(vehicle.build(car))
         assert abs(low) < 0.02
         assert shape.roof - 0.02 <= high <= shape.roof + (0.6 if name == "truck" else 0.02)
@@ -170,31 +175,6 @@ def test_bodies_stand_on_the_ground_at_their_height(plain: person.Person) -> Non
 
 # --- Identities ----------------------------------------------------------------------------------
 
-#: Fields that `vary` may change with each part.
-FIELDS = {
-    "person": {
-        "hair": {"hair", "hair_length"},
-        "hat": {"hat", "hat_colour"},
-        "pattern": {"upper_pattern", "upper_second"},
-        "inner": {"inner_colour"},
-        "print": {"front_print", "back_print", "print_colour"},
-        "lower pattern": {"lower_pattern", "lower_second"},
-        "shoes": {"shoe_colour"},
-        "bag": {"bag", "bag_colour", "bag_second"},
-        "lower colour": {"lower_colour"},
-        "upper colour": {"upper_colour"},
-    },
-    "vehicle": {
-        "two-tone": {"two_tone", "second"},
-        "rims": {"rims", "rim_colour"},
-        "roof": {"roof", "roof_colour", "roof_place"},
-        "stickers": {"door_sticker", "rear_sticker", "bonnet_sticker", "sticker_colour"},
-        "cargo": {"cargo"},
-        "damage": {"damage"},
-        "windscreen": {"windscreen"},
-        "colour": {"colour"},
-    },
-}
 KINDS = {"person": person, "vehicle": vehicle}
 PALETTE = {
     "person": (
@@ -203,6 +183,7 @@ PALETTE = {
         "upper_second",
         "inner_colour",
         "print_colour",
+        "stripe_colour",
         "lower_colour",
         "lower_second",
         "shoe_colour",
@@ -213,24 +194,41 @@ PALETTE = {
 }
 
 
+def someone_of(kind: str, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    return KINDS[kind].draw_family(KINDS[kind].draw_look(rng, EVEN[kind]), rng, EVEN[kind])
+
+
+def differences(a: Any, b: Any) -> set[str]:
+    """Fields in which two identities differ."""
+    other = dataclasses.asdict(b)
+    return {name for name, value in dataclasses.asdict(a).items() if value != other[name]}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_part_is_known(kind: str) -> None:
-    assert set(FIELDS[kind]) == set(KINDS[kind].PARTS)
-    someone = KINDS[kind].draw_family(np.random.default_rng(0), EVEN[kind])
-    with pytest.raises(ValueError, match="no part called 'nose'"):
-        KINDS[kind].vary(someone, "nose", np.random.default_rng(0), EVEN[kind])
+def test_looks_and_details_are_different_factors(kind: str) -> None:
+    module = KINDS[kind]
+    fields = {field.name for field in dataclasses.fields(someone_of(kind))}
+    details = [name for names in module.DETAILS.values() for name in names]
+    assert len(set(details)) == len(details)
+    assert not set(details) & set(module.LOOK)
+    assert set(details) | set(module.LOOK) < fields
+    assert set(module.LOOK_COLOURS) < set(module.LOOK)
+    with pytest.raises(ValueError, match="no detail called 'nose'"):
+        module.vary(someone_of(kind), "nose", np.random.default_rng(0), EVEN[kind])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(0, 10**6))
-def test_varying_a_part_changes_that_part_alone(kind: str, data: st.DataObject, seed: int) -> None:
-    part = data.draw(st.sampled_from(KINDS[kind].PARTS))
-    someone = KINDS[kind].draw_family(np.random.default_rng(seed), EVEN[kind])
+def test_varying_a_detail_changes_that_detail_alone(kind: str, data: st.DataObject, seed: int) -> None:
+    someone = someone_of(kind, seed)
+    detail = data.draw(st.sampled_from(KINDS[kind].details_of(someone)))
     before = dataclasses.asdict(someone)
-    others = [KINDS[kind].vary(someone, part, np.random.default_rng((seed, i)), EVEN[kind]) for i in range(40)]
-    differing = {name for other in others for name, value in dataclasses.asdict(other).items() if value != before[name]}
-    assert differing == FIELDS[kind][part]  # all of them at some time, and never another
+    others = [KINDS[kind].vary(someone, detail, np.random.default_rng((seed, i)), EVEN[kind]) for i in range(60)]
+    assert all(differences(someone, other) for other in others)  # never the same
+    # Every factor of the detail at some time, and never another.
+    assert set().union(*(differences(someone, other) for other in others)) == set(KINDS[kind].DETAILS[detail])
     assert dataclasses.asdict(someone) == before
 
 
@@ -238,22 +236,54 @@ def test_varying_a_part_changes_that_part_alone(kind: str, data: st.DataObject, 
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(0, 10**6))
 def test_a_colour_without_weight_is_never_worn(kind: str, data: st.DataObject, seed: int) -> None:
-    worn = data.draw(st.sets(st.sampled_from(sorted(EVEN[kind])), min_size=3))
+    worn = data.draw(st.sets(st.sampled_from(sorted(EVEN[kind])), min_size=4))
     weights = {name: 1.0 if name in worn else 0.0 for name in EVEN[kind]}
-    rng = np.random.default_rng(seed)
-    base = KINDS[kind].draw_family(rng, weights)
-    for someone in (base, *(KINDS[kind].draw_member(base, rng, weights) for _ in range(5))):
+    rng, module = np.random.default_rng(seed), KINDS[kind]
+    base = module.draw_family(module.draw_look(rng, weights), rng, weights)
+    for someone in (base, *(module.vary(base, detail, rng, weights) for detail in module.details_of(base))):
         assert {getattr(someone, name) for name in PALETTE[kind]} <= worn
 
 
 def test_palettes_are_followed() -> None:
-    """The colours of many coats come as often as the set's palette says."""
+    """The frequency of each garment colour is its weight in the set's palette."""
     weights = STYLES["msmt17"].palette
     rng = np.random.default_rng(0)
-    seen = Counter(person.draw_family(rng, weights).upper_colour for _ in range(3000))
+    seen = Counter(person.draw_look(rng, weights).upper_colour for _ in range(3000))
     for name, weight in weights.items():
         share = weight / sum(weights.values())
         assert seen[name] / 3000 == pytest.approx(share, abs=5 * (share / 3000) ** 0.5)
+
+
+@settings(deadline=None)
+@given(st.sets(st.sampled_from(sorted(person.COLOURS)), min_size=1, max_size=4), st.integers(0, 100))
+def test_colours_contrast_as_well_as_the_palette_allows(apart: set[str], seed: int) -> None:
+    table = {name: np.array(colour) for name, colour in person.COLOURS.items()}
+
+    def distance(name: str) -> float:
+        return min(float(np.linalg.norm(table[name] - table[other])) for other in apart)
+
+    found = draw_colour(np.random.default_rng(seed), EVEN["person"], person.COLOURS, *apart)
+    assert found not in apart
+    assert distance(found) >= min(CONTRAST, max(map(distance, table))) - 1e-12
+
+
+@pytest.mark.parametrize("style", ["market1501", "veri776"])
+def test_a_palette_that_is_too_small_is_an_error(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws end, whatever the palette."""
+    colours = list(STYLES[style].palette)
+    monkeypatch.setitem(STYLES, style, replace(STYLES[style], palette={colours[0]: 1.0}))
+    with pytest.raises(ValueError, match=f"no colour apart from {colours[0]}; give more colours a weight"):
+        groups.draw_group(style, 0, 12, 5, 0)
+    monkeypatch.undo()
+    module, someone = KINDS[STYLES[style].kind], someone_of(STYLES[style].kind)
+    monkeypatch.setattr(groups, "ATTEMPTS", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "draw_look", lambda *_: someone)
+        with pytest.raises(UserError, match=rf"palette of {len(colours)} colours is too small for \d looks"):
+            groups.draw_group(style, 0, 16, 5, 0)
+    monkeypatch.setattr(module, "draw_family", lambda *_: someone)
+    with pytest.raises(UserError, match=f"60 identities are too many for the palette of {style}; ask for fewer"):
+        groups.draw_group(style, 0, 60, 5, 0)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -265,49 +295,88 @@ def test_identities_follow_from_the_seed_alone(style: str) -> None:
     assert {type(one) for one in first.subjects} == {person.Person if style in PEOPLE else vehicle.Vehicle}
 
 
+def pairs(families: list[int]) -> list[tuple[int, int]]:
+    return [(i, j) for i, f in enumerate(families) for j in range(i) if families[j] == f]
+
+
 @pytest.mark.parametrize("style", STYLES)
-def test_families_are_alike_but_no_two_members_look_the_same(style: str) -> None:
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 90), st.integers(0, 1000))
+def test_families_share_a_look_and_differ_in_one_or_two_details(style: str, number: int, seed: int) -> None:
+    group = groups.draw_group(style, 0, number, 5, seed)
+    module = KINDS[STYLES[style].kind]
+    assert len(group.subjects) == number
+    sizes = np.bincount(group.families)
+    assert set(sizes.tolist()) <= {2, 3, 4}
+    assert group.families == sorted(group.families)
+    for i, j in pairs(group.families):
+        found = differences(group.subjects[i], group.subjects[j])
+        details = [name for name, fields in module.DETAILS.items() if found & set(fields)]
+        if sizes[group.families[i]] == 2:
+            assert set(details) & set(module.ALL_ROUND)
+        assert 1 <= len(details) <= 2
+        assert found <= {field for name in details for field in module.DETAILS[name]}  # type, build, colours, patterns
+    assert len({module.appearance(one) for one in group.subjects}) == number
+
+
+@pytest.mark.parametrize("name", REID)
+def test_looks_repeat_in_a_mini_set_and_no_two_identities_are_alike(name: str) -> None:
+    """Over both parts of a set and its distractors."""
+    module = KINDS[STYLES[name].kind]
+    families: dict[tuple[str, tuple[Any, ...]], set[int]] = {}
+    identities: dict[Any, set[int]] = {}
+    for shot in SETS[name](SIZES["mini"][name], 0)[0]:
+        part = "train" if shot.split == "train" else "test"
+        look = tuple(getattr(shot.subject, field) for field in module.LOOK)
+        families.setdefault((part, look), set()).add(shot.family)
+        if shot.identity > 0 or name == "msmt17":
+            number = shot.identity + (part == "test" and name == "msmt17") * 10**6
+            identities.setdefault(module.appearance(shot.subject), set()).add(number)
+    assert {len(numbers) for numbers in identities.values()} == {1}
+    assert len(identities) == SIZES["mini"][name].identities + SIZES["mini"][name].test_identities
+    assert min(len(found) for found in families.values()) >= 2
+
+
+@pytest.mark.parametrize("name", REID)
+def test_coarse_cues_do_not_tell_who_it_is(name: str) -> None:
+    """Oracles on the drawing of the mini world, which needs no pixels."""
+    shots = [shot for shot in SETS[name](SIZES["mini"][name], 0)[0] if shot.split != "train" and not shot.junk]
+    rows = [{key: str(value) for key, value in dataclasses.asdict(shot.subject).items()} for shot in shots]
+    kind = STYLES[name].kind
+    query = np.array([shot.split == "query" or (name == "vehicleid" and shot.key[-1] > 0) for shot in shots])
+    gallery = ~query | (name == "veri776")
+    identities = np.array([shot.identity for shot in shots])
+    cameras = None if name == "vehicleid" else np.array([shot.camera for shot in shots])
+    reached = {}
+    for which, columns in {**{o: c[kind] for o, c in ORACLES.items()}, "all": list(rows[0])}.items():
+        features = one_hot(rows, columns)
+        result = evaluate(
+            features[query],
+            features[gallery],
+            query_ids=identities[query],
+            gallery_ids=identities[gallery],
+            query_cameras=None if cameras is None else cameras[query],
+            gallery_cameras=None if cameras is None else cameras[gallery],
+        )
+        reached[which] = result.rank(1)
+    assert reached["colours"] < 0.35
+    assert reached["coarse"] < 0.60
+    assert reached["colours"] < reached["coarse"]
+    assert reached["all"] == 1
+
+
+def test_oracles_know_what_families_share() -> None:
+    for kind, module in KINDS.items():
+        assert ORACLES["coarse"][kind] == module.LOOK
+        assert ORACLES["colours"][kind] == module.LOOK_COLOURS
+
+
+@pytest.mark.parametrize("style", REID)
+def test_members_of_a_family_can_be_told_apart_from_some_side(style: str) -> None:
     group = groups.draw_group(style, 0, 30, 5, 0)
-    families = np.array(group.families)
-    assert list(families) == sorted(families)
-    assert set(np.bincount(families)[:-1].tolist()) <= {1, 2, 3, 4}  # of two to four who differ
-    assert np.bincount(families).mean() > 2
-    own = {"stature", "girth", "plate"}
-    facts = [{k: v for k, v in dataclasses.asdict(one).items() if k not in own} for one in group.subjects]
-    shared = np.array([[np.mean([a[k] == b[k] for k in a]) for b in facts] for a in facts])
-    same = families[:, None] == families[None]
-    np.fill_diagonal(shared, np.nan)
-    assert np.nanmean(shared[same]) > 1.6 * np.nanmean(shared[~same])
-    assert np.nanmax(shared[same]) < 1
-    # Seen from four sides, in the same build and without plates.
-    looks = []
-    for one in group.subjects:
-        bare = replace(one, stature=1.75, girth=1.0) if isinstance(one, person.Person) else replace(one, plate=0)
-        looks.append(np.stack([look(bare, azimuth, 20) for azimuth in (0, 90, 180, 270)]) if style in REID else None)
-    if style in REID:
-        pairs = [(i, j) for i in range(30) for j in range(i) if same[i, j]]
-        assert len(pairs) > 15
-        assert all((np.abs(looks[i] - looks[j]).max(3) > 0.01).sum() > 5 for i, j in pairs)
-    if style in PEOPLE:
-        for family in set(group.families):
-            heights = [one.stature for one, f in zip(group.subjects, families, strict=True) if f == family]
-            assert max(heights) / min(heights) < 1.03 / 0.97 + 0.002
-
-
-def test_a_double_is_not_let_into_a_family(monkeypatch) -> None:
-    """Every member comes twice, the second time a little taller."""
-    real, last = person.draw_member, {}
-
-    def twice(base: person.Person, rng: np.random.Generator, weights: dict[str, float]) -> person.Person:
-        if base in last:
-            return replace(last.pop(base), stature=2.0)
-        last[base] = real(base, rng, weights)
-        return last[base]
-
-    monkeypatch.setattr(person, "draw_member", twice)
-    subjects, families = groups.draw_identities("market1501", 20, np.random.default_rng(0))
-    assert set(np.bincount(families).tolist()) == {1, 2}  # of two to four
-    assert 2.0 not in {one.stature for one in subjects}
+    looks = [np.stack([look(one, azimuth, 20) for azimuth in (0, 90, 180, 270)]) for one in group.subjects]
+    for i, j in pairs(group.families):
+        assert (np.abs(looks[i] - looks[j]).max(3) > 0.05).sum() > 40, differences(group.subjects[i], group.subjects[j])
 
 
 # --- How many ------------------------------------------------------------------------------------
@@ -335,26 +404,41 @@ def test_every_group_has_the_images_that_were_asked_for(style: str, identities: 
         assert queries == dict.fromkeys(cameras, 1)  # so each has matches in another camera, and in its own
 
 
+@pytest.mark.parametrize("profile", ["mini", "full"])
 @pytest.mark.parametrize("name", REID)
-def test_the_full_profile_has_the_training_set_of_market1501(name: str) -> None:
-    shots, _ = SETS[name](SIZES["full"], 0)
+def test_a_profile_has_the_identities_and_images_of_its_size(profile: str, name: str) -> None:
+    size = SIZES[profile][name]
+    shots, _ = SETS[name](size, 0)
     train = [shot for shot in shots if shot.split == "train"]
-    assert len(train) == 12_936
-    assert len({shot.identity for shot in train}) == 751
-    test = [
-        shot for shot in shots if shot.split in ("query", "gallery", "test") and not shot.junk and shot.identity > 0
-    ]
-    assert len({shot.identity for shot in test} | ({0} if name == "msmt17" else set())) == 750
+    assert len(train) == round(size.identities * size.images)
+    assert len({shot.identity for shot in train}) == size.identities
+    test = [shot for shot in shots if shot.split != "train" and (shot.identity > 0 or name == "msmt17")]
+    assert len({shot.identity for shot in test}) == size.test_identities
+    assert len(test) == round(size.test_identities * size.test_images)
     paths = [path for shot in shots for path in shot.paths]
     assert len(set(paths)) == len(paths)
     assert len({shot.key for shot in shots}) == len(shots)
+
+
+def test_sizes_are_as_wanted() -> None:
+    for sizes in SIZES.values():
+        assert set(sizes) == set(SETS)
+    mini = SIZES["mini"]
+    assert 400 <= mini["market1501"].test_identities < mini["msmt17"].test_identities
+    assert mini["market1501"].identities < mini["msmt17"].identities
+    assert min(mini[name].test_identities for name in ("veri776", "vehicleid")) >= 200
+    for name in ("market1501", "msmt17", "veri776"):
+        expected = card_of(name).expected
+        assert SIZES["full"][name].identities == expected["train"][0]
+        assert SIZES["full"][name].test_identities == expected["query"][0]
+    assert round(751 * SIZES["full"]["market1501"].images) == card_of("market1501").expected["train"][1]
 
 
 @pytest.mark.parametrize("name", SETS)
 @settings(max_examples=6, deadline=None)
 @given(st.integers(4, 9), st.integers(3, 9), st.floats(4, 60), st.integers(0, 50))
 def test_no_two_images_share_a_name_or_a_seed(name: str, identities: int, test: int, images: float, seed: int) -> None:
-    shots, _ = SETS[name](Size(identities, test, images, 16), seed)
+    shots, _ = SETS[name](Size(identities, test, images, images, 16), seed)
     paths = [path for shot in shots for path in shot.paths]
     assert len(set(paths)) == len(paths)
     assert len({(shot.style, shot.key) for shot in shots}) == len(shots)
@@ -366,6 +450,7 @@ def test_no_two_images_share_a_name_or_a_seed(name: str, identities: int, test: 
         ("identities", 3),
         ("test_identities", 2),
         ("images", 3.9),
+        ("test_images", 3.9),
         ("height", 15),
         ("identities", -5),
         ("images", float("nan")),
@@ -382,10 +467,6 @@ def test_a_size_that_makes_no_set_is_refused(field: str, value: float) -> None:
 
 def picture(data: bytes) -> np.ndarray:
     return np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"), np.int64)
-
-
-def someone_of(kind: str, seed: int = 0) -> Any:
-    return KINDS[kind].draw_family(np.random.default_rng(seed), EVEN[kind])
 
 
 @pytest.mark.parametrize(
@@ -593,7 +674,7 @@ def test_a_killed_rendering_goes_on_to_the_same_bytes(tiny: Path, tmp_path: Path
         "import sys; from pathlib import Path\n"
         "from msinet.synthetic import Size, render, rendering\n"
         "rendering.CHUNK = 3\n"
-        "render(Path(sys.argv[1]), Size(4, 3, 4, 16), names=('market1501',), processes=1, progress=False)"
+        "render(Path(sys.argv[1]), Size(4, 3, 4, 4, 16), names=('market1501',), processes=1, progress=False)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -645,7 +726,7 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
 
 
 def test_sets_are_drawn_alone_as_together(world_root: Path, tmp_path: Path) -> None:
-    size = Size(identities=8, test_identities=6, images=5, height=32)
+    size = Size(8, 6, 5, 5, 32)
     assert [f.name for f in draw(tmp_path, "vehicleid", size=size)] == ["VehicleID"]
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["VehicleID"]
     assert files(tmp_path / "VehicleID") == files(world_root / "VehicleID")
@@ -679,7 +760,21 @@ def test_photographs_in_the_way_are_refused_and_kept(own_copy: Copy) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '"world"', "7", "{}", '{"fingerprint": "a"}', '{"fingerprint": 1, "seed": "x"}', b"\xff"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '"world"',
+        "7",
+        "{}",
+        '{"fingerprint": "a"}',
+        '{"fingerprint": 1, "seed": "x", "samples": {}}',
+        '{"fingerprint": "a", "seed": 0}',
+        '{"fingerprint": "a", "seed": 0, "samples": []}',
+        '{"fingerprint": "a", "seed": 0, "samples": {"a": "b"}}',
+        b"\xff",
+    ],
 )
 def test_a_damaged_description_is_reported(tiny: Path, tmp_path: Path, text: str | bytes) -> None:
     folder = tmp_path / "Market-1501-v15.09.15"
@@ -756,6 +851,72 @@ def test_unknown_names_and_numbers_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+# --- Fingerprints and colours --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_fingerprint_follows_from_the_parameters(name: str) -> None:
+    """These must be the same on every machine and with every version of every library."""
+    known = {"market1501": "60a2c8d37761"}
+    if name in known:
+        assert rendering.describe(name, SIZES["mini"][name], 0)["fingerprint"] == known[name]
+    base = rendering.describe(name, TINY, 0)
+    others = [
+        rendering.describe(name, TINY, 1),
+        *(rendering.describe(name, replace(TINY, **{f.name: 40}), 0) for f in dataclasses.fields(Size)),
+        *(rendering.describe(other, TINY, 0) for other in SETS if other != name),
+    ]
+    assert base["fingerprint"] not in {other["fingerprint"] for other in others}
+    assert rendering.describe(name, replace(TINY, images=4.0), 0) == base
+
+
+def test_other_jpeg_bytes_keep_the_fingerprints(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = scene._sensor
+
+    def larger(pixels: Any, gains: Any, blur: Any, noise: Any, resolution: Any, quality: int, rng: Any) -> bytes:
+        return real(pixels, gains, blur, noise, resolution, min(95, quality + 3), rng)
+
+    monkeypatch.setattr(scene, "_sensor", larger)
+    draw(tmp_path, "market1501")
+    one, other = (load_dataset("market1501", root) for root in (tiny, tmp_path))
+    assert other.test[0].path.read_bytes() != one.test[0].path.read_bytes()
+    assert (other.world, other.fingerprint) == (one.world, one.fingerprint)
+    (folder,) = draw(tmp_path / "pretext", "pretext")
+    (before,) = draw(tmp_path / "before", "pretext")
+    monkeypatch.undo()
+    (after,) = draw(tmp_path / "after", "pretext")
+    assert files(folder) != files(after)
+    assert load_class_folders(folder).fingerprint == load_class_folders(after).fingerprint
+    assert files(folder) == files(before)
+
+
+def test_a_renderer_that_differs_is_refused_before_it_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(rendering.EXPECTED) == set(STYLES)
+    real = scene._sensor
+    monkeypatch.setattr(scene, "_sensor", lambda pixels, gains, *rest: real(pixels, 1.03 * gains, *rest))
+    with pytest.raises(UserError, match=r"reference images of market1501 .* would not be version 2; install other"):
+        draw(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_were_changed_are_noticed(tiny: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny / "Market-1501-v15.09.15", tmp_path / "Market-1501-v15.09.15"))
+    world = read_world(folder)
+    assert world is not None
+    name = next(iter(world["samples"]))
+    image = picture((folder / name).read_bytes())
+    for shift, refused in ((0, False), (8, True)):
+        PIL.Image.fromarray((image + shift).clip(0, 255).astype(np.uint8)).save(folder / name, quality=95)
+        if refused:
+            with pytest.raises(DataError, match=rf"{Path(name).name} has mean colour .* as rendered .*render it again"):
+                load_dataset("market1501", tmp_path)
+        else:
+            load_dataset("market1501", tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(DataError, match=Path(name).name):
+        load_dataset("market1501", tmp_path)
+
+
 # --- What is written -----------------------------------------------------------------------------
 
 COUNTED = ("train", "query", "gallery", "test", "val")
@@ -774,7 +935,9 @@ def test_factors_have_a_row_per_image_and_a_value_per_column(world_root: Path, n
     kinds = set()
     for row in found:
         data = (folder / row["path"]).read_bytes()
-        assert row["digest"] == hashlib.sha256(data).hexdigest()[:16]
+        found_colours = [float(row[column]) for column in rendering.STATISTICS]
+        pixels = picture(data).reshape(-1, 3)
+        assert found_colours == pytest.approx([*pixels.mean(0), *pixels.std(0)], abs=0.006)
         known = person.Person if row.get("stature") else vehicle.Vehicle
         kinds.add(known)
         columns = {f.name for f in dataclasses.fields(known)} | set(row) - {
@@ -799,19 +962,29 @@ def test_the_description_says_what_was_rendered(world_root: Path, name: str) -> 
     folder = world_root / folder_of(name)
     world = read_world(folder)
     found = table(folder)
-    digest = hashlib.sha256("".join(f"{row['path']} {row['digest']}\n" for row in found).encode()).hexdigest()
-    assert world == {
+    assert world is not None
+    parameters = {
         "set": name,
-        "version": 1,
+        "version": 2,
         "seed": 0,
         "identities": 8,
         "test_identities": 6,
         "height": 32,
         "images_per_identity": 5,
-        "images": len(found),
-        "fingerprint": digest[:12],
+        "test_images_per_identity": 5,
     }
-    assert json.loads((folder / WORLD).read_text()) == world
+    written = json.dumps({**parameters, "images_per_identity": 5.0, "test_images_per_identity": 5.0}, sort_keys=True)
+    fingerprint = hashlib.sha256(written.encode()).hexdigest()[:12]
+    pixels = [picture((folder / row["path"]).read_bytes()).reshape(-1, 3) for row in found]
+    mean = np.mean([p.mean(0) for p in pixels], 0)
+    spread = np.sqrt(np.mean([(p.astype(float) ** 2).mean(0) for p in pixels], 0) - mean**2)
+    assert world.pop("mean") == pytest.approx(mean.tolist(), abs=0.01)
+    assert world.pop("std") == pytest.approx(spread.tolist(), abs=0.02)
+    samples = world.pop("samples")
+    assert len(samples) == 8
+    for path, colour in samples.items():
+        assert colour == pytest.approx(picture((folder / path).read_bytes()).mean((0, 1)).tolist(), abs=0.006)
+    assert world == {**parameters, "images": len(found), "fingerprint": fingerprint}
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -852,6 +1025,7 @@ SMALLEST = (
     "--identities=4",
     *TEST_IDENTITIES,
     "--images-per-identity=4",
+    "--test-images-per-identity=4",
     "--height=16",
     "--processes=1",
     "--no-progress",
@@ -874,6 +1048,7 @@ def test_test_identities_follow_identities(tmp_path: Path, capsys) -> None:
     world = read_world(tmp_path / "VehicleID")
     assert world is not None
     assert (world["identities"], world["test_identities"]) == (5, 5)
+    assert (world["images_per_identity"], world["test_images_per_identity"]) == (4, 4)
 
 
 @pytest.mark.parametrize(
@@ -901,7 +1076,11 @@ def test_invalid_requests_are_one_line_and_status_2(tmp_path: Path, capsys, word
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("render", "profile datasets identities test-identities images-per-identity height seed processes progress"),
+        (
+            "render",
+            "profile datasets identities test-identities images-per-identity test-images-per-identity height "
+            "seed processes progress",
+        ),
         ("show", "datasets out rows columns height"),
     ],
 )

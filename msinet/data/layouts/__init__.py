@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from msinet.data.datasets import HELD_OUT, REGISTERED, Dataset, DatasetCard, Draw
-from msinet.data.rendered import read_world
+from msinet.data.rendered import check_samples, read_world
 from msinet.errors import DataError, first_few, unknown_name
 
 
@@ -130,6 +130,7 @@ def load_dataset(name: str, root: Path | str) -> Dataset:
     try:
         dataset = REGISTERED[name][1](folder)
         if (world := read_world(folder)) is not None:
+            check_samples(folder, world)
             dataset = replace(dataset, layout=f"{dataset.layout}, rendered", world=world["fingerprint"])
         _check_usable(dataset)
     except OSError as error:  # no permission, a broken link, a file instead of a folder
