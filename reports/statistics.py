@@ -287,7 +287,7 @@ class Effect:
 def satterthwaite(variance: float, components: Iterable[Variance]) -> float:
     """Degrees of freedom of a variance made of components."""
     spread = sum(one.value**2 / one.df for one in components if one.value)
-    return variance**2 / spread if spread else math.inf
+    return variance**2 / spread if spread and variance else math.inf
 
 
 def compare(a: Row, b: Row) -> Effect:
