@@ -294,15 +294,14 @@ def coverage(count: int, seed: int, rows: int = 2, genotypes: int = 0, **options
     ],
 )
 def test_intervals_cover_the_difference(options: dict[str, float]) -> None:
-    found = coverage(1500, 12, **options)  # type: ignore[arg-type]
+    found = coverage(1000, 12, **options)
     print(f"coverage {options}: {found:.3f}")
-    assert found > 0.935
-    assert found < 0.99
+    assert 0.93 < found < 0.98
 
 
 def test_bounded_scores_and_unequal_identities_keep_the_error_rate() -> None:
     rng = np.random.default_rng(21)
-    count, found = 1500, 0
+    count, found = 1000, 0
     for _ in range(count):
         shape = (4, 3, int(rng.integers(60, 101)))
         logit = 2 + rng.normal(0, 1.5, shape[2]) + rng.normal(0, 0.15, (4, 3, 1))
@@ -316,7 +315,7 @@ def test_bounded_scores_and_unequal_identities_keep_the_error_rate() -> None:
 
 
 def test_a_row_with_twice_the_deviation_costs_some_coverage() -> None:
-    found = coverage(1500, 22, rows=4, seed_sd=np.array([3.0, 1.5, 1.5, 1.5]))
+    found = coverage(1000, 22, rows=4, seed_sd=np.array([3.0, 1.5, 1.5, 1.5]))
     print(f"coverage, one row with twice the deviation: {found:.3f}")
     assert found > 0.88
 
@@ -473,7 +472,9 @@ def test_random_architectures_need_ten() -> None:
 
 
 def test_genotypes_are_a_random_effect() -> None:
-    assert 0.935 < coverage(1500, 17, genotypes=10) < 0.97
+    found = coverage(1000, 17, genotypes=10)
+    print(f"coverage, random architectures: {found:.3f}")
+    assert 0.93 < found < 0.98
 
 
 def test_different_devices_and_versions_are_said() -> None:
@@ -552,6 +553,18 @@ def test_power_grows_with_seeds_and_points() -> None:
     assert needed is not None
     assert design.power(5, needed - 1) < 0.8 <= design.power(5, needed)
     assert Design(1.5, 100).seeds(1) is None  # the identities alone are too few
+
+
+def test_the_worked_example_of_the_docs() -> None:
+    found = Effect(6.7, (Variance(2.25 * 2 / 3, 8),), Variance(1.21, 99), Variance(0.3, 396))
+    assert (found.variance, found.error) == pytest.approx((2.41, 1.55), abs=0.005)
+    assert found.df == pytest.approx(19.6, abs=0.05)
+    assert found.interval == pytest.approx((3.5, 9.9), abs=0.05)
+    assert found.above() == pytest.approx(0.00018, abs=5e-6)
+    ledger = [[Part(found)]] + [[Part(effect(0.0))]] * 39
+    assert decide(ledger)[0].holds == pytest.approx(0.014, abs=5e-4)
+    assert decide(ledger)[0].status == "holds"
+    assert found.place_of(9.2) == "inside"
 
 
 def test_the_docs_have_the_power_table() -> None:
