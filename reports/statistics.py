@@ -123,7 +123,8 @@ def _by_identity(queries: pd.DataFrame, metric: str) -> tuple[NDArray[np.generic
     identities, index = np.unique(queries["identity"].to_numpy()[valid], return_inverse=True)
     draws, draw = np.unique(queries["draw"].to_numpy()[valid], return_inverse=True)
     weights = 1 / (len(draws) * np.bincount(draw)[draw])
-    return identities, np.bincount(index, weights), np.bincount(index, weights * values[valid])
+    shares, sums = (np.bincount(index, one).astype(float) for one in (weights, weights * values[valid]))
+    return identities, shares, sums
 
 
 def _check_same_test_set(
