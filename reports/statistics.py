@@ -14,12 +14,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from ablations.studies.figure5b import GENOTYPES
+
 #: Errors of a family of tests: a difference or a decision needs an adjusted p value below this.
 LEVEL = 0.05
 #: Bootstrap samples of test identities.
 RESAMPLES = 2000
-#: Random architectures that a row needs before it is compared.
-GENOTYPES = 10
 #: Training accuracy of a converged training, mean of the last 5 % of its epochs.
 ACCURACY = 0.9
 #: Rise of the training accuracy over the last quarter of the epochs, above which a training has not converged.
@@ -297,28 +297,79 @@ def compare(a: Row, b: Row) -> Effect:
     Raises:
         ValueError: the rows have different test sets.
     """
-    ours, theirs = a.scores, b.scores
-    _check_same_test_set(ours.identities, ours.weights, theirs.identities, theirs.weights)
-    number, weights = len(ours.identities), ours.weights
+    return contrast([(1.0, a), (-1.0, b)])
+
+
+def contrast(terms: Sequence[tuple[float, Row]]) -> Effect:
+    """A weighted sum of rows, such as a difference of two differences. The weights add up to 0.
+
+    Raises:
+        ValueError: the rows have different test sets.
+    """
+    all_scores = [(weight, row.scores) for weight, row in terms]
+    first = all_scores[0][1]
+    for _, scores in all_scores:
+        _check_same_test_set(first.identities, first.weights, scores.identities, scores.weights)
+    number, weights = len(first.identities), first.weights
     bessel = number / (number - 1)
     df = float(np.square(weights).sum() ** 2 / np.power(weights, 4).sum()) - 1
-    difference = ours.replicates.mean(1) - theirs.replicates.mean(1)
+    replicates = np.sum([weight * scores.replicates.mean(1) for weight, scores in all_scores], axis=0)
     trainings: tuple[Variance, ...] = ()
     overlap = Variance(0.0, math.inf)
-    if min(ours.count, theirs.count) > 1:
-        shares = [Variance(row.between.value / row.scores.count, row.between.df) for row in (a, b)]
-        same = a.source == b.source
-        trainings = (Variance(shares[0].value + shares[1].value, shares[0].df),) if same else tuple(shares)
-        value = bessel * (_deviation_variance(ours) + _deviation_variance(theirs))
-        overlap = Variance(value, (ours.count + theirs.count - 2) * df)
+    if min(scores.count for _, scores in all_scores) > 1:
+        trainings = _training_variances(terms)
+        value = bessel * sum(weight**2 * _deviation_variance(scores) for weight, scores in all_scores)
+        overlap = Variance(value, sum(scores.count - 1 for _, scores in all_scores) * df)
     return Effect(
-        ours.mean - theirs.mean,
+        sum(weight * scores.mean for weight, scores in all_scores),
         trainings,
-        Variance(bessel * float(difference.var(ddof=1)), df),
+        Variance(bessel * float(replicates.var(ddof=1)), df),
         overlap,
-        "; ".join(dict.fromkeys(filter(None, (_obstacle(a), _obstacle(b))))),
-        tuple(_mixed(a, b)),
+        "; ".join(
+            dict.fromkeys(
+                filter(None, (row.obstacle or few_repetitions(row.source, row.scores.count) for _, row in terms))
+            )
+        ),
+        tuple(_mixed([row for _, row in terms])),
     )
+
+
+def _training_variances(terms: Sequence[tuple[float, Row]]) -> tuple[Variance, ...]:
+    """Variance of a weighted sum between repetitions, one for each pool."""
+    found: dict[str, Variance] = {}
+    for weight, row in terms:
+        value = weight**2 * row.between.value / row.scores.count
+        before = found.get(row.source)
+        found[row.source] = Variance(value + (before.value if before else 0.0), row.between.df)
+    return tuple(found.values())
+
+
+def average(rows: Sequence[Row]) -> Row:
+    """The mean of rows that have the same seeds, as a row. A repetition is the mean over the rows of one seed.
+
+    Rows of one seed may share initial weights and batches. The mean has therefore its own variance between repetitions,
+    which contains the covariance.
+
+    Args:
+        rows: of the same test set, with their repetitions in the same order.
+
+    Raises:
+        ValueError: the rows have different numbers of repetitions or different test sets.
+    """
+    scores = [row.scores for row in rows]
+    for one in scores:
+        _check_same_test_set(scores[0].identities, scores[0].weights, one.identities, one.weights)
+    if len({one.count for one in scores}) > 1:
+        raise ValueError("rows with different numbers of repetitions have no mean by repetition")
+    sums = np.mean([one.sums for one in scores], axis=0)
+    origins = {kind: frozenset().union(*(row.origins.get(kind, ()) for row in rows)) for kind in rows[0].origins}
+    mean = Row(
+        Scores(scores[0].identities, scores[0].weights, sums),
+        f"mean of {len(rows)} rows",
+        "; ".join(dict.fromkeys(filter(None, (row.obstacle for row in rows)))),
+        origins,
+    )
+    return pooled([mean])[0]
 
 
 def _deviation_variance(scores: Scores) -> float:
@@ -327,19 +378,19 @@ def _deviation_variance(scores: Scores) -> float:
     return float(replicates.var(0, ddof=1).sum()) / (scores.count * (scores.count - 1))
 
 
-def _obstacle(row: Row) -> str:
-    """Why a row cannot be compared."""
-    if row.obstacle:
-        return row.obstacle
-    if row.source == "genotype" and row.scores.count < GENOTYPES:
-        return f"{row.scores.count} random architectures, at least {GENOTYPES} are needed"
-    return "single seed" if row.scores.count == 1 else ""
+def few_repetitions(source: str, count: int) -> str:
+    """Why a row with this many repetitions cannot be compared; empty: it can."""
+    if source == "genotype" and count < GENOTYPES:
+        return f"{count} random architectures, at least {GENOTYPES} are needed"
+    if source == "search" and count == 1:
+        return "single search"
+    return "single seed" if count == 1 else ""
 
 
-def _mixed(a: Row, b: Row) -> Iterable[str]:
-    """Devices and versions in which the runs of two rows differ."""
-    for kind in a.origins:
-        names = a.origins[kind] | b.origins.get(kind, frozenset())
+def _mixed(rows: Sequence[Row]) -> Iterable[str]:
+    """Devices and versions in which the runs of rows differ."""
+    for kind in rows[0].origins:
+        names = frozenset[str]().union(*(row.origins.get(kind, frozenset()) for row in rows))
         if len(names) > 1:
             yield f"different {kind}: {', '.join(sorted(names))}"
 
@@ -480,45 +531,6 @@ def power_table(statements: int = 40) -> str:
                 cells.append(" / ".join("-" if n is None else str(n) for n in needed))
             lines.append(f"| {identities} | {points} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-# --- Differences over seeds alone -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference over paired repetitions."""
-
-    mean: float
-    low: float
-    """of the 95 % confidence interval (Student's t); NaN of a single pair"""
-    high: float
-    p: float
-    """two-sided paired t-test; NaN of a single pair"""
-    count: int
-    """pairs"""
-
-
-def paired(differences: "pd.Series[float] | Sequence[float]") -> Difference:
-    """Mean, confidence interval and paired t-test of the differences of the pairs; NaN (an unpaired seed) is left out.
-
-    Differences that are all alike have no spread: the interval is a point and p is 0, or 1 if they are all 0.
-
-    Raises:
-        ValueError: no pair.
-    """
-    values = np.asarray(differences, dtype=float)
-    values = values[~np.isnan(values)]
-    count, mean = len(values), float(values.mean()) if len(values) else math.nan
-    if not count:
-        raise ValueError("no pair to compare")
-    if count == 1:
-        return Difference(mean, math.nan, math.nan, math.nan, 1)
-    error = float(values.std(ddof=1)) / math.sqrt(count)
-    if error == 0:
-        return Difference(mean, mean, mean, float(mean == 0), count)
-    half = float(stats.t.ppf(0.975, count - 1)) * error
-    return Difference(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, count - 1)), count)
 
 
 if __name__ == "__main__":
