@@ -40,7 +40,7 @@ class Comparison:
 
     @property
     def terms(self) -> tuple[tuple[float, Group, tuple[Factors, ...]], ...]:
-        """Weighted rows whose sum is compared with the bounds: weight, group, and coordinates, of several their mean."""
+        """Weighted rows whose sum is between the bounds: weight, group, and coordinates; of several rows their mean."""
         found: list[tuple[float, Group, tuple[Factors, ...]]] = [
             (1.0, self.group, self.averaged or (self.better,)),
             (-1.0, self.worse_group or self.group, (self.worse,)),
@@ -152,7 +152,7 @@ def architecture(name: str) -> Factors:
     return row(architecture=name)
 
 
-def unsupervised(better: str, worse: str, task: tuple[str, str], metric: str, **bounds: float) -> Comparison:
+def unsupervised(better: str, worse: str, task: tuple[str, str], metric: str, **bounds: Any) -> Comparison:
     """A comparison of the paper's numbers in Table 4."""
     return Comparison("table4", *task, row(method=better), row(method=worse), metric=metric, **bounds)
 

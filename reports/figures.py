@@ -29,6 +29,8 @@ AXES = {
     "ratio": ("scale ratio of the branches", ":1", True),
     "weight": ("weight of spatial alignment", "", False),
 }
+#: Look of the error bars.
+BARS: dict[str, Any] = {"fmt": "none", "color": "0.35", "lw": 0.9, "capsize": 2, "zorder": 1}
 #: Sizes of a network: name of the axis and unit.
 SIZES = {"parameters": ("parameters, M", 1e6), "macs": ("multiply-adds, $10^9$", 1e9)}
 
@@ -47,10 +49,10 @@ def run_data(table: Table, compared: Comparisons) -> pd.DataFrame:
     for row in table.rows:
         for column, cell in row.cells.items():
             if cell.done:
-                about = {"group": table_group(row.group), "row": table.label(row.factors), "column": column.label}
+                about: dict[str, Any] = {"group": table_group(row.group), "row": table.label(row.factors)}
                 size = cell.runs["parameters_without_classifier"]
                 low, high, scope = intervals.get((row.group, row.factors, column), (math.nan, math.nan, ""))
-                about |= {"metric": column.headline, "low": low, "high": high, "scope": scope}
+                about |= {"column": column.label, "metric": column.headline, "low": low, "high": high, "scope": scope}
                 parts.append(cell.runs.assign(**about, parameters=size)[names])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
@@ -72,6 +74,13 @@ def interval_caption(data: pd.DataFrame) -> str:
     """The meaning of the error bars of `run_data`, for captions; empty without any."""
     scopes = [scope for scope in data["scope"].unique() if scope]
     return f"; error bar: 95 % interval of the difference to the baseline, {' or '.join(scopes)}" if scopes else ""
+
+
+def error_bars(data: pd.DataFrame, means: "pd.Series[float]", name: str) -> tuple[list[Any], list["pd.Series[float]"]]:
+    """Rows or levels that have an interval in `run_data`, and its lengths below and above their means."""
+    bounds = data.dropna(subset="low").groupby(name, sort=False)[["low", "high"]].first()
+    centres = means[bounds.index]
+    return list(bounds.index), [(centres - bounds["low"]).clip(lower=0), (bounds["high"] - centres).clip(lower=0)]
 
 
 def draw_study(results: Results, name: str, folder: Path) -> list[Path]:
@@ -148,17 +157,9 @@ def _rows_panel(axis: Axes, part: pd.DataFrame, table: Table, labels: list[str],
         axis.axvline(next(iter(starts.values())), color="0.6", lw=0.8, ls="--", zorder=0)
     for label, start in starts.items():
         axis.hlines(labels.index(label), start, means[label], color="0.8", lw=2, zorder=0)
-    for label, one in part.dropna(subset="low").groupby("row", sort=False):
-        _, low, high = one[["row", "low", "high"]].iloc[0]
-        axis.errorbar(
-            means[label],
-            labels.index(str(label)),
-            xerr=[[max(0.0, means[label] - low)], [max(0.0, high - means[label])]],
-            color="0.35",
-            lw=0.9,
-            capsize=2,
-            zorder=1,
-        )
+    rows, bars = error_bars(part, means, "row")
+    if rows:
+        axis.errorbar(means[rows], [labels.index(row) for row in rows], xerr=bars, **BARS)
     alpha = 0.55 if repeated else 1
     sns.stripplot(part, x=metric, y="row", order=labels, color=COLOURS[0], size=4.5, jitter=False, alpha=alpha, ax=axis)
     if repeated:
@@ -236,17 +237,9 @@ def _levels_panel(axis: Axes, part: pd.DataFrame, column: str) -> None:
     levels = part.dropna(subset="level").sort_values("level")
     means = levels.groupby("level")[metric].mean()
     axis.plot(means.index, means, "-", color=COLOURS[0], zorder=1)
-    for level, one in levels.dropna(subset="low").groupby("level"):
-        mean, (low, high) = means[level], one[["low", "high"]].iloc[0]
-        axis.errorbar(
-            level,
-            mean,
-            yerr=[[max(0.0, mean - low)], [max(0.0, high - mean)]],
-            color="0.35",
-            lw=0.9,
-            capsize=2,
-            zorder=1,
-        )
+    compared, bars = error_bars(levels, means, "level")
+    if compared:
+        axis.errorbar(compared, means[compared], yerr=bars, **BARS)
     alpha = 0.7 if len(levels) > len(means) else 1
     axis.plot(levels["level"], levels[metric], "o", ms=4.5, color=COLOURS[0], alpha=alpha)
     others = part[part["level"].isna()].groupby("row", sort=False)[metric].mean()

@@ -1,7 +1,7 @@
 """Verdicts on the paper's statements.
 
-The statistics are those of `reports.statistics`: every statement is a conjunction of differences between bounds, and one
-correction runs over the whole ledger. Each verdict says whether the paper's own numbers agree.
+The statistics are those of `reports.statistics`. Every statement is a conjunction of differences between bounds, and
+one correction runs over the whole ledger. Each verdict says whether the paper's own numbers agree.
 """
 
 import math
@@ -32,6 +32,8 @@ GROUPS: dict[Group, tuple[str, ...]] = {
     "pretrained": ("pretrained",),
     "either": ("pretrained", "pretext"),
 }
+#: Obstacles that the evidence of a claim shows.
+REASONS = 3
 #: Sides of patches of the paper's transformers; 0: no transformer.
 PATCHES = (0, 16)
 
@@ -57,8 +59,8 @@ class Verdict:
     """agreement of the paper's own numbers with the statement: yes, no, or - without numbers"""
     p: float = math.nan
     """adjusted p value of the decision, or the smaller one if it is undecided; NaN if nothing is tested"""
-    reason: str = ""
-    """why it is not testable"""
+    reasons: tuple[str, ...] = ()
+    """obstacles to its comparisons"""
 
     @property
     def leans(self) -> bool | None:
@@ -86,7 +88,7 @@ def judge(results: Results, latencies: pd.DataFrame | None = None, claims: Seque
             continue
         p = {"holds": decision.holds, "fails": decision.fails}.get(decision.status, _least(decision))
         outcomes = tuple(_outcomes(claim, parts, results.request))
-        verdicts.append(Verdict(claim, decision.status, outcomes, by_paper, p, decision.reason))
+        verdicts.append(Verdict(claim, decision.status, outcomes, by_paper, p, tuple(_obstacles(parts))))
     return verdicts
 
 
@@ -114,6 +116,18 @@ def _outcomes(claim: Claim, parts: Sequence[Part], request: Request) -> Iterator
     else:
         for c, part in zip(claim.comparisons, parts, strict=True):
             yield compared(c, part.effect, request)
+    if reasons := _obstacles(parts):
+        more = f", and {len(reasons) - REASONS} more" if len(reasons) > REASONS else ""
+        yield Outcome(f"not testable: {'; '.join(reasons[:REASONS])}{more}")
+    yield from (
+        Outcome(remark) for remark in dict.fromkeys(r for part in parts if part.effect for r in part.effect.remarks)
+    )
+
+
+def _obstacles(parts: Sequence[Part]) -> list[str]:
+    """The obstacles to the effects of a claim, each once."""
+    found = [part.effect.obstacle for part in parts if part.effect and part.effect.obstacle]
+    return list(dict.fromkeys(reason for joined in found for reason in joined.split("; ")))
 
 
 def _by_paper(claim: Claim) -> list[bool | None]:
@@ -146,8 +160,8 @@ def effect_of(c: Comparison, results: Results) -> Effect | None:
     terms = []
     for weight, several in found:
         rows = [row for row in several if row is not None]
-        one = effects.row if len(rows) == 1 else None
-        terms.append((weight, one(rows[0], column, c.metric) if one else effects.mean_row(rows, column, c.metric)))
+        mean = effects.mean_row(rows, column, c.metric) if len(rows) > 1 else effects.row(rows[0], column, c.metric)
+        terms.append((weight, mean))
     effect = contrast(terms)
     others = dict.fromkeys(why for _, rows in found for row in rows if row and (why := other_network(row, column)))
     return replace(effect, obstacle="; ".join([*others, *filter(None, [effect.obstacle])]))
@@ -183,23 +197,19 @@ def compared(c: Comparison, effect: Effect | None, request: Request) -> Outcome:
     if effect is None:
         return Outcome(f"{label(c)}: {command_for(c, request)}")
     if math.isnan(effect.mean):
-        return Outcome(f"{label(c)}: {effect.obstacle}")
+        return Outcome(label(c))
     words = [f"{label(c)}: {spread(effect)}"]
     if not effect.trainings:
         words.append(effect.scope)
     if (theirs := paper_difference(c)) is not None:
         words.append(f"the paper's {theirs:+.1f} is {effect.place_of(theirs)}")
-    words += [text for text in (effect.obstacle, *effect.remarks) if text]
     return Outcome(", ".join(words), c.low < effect.mean < c.high)
 
 
 def label(c: Comparison) -> str:
     """A comparison in words."""
     table = Table("", (), (), STUDIES.get(c.study))
-    names = [
-        " and ".join(table.label(factors) for factors in rows[:1]) if len(rows) == 1 else f"mean of {len(rows)} rows"
-        for _, _, rows in c.terms
-    ]
+    names = [f"mean of {len(rows)} rows" if len(rows) > 1 else table.label(rows[0]) for _, _, rows in c.terms]
     column = f"{Column(c.train, c.test).label} {c.metric}"
     if c.subtracted:
         return f"gain by pre-training, {names[0]} - {names[2]}, {column}"
@@ -271,7 +281,7 @@ def _searched(s: Selection, effect: Effect | None, request: Request) -> Outcome:
         return Outcome(shlex.join(["python", "-m", "ablations", "run", s.study, *request.as_args()]))
     interval = spread(effect) if effect.trainings else f"{effect.mean:+.1f}"
     text = f"share of {s.operation} in the last half of the cells - first half: {interval}"
-    return Outcome(text + (f", {effect.obstacle}" if effect.obstacle else ""), effect.mean > 0)
+    return Outcome(text, effect.mean > 0)
 
 
 # --- Measurements --------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def claim_line(verdict: Verdict, request: Request) -> Data:
     claim, commands = verdict.claim, list[str]()
     if claim.measurement is not None and verdict.status == "not run":
         commands = [outcome.text for outcome in verdict.outcomes]
-    elif claim.not_run or (verdict.status == "not testable" and not verdict.reason.startswith("single")):
+    elif claim.not_run or any(not reason.startswith("single") for reason in verdict.reasons):
         pass  # more seeds do not decide it
     elif verdict.status in ("undecided", "not testable", "not run"):
         wanted = replace(request, seeds=max(3, request.seeds + 2 * (verdict.status == "undecided")))

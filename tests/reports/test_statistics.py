@@ -25,12 +25,13 @@ from reports.statistics import (
     Row,
     Scores,
     Variance,
+    average,
     compare,
+    contrast,
     convergence_obstacle,
     decide,
     holm,
     origins_of,
-    paired,
     pooled,
     power_table,
     resampled_counts,
@@ -264,6 +265,43 @@ def test_the_order_of_queries_does_not_matter(random) -> None:  # type: ignore[n
         for some in (runs, [run.iloc[order] for run in runs])
     )
     assert (found.mean, found.error, found.df) == pytest.approx((other.mean, other.error, other.df))
+
+
+def test_a_difference_of_differences_by_hand() -> None:
+    rng = np.random.default_rng(30)
+    rows = study(rng, [50.0, 47.0, 45.0, 44.0], 4)
+    found = contrast([(1.0, rows[0]), (-1.0, rows[1]), (-1.0, rows[2]), (1.0, rows[3])])
+    one, other = compare(rows[0], rows[1]), compare(rows[2], rows[3])
+    assert found.mean == pytest.approx(one.mean - other.mean)
+    (trainings,) = found.trainings
+    assert trainings == Variance(pytest.approx(4 * rows[0].between.value / 4), 12)
+    assert found.overlap.value == pytest.approx(one.overlap.value + other.overlap.value)
+    values = rows[0].scores.sums - rows[1].scores.sums - rows[2].scores.sums + rows[3].scores.sums
+    assert found.identities.value == pytest.approx((values.mean(0) * 80).var(ddof=1) / 80, rel=0.1)
+
+
+def test_a_mean_of_rows_has_the_variance_of_its_means_by_seed() -> None:
+    rng = np.random.default_rng(31)
+    rows = study(rng, [50.0, 48.0, 46.0], 4)
+    mean = average(rows)
+    assert mean.scores.values == pytest.approx(np.mean([row.scores.values for row in rows], axis=0))
+    assert mean.between == Variance(pytest.approx(mean.scores.values.var(ddof=1)), 3)
+    assert average(rows[:1]).scores.values == pytest.approx(rows[0].scores.values)
+    with pytest.raises(ValueError, match="numbers of repetitions"):
+        average([*rows, *study(rng, [50.0], 3)])
+
+
+def test_the_interval_of_a_mean_of_rows_that_share_seeds_covers_the_difference() -> None:
+    # Rows of one seed share nearly all of their seed effect, so that their mean varies as one of them.
+    rng = np.random.default_rng(32)
+    covered = 0
+    for _ in range(600):
+        values = rng.normal(50, 20, 80) + rng.normal(0, 10, (6, 1, 80)) + rng.normal(0, 12, (6, 4, 80))
+        values[:5] += rng.normal(0, 3, 4)[:, None]
+        values[5] += rng.normal(0, 3, 4)[:, None]
+        rows = pooled([Row(scores(one)) for one in values])
+        covered += contrast([(1.0, average(rows[:5])), (-1.0, rows[5])]).place_of(0.0) == "inside"
+    assert 0.92 < covered / 600 < 0.99
 
 
 # --- Error rates ---------------------------------------------------------------------------------
@@ -601,44 +639,3 @@ def test_holm_keeps_the_order_and_never_lowers_a_value(p: list[float]) -> None:
     assert [b for _, b in sorted(known)] == sorted(b for _, b in known)
     if known:
         assert min(b for _, b in known) == pytest.approx(min(1.0, len(known) * min(a for a, _ in known)))
-
-
-# --- Differences over seeds alone ----------------------------------------------------------------
-
-
-@given(st.lists(st.integers(-50, 50), min_size=2, max_size=8))
-def test_paired_differences_agree_with_scipy(values: list[int]) -> None:
-    if len(set(values)) == 1:
-        return  # no spread: below
-    found = paired(values)
-    theirs = stats.ttest_1samp(values, 0.0)
-    interval = theirs.confidence_interval(0.95)
-    assert found.mean == pytest.approx(np.mean(values))
-    assert found.p == pytest.approx(theirs.pvalue)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert found.count == len(values)
-
-
-def test_three_seeds_by_hand() -> None:
-    found = paired([1.0, 2.0, 3.0])
-    half = 4.302652729911275 / math.sqrt(3)  # t of 97.5 % at two degrees of freedom, standard deviation 1
-    assert (found.mean, found.low, found.high) == pytest.approx((2.0, 2 - half, 2 + half))
-    assert found.p == pytest.approx(0.0741799, abs=1e-6)  # 2 sqrt(3) at two degrees of freedom
-
-
-def test_one_seed_says_nothing_of_the_spread() -> None:
-    found = paired([1.5])
-    assert (found.mean, found.count) == (1.5, 1)
-    assert all(math.isnan(value) for value in (found.low, found.high, found.p))
-
-
-def test_seeds_without_a_partner_are_left_out() -> None:
-    assert paired([1.0, math.nan, 3.0]) == paired([1.0, 3.0])
-    with pytest.raises(ValueError, match="no pair"):
-        paired([math.nan])
-
-
-@pytest.mark.parametrize(("value", "p"), [(0.0, 1.0), (2.0, 0.0)])
-def test_differences_without_spread(value: float, p: float) -> None:
-    found = paired([value] * 3)
-    assert (found.mean, found.low, found.high, found.p) == (value, value, value, p)
