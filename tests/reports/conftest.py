@@ -43,7 +43,7 @@ RECORD = {
 
 #: What every run of a hand-made table cell has.
 ORIGIN = {"draw": 0, "steps": 3, "search_id": "", "model": "msinet"}
-ORIGIN |= {name: RECORD[name] for name in ("device", "cpu", "torch", "code")}
+ORIGIN |= {name: RECORD[name] for name in ("device", "cpu", "torch", "code", "parameters_without_classifier", "macs")}
 
 
 @pytest.fixture(scope="session")

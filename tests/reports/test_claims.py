@@ -276,7 +276,7 @@ def test_the_cells_of_an_operation_are_tested_over_searches(fill, hand, seeds: i
 
 
 def test_a_mean_over_weights_is_not_every_weight(fill, hand) -> None:
-    value = {0.0: 0.5, 0.5: 0.45, 1.0: 0.6, 2.0: 0.7, 3.0: 0.6, 4.0: 0.6}
+    value = {0.0: 0.3, 0.5: 0.1, 1.0: 0.9, 2.0: 0.9, 3.0: 0.9, 4.0: 0.9}
     asked = hand.request(seeds=4, datasets=("veri776", "vehicleid"))
     results = fill("figure5e", asked, lambda c: value[float(dict(c.factors)["weight"])], "pretext")
     (claim,) = (claim for claim in CLAIMS if claim.key == "alignment-helps")
