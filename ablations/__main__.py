@@ -193,7 +193,7 @@ class Enqueue:
 
 @dataclass(frozen=True)
 class Work:
-    """Do runs from the queue until none is left. Start any number of workers, on any machine that sees the store."""
+    """Take runs from the queue until none is left. Start any number of workers, on any machine that sees the store."""
 
     store: Path = Path("results")
     """folder of finished runs, as this machine sees it"""

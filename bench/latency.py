@@ -181,7 +181,9 @@ def render_memory(table: pd.DataFrame) -> str:
 def _by_batch(table: pd.DataFrame, values: str, *more: str) -> pd.DataFrame:
     """A row per network, form and precision (and further columns), a column per batch size."""
     named = table.assign(model=table["model"].map(label))
-    return named.set_index(["model", "form", "precision", *more, "batch"])[values].unstack("batch", sort=False)
+    keys = ["model", "form", "precision", *more]
+    wide = named.set_index([*keys, "batch"])[values].unstack("batch")  # sorted: pandas 2 mixes values up otherwise
+    return wide.loc[list(dict.fromkeys(named[keys].itertuples(index=False, name=None))), table["batch"].unique()]
 
 
 def _text(shown: pd.DataFrame) -> str:

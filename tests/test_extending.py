@@ -1,5 +1,6 @@
 """A network and a data set of one file each go through tables, benchmarks, report and export."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-
-from msinet.models.weights import read_metadata
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("msinet", "bench", "ablations", "reports")
@@ -141,8 +140,9 @@ def test_a_network_and_a_data_set_of_one_file_each_go_through_everything(checkou
     assert "ToyNet" in page
     assert "TOY" in page
 
-    runs = {read_metadata(path).get("model"): path for path in (checkout / "results").rglob("*.safetensors")}
-    toy = runs["toynet_x0_25"]
+    experiments = (checkout / "results" / "runs").glob("*/experiment.json")
+    folders = {json.loads(path.read_text(encoding="utf-8"))["model"]: path.parent for path in experiments}
+    toy = folders["toynet_x0_25"] / "model.safetensors"
     found = command(
         "msinet", "evaluate", "--weights", toy, "--data-root", images, "--dataset", "toy_set", "--device", "cpu"
     )

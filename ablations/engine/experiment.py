@@ -33,7 +33,7 @@ class Experiment:
 
     @property
     def is_search(self) -> bool:
-        """Whether an architecture is searched rather than a network trained."""
+        """True for the search of an architecture, False for the training of a network."""
         return self.recipe.search is not None
 
     def with_options(self, **options: Scalar) -> "Experiment":
@@ -46,7 +46,7 @@ class Experiment:
 
     @property
     def cross_domain(self) -> bool:
-        """Whether it is tested on another data set than it is trained on."""
+        """True if the test set is not the training set."""
         return self.source != self.target
 
     def aligned(self, variant: Variant, **changes: Any) -> "Experiment":

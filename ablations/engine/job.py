@@ -1,4 +1,4 @@
-"""What waits in the queue: one experiment and where its data are. Importing this module does not import Optuna."""
+"""A queued job: one experiment and the paths of its data. Importing this module does not import Optuna."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

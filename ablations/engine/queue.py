@@ -287,7 +287,7 @@ class Queue:
         return None
 
     def _first(self, trial: FrozenTrial) -> bool:
-        """Whether no earlier trial of the same run was taken at the same moment."""
+        """True unless an earlier trial of the same run was taken at the same moment."""
         return all(
             other.number >= trial.number
             for other in self.trials()

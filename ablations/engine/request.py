@@ -1,4 +1,4 @@
-"""What a user asks for: profile, data, networks, seeds, changes to recipes, and the store."""
+"""The user's request: profile, data, networks, seeds, changes to recipes, and the store."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,7 +20,7 @@ PRETEXT = folder_of("pretext")
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for; the same for every study."""
+    """The user's request, the same for every study."""
 
     profile: str = "mini"
     """smoke, mini, full or paper: size of images and length of training"""
@@ -62,7 +62,7 @@ class Request:
 
     @property
     def rendered(self) -> bool:
-        """Whether the images are those of the rendered world."""
+        """True if the images are those of the rendered world."""
         return self.data_root is None
 
     @property
@@ -72,7 +72,7 @@ class Request:
 
     @property
     def complete(self) -> bool:
-        """Whether VehicleID and the pre-trained group belong to the tables."""
+        """True if VehicleID and the pre-trained group belong to the tables."""
         return self.whole or not self.rendered or self.profile == "smoke"
 
     @property

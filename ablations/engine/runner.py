@@ -186,7 +186,7 @@ def _work(experiment: Experiment, datasets: Datasets, costs: Record) -> float:
 
 @dataclass(frozen=True)
 class _Table:
-    """What the runs of one call of `execute` share."""
+    """State that the runs of one call of `execute` share."""
 
     resolution: Resolution
     store: Store
@@ -195,7 +195,7 @@ class _Table:
     on_step: Callable[[float], None]
 
     def attempt(self, one: Run) -> tuple[str, str]:
-        """Do one run; its outcome and a message."""
+        """Carry out one run; returns its outcome and a message."""
         if one.state == "waiting":
             found = self._after_search(one)
             if found is None:

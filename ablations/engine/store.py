@@ -52,7 +52,7 @@ class Store:
         return exclusive(self.root / "locks" / run_id, f"run {run_id}")
 
     def done(self, run_id: str) -> bool:
-        """Whether the run is finished. Publishing is one rename, so the folder is proof."""
+        """True if the run is finished. Publishing is one rename, so the folder is proof."""
         return self.run_folder(run_id).is_dir()
 
     def state(self, run_id: str) -> State:
@@ -74,7 +74,7 @@ class Store:
         partial = self.partial_folder(run_id)
         write_json(partial / "experiment.json", experiment.to_json())
         write_json(partial / "record.json", {"run_id": run_id, "experiment": experiment.key, **record})
-        for leftover in partial.glob(".*.tmp*"):  # of a process that was killed while it wrote
+        for leftover in partial.glob(".*"):  # temporary files and the lock of a killed process
             leftover.unlink()
         for path in (*partial.iterdir(), partial):  # on disk before it is visible
             descriptor = os.open(path, os.O_RDONLY)

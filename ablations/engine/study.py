@@ -198,5 +198,5 @@ def model_of(row: Row) -> str:
 
 
 def network_label(row: Row) -> str:
-    """As the paper names the network, with a width other than 1; aligned ones by the variant on the card."""
+    """The paper's name of the network, with a width other than 1; the variant on the card if it is aligned."""
     return label_of(model_of(row), "pam=True" if row["alignment"] == "pam-self" else "")

@@ -51,7 +51,7 @@ Perform = Callable[[Job, Store], int]
 
 
 def perform(job: Job, store: Store, *, run_options: RunOptions) -> int:
-    """Do the run of one job, in the process of the run.
+    """Carry out the run of one job, in the process of the run.
 
     Raises:
         UserError: this machine cannot run it: no such device, no data or other data, another version of the code.
@@ -132,7 +132,7 @@ class Worker:
     _retired_at: float = field(default=0.0, init=False)
 
     def __call__(self) -> int:
-        """Do runs. Returns 0, or 1 if a run failed here.
+        """Take and carry out runs. Returns 0, or 1 if a run failed here.
 
         Raises:
             QueueError: the queue could not be reached for too long.
@@ -210,7 +210,7 @@ class Worker:
                 self.queue.store.fail(job.run_id, None, f"worker {worker} was lost at attempt {job.attempt}\n")
 
     def _one(self, trial: FrozenTrial) -> bool | None:
-        """Whether the run was published, or failed; None: neither."""
+        """True if the run was published, False if it failed, None if neither."""
         job, store = Job.from_attrs(trial.user_attrs), self.queue.store
         if not store.done(job.run_id):
             self._say(f"run {job.run_id}, attempt {job.attempt}")

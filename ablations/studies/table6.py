@@ -12,7 +12,7 @@ PAPER = 16
 
 
 def label(row: Row) -> str:
-    """As the paper names the network; another width or patch than the paper's is shown."""
+    """The paper's name of the network, with a width or patch other than the paper's."""
     return label_of(model_of(row)) + (f" /{row['patch']}" if row["patch"] not in (0, PAPER) else "")
 
 

@@ -105,7 +105,7 @@ def _pretrain(here: RunFolder, pretraining: Pretraining, on_step: OnStep | None)
     torch.manual_seed(seed)
     network = build_model(model, len(data.classes), image=size, **options)
     if not any(p.requires_grad for p in network.parameters()):
-        raise UserError(f"{model} learns nothing, so there is nothing to pre-train; evaluate it as it is")
+        raise UserError(f"{model} has nothing to train; evaluate it without training")
     recipe.sampler.batches(data.train_labels, seed=seed, epoch=0)  # refuses too small a set before anything is read
     network = network.to(here.device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
     _verify(data, here.options.progress)

@@ -27,7 +27,7 @@ from msinet.data.rendered import WORLD
 from msinet.errors import DataError, UserError
 from msinet.io import file_hash
 from msinet.models import build_model, save_weights
-from msinet.synthetic import SETS
+from msinet.synthetic import SETS, folder_of
 from msinet.training import fit
 from msinet.training.recipes import PROFILES
 
@@ -36,7 +36,7 @@ rendering = import_module("msinet.synthetic.rendering")
 MODEL = "msinet_x0_25"
 SHORT = ("epochs=1", "steps_per_epoch=2")
 COLUMNS = ("M", "MS", "VR", "VID", "MS>M", "VR>VID")
-FOLDERS = {name: folder for name, (folder, _) in SETS.items()}
+FOLDERS = {name: folder_of(name) for name in SETS}
 
 
 Words = Callable[..., list[str]]

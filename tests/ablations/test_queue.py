@@ -1,4 +1,4 @@
-"""The queue: nothing is lost, nothing is run twice, nothing secret is told; workers end as they should."""
+"""The queue: nothing is lost, nothing is run twice, no secret is shown; workers end as they should."""
 
 import json
 import multiprocessing
@@ -348,10 +348,10 @@ URLS = {
 def test_a_password_is_never_told(url: str, store: Store, capsys) -> None:
     with pytest.raises(UserError) as caught:
         Queue(url, store, create=True)
-    told = "".join(traceback.format_exception(caught.value, chain=True)) + shown(url)
-    told = "\n".join(line for line in told.splitlines() if "Queue(url" not in line)
+    text = "".join(traceback.format_exception(caught.value, chain=True)) + shown(url)
+    text = "\n".join(line for line in text.splitlines() if "Queue(url" not in line)
     for secret in ("pa55", "w@rd", "w%40rd"):
-        assert secret not in told
+        assert secret not in text
 
 
 @pytest.mark.postgres
@@ -494,9 +494,9 @@ def test_workers_of_a_database_do_what_one_command_would(
     both = [start(worker(store, *storage), log, FORK) for log in logs]
     for process in both:
         process.join(120)
-    told = "".join(log.read_text() for log in logs)
-    assert [process.exitcode for process in both] == [0, 0], told
-    assert told.count("nothing is left to do") == 2
+    text = "".join(log.read_text() for log in logs)
+    assert [process.exitcode for process in both] == [0, 0], text
+    assert text.count("nothing is left to do") == 2
     assert dict(Store(store.root).frame()["mAP"]) == whole
     assert main([*words("status", store.root, root=data_root, recipe=LONGER), *storage]) == 0
     *lines, total = capsys.readouterr().out.splitlines()
@@ -531,10 +531,10 @@ def test_an_interrupted_worker_gives_its_run_back_with_its_state(
     wait_for(lambda: in_training(store) or not process.is_alive())
     os.kill(process.pid or 0, number)
     process.join(60)
-    told = (tmp_path / "log").read_text()
-    assert process.exitcode == 130, told
-    assert "Traceback" not in told
-    assert "saves its state" in told
+    text = (tmp_path / "log").read_text()
+    assert process.exitcode == 130, text
+    assert "Traceback" not in text
+    assert "saves its state" in text
     (waiting,) = (trial for trial in journal(store).trials() if trial.state == WAITING)
     assert waiting.user_attrs["attempt"] == 1  # nobody's failure
     checkpoint = store.partial_folder(waiting.user_attrs["run_id"]) / "checkpoint.pt"
@@ -569,11 +569,11 @@ def test_the_run_of_a_killed_worker_saves_its_state_and_another_takes_over(
     first.kill()
     second = start(worker(store, lease=4.5), tmp_path / "second", FORK)
     second.join(120)
-    told = (tmp_path / "second").read_text()
-    assert second.exitcode == 0, told
+    text = (tmp_path / "second").read_text()
+    assert second.exitcode == 0, text
     assert not Path(f"/proc/{run}").exists()
-    assert len(re.findall(r"worker \S+ was lost", told)) == 1
-    assert "attempt 2" in told
+    assert len(re.findall(r"worker \S+ was lost", text)) == 1
+    assert "attempt 2" in text
     assert dict(Store(store.root).frame()["mAP"]) == whole
 
 
@@ -586,9 +586,9 @@ def test_a_run_whose_process_is_killed_each_time_fails_for_good_and_is_shown(
     deadly += f"runner.run = lambda *a, **k: real(*a, **k) if a[1].model != '{MODEL}' else os.kill(os.getpid(), 9)\n"
     process = start(worker(store), tmp_path / "log", FORK + deadly)
     process.join(120)
-    told = (tmp_path / "log").read_text()
-    assert process.exitcode == 1, told
-    assert told.count("failed: the process of the run ended with signal SIGKILL") == 3
+    text = (tmp_path / "log").read_text()
+    assert process.exitcode == 1, text
+    assert text.count("failed: the process of the run ended with signal SIGKILL") == 3
     assert len(Store(store.root).frame()) == 1  # never cached as a result
     assert main(words("status", store.root, root=data_root, recipe=LONGER)) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -613,9 +613,9 @@ def test_a_failing_run_is_tried_three_times_and_its_traceback_kept(
     process.join(120)
     assert process.exitcode == 1, (tmp_path / "log").read_text()
     (failed,) = (store.root / "failed").iterdir()
-    told = (failed / "error.txt").read_text()
-    assert told.startswith("Traceback")
-    assert told.endswith("ZeroDivisionError: division by zero\n")
+    text = (failed / "error.txt").read_text()
+    assert text.startswith("Traceback")
+    assert text.endswith("ZeroDivisionError: division by zero\n")
     attempts = [trial for trial in journal(store).trials() if trial.user_attrs["run_id"] == failed.name]
     assert [(trial.user_attrs["attempt"], trial.state) for trial in attempts] == [(1, FAIL), (2, FAIL), (3, FAIL)]
     assert attempts[-1].user_attrs["error"] == "ZeroDivisionError: division by zero"
@@ -636,7 +636,7 @@ def test_a_worker_under_which_everything_fails_ends_before_it_fails_everything(
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (("--device", "cuda:99"), "error: device 'cuda:99' cannot be used"),
         (("--data-root", "/nowhere"), "error: data root /nowhere does not exist"),
@@ -644,7 +644,7 @@ def test_a_worker_under_which_everything_fails_ends_before_it_fails_everything(
     ],
 )
 def test_a_machine_that_cannot_do_it_gives_the_run_back_and_ends(
-    data_root: Path, store: Store, tmp_path: Path, start: Start, more: tuple[str, ...], told: str, words: Words
+    data_root: Path, store: Store, tmp_path: Path, start: Start, more: tuple[str, ...], message: str, words: Words
 ) -> None:
     shutil.copytree(data_root / "Market-1501-v15.09.15", tmp_path / "OTHER" / "Market-1501-v15.09.15")
     next((tmp_path / "OTHER").rglob("*.jpg")).unlink()
@@ -655,7 +655,7 @@ def test_a_machine_that_cannot_do_it_gives_the_run_back_and_ends(
     process.join(120)
     text = (tmp_path / "log").read_text()
     assert process.exitcode == 2, text
-    assert re.search(told, text)
+    assert re.search(message, text)
     assert "Traceback" not in text
     trials = journal(store).trials()
     assert [trial.user_attrs["attempt"] for trial in trials if trial.state == WAITING] == [1, 1]

@@ -189,7 +189,7 @@ def emptied(folder: Path) -> None:
         (lambda own: [emptied(f) for f in (own / "val").iterdir()], r"val: no \.jpg, \.jpeg or \.png in its class"),
         (
             lambda own: [shutil.rmtree(own / "train" / name) for name in CLASSES[1:]],
-            r"train holds 1 class folder\(s\), and needs at least two",
+            r"train holds 1 class folder\(s\) and needs at least two",
         ),
         (
             lambda own: (shutil.rmtree(own / "val"), draw(own / "val/ILSVRC2012_val_00000001.JPEG", 0, 0)),
@@ -748,7 +748,7 @@ def test_imagenet_has_a_profile_of_its_own(folder, tmp_path: Path, monkeypatch, 
         seen.extend(given)
         return {"top1": 0.5, "top5": 0.5, "chance": 0.1, "pretrained_on": "x"}
 
-    monkeypatch.setattr("msinet.cli.pretrain", noted)
+    monkeypatch.setattr("msinet.training.pretrain.pretrain", noted)
     assert command(*words, folder, "--out", tmp_path / "x.safetensors", "--seed", 3, "--options", "ratio=2") == 0
     out, pretraining, run_options = seen
     assert (pretraining.data.name, pretraining.seed) == (name, 3)
@@ -763,7 +763,7 @@ def test_imagenet_has_a_profile_of_its_own(folder, tmp_path: Path, monkeypatch, 
         (["--data", ".", "--imagenet", "."], "pretrain needs one of --data DIR and --imagenet DIR"),
         (["--data", "nowhere"], "nowhere does not exist or is not a folder; expected <root>/train/<class>/*.jpg"),
         (["--data", "DATA", "--profile", "papr"], "unknown profile 'papr'. Did you mean 'paper'?"),
-        (["--data", "DATA", "--recipe", "pad=2"], "recipe: pad must be 0 where a random resized crop takes its place"),
+        (["--data", "DATA", "--recipe", "pad=2"], "recipe: pad must be 0 with a random resized crop"),
         (["--data", "DATA", "--recipe", "pk=2"], "unknown setting of the recipe 'pk'"),
         (["--data", "DATA", "--out", "weights.pth"], "weights.pth must be named X.safetensors"),
         (["--data", "DATA", "--options", "ration=3"], "unknown option of msinet 'ration'"),

@@ -240,7 +240,7 @@ def test_a_recipe_that_cannot_be_is_refused_by_name(name: str, value: object) ->
         (Recipe(), {"bias_lr": -1.0}, "recipe: bias_lr must be at least 0, got -1.0"),
         (Recipe(), {"cosine_to": -0.1}, "recipe: cosine_to must be at least 0, got -0.1"),
         (Recipe(), {"erase_fill": "black"}, "recipe: erase_fill must be mean or noise, got 'black'"),
-        (Recipe(), {"crop": 0.5}, "recipe: pad must be 0 where a random resized crop takes its place, got 10"),
+        (Recipe(), {"crop": 0.5}, "recipe: pad must be 0 with a random resized crop, got 10"),
         (SEARCH, {"precision": "bf16"}, "a search runs in fp32"),
         (SEARCH, {"sampler": "shuffled"}, "a search draws batches of identities"),
     ],

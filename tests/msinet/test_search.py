@@ -1262,7 +1262,7 @@ def test_an_interrupted_command_is_status_130_and_goes_on(data_root, whole, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(twins, "alphas_of", lambda *a: (interrupt(), rows(*a))[1])  # after the first epoch
         assert command("search", data_root, tmp_path) == 130
-    assert "interrupted; the same command goes on from what is there" in capsys.readouterr().err
+    assert "interrupted; the same command resumes" in capsys.readouterr().err
     assert (tmp_path / "checkpoint.pt").exists()
     assert command("search", data_root, tmp_path) == 0
     assert outcome(tmp_path) == whole["default"]

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from msinet.training.loop import build_optimizer, losses, set_learning_rate
 from torch import Tensor, nn
 
 from bench.cost import count
@@ -21,6 +20,7 @@ from msinet.models import Output, build_model, load_weights, save_weights
 from msinet.models.transformer import DROP_PATH
 from msinet.training.recipe import with_settings
 from msinet.training.recipes import published, resolve
+from msinet.training.supervised import build_optimizer, losses, set_learning_rate
 
 RECIPE = published("paper", "transformer").recipe
 TINY = {"image": (32, 16), "depth": 3}
