@@ -165,6 +165,9 @@ def test_rows_are_compared_with_the_baseline_of_their_own_network(tmp_path: Path
 
 def test_error_bars_are_intervals_of_the_difference_to_the_baseline(tools, tmp_path: Path) -> None:
     cells = {"base": tools.hand_cell([20.0, 21.0]), "a": tools.hand_cell([22.0, 25.0])}
+    cells = {
+        label: replace(cell, runs=cell.runs.assign(factors=[(("row", label),)] * 2)) for label, cell in cells.items()
+    }
     of = tools.hand_table(cells, baseline="base")
     compared = tools.hand_comparisons(of)
     data = run_data(of, compared)
