@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
 
@@ -217,32 +217,32 @@ class Claims:
     latency: Path = Path("results/bench/latency.csv")
     """file of python -m bench latency, for statements about speed; used if it exists"""
     strict: bool = False
-    """status 1 as well if one is undecided or was not run"""
+    """status 1 as well if one is not decided"""
     out: Path | None = None
     """folder for the files; by default tables/ in the store"""
 
     def __call__(self) -> int:
         """Judge, print and write the claims."""
         from reports.costs import read_latencies
+        from reports.statistics import Status
         from reports.verdicts import as_frame, as_markdown, judge
 
         request = self.request
         results = Results(request)
         verdicts = judge(results, read_latencies(self.latency)[0] if self.latency.exists() else None)
         counts = Counter(verdict.status for verdict in verdicts)
-        text = ", ".join(f"{counts[status]} {status}" for status in ("holds", "fails", "undecided", "not run"))
+        text = ", ".join(f"{counts[status]} {status}" for status in get_args(Status))
         data = "the rendered world" if request.rendered else str(request.root)
         title = f"{len(verdicts)} claims, profile {request.profile} on {data}, {request.repetitions}: {text}"
         stem = (self.out or request.store / "tables") / file_name("claims", request)
         write_text(stem.with_suffix(".md"), as_markdown(verdicts, title))
         write_text(stem.with_suffix(".csv"), as_frame(verdicts).to_csv(index=False))
         for verdict in verdicts:
-            print(f"{verdict.status:<9}  {verdict.claim.statement} ({verdict.claim.source})")
+            print(f"{verdict.status:<12}  {verdict.claim.statement} ({verdict.claim.source})")
             for outcome in verdict.outcomes:
-                print(f"             {outcome.text}")
+                print(f"              {outcome.text}")
         print(f"{title}\nwritten: {stem}.md, {stem}.csv")
-        bad = counts["fails"] + (counts["undecided"] + counts["not run"] if self.strict else 0)
-        return 1 if bad else 0
+        return 1 if counts["fails"] or (self.strict and counts["holds"] < len(verdicts)) else 0
 
 
 @dataclass(frozen=True)

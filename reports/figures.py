@@ -15,10 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ablations.engine.sweep import summary_path
-from reports.drawing import COLOURS, STYLE, add_title, finish_axes, write_figure
-from reports.layout import build_table
+from reports.comparisons import Comparisons
+from reports.drawing import COLOURS, STYLE, add_title, finish_axes, title_lines, write_figure
+from reports.layout import build_table, comparisons_of
+from reports.notes import baseline_pairs
 from reports.results import Factors, Results, file_name, in_percent
-from reports.tables import Table, table_group
+from reports.tables import Column, Table, table_group
 
 #: Factors that are drawn as a numeric axis: name of the axis, unit behind its numbers, whether it changes the size of
 #: the network, which is then drawn as well.
@@ -27,25 +29,58 @@ AXES = {
     "ratio": ("scale ratio of the branches", ":1", True),
     "weight": ("weight of spatial alignment", "", False),
 }
+#: Look of the error bars.
+BARS: dict[str, Any] = {"fmt": "none", "color": "0.35", "lw": 0.9, "capsize": 2, "zorder": 1}
 #: Sizes of a network: name of the axis and unit.
 SIZES = {"parameters": ("parameters, M", 1e6), "macs": ("multiply-adds, $10^9$", 1e9)}
 
 
-def run_data(table: Table) -> pd.DataFrame:
+def run_data(table: Table, compared: Comparisons) -> pd.DataFrame:
     """One row per finished run of a table, for figures.
 
     Columns: group, factors, row (its label), column, seed, run_id, metric (the one that decides the column), R1 and
-    mAP in per cent, parameters (without classifiers) and macs.
+    mAP in per cent, parameters (without classifiers), macs, and low, high and scope: the 95 % interval of the
+    difference to the baseline row, added to that row's mean, and what it generalizes to; NaN and empty without one.
     """
     names = ["group", "factors", "row", "column", "seed", "run_id", "metric", "R1", "mAP", "parameters", "macs"]
+    names += ["low", "high", "scope"]
+    intervals = _intervals(table, compared)
     parts = []
     for row in table.rows:
         for column, cell in row.cells.items():
             if cell.done:
-                about = {"group": table_group(row.group), "row": table.label(row.factors), "column": column.label}
+                about: dict[str, Any] = {"group": table_group(row.group), "row": table.label(row.factors)}
                 size = cell.runs["parameters_without_classifier"]
-                parts.append(cell.runs.assign(**about, metric=column.headline, parameters=size)[names])
+                low, high, scope = intervals.get((row.group, row.factors, column), (math.nan, math.nan, ""))
+                about |= {"column": column.label, "metric": column.headline, "low": low, "high": high, "scope": scope}
+                parts.append(cell.runs.assign(**about, parameters=size)[names])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+
+
+def _intervals(table: Table, compared: Comparisons) -> dict[tuple[str, Factors, Column], tuple[float, float, str]]:
+    """Intervals of the differences to the baseline, on the axis of the metric, by group, factors and column."""
+    found = {}
+    for group in dict.fromkeys(row.group for row in table.rows):
+        for column in table.columns:
+            for row, base in baseline_pairs(table, [r for r in table.rows if r.group == group], column):
+                effect = compared.effect(row, base, column, column.headline)
+                start = base.cells[column].mean(column.headline)
+                low, high = effect.interval
+                found[group, row.factors, column] = start + low, start + high, effect.scope
+    return found
+
+
+def interval_caption(data: pd.DataFrame) -> str:
+    """The meaning of the error bars of `run_data`, for captions; empty without any."""
+    scopes = [scope for scope in data["scope"].unique() if scope]
+    return f"; error bar: 95 % interval of the difference to the baseline, {' or '.join(scopes)}" if scopes else ""
+
+
+def error_bars(data: pd.DataFrame, means: "pd.Series[float]", name: str) -> tuple[list[Any], list["pd.Series[float]"]]:
+    """Rows or levels that have an interval in `run_data`, and its lengths below and above their means."""
+    bounds = data.dropna(subset="low").groupby(name, sort=False)[["low", "high"]].first()
+    centres = means[bounds.index]
+    return list(bounds.index), [(centres - bounds["low"]).clip(lower=0), (bounds["high"] - centres).clip(lower=0)]
 
 
 def draw_study(results: Results, name: str, folder: Path) -> list[Path]:
@@ -55,7 +90,7 @@ def draw_study(results: Results, name: str, folder: Path) -> list[Path]:
     if not table.study.baseline:
         return []
     stem = folder / file_name(name, results.request)
-    data = run_data(table)
+    data = run_data(table, comparisons_of(results, name))
     title = f"{table.title}, profile {results.request.profile}, {results.request.repetitions}"
     written: list[Path] = []
     if len(data):
@@ -106,7 +141,8 @@ def draw_rows(data: pd.DataFrame, table: Table, title: str, stem: Path) -> list[
         bases = {base for factors in rows if (base := table.baseline_of(factors, rows))}
         if bases:
             mark += f"; grey: difference to {table.label(bases.pop()) if len(bases) == 1 else 'the baseline row'}"
-        figure.supxlabel(mark, fontsize=7, color="0.35")
+        mark += interval_caption(data)
+        figure.supxlabel("\n".join(title_lines(mark, 1.15 * width)), fontsize=7, color="0.35")
         add_title(figure, title)
         return write_figure(figure, data.drop(columns="factors"), stem)
 
@@ -121,6 +157,9 @@ def _rows_panel(axis: Axes, part: pd.DataFrame, table: Table, labels: list[str],
         axis.axvline(next(iter(starts.values())), color="0.6", lw=0.8, ls="--", zorder=0)
     for label, start in starts.items():
         axis.hlines(labels.index(label), start, means[label], color="0.8", lw=2, zorder=0)
+    rows, bars = error_bars(part, means, "row")
+    if rows:
+        axis.errorbar(means[rows], [labels.index(row) for row in rows], xerr=bars, **BARS)
     alpha = 0.55 if repeated else 1
     sns.stripplot(part, x=metric, y="row", order=labels, color=COLOURS[0], size=4.5, jitter=False, alpha=alpha, ax=axis)
     if repeated:
@@ -182,7 +221,8 @@ def draw_levels(data: pd.DataFrame, table: Table, title: str, stem: Path) -> lis
             finish_axes(axis)
         repeated = data.groupby(["group", "column", "row"]).size().max() > 1
         mark = "dot: a run; line: mean" if repeated else "one run per point, no variance estimate"
-        figure.supxlabel(mark, fontsize=7, color="0.35")
+        mark += interval_caption(data)
+        figure.supxlabel("\n".join(title_lines(mark, 1.15 * figure.get_figwidth())), fontsize=7, color="0.35")
         add_title(figure, title)
         return write_figure(figure, data.drop(columns="factors"), stem)
 
@@ -197,6 +237,9 @@ def _levels_panel(axis: Axes, part: pd.DataFrame, column: str) -> None:
     levels = part.dropna(subset="level").sort_values("level")
     means = levels.groupby("level")[metric].mean()
     axis.plot(means.index, means, "-", color=COLOURS[0], zorder=1)
+    compared, bars = error_bars(levels, means, "level")
+    if compared:
+        axis.errorbar(compared, means[compared], yerr=bars, **BARS)
     alpha = 0.7 if len(levels) > len(means) else 1
     axis.plot(levels["level"], levels[metric], "o", ms=4.5, color=COLOURS[0], alpha=alpha)
     others = part[part["level"].isna()].groupby("row", sort=False)[metric].mean()

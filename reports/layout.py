@@ -1,6 +1,5 @@
 """Tables in the paper's layout, from a study's tidy frame and the paper's numbers."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -9,16 +8,17 @@ import pandas as pd
 
 from ablations.engine.study import column_order
 from ablations.studies import find_study
+from reports.comparisons import Comparisons
 from reports.notes import notes
 from reports.paper import of_cell, of_group, of_row, paper_numbers
 from reports.results import Factors, Results
-from reports.statistics import LEVEL, holm, paired
+from reports.statistics import Part, decide
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, TableCell
 
 
 @cache
 def build_table(results: Results, name: str) -> Table:
-    """A study's table next to the paper's numbers; made once for the same results.
+    """A study's table next to the paper's numbers, with marks and notes; made once for the same results.
 
     Args:
         results: of a request.
@@ -27,15 +27,36 @@ def build_table(results: Results, name: str) -> Table:
     Raises:
         UserError: unknown study, no finished runs, or results on several versions of a data set.
     """
+    table = plain_table(results, name)
+    table = replace(table, rows=marked(table.rows, comparisons_of(results, name)))
+    return replace(table, notes=notes(results, table, comparisons_of(results, name)))
+
+
+@cache
+def plain_table(results: Results, name: str) -> Table:
+    """A study's table without marks and notes.
+
+    Raises:
+        UserError: as `build_table`.
+    """
     study, frame = find_study(name), results.frame(name)
     numbers = paper_numbers(name)
     columns = columns_of(frame)
-    rows = marked([row for group in frame["group"].unique() for row in _rows(frame, group, columns, numbers)])
+    rows = [row for group in frame["group"].unique() for row in _rows(frame, group, columns, numbers)]
     finished = results.finished(name)
     rendered = len(finished) > 0 and finished["target_layout"].str.contains("rendered").any()
     title = study.title + (" (rendered world, not the paper's data)" if rendered else "")
-    table = Table(title, columns, rows, study)
-    return replace(table, notes=notes(results, table))
+    return Table(title, columns, rows, study)
+
+
+@cache
+def comparisons_of(results: Results, name: str) -> Comparisons:
+    """Effects between the rows of a study's table.
+
+    Raises:
+        UserError: as `build_table`.
+    """
+    return Comparisons(results, plain_table(results, name).rows)
 
 
 def columns_of(frame: pd.DataFrame) -> tuple[Column, ...]:
@@ -77,33 +98,37 @@ def _cells(
 # --- Marks ---------------------------------------------------------------------------------------
 
 
-def marked(rows: Sequence[Row]) -> list[Row]:
+def marked(rows: Sequence[Row], comparisons: Comparisons | None = None) -> list[Row]:
     """The rows with the best and second best of each group, column and metric marked, measured and published.
 
     Values that are equal to the digit shown share a mark. Nothing is marked among fewer than two rows, and no second
-    best among fewer than three. With several seeds NOISE marks values that do not differ significantly from the best:
-    paired t-test over the seeds, p values adjusted by Holm's method within the column.
+    best among fewer than three. Measured values are marked only if every row can be compared. NOISE marks values that
+    cannot be told from the best: p values adjusted by Holm's method within the column.
     """
     result = list(rows)
     for group in dict.fromkeys(row.group for row in rows):
         members = [i for i, row in enumerate(rows) if row.group == group]
         for column in rows[members[0]].cells:
-            cells = _mark_cells({i: rows[i].cells[column] for i in members})
+            cells = _mark_cells({i: rows[i] for i in members}, column, comparisons)
             for i, cell in cells.items():
                 result[i] = replace(result[i], cells={**result[i].cells, column: cell})
     return result
 
 
-def _mark_cells(cells: Mapping[int, TableCell]) -> dict[int, TableCell]:
-    """The table cells of one group and column, by row, with their marks."""
+def _mark_cells(rows: Mapping[int, Row], column: Column, comparisons: Comparisons | None) -> dict[int, TableCell]:
+    """The table cells of one group and column, by place of the row, with their marks."""
+    cells = {i: row.cells[column] for i, row in rows.items()}
     marks: dict[int, dict[str, str]] = {i: {} for i in cells}
     paper: dict[int, dict[str, str]] = {i: {} for i in cells}
-    metrics = [name for cell in cells.values() for name in (*cell.runs.columns, *cell.paper)]
-    for metric in dict.fromkeys(name for name in metrics if name in ("R1", "R5", "mAP")):
-        measured = {i: cell.mean(metric) for i, cell in cells.items() if cell.done and metric in cell.runs}
-        best, noise = _podium(measured), _like_the_best(cells, measured, metric)
-        for i in measured:
-            marks[i][metric] = best.get(i, "") + (NOISE if i in noise else "")
+    measured = {i: row for i, row in rows.items() if cells[i].done}
+    if comparisons and any(comparisons.obstacle(row, column) for row in measured.values()):
+        comparisons = None
+    for metric in column.metrics:
+        if comparisons and len(measured) > 1:
+            found = _podium({i: cells[i].mean(metric) for i in measured})
+            noise = _like_the_best(measured, column, metric, comparisons)
+            for i in measured:
+                marks[i][metric] = found.get(i, "") + (NOISE if i in noise else "")
         for i, mark in _podium({i: cell.paper[metric] for i, cell in cells.items() if metric in cell.paper}).items():
             paper[i][metric] = mark
     return {i: replace(cell, marks=marks[i], paper_marks=paper[i]) for i, cell in cells.items()}
@@ -119,16 +144,12 @@ def _podium(values: Mapping[int, float]) -> dict[int, str]:
     return {i: marks[value] for i, value in shown.items() if value in marks}
 
 
-def _like_the_best(cells: Mapping[int, TableCell], measured: Mapping[int, float], metric: str) -> list[int]:
-    """Rows that do not differ significantly from the best row."""
-    if len(measured) < 2:
-        return []
-    by_seed = {i: cells[i].by_seed(metric) for i in measured}
-    best = max(measured, key=lambda i: measured[i])
-    others = [i for i in measured if i != best]
-    found = [paired(shared) if len(shared := (by_seed[best] - by_seed[i]).dropna()) > 1 else None for i in others]
-    adjusted = holm([math.nan if difference is None else difference.p for difference in found])
-    return [i for i, p in zip(others, adjusted, strict=True) if p >= LEVEL]
+def _like_the_best(rows: Mapping[int, Row], column: Column, metric: str, comparisons: Comparisons) -> list[int]:
+    """Rows that cannot be told from the best row."""
+    best = max(rows, key=lambda i: rows[i].cells[column].mean(metric))
+    others = [i for i in rows if i != best]
+    decisions = decide([[Part(comparisons.effect(rows[best], rows[i], column, metric))] for i in others])
+    return [i for i, decision in zip(others, decisions, strict=True) if decision.status != "holds"]
 
 
 # --- The paper's tables without runs -------------------------------------------------------------

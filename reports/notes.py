@@ -1,21 +1,24 @@
 """Notes below a table: settings, orders, genotypes, and differences to the baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import pandas as pd
 
+from ablations.engine.experiment import Experiment
 from ablations.engine.study import Study
 from msinet.models.genotype import SEARCHED
+from msinet.models.registry import label_of
 from msinet.training.recipe import Recipe
+from reports.comparisons import Comparisons
 from reports.results import Factors, Results
-from reports.statistics import LEVEL, holm, paired
+from reports.statistics import Effect, Part, decide
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, table_group
 
 
-def notes(results: Results, table: Table) -> list[str]:
+def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
     """All notes of a study's table."""
     study = table.study
     assert study is not None
@@ -23,12 +26,13 @@ def notes(results: Results, table: Table) -> list[str]:
         *settings(results, study),
         *provenance(results, study),
         *legend(table),
-        *orders(table),
+        *obstacles(table, compared),
+        *orders(table, compared),
         *genotypes(found_by_search(results, study), table),
     ]
     if study.remark:
         found.append(study.remark)
-    return found + comparisons(table)
+    return found + differences(table, compared)
 
 
 def settings(results: Results, study: Study) -> list[str]:
@@ -37,22 +41,42 @@ def settings(results: Results, study: Study) -> list[str]:
     cells = [resolved.cell for resolved in results.resolution(study.name).cells]
     trained = [cell.experiment for cell in cells if cell.group != "untrained"]
     sizes = dict.fromkeys(f"{e.recipe.image.height}x{e.recipe.image.width}" for e in trained)
-    recipe = trained[0].recipe
-    rates = " or ".join(f"{rate:g}" for rate in sorted({e.recipe.optimizer.lr for e in trained}))
-    rates += " depending on the network" if " or " in rates else ""
-    erased = "" if recipe.augmentation.erase else ", no random erasing"
+    sampler = trained[0].recipe.sampler
     changes = f" with {' '.join(request.recipe)}" if request.recipe else ""
+    inside = [e for e in trained if not e.cross_domain] or trained
     lines = [
-        f"Profile {request.profile}{changes}: images {' and '.join(sizes)}, batches {recipe.sampler.identities}x"
-        f"{recipe.sampler.images}, {recipe.optimizer.optimizer} lr {rates}, {_length(recipe)}{erased}."
+        f"Profile {request.profile}{changes}: images {' and '.join(sizes)}, batches {sampler.identities}x"
+        f"{sampler.images}, {_schedules(inside)}."
     ]
-    across = next((e.recipe for e in trained if e.cross_domain), None)
-    if across is not None:
-        jitter = "colour jitter" + ("" if erased else " instead of random erasing")
-        lines.append(f"Across data sets (A>B): {_length(across)}, {jitter}.")
+    across = [e for e in trained if e.cross_domain]
+    if across and len(inside) < len(trained):
+        plain = not any(e.recipe.augmentation.erase for e in inside)
+        jitter = "colour jitter" + ("" if plain else " instead of random erasing")
+        lines.append(f"Across data sets (A>B): {' or '.join(_by_length(across))}, {jitter}.")
+    if grids := sorted({e.recipe.losses.alignment_grid for e in trained if e.recipe.losses.alignment != "none"}):
+        lines.append(f"Spatial alignment (Eq. 7): grid of the {' or '.join(grids)} image.")
     spread = "mean ± sample standard deviation" if request.seeds > 1 else "no variance estimate"
     lines.append(f"{request.repetitions}, {spread}. Models of the last epoch; nothing is selected on the test set.")
     return lines
+
+
+def _schedules(experiments: Sequence[Experiment]) -> str:
+    """Optimizer, learning rates and length; of several optimizers or lengths with the networks that have them."""
+    found: dict[tuple[str, str], list[Experiment]] = {}
+    for one in experiments:
+        erased = "" if one.recipe.augmentation.erase else ", no random erasing"
+        found.setdefault((one.recipe.optimizer.optimizer, _length(one.recipe) + erased), []).append(one)
+    parts = []
+    for (optimizer, length), those in found.items():
+        rates = " or ".join(f"{rate:g}" for rate in sorted({e.recipe.optimizer.lr for e in those}))
+        rates += " depending on the network" if " or " in rates else ""
+        networks = ", ".join(dict.fromkeys(label_of(e.model) for e in those))
+        parts.append(f"{optimizer} lr {rates}, {length}" + (f" ({networks})" if len(found) > 1 else ""))
+    return "; ".join(parts)
+
+
+def _by_length(experiments: Sequence[Experiment]) -> list[str]:
+    return list(dict.fromkeys(_length(one.recipe) for one in experiments))
 
 
 def _length(recipe: Recipe) -> str:
@@ -71,10 +95,18 @@ def provenance(results: Results, study: Study) -> list[str]:
 
 
 def machines(runs: pd.DataFrame) -> list[str]:
-    """Devices of finished runs, with the version of torch."""
-    return sorted(
-        {f"{r['cpu'] if r['device'] == 'cpu' else r['device']}, torch {r['torch']}" for _, r in runs.iterrows()}
-    )
+    """Devices of finished runs, with their precision and the version of torch."""
+    return sorted({f"{_device(run)}, {_precision(run)}, torch {run['torch']}" for _, run in runs.iterrows()})
+
+
+def _device(run: "pd.Series[Any]") -> str:
+    return str(run["cpu"] if run["device"] == "cpu" else run["device"])
+
+
+def _precision(run: "pd.Series[Any]") -> str:
+    """The precision of a run. On GPUs, cuDNN's default for convolutions in fp32 is TF32."""
+    precision = str(run["recipe.precision"])
+    return f"{precision} with TF32 convolutions" if precision == "fp32" and run["device"] != "cpu" else precision
 
 
 def legend(table: Table) -> list[str]:
@@ -90,7 +122,7 @@ def legend(table: Table) -> list[str]:
     if any(cell.marks or cell.paper_marks for cell in cells):
         line = f"{BEST} best, {SECOND} second best of a column and group (bold and underlined in Markdown and LaTeX)"
         if any(NOISE in mark for mark in marks):
-            line += f"; {NOISE} no significant difference to the best (paired t-test over seeds, Holm, p ≥ {LEVEL:g})"
+            line += f"; {NOISE} cannot be told from the best (docs/statistics.md)"
         lines.append(line + ".")
     return lines
 
@@ -98,44 +130,71 @@ def legend(table: Table) -> list[str]:
 # --- Orders --------------------------------------------------------------------------------------
 
 
-def orders(table: Table) -> list[str]:
-    """Orders of the rows here and in the paper: one line per group and column with two rows or more.
+def obstacles(table: Table, compared: Comparisons) -> list[str]:
+    """Why rows are not compared: one line for each reason, whatever the number of columns."""
+    cells = [(row, column) for row in table.rows if row.group != "untrained" for column in table.columns]
+    cells = [(row, column) for row, column in cells if column in row.cells and row.cells[column].done]
+    slow = [(row, column, why) for row, column in cells if (why := compared.convergence(row.cells[column].runs))]
+    lines = []
+    if slow:
+        row, column, why = slow[0]
+        lines.append(
+            f"Not testable at this length: trainings of {len(slow)} of {len(cells)} table cells have not converged. "
+            f"{table.label(row.factors)}, {column.label}: {why}."
+        )
+    reasons = [
+        compared.obstacle(row, column) for row, column in cells if not compared.convergence(row.cells[column].runs)
+    ]
+    found = [why for why in dict.fromkeys(reasons) if why]
+    if any(row.cells[column].done == 1 for row, column in cells) and not found:
+        found = ["single seed"]
+    if found:
+        lines.append(f"Not compared: {'; '.join(found)}. Rows with this have no order, marks or decisions.")
+    return lines
 
-    A pair is undecided if its difference is within two standard errors over the seeds; a single seed has none.
-    """
+
+def orders(table: Table, compared: Comparisons) -> list[str]:
+    """Orders of the rows here and in the paper: one line per group and column with two comparable rows or more."""
     return [
         line
         for group in dict.fromkeys(row.group for row in table.rows)
         for column in table.columns
-        if (line := _order(table, [row for row in table.rows if row.group == group], column))
+        if (line := _order(table, [row for row in table.rows if row.group == group], column, compared))
     ]
 
 
-def _order(table: Table, rows: Sequence[Row], column: Column) -> str:
+def _order(table: Table, rows: Sequence[Row], column: Column, compared: Comparisons) -> str:
     metric = column.headline
-    found = [row for row in rows if row.cells[column].done and metric in row.cells[column].paper]
-    if len(found) < 2:
+    rows = [row for row in rows if row.cells[column].done and metric in row.cells[column].paper]
+    rows = [row for row in rows if not compared.obstacle(row, column)]
+    if len(rows) < 2:
         return ""
-    cells = [row.cells[column] for row in found]
-    errors = [cell.std(metric) ** 2 / cell.done if cell.done > 1 else 0.0 for cell in cells]
-    ours, theirs = [cell.mean(metric) for cell in cells], [cell.paper[metric] for cell in cells]
-    pairs = [(i, j) for i, j in combinations(range(len(found)), 2) if theirs[i] != theirs[j]]
-    decided = [
-        (i, j) for i, j in pairs if ours[i] != ours[j] and abs(ours[i] - ours[j]) > 2 * (errors[i] + errors[j]) ** 0.5
-    ]
-    holds = sum((ours[i] > ours[j]) == (theirs[i] > theirs[j]) for i, j in decided)
-    labels = [table.label(row.factors) for row in found]
-    here = " > ".join(labels[i] for i in sorted(range(len(found)), key=lambda i: -ours[i]))
+    rows = sorted(rows, key=lambda row: -row.cells[column].mean(metric))
+    pairs = list(combinations(range(len(rows)), 2))
+    effects = [compared.effect(rows[i], rows[j], column, metric) for i, j in pairs]
+    decisions = decide([[Part(effect)] for effect in effects])
+    decided = {pair for pair, decision in zip(pairs, decisions, strict=True) if decision.status == "holds"}
+    theirs = [row.cells[column].paper[metric] for row in rows]
+    ranked = [(i, j) for i, j in pairs if theirs[i] != theirs[j]]
+    same = sum(theirs[i] > theirs[j] for i, j in decided)
+    reverse = sum(theirs[i] < theirs[j] for i, j in decided)
+    labels = [table.label(row.factors) for row in rows]
+    here = labels[0]
+    for i, label in enumerate(labels[1:]):
+        here += (" > " if (i, i + 1) in decided else f" {NOISE} ") + label
     # Ties of the paper follow the order here.
-    paper = " > ".join(labels[i] for i in sorted(range(len(found)), key=lambda i: (-theirs[i], -ours[i])))
-    same = "the paper's order" if here == paper else f"in the paper {paper}"
-    undecided = f", {len(pairs) - len(decided)} within two standard errors"
-    if min(cell.done for cell in cells) < 2:
-        undecided = "; single seed, no variance estimate"
+    paper = " > ".join(labels[i] for i in sorted(range(len(rows)), key=lambda i: (-theirs[i], i)))
     return (
-        f"Order by {metric}, {table_group(found[0].group)}, {column.label}: {here} "
-        f"({same}; {holds} of {len(pairs)} pairs as in the paper{undecided})."
+        f"Order by {metric}, {table_group(rows[0].group)}, {column.label}: {here}; in the paper {paper}. "
+        f"Of {len(ranked)} pairs {same} as in the paper, {reverse} reversed, {len(ranked) - same - reverse} undecided"
+        f"{_mixed(effects)}."
     )
+
+
+def _mixed(effects: Iterable[Effect]) -> str:
+    """The remarks of effects on different devices and versions."""
+    remarks = dict.fromkeys(remark for effect in effects for remark in effect.remarks)
+    return f" ({'; '.join(remarks)})" if remarks else ""
 
 
 # --- Genotypes -----------------------------------------------------------------------------------
@@ -188,44 +247,50 @@ def _by_cell(genotype: str) -> str:
 
 # --- Differences to the baseline -----------------------------------------------------------------
 
+LEGEND = (
+    "Brackets: 95 % interval over new trainings and test identities, or over test identities for this training only. "
+    "p: adjusted by Holm's method within a column (docs/statistics.md)."
+)
 
-def comparisons(table: Table) -> list[str]:
-    """Every row's difference to its baseline row, paired by seed: mean, 95 % confidence interval, paired t-test.
 
-    p values are adjusted by Holm's method within a group and column. Runs of one row and seed count as their mean.
-    """
+def baseline_pairs(table: Table, rows: Sequence[Row], column: Column) -> list[tuple[Row, Row]]:
+    """Rows of one group with runs in a column, each with its baseline row."""
+    found = {row.factors: row for row in rows if row.cells[column].done}
+    bases = {factors: table.baseline_of(factors, found) for factors in found}
+    return [(found[own], found[base]) for own, base in bases.items() if base is not None and base != own]
+
+
+def differences(table: Table, compared: Comparisons) -> list[str]:
+    """Every row's difference to its baseline row with its interval, and p values where it can be tested."""
     lines = []
     for group in dict.fromkeys(row.group for row in table.rows):
         for column in table.columns:
-            lines += _compare(table, [r for r in table.rows if r.group == group and r.cells[column].done], column)
-    if any("seeds:" in line for line in lines):
-        lines.append(
-            "Brackets: 95 % confidence interval. p: paired t-test over seeds, adjusted by Holm's method in a column."
-        )
-    return lines
+            pairs = baseline_pairs(table, [row for row in table.rows if row.group == group], column)
+            lines += _differences(table, pairs, column, compared)
+    return [*lines, LEGEND] if lines else []
 
 
-def _compare(table: Table, rows: Sequence[Row], column: Column) -> list[str]:
+def _differences(table: Table, pairs: Sequence[tuple[Row, Row]], column: Column, compared: Comparisons) -> list[str]:
     metric = column.headline
-    values = {row.factors: row.cells[column].by_seed(metric) for row in rows}
-    bases = {factors: table.baseline_of(factors, values) for factors in values}
-    pairs = [(factors, base) for factors, base in bases.items() if base is not None and base != factors]
-    differences = {pair: (values[pair[0]] - values[pair[1]]).dropna() for pair in pairs}
-    pairs = [pair for pair in pairs if len(differences[pair])]  # others share no seed
-    found = [paired(differences[pair]) for pair in pairs]
-    lines, single = [], dict[str, list[str]]()
-    for (factors, base), d, p in zip(pairs, found, holm([difference.p for difference in found]), strict=True):
-        label, other = table.label(factors), table.label(base)
-        if d.count < 2:
-            single.setdefault(other, []).append(f"{label} {d.mean:+.1f}")
-            continue
-        verdict = "differs" if p < LEVEL else "not significant"
-        spread = f"[{d.low:+.1f}, {d.high:+.1f}], p {p:.3f} over {d.count} seeds: {verdict}"
-        lines.append(f"{_place(rows, column)}, {label} minus {other}: {d.mean:+.1f} {spread}.")
-    for base_label, each in single.items():
-        lines.append(f"{_place(rows, column)}, differences to {base_label}: {'; '.join(each)}. Single seed.")
-    return lines
+    effects = [compared.effect(row, base, column, metric) for row, base in pairs]
+    decisions = decide([[Part(effect)] for effect in effects])
+    words = {"holds": "higher", "fails": "lower"}
+    lines, untested = [], dict[str, list[str]]()
+    for (row, base), effect, decision in zip(pairs, effects, decisions, strict=True):
+        where = f"{table_group(row.group)}, {column.label} {metric}"
+        label, other = table.label(row.factors), table.label(base.factors)
+        if effect.obstacle:
+            single = f", {effect.scope}" if not effect.trainings else ""
+            untested.setdefault(f"{where}, not tested, differences to {other}{single}", []).append(
+                f"{label} {spread(effect)}"
+            )
+        else:
+            p, verdict = min(decision.holds, decision.fails), words.get(decision.status, "undecided")
+            lines.append(f"{where}, {label} minus {other}: {spread(effect)}, p {p:.3f}: {verdict}{_mixed([effect])}.")
+    return lines + [f"{head}: {'; '.join(each)}." for head, each in untested.items()]
 
 
-def _place(rows: Sequence[Row], column: Column) -> str:
-    return f"{table_group(rows[0].group)}, {column.label} {column.headline}"
+def spread(effect: Effect) -> str:
+    """A difference with its interval."""
+    low, high = effect.interval
+    return f"{effect.mean:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -6,6 +6,7 @@ finished runs what they recorded. Files store shares in [0, 1]; from here on the
 
 import re
 import shlex
+from pathlib import Path
 
 import pandas as pd
 
@@ -43,6 +44,7 @@ class Results:
         self.store = Store(request.store)
         self._resolutions: dict[str, Resolution] = {}
         self._frames: dict[str, pd.DataFrame] = {}
+        self._files: dict[Path, pd.DataFrame] = {}
         self._records: pd.DataFrame | None = None
 
     @property
@@ -84,7 +86,7 @@ class Results:
         Raises:
             UserError: it cannot be read.
         """
-        return in_percent(self._read(run_id, "history.csv"))
+        return in_percent(self.read(run_id, "history.csv"))
 
     def queries(self, run_id: str) -> pd.DataFrame:
         """A finished run's record of each query; R1 is 100 where the first match has rank 1, else 0.
@@ -92,15 +94,22 @@ class Results:
         Raises:
             UserError: it cannot be read, as of a search.
         """
-        queries = self._read(run_id, "queries.csv")
+        queries = self.read(run_id, "queries.csv")
         return in_percent(queries.assign(R1=(queries["first_rank"] == 1).astype(float)))
 
-    def _read(self, run_id: str, name: str) -> pd.DataFrame:
+    def read(self, run_id: str, name: str) -> pd.DataFrame:
+        """A CSV file of a finished run as written, shares in [0, 1]. Each file is read once; do not change the frame.
+
+        Raises:
+            UserError: it cannot be read, as of a search.
+        """
         path = self.store.run_folder(run_id) / name
-        try:
-            return pd.read_csv(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}); choose a finished training, not a search") from error
+        if path not in self._files:
+            try:
+                self._files[path] = pd.read_csv(path)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path} cannot be read ({error}); choose a finished training, not a search") from error
+        return self._files[path]
 
     def missing(self, study: str, what: str = "run") -> UserError:
         """The error for a figure that lacks its runs, with the command that makes them."""

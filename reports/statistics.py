@@ -1,52 +1,479 @@
-"""Differences over seeds: mean, confidence interval, paired t-test, and correction for multiple comparisons."""
+"""Differences between rows of tables: intervals over trainings and test identities, tests, and decisions on statements.
+
+docs/statistics.md states the formulas and their assumptions. `python -m reports.statistics` prints its power table.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtrit  # Student's t: its distribution function and the inverse
+from numpy.typing import NDArray
+from scipy import stats
 
-#: Significance level of adjusted p values.
+from ablations.studies.figure5b import GENOTYPES
+
+#: Errors of a family of tests: a difference or a decision needs an adjusted p value below this.
 LEVEL = 0.05
+#: Bootstrap samples of test identities.
+RESAMPLES = 2000
+#: Training accuracy of a converged training, mean of the last 5 % of its epochs.
+ACCURACY = 0.9
+#: Rise of the training accuracy over the last quarter of the epochs, above which a training has not converged.
+RISE = 0.02
+
+Status = Literal["holds", "fails", "undecided", "not testable", "not run"]
+Floats = NDArray[np.float64]
+
+# --- Scores --------------------------------------------------------------------------------------
+
+
+def query_values(queries: pd.DataFrame, metric: str) -> Floats:
+    """(Q,) values of a metric in per cent; NaN for queries without a match.
+
+    Args:
+        queries: rows of queries.csv as written, shares in [0, 1].
+        metric: mAP, mINP, or R1, R5 and the like.
+    """
+    column = {"mAP": "ap", "mINP": "inp"}.get(metric)
+    shares = queries[column] if column else queries["first_rank"] <= int(metric.removeprefix("R"))
+    return np.where(queries["positives"] > 0, 100 * shares.to_numpy(float), np.nan)
+
+
+@lru_cache(maxsize=8)
+def resampled_counts(identities: int) -> Floats:
+    """(RESAMPLES, identities) how often each bootstrap sample contains each identity.
+
+    Test sets with the same number of identities share the samples, so all differences on a test set are paired.
+    """
+    samples = np.random.default_rng(identities).integers(identities, size=(RESAMPLES, identities))
+    flat = (samples + identities * np.arange(RESAMPLES)[:, None]).ravel()
+    return np.bincount(flat, minlength=RESAMPLES * identities).reshape(RESAMPLES, identities).astype(float)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """One metric of the repetitions of a table cell, by test identity, in per cent.
+
+    A repetition is a seed, or a random architecture with the mean over its seeds.
+    """
+
+    identities: NDArray[np.generic]
+    """(I,) in ascending order"""
+    weights: Floats
+    """(I,) share of each identity's queries in the metric; the sum is 1"""
+    sums: Floats
+    """(repetitions, I) share of each identity in the metric of a repetition; the sum over I is the metric"""
+
+    @classmethod
+    def from_queries(cls, runs: Sequence[pd.DataFrame], metric: str, genotypes: Sequence[str] = ()) -> "Scores":
+        """Scores of runs.
+
+        Args:
+            runs: queries.csv of each, as written. Draws count equally, as in the record.
+            metric: mAP, mINP, or R1, R5 and the like.
+            genotypes: of each run, for a row of random architectures.
+
+        Raises:
+            ValueError: no run, fewer than two test identities, or runs on different test sets.
+        """
+        found = [_by_identity(queries, metric) for queries in runs]
+        if not found:
+            raise ValueError("no run to compare")
+        identities, weights, _ = found[0]
+        if len(identities) < 2:
+            raise ValueError("variance over test identities needs at least two of them")
+        for others, theirs, _ in found:
+            _check_same_test_set(identities, weights, others, theirs)
+        sums = np.stack([one for _, _, one in found])
+        if genotypes:
+            names = np.asarray(genotypes)
+            sums = np.stack([sums[names == name].mean(0) for name in dict.fromkeys(genotypes)])
+        return cls(identities, weights, sums)
+
+    @property
+    def count(self) -> int:
+        """Number of repetitions."""
+        return len(self.sums)
+
+    @cached_property
+    def values(self) -> Floats:
+        """(repetitions,) the metric of each, in per cent; equal to the record's."""
+        return np.asarray(self.sums.sum(1))
+
+    @property
+    def mean(self) -> float:
+        """The metric, mean over repetitions."""
+        return float(self.values.mean())
+
+    @cached_property
+    def replicates(self) -> Floats:
+        """(RESAMPLES, repetitions) the metric on bootstrap samples of the test identities."""
+        counts = resampled_counts(len(self.identities))
+        return np.asarray(counts @ self.sums.T / (counts @ self.weights)[:, None])
+
+
+def _by_identity(queries: pd.DataFrame, metric: str) -> tuple[NDArray[np.generic], Floats, Floats]:
+    """Identities, their weights, and their weighted sums of a run."""
+    values = query_values(queries, metric)
+    valid = ~np.isnan(values)
+    identities, index = np.unique(queries["identity"].to_numpy()[valid], return_inverse=True)
+    draws, draw = np.unique(queries["draw"].to_numpy()[valid], return_inverse=True)
+    weights = 1 / (len(draws) * np.bincount(draw)[draw])
+    shares, sums = (np.bincount(index, one).astype(float) for one in (weights, weights * values[valid]))
+    return identities, shares, sums
+
+
+def _check_same_test_set(
+    identities: NDArray[np.generic], weights: Floats, others: NDArray[np.generic], theirs: Floats
+) -> None:
+    if not (np.array_equal(identities, others) and np.allclose(weights, theirs)):
+        raise ValueError("runs on different test sets cannot be compared: their queries differ")
+
+
+# --- Rows ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A mean difference over paired repetitions."""
+class Variance:
+    """Estimate of a variance."""
+
+    value: float
+    df: float
+    """degrees of freedom of the estimate"""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A table cell to compare: its scores, and what is known of its runs."""
+
+    scores: Scores
+    source: str = "training"
+    """what differs between repetitions: training, search, genotype, ...; rows with the same source share a variance"""
+    obstacle: str = ""
+    """why the row cannot be compared, from `convergence_obstacle`; empty: it can"""
+    origins: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """devices and versions of the runs, from `origins_of`"""
+    between: Variance = Variance(math.nan, 0)
+    """between repetitions, set by `pooled`"""
+
+
+def pooled(rows: Iterable[Row]) -> list[Row]:
+    """The rows with their variance between repetitions, pooled over all rows with the same source.
+
+    Rows with an obstacle do not enter the pool while there are others.
+
+    Args:
+        rows: of a study, with the same test set and metric.
+    """
+    rows = list(rows)
+    variances = {}
+    for source in dict.fromkeys(row.source for row in rows):
+        members = [row for row in rows if row.source == source]
+        values = [row.scores.values for row in ([row for row in members if not row.obstacle] or members)]
+        df = sum(len(one) - 1 for one in values)
+        squares = sum(float(np.square(one - one.mean()).sum()) for one in values)
+        variances[source] = Variance(squares / df if df else math.nan, df)
+    return [replace(row, between=variances[row.source]) for row in rows]
+
+
+def convergence_obstacle(histories: Sequence[pd.DataFrame]) -> str:
+    """Why trainings do not count as converged; empty if all do.
+
+    Args:
+        histories: history.csv of each training, as written, with accuracy in [0, 1].
+    """
+    found = [reason for history in histories if (reason := _unconverged(history["accuracy"].dropna()))]
+    return f"{len(found)} of {len(histories)} trainings have not converged ({found[0]})" if found else ""
+
+
+def _unconverged(accuracy: "pd.Series[float]") -> str:
+    """Why a training with these accuracies by epoch has not converged."""
+    values = accuracy.to_numpy(float)
+    epochs = len(values)
+    if epochs < 2:
+        return "fewer than two epochs"
+    final = float(values[-math.ceil(0.05 * epochs) :].mean())
+    if final < ACCURACY:
+        return f"training accuracy {final:.2f}, below {ACCURACY:g}"
+    quarter = values[-max(2, math.ceil(epochs / 4)) :]
+    rise = float(stats.theilslopes(quarter)[0]) * (len(quarter) - 1)
+    return f"training accuracy still rises, by {rise:.2f} in the last quarter" if rise > RISE else ""
+
+
+def origins_of(records: pd.DataFrame) -> dict[str, frozenset[str]]:
+    """Devices and versions of finished runs, from their records."""
+    devices = np.where(records["device"] == "cpu", records["cpu"], records["device"])
+    return {
+        "devices": frozenset(map(str, devices)),
+        "code versions": frozenset(map(str, records["code"])),
+        "torch versions": frozenset(map(str, records["torch"])),
+    }
+
+
+# --- Effects -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Estimated difference of two rows in percentage points, with its variance by source."""
 
     mean: float
-    low: float
-    """lower end of the 95 % confidence interval (Student's t); NaN of a single pair"""
-    high: float
-    """upper end of the interval"""
-    p: float
-    """two-sided paired t-test; NaN of a single pair"""
-    count: int
-    """number of pairs"""
+    trainings: tuple[Variance, ...]
+    """between repetitions, one per pool; empty if a row has a single one"""
+    identities: Variance
+    """over test identities"""
+    overlap: Variance
+    """contained in both: identities on which repetitions differ"""
+    obstacle: str = ""
+    """why the effect is not tested; empty: it is"""
+    remarks: tuple[str, ...] = ()
+    """different devices or versions"""
+
+    @property
+    def scope(self) -> str:
+        """What the interval generalizes to."""
+        return "new trainings and test identities" if self.trainings else "this training only"
+
+    @property
+    def variance(self) -> float:
+        """Variance of the mean; no component counts as negative."""
+        trainings = sum(one.value for one in self.trainings)
+        return max(trainings + self.identities.value - self.overlap.value, trainings, self.identities.value)
+
+    @property
+    def error(self) -> float:
+        """Standard error."""
+        return math.sqrt(self.variance)
+
+    @property
+    def df(self) -> float:
+        """Satterthwaite's degrees of freedom."""
+        return satterthwaite(self.variance, (*self.trainings, self.identities, self.overlap))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval."""
+        half = float(stats.t.ppf(1 - LEVEL / 2, self.df)) * self.error
+        return self.mean - half, self.mean + half
+
+    def above(self, bound: float = 0.0) -> float:
+        """One-sided p value: small if the difference is larger than the bound. NaN if there is an obstacle."""
+        return math.nan if self.obstacle else float(stats.t.sf(self._distance(bound), self.df))
+
+    def below(self, bound: float = 0.0) -> float:
+        """One-sided p value: small if the difference is smaller than the bound. NaN if there is an obstacle."""
+        return math.nan if self.obstacle else float(stats.t.cdf(self._distance(bound), self.df))
+
+    @property
+    def p(self) -> float:
+        """Two-sided p value of no difference; below 0.05 where the interval excludes 0. NaN if there is an obstacle."""
+        return min(1.0, 2 * min(self.above(), self.below())) if not self.obstacle else math.nan
+
+    def place_of(self, value: float) -> Literal["below", "inside", "above"]:
+        """Where a value, such as the paper's difference, is relative to the interval."""
+        low, high = self.interval
+        return "below" if value < low else "above" if value > high else "inside"
+
+    def _distance(self, bound: float) -> float:
+        """Distance from a bound in standard errors."""
+        if self.error:
+            return (self.mean - bound) / self.error
+        return math.copysign(math.inf, self.mean - bound) if self.mean != bound else 0.0
 
 
-def paired(differences: "pd.Series[float] | Sequence[float]") -> Difference:
-    """Mean, confidence interval and paired t-test of differences; NaN (an unpaired seed) is left out.
+def satterthwaite(variance: float, components: Iterable[Variance]) -> float:
+    """Degrees of freedom of a variance made of components."""
+    spread = sum(one.value**2 / one.df for one in components if one.value)
+    return variance**2 / spread if spread and variance else math.inf
 
-    Equal differences have no variance: the interval is a point and p is 0, or 1 if they are all 0.
+
+def compare(a: Row, b: Row) -> Effect:
+    """The difference a minus b. Both rows come from one call of `pooled`.
 
     Raises:
-        ValueError: no pair.
+        ValueError: the rows have different test sets.
     """
-    values = np.asarray(differences, dtype=float)
-    values = values[~np.isnan(values)]
-    count, mean = len(values), float(values.mean()) if len(values) else math.nan
-    if not count:
-        raise ValueError("no pair to compare")
-    if count == 1:
-        return Difference(mean, math.nan, math.nan, math.nan, 1)
-    error = float(values.std(ddof=1)) / math.sqrt(count)
-    if error == 0:
-        return Difference(mean, mean, mean, float(mean == 0), count)
-    half = float(stdtrit(count - 1, 0.975)) * error
-    return Difference(mean, mean - half, mean + half, float(2 * stdtr(count - 1, -abs(mean) / error)), count)
+    return contrast([(1.0, a), (-1.0, b)])
+
+
+def contrast(terms: Sequence[tuple[float, Row]]) -> Effect:
+    """A weighted sum of rows, such as a difference of two differences. The weights add up to 0.
+
+    Raises:
+        ValueError: the rows have different test sets.
+    """
+    all_scores = [(weight, row.scores) for weight, row in terms]
+    first = all_scores[0][1]
+    for _, scores in all_scores:
+        _check_same_test_set(first.identities, first.weights, scores.identities, scores.weights)
+    number, weights = len(first.identities), first.weights
+    bessel = number / (number - 1)
+    df = float(np.square(weights).sum() ** 2 / np.power(weights, 4).sum()) - 1
+    replicates = np.sum([weight * scores.replicates.mean(1) for weight, scores in all_scores], axis=0)
+    trainings: tuple[Variance, ...] = ()
+    overlap = Variance(0.0, math.inf)
+    if min(scores.count for _, scores in all_scores) > 1:
+        trainings = _training_variances(terms)
+        value = bessel * sum(weight**2 * _deviation_variance(scores) for weight, scores in all_scores)
+        overlap = Variance(value, sum(scores.count - 1 for _, scores in all_scores) * df)
+    return Effect(
+        sum(weight * scores.mean for weight, scores in all_scores),
+        trainings,
+        Variance(bessel * float(replicates.var(ddof=1)), df),
+        overlap,
+        "; ".join(
+            dict.fromkeys(
+                filter(None, (row.obstacle or few_repetitions(row.source, row.scores.count) for _, row in terms))
+            )
+        ),
+        tuple(_mixed([row for _, row in terms])),
+    )
+
+
+def _training_variances(terms: Sequence[tuple[float, Row]]) -> tuple[Variance, ...]:
+    """Variance of a weighted sum between repetitions, one for each pool."""
+    found: dict[str, Variance] = {}
+    for weight, row in terms:
+        value = weight**2 * row.between.value / row.scores.count
+        before = found.get(row.source)
+        found[row.source] = Variance(value + (before.value if before else 0.0), row.between.df)
+    return tuple(found.values())
+
+
+def average(rows: Sequence[Row]) -> Row:
+    """The mean of rows that have the same seeds, as a row. A repetition is the mean over the rows of one seed.
+
+    Rows of one seed may share initial weights and batches. The mean has therefore its own variance between repetitions,
+    which contains the covariance.
+
+    Args:
+        rows: of the same test set, with their repetitions in the same order.
+
+    Raises:
+        ValueError: the rows have different numbers of repetitions or different test sets.
+    """
+    scores = [row.scores for row in rows]
+    for one in scores:
+        _check_same_test_set(scores[0].identities, scores[0].weights, one.identities, one.weights)
+    if len({one.count for one in scores}) > 1:
+        raise ValueError("rows with different numbers of repetitions have no mean by repetition")
+    sums = np.mean([one.sums for one in scores], axis=0)
+    origins = {kind: frozenset().union(*(row.origins.get(kind, ()) for row in rows)) for kind in rows[0].origins}
+    mean = Row(
+        Scores(scores[0].identities, scores[0].weights, sums),
+        f"mean of {len(rows)} rows",
+        "; ".join(dict.fromkeys(filter(None, (row.obstacle for row in rows)))),
+        origins,
+    )
+    return pooled([mean])[0]
+
+
+def _deviation_variance(scores: Scores) -> float:
+    """Variance of the mean over repetitions that comes from identities on which they differ."""
+    replicates = scores.replicates - scores.replicates.mean(1, keepdims=True)
+    return float(replicates.var(0, ddof=1).sum()) / (scores.count * (scores.count - 1))
+
+
+def few_repetitions(source: str, count: int) -> str:
+    """Why a row with this many repetitions cannot be compared; empty: it can."""
+    if source == "genotype" and count < GENOTYPES:
+        return f"{count} random architectures, at least {GENOTYPES} are needed"
+    if source == "search" and count == 1:
+        return "single search"
+    return "single seed" if count == 1 else ""
+
+
+def _mixed(rows: Sequence[Row]) -> Iterable[str]:
+    """Devices and versions in which the runs of rows differ."""
+    for kind in rows[0].origins:
+        names = frozenset[str]().union(*(row.origins.get(kind, frozenset()) for row in rows))
+        if len(names) > 1:
+            yield f"different {kind}: {', '.join(sorted(names))}"
+
+
+# --- Decisions -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a statement: the difference lies between two bounds, in percentage points.
+
+    By default it is larger than 0. `low=-0.5` alone: it costs at most 0.5. `low=-inf, high=1`: it gains less than 1.
+    `low=-1, high=1`: both rows are equivalent within 1.
+    """
+
+    effect: Effect | None
+    """None: a row was not run"""
+    low: float = 0.0
+    high: float = math.inf
+
+    @property
+    def support(self) -> list[float]:
+        """p value of each bound, small if the difference is on its inner side."""
+        return [p for p, _ in self._tests()]
+
+    @property
+    def refutation(self) -> list[float]:
+        """p value of each bound, small if the difference is on its outer side."""
+        return [p for _, p in self._tests()]
+
+    def _tests(self) -> list[tuple[float, float]]:
+        if self.effect is None or self.effect.obstacle:
+            return []
+        lower = (self.effect.above(self.low), self.effect.below(self.low))
+        upper = (self.effect.below(self.high), self.effect.above(self.high))
+        return [lower] * math.isfinite(self.low) + [upper] * math.isfinite(self.high)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the runs decide about a statement."""
+
+    status: Status
+    holds: float
+    """p value that it holds, adjusted over the ledger; NaN if a part is not tested"""
+    fails: float
+    """p value that it fails, adjusted over the ledger; NaN if no part is tested"""
+    reason: str = ""
+    """why it is not testable"""
+
+
+def decide(ledger: Sequence[Sequence[Part]]) -> list[Decision]:
+    """Decisions on statements, each of which is a conjunction of parts.
+
+    A statement holds with its least supported part (intersection-union), and fails with its most refuted one after
+    Bonferroni's correction for its tests. Holm's method runs over both p values of all statements.
+    """
+    holds, fails = [], []
+    for parts in ledger:
+        support = [p for part in parts for p in part.support]
+        refutation = [p for part in parts for p in part.refutation]
+        complete = all(part.support for part in parts) and parts
+        holds.append(max(support) if complete else math.nan)
+        fails.append(min(1.0, len(refutation) * min(refutation)) if refutation else math.nan)
+    adjusted = holm([*holds, *fails])
+    pairs = zip(adjusted[: len(holds)], adjusted[len(holds) :], strict=True)
+    return [_decision(parts, *pair) for parts, pair in zip(ledger, pairs, strict=True)]
+
+
+def _decision(parts: Sequence[Part], holds: float, fails: float) -> Decision:
+    """The decision from adjusted p values. Without a refutation, a missing part comes before an untestable one."""
+    effects = [part.effect for part in parts]
+    reason = "; ".join(dict.fromkeys(effect.obstacle for effect in effects if effect and effect.obstacle))
+    status: Status = "undecided"
+    if fails < LEVEL:
+        status = "fails"
+    elif holds < LEVEL:
+        status = "holds"
+    elif None in effects or not effects:
+        status = "not run"
+    elif reason:
+        status = "not testable"
+    return Decision(status, holds, fails, reason)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -58,3 +485,53 @@ def holm(p: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(known) - place) * p[i]))
         adjusted[i] = highest
     return adjusted
+
+
+# --- Power ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Design:
+    """A comparison that is planned; deviations in percentage points."""
+
+    seed_deviation: float
+    """standard deviation between seeds of one row on one test set"""
+    identities: int
+    """test identities"""
+    identity_deviation: float = 15.0
+    """standard deviation over identities of the difference of two rows"""
+    rows: int = 4
+    """rows whose seed variance is pooled"""
+    statements: int = 1
+    """statements in the ledger"""
+
+    def power(self, points: float, seeds: int) -> float:
+        """Chance that a true difference is found, if it is the first that Holm's method looks at."""
+        trainings = Variance(2 * self.seed_deviation**2 / seeds, self.rows * (seeds - 1))
+        identities = Variance(self.identity_deviation**2 / self.identities, self.identities - 1)
+        variance = trainings.value + identities.value
+        df = satterthwaite(variance, (trainings, identities))
+        critical = stats.t.ppf(1 - LEVEL / (2 * self.statements), df)
+        return float(stats.nct.sf(critical, df, points / math.sqrt(variance)))
+
+    def seeds(self, points: float, power: float = 0.8, most: int = 50) -> int | None:
+        """Smallest number of seeds that finds a difference with this power; None: more than `most`."""
+        return next((n for n in range(2, most + 1) if self.power(points, n) >= power), None)
+
+
+def power_table(statements: int = 40) -> str:
+    """Seeds for 80 % power by test identities, difference and seed deviation, as Markdown: alone / in a ledger."""
+    deviations = (0.75, 1.5, 3.0)
+    lines = [f"| identities | points | {' | '.join(f'SD {one:g}' for one in deviations)} |", "|---" * 5 + "|"]
+    for identities in (100, 750, 3060):
+        for points in (1, 2, 5, 9):
+            cells = []
+            for deviation in deviations:
+                needed = [Design(deviation, identities, statements=n).seeds(points) for n in (1, statements)]
+                cells.append(" / ".join("-" if n is None else str(n) for n in needed))
+            lines.append(f"| {identities} | {points} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(power_table(), end="")

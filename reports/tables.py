@@ -78,10 +78,6 @@ class TableCell:
         """Sample standard deviation over the runs; NaN of one."""
         return float(self.runs[metric].std())
 
-    def by_seed(self, metric: str) -> "pd.Series[float]":
-        """Mean of each seed's runs."""
-        return self.runs.groupby("seed")[metric].mean()
-
 
 @dataclass(frozen=True)
 class Row:

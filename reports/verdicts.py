@@ -1,36 +1,47 @@
 """Verdicts on the paper's statements.
 
-A comparison is decided over seeds by the 95 % confidence interval of the paired differences. A single seed decides
-nothing, and there is no correction for the number of claims. Each verdict says whether the paper's own numbers agree.
+The statistics are those of `reports.statistics`. Every statement is a conjunction of differences between bounds, and
+one correction runs over the whole ledger. Each verdict says whether the paper's own numbers agree.
 """
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import pandas as pd
 
 from ablations.engine.request import Request
-from ablations.studies import find_study
+from ablations.studies import STUDIES
 from msinet.errors import UserError
-from reports.claims import CLAIMS, Claim, Comparison, Measurement
-from reports.layout import build_table
-from reports.paper import GROUPS, of_cell, of_group, of_row, paper_numbers
+from msinet.models.genotype import SEARCHED
+from msinet.models.registry import split_name
+from reports import statistics
+from reports.claims import CLAIMS, Claim, Comparison, Group, Measurement, Selection
+from reports.layout import comparisons_of, plain_table
+from reports.notes import found_by_search, spread
+from reports.paper import of_cell, of_group, of_row, paper_numbers
 from reports.results import Factors, Results, has
 from reports.sizes import full_size_cost
-from reports.statistics import Difference, paired
-from reports.tables import Column, Table, TableCell
+from reports.statistics import Effect, Part, Status, Variance, contrast, decide, few_repetitions
+from reports.tables import Column, Row, Table
 
-Status = Literal["holds", "fails", "undecided", "not run"]
+#: Groups of tables that stand for a group of a statement.
+GROUPS: dict[Group, tuple[str, ...]] = {
+    "scratch": ("scratch", "searched"),
+    "pretrained": ("pretrained",),
+    "either": ("pretrained", "pretext"),
+}
+#: Obstacles that the evidence of a claim shows.
+REASONS = 3
+#: Sides of patches of the paper's transformers; 0: no transformer.
+PATCHES = (0, 16)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a comparison or a measurement."""
+    """Result of a comparison, of searches or of a measurement."""
 
-    status: Status
     text: str
     """the effect in words and numbers, or what is missing"""
     agrees: bool | None = None
@@ -46,6 +57,10 @@ class Verdict:
     outcomes: tuple[Outcome, ...]
     by_paper: str
     """agreement of the paper's own numbers with the statement: yes, no, or - without numbers"""
+    p: float = math.nan
+    """adjusted p value of the decision, or the smaller one if it is undecided; NaN if nothing is tested"""
+    reasons: tuple[str, ...] = ()
+    """obstacles to its comparisons"""
 
     @property
     def leans(self) -> bool | None:
@@ -62,86 +77,148 @@ def judge(results: Results, latencies: pd.DataFrame | None = None, claims: Seque
         latencies: table of `python -m bench latency`.
         claims: to judge.
     """
-    tables: dict[str, Table | UserError] = {}
-    for name in dict.fromkeys(comparison.study for claim in claims for comparison in claim.comparisons):
-        try:
-            tables[name] = build_table(results, name)
-        except UserError as error:
-            tables[name] = error
+    ledger = [_parts(claim, results) for claim in claims]
     verdicts = []
-    for claim in claims:
-        if claim.measurement is not None:
-            outcome = measure(claim.measurement, pd.DataFrame() if latencies is None else latencies)
-            verdicts.append(Verdict(claim, outcome.status, (outcome,), "-"))
-            continue
-        outcomes = tuple(compare(c, tables[c.study], results.request) for c in claim.comparisons)
-        paper = [yes for c in claim.comparisons if (yes := supported_by_paper(c)) is not None]
+    for claim, parts, decision in zip(claims, ledger, decide(ledger), strict=True):
+        paper = [yes for yes in _by_paper(claim) if yes is not None]
         by_paper = "-" if not paper else "yes" if all(paper) else "no"
-        verdicts.append(Verdict(claim, together([outcome.status for outcome in outcomes]), outcomes, by_paper))
+        if claim.measurement is not None:
+            status, text = measure(claim.measurement, pd.DataFrame() if latencies is None else latencies)
+            verdicts.append(Verdict(claim, status, (Outcome(text),), by_paper))
+            continue
+        p = {"holds": decision.holds, "fails": decision.fails}.get(decision.status, _least(decision))
+        outcomes = tuple(_outcomes(claim, parts, results.request))
+        verdicts.append(Verdict(claim, decision.status, outcomes, by_paper, p, tuple(_obstacles(parts))))
     return verdicts
 
 
-def together(statuses: Sequence[Status]) -> Status:
-    """A statement fails with one of its comparisons, and holds only with all of them."""
-    made = [status for status in statuses if status != "not run"]
-    if not made:
-        return "not run"
-    if "fails" in made:
-        return "fails"
-    return "holds" if all(status == "holds" for status in statuses) else "undecided"
+def _least(decision: statistics.Decision) -> float:
+    return min((p for p in (decision.holds, decision.fails) if not math.isnan(p)), default=math.nan)
+
+
+def _parts(claim: Claim, results: Results) -> list[Part]:
+    """The differences that a claim states."""
+    if claim.measurement is not None or claim.not_run:
+        return []
+    if claim.selection is not None:
+        return [Part(selection_effect(claim.selection, results))]
+    return [Part(effect_of(c, results), c.low, c.high) for c in claim.comparisons]
+
+
+def _outcomes(claim: Claim, parts: Sequence[Part], request: Request) -> Iterator[Outcome]:
+    if claim.not_run:
+        yield Outcome(claim.not_run)
+        for c in claim.comparisons:
+            if (theirs := paper_difference(c)) is not None:
+                yield Outcome(f"{label(c)}: the paper's {theirs:+.1f}")
+    elif claim.selection is not None:
+        yield _searched(claim.selection, parts[0].effect, request)
+    else:
+        for c, part in zip(claim.comparisons, parts, strict=True):
+            yield compared(c, part.effect, request)
+    if reasons := _obstacles(parts):
+        more = f", and {len(reasons) - REASONS} more" if len(reasons) > REASONS else ""
+        yield Outcome(f"not testable: {'; '.join(reasons[:REASONS])}{more}")
+    yield from (
+        Outcome(remark) for remark in dict.fromkeys(r for part in parts if part.effect for r in part.effect.remarks)
+    )
+
+
+def _obstacles(parts: Sequence[Part]) -> list[str]:
+    """The obstacles to the effects of a claim, each once."""
+    found = [part.effect.obstacle for part in parts if part.effect and part.effect.obstacle]
+    return list(dict.fromkeys(reason for joined in found for reason in joined.split("; ")))
+
+
+def _by_paper(claim: Claim) -> list[bool | None]:
+    if claim.selection is not None:
+        return [_deeper(SEARCHED, claim.selection.operation) > 0]
+    return [supported_by_paper(c) for c in claim.comparisons]
 
 
 # --- Comparisons ---------------------------------------------------------------------------------
 
 
-def compare(c: Comparison, table: Table | UserError, request: Request) -> Outcome:
-    """Outcome of a comparison in a table, or in none because of an error."""
-    missing = f"{label(c)}: {command_for(c, request)}"
-    if isinstance(table, UserError):
-        return Outcome("not run", f"{missing} ({table})")
-    cells = [_cell(table, group, factors, Column(c.train, c.test)) for group, factors in c.rows]
-    if not all(cell and cell.done for cell in cells):
-        return Outcome("not run", missing)
-    better, worse = (cell.by_seed(c.metric) for cell in cells if cell)
-    differences = (better - worse).dropna()
-    if differences.empty:
-        return Outcome("not run", f"{label(c)}: no seed has both")
-    d = paired(differences)
-    agrees = bool(abs(d.mean) <= c.within if c.within is not None else d.mean > c.at_least)
-    if d.count < 2:
-        return Outcome("undecided", f"{label(c)}: {d.mean:+.1f}, single seed", agrees)
-    text = f"{label(c)}: {d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}], {d.count} seeds"
-    return Outcome(decide(c, d), text, agrees)
+def effect_of(c: Comparison, results: Results) -> Effect | None:
+    """The effect of a comparison; None if a row was not run.
+
+    A network that is narrower than the paper's, or has other patches, is an obstacle, and so is pre-training on the
+    rendered pretext set where the statement is about ImageNet.
+    """
+    request = results.request
+    if any(group == "pretrained" for group, _ in c.rows) and request.rendered and request.pretrained is None:
+        return untestable("networks are pre-trained on the rendered pretext set, not on ImageNet")
+    try:
+        table = plain_table(results, c.study)
+    except UserError:
+        return None
+    column = Column(c.train, c.test)
+    found = [(weight, [_find(table, group, factors, column) for factors in rows]) for weight, group, rows in c.terms]
+    if not all(row is not None for _, rows in found for row in rows):
+        return None
+    effects = comparisons_of(results, c.study)
+    terms = []
+    for weight, several in found:
+        rows = [row for row in several if row is not None]
+        mean = effects.mean_row(rows, column, c.metric) if len(rows) > 1 else effects.row(rows[0], column, c.metric)
+        terms.append((weight, mean))
+    effect = contrast(terms)
+    others = dict.fromkeys(why for _, rows in found for row in rows if row and (why := other_network(row, column)))
+    return replace(effect, obstacle="; ".join([*others, *filter(None, [effect.obstacle])]))
 
 
-def decide(c: Comparison, d: Difference) -> Status:
-    """Status of a comparison by the confidence interval of its difference."""
-    if c.within is not None:
-        if d.low >= -c.within and d.high <= c.within:
-            return "holds"
-        return "fails" if d.low > c.within or d.high < -c.within else "undecided"
-    if d.low > c.at_least:
-        return "holds"
-    point = math.isclose(d.high, d.low)
-    return "fails" if d.high < c.at_least or (point and d.high <= c.at_least) else "undecided"
+def untestable(reason: str) -> Effect:
+    """An effect without a value, because of an obstacle."""
+    nothing = Variance(math.nan, math.inf)
+    return Effect(math.nan, (), nothing, nothing, reason)
 
 
-def _cell(table: Table, group: str, factors: Factors, column: Column) -> TableCell | None:
-    """The table cell of a comparison's row; searched networks count as trained from scratch."""
-    groups = {"searched": "scratch", **GROUPS}
-    found = (row for row in table.rows if groups.get(row.group, row.group) == group and has(row.factors, factors))
-    return next((row.cells.get(column) for row in found), None)
+def _find(table: Table, group: Group, factors: Factors, column: Column) -> Row | None:
+    """The finished row with these coordinates; of several the one of the paper's width."""
+    rows = [
+        row
+        for row in table.rows
+        if row.group in GROUPS[group] and has(row.factors, factors) and column in row.cells and row.cells[column].done
+    ]
+    return min(rows, key=lambda row: abs(float(dict(row.factors).get("width", 1)) - 1), default=None)
+
+
+def other_network(row: Row, column: Column) -> str:
+    """How the networks of a row differ from the paper's: width, or patches of transformers; empty: they do not."""
+    models = [model for model in row.cells[column].runs["model"].unique() if split_name(model)[1] != 1]
+    patch = dict(row.factors).get("patch", 0)
+    if models:
+        return f"{', '.join(models)} is not of the paper's width"
+    return "" if patch in PATCHES else f"patches of {patch} pixels, not the paper's 16"
+
+
+def compared(c: Comparison, effect: Effect | None, request: Request) -> Outcome:
+    """A comparison in words."""
+    if effect is None:
+        return Outcome(f"{label(c)}: {command_for(c, request)}")
+    if math.isnan(effect.mean):
+        return Outcome(label(c))
+    words = [f"{label(c)}: {spread(effect)}"]
+    if not effect.trainings:
+        words.append(effect.scope)
+    if (theirs := paper_difference(c)) is not None:
+        words.append(f"the paper's {theirs:+.1f} is {effect.place_of(theirs)}")
+    return Outcome(", ".join(words), c.low < effect.mean < c.high)
 
 
 def label(c: Comparison) -> str:
     """A comparison in words."""
-    table = Table("", (), (), find_study(c.study))
-    return f"{table.label(c.better)} - {table.label(c.worse)}, {Column(c.train, c.test).label} {c.metric}"
+    table = Table("", (), (), STUDIES.get(c.study))
+    names = [f"mean of {len(rows)} rows" if len(rows) > 1 else table.label(rows[0]) for _, _, rows in c.terms]
+    column = f"{Column(c.train, c.test).label} {c.metric}"
+    if c.subtracted:
+        return f"gain by pre-training, {names[0]} - {names[2]}, {column}"
+    return f"{names[0]} - {names[1]}, {column}"
 
 
 def command_for(c: Comparison, request: Request) -> str:
     """The command that runs both rows: pre-trained groups and VehicleID may need further options."""
-    pretrained = "pretrained" in (c.group, c.worse_group)
+    pretrained = any(group != "scratch" for group, _ in c.rows)
     if (pretrained or (c.train, c.test) == ("vehicleid", "vehicleid")) and not request.complete:
         request = replace(request, whole=True)
     words = ["python", "-m", "ablations", "run", c.study, *request.as_args()]
@@ -150,37 +227,81 @@ def command_for(c: Comparison, request: Request) -> str:
     return shlex.join(words)
 
 
+def paper_difference(c: Comparison) -> float | None:
+    """The paper's own difference in percentage points; None: it does not give the numbers."""
+    numbers = paper_numbers(c.study)
+    total = 0.0
+    for weight, group, rows in c.terms:
+        stated = of_group(numbers, "pretrained" if group == "either" else group)
+        values = [of_cell(of_row(stated, factors), c.train, c.test)[0].get(c.metric) for factors in rows]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return None
+        total += weight * sum(known) / len(known)
+    return round(total, 1)
+
+
 def supported_by_paper(c: Comparison) -> bool | None:
     """True if the paper's own numbers agree with a comparison; None: it gives none."""
-    numbers = paper_numbers(c.study)
-    values = [
-        of_cell(of_row(of_group(numbers, group), factors), c.train, c.test)[0].get(c.metric)
-        for group, factors in c.rows
-    ]
-    if values[0] is None or values[1] is None:
+    difference = paper_difference(c)
+    return None if difference is None else c.low < difference < c.high
+
+
+# --- Searches ------------------------------------------------------------------------------------
+
+
+def selection_effect(s: Selection, results: Results) -> Effect | None:
+    """How much more often searches select an operation in the last half of the cells, in percentage points.
+
+    A repetition is a search; the interval is over new searches. None: no search is finished.
+    """
+    try:
+        study = results.resolution(s.study).study
+        searches = [one for one in found_by_search(results, study) if has(one.factors, s.row)]
+    except UserError:
         return None
-    difference = round(values[0] - values[1], 1)
-    return abs(difference) <= c.within if c.within is not None else difference > 0 and difference >= c.at_least
+    if not searches:
+        return None
+    values = pd.Series([_deeper(str(one.record["genotype"]), s.operation) for one in searches])
+    count, nothing = len(values), Variance(0.0, math.inf)
+    narrow = sorted({str(one.record["model"]) for one in searches if split_name(str(one.record["model"]))[1] != 1})
+    obstacle = f"{', '.join(narrow)} is not of the paper's width" if narrow else few_repetitions("search", count)
+    variance = (Variance(float(values.var()) / count, count - 1),) if count > 1 else ()
+    return Effect(float(values.mean()), variance, nothing, nothing, obstacle)
+
+
+def _deeper(genotype: str, operation: str) -> float:
+    """Share of an operation in the last half of a genotype minus that in the first half, in percentage points."""
+    half = len(genotype) // 2
+    return 100 * (genotype[half:].count(operation) - genotype[:half].count(operation)) / half
+
+
+def _searched(s: Selection, effect: Effect | None, request: Request) -> Outcome:
+    if effect is None:
+        return Outcome(shlex.join(["python", "-m", "ablations", "run", s.study, *request.as_args()]))
+    interval = spread(effect) if effect.trainings else f"{effect.mean:+.1f}"
+    text = f"share of {s.operation} in the last half of the cells - first half: {interval}"
+    return Outcome(text, effect.mean > 0)
 
 
 # --- Measurements --------------------------------------------------------------------------------
 
 
-def measure(m: Measurement, latencies: pd.DataFrame) -> Outcome:
-    """Outcome of a measurement."""
+def measure(m: Measurement, latencies: pd.DataFrame) -> tuple[Status, str]:
+    """Status of a measurement and its values, or the command that measures."""
     if m.kind == "time":
         return _faster(m.networks[0], m.networks[1], latencies)
     costs = [full_size_cost(text) for text in m.networks]
     if m.kind == "macs":
         same = len({cost.macs for cost in costs}) == 1
-        return Outcome("holds" if same else "fails", f"{' and '.join(f'{c.macs:,}' for c in costs)} multiply-adds")
+        return "holds" if same else "fails", f"{' and '.join(f'{c.macs:,}' for c in costs)} multiply-adds"
     found = [cost.parameters_without_classifier for cost in costs]
     right = all(round(n / 1e6, 1) == millions for n, millions in zip(found, m.millions, strict=True))
     text = ", ".join(f"{name}: {n:,}" for name, n in zip(m.networks, found, strict=True))
-    return Outcome("holds" if right else "fails", text)
+    return "holds" if right else "fails", text
 
 
-def _faster(network: str, other: str, latencies: pd.DataFrame) -> Outcome:
+def _faster(network: str, other: str, latencies: pd.DataFrame) -> tuple[Status, str]:
     """Medians of a latency file at every batch size that it has of both networks, as trained and in fp32."""
     if len(latencies):
         frame = latencies[(latencies["form"] == "eager") & (latencies["precision"] == "fp32")]
@@ -189,8 +310,8 @@ def _faster(network: str, other: str, latencies: pd.DataFrame) -> Outcome:
             text = ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in ratios.items())
             wins = (ratios < 1).sum()
             status: Status = "holds" if wins == len(ratios) else "undecided" if wins else "fails"
-            return Outcome(status, f"time relative to {other}: {text}")
-    return Outcome("not run", f"python -m bench latency --models {network!r} {other!r} --forms eager")
+            return status, f"time relative to {other}: {text}"
+    return "not run", f"python -m bench latency --models {network!r} {other!r} --forms eager"
 
 
 # --- Formats -------------------------------------------------------------------------------------
@@ -205,6 +326,7 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
                 "claim": v.claim.statement,
                 "source": v.claim.source,
                 "verdict": v.status,
+                "p": v.p,
                 "paper's own numbers": v.by_paper,
                 "evidence": "; ".join(outcome.text for outcome in v.outcomes),
             }
@@ -213,10 +335,17 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     )
 
 
+def status_text(v: Verdict) -> str:
+    """The status with the p value of a decision."""
+    return f"{v.status} (p {v.p:.3f})" if v.status in ("holds", "fails") and not math.isnan(v.p) else v.status
+
+
 def as_markdown(verdicts: Sequence[Verdict], title: str) -> str:
     """A table for people, with the evidence below each statement."""
     lines = [f"**{title}**", "", "| claim | source | verdict | paper's own numbers |", "|---|---|---|---|"]
     for v in verdicts:
         evidence = "<br>".join(outcome.text for outcome in v.outcomes).replace("|", "&#124;")
-        lines.append(f"| {v.claim.statement}<br><sub>{evidence}</sub> | {v.claim.source} | {v.status} | {v.by_paper} |")
+        lines.append(
+            f"| {v.claim.statement}<br><sub>{evidence}</sub> | {v.claim.source} | {status_text(v)} | {v.by_paper} |"
+        )
     return "\n".join(lines) + "\n"

@@ -93,6 +93,10 @@ class Request:
         key = stable_hash([RESULTS_VERSION, canonical(resolve_pretraining(self.profile).recipe), world["fingerprint"]])
         return self.store / "pretrained" / f"{self.profile}-{key}"
 
+    def weights_name(self, model: str, seed: int) -> str:
+        """Name of a network's weights without suffix. Those of the pretext training differ by seed of the run."""
+        return model if seed == 0 or self.pretrained is not None else f"{model}-seed{seed}"
+
     @property
     def weights_folder(self) -> Path | None:
         """Folder of pre-trained weights: the one given, else that of the pretext training if there is one."""

@@ -178,7 +178,7 @@ class _Resolver:
             return Run(experiment, "", "missing")
         if experiment.init == "scratch":
             return self._with(experiment, None, None)
-        weights, digest = self._weights(experiment.model)
+        weights, digest = self._weights(self.request.weights_name(experiment.model, experiment.seed))
         if weights is not None:
             return self._with(experiment, weights, digest)
         digest = None if self.request.weights_folder else self._newest_weights(experiment)
@@ -190,8 +190,8 @@ class _Resolver:
         run_id = experiment.run_id(self.fingerprints, digest)
         return Run(experiment, run_id, self.store.state(run_id), weights)
 
-    def _find_weights(self, model: str) -> tuple[Path | None, str | None]:
-        path = find_weights(self.request.weights_folder, model)
+    def _find_weights(self, name: str) -> tuple[Path | None, str | None]:
+        path = find_weights(self.request.weights_folder, name)
         return path, None if path is None else file_hash(path)
 
     def _newest_weights(self, experiment: Experiment) -> str | None:
@@ -213,8 +213,8 @@ def found_genotype(store: Store, search_id: str) -> str | None:
     return read_genotype(path) if search_id and path.exists() else None
 
 
-def find_weights(folder: Path | None, model: str) -> Path | None:
-    """The weights file of a network, if there is one.
+def find_weights(folder: Path | None, name: str) -> Path | None:
+    """The weights file of that name, if there is one.
 
     Raises:
         UserError: the folder does not exist.
@@ -223,7 +223,7 @@ def find_weights(folder: Path | None, model: str) -> Path | None:
         return None
     if not folder.is_dir():
         raise UserError(f"folder of pre-trained weights {folder} does not exist; pass --pretrained DIR")
-    return next((path for suffix in WEIGHTS if (path := folder / f"{model}{suffix}").is_file()), None)
+    return next((path for suffix in WEIGHTS if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
 def missing_weights(request: Request, model: str) -> str:

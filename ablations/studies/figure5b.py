@@ -7,8 +7,10 @@ from ablations.engine.request import Request
 from ablations.engine.study import Cell, Point, Row, Study, cross, home
 from msinet.models.genotype import OPERATIONS, SEARCHED
 
-#: Genotypes that are drawn at random.
-RANDOM = 3
+#: Random architectures that a comparison needs at least, because they are a random effect.
+GENOTYPES = 10
+#: Fewer of them by profile, to try the machinery.
+FEWER = {"smoke": 3}
 #: Architectures of a single operation, by the operation's letter.
 SINGLE = {"none": "N", "exchange": "E", "gate": "G", "attention": "A"}
 LABELS = {
@@ -16,17 +18,22 @@ LABELS = {
     "exchange": "Exchange everywhere",
     "gate": "Channel Gate everywhere",
     "attention": "Cross Attention everywhere",
-    "random": f"Random, {RANDOM} genotypes",
+    "random": "Random genotypes",
     "paper": "MSINet, the paper's genotype",
     "tpe": "TPE, searched here",
     "tcm": "TCM, searched here",
 }
 
 
-def random_genotypes(count: int) -> list[str]:
-    """Genotypes drawn uniformly from the 4^12; the same ones every time."""
-    rng = np.random.default_rng(0)
-    return ["".join(rng.choice(list(OPERATIONS), len(SEARCHED))) for _ in range(count)]
+def draws_per_seed(request: Request) -> int:
+    """Random genotypes of each seed, so that all seeds together have `GENOTYPES` or more."""
+    return -(-FEWER.get(request.profile, GENOTYPES) // request.seeds)
+
+
+def random_genotype(seed: int, draw: int) -> str:
+    """A genotype drawn uniformly from the 4^12; each seed and draw has its own."""
+    rng = np.random.default_rng((seed, draw))
+    return "".join(rng.choice(list(OPERATIONS), len(SEARCHED)))
 
 
 def make(row: Row, point: Point) -> Experiment:
@@ -35,15 +42,16 @@ def make(row: Row, point: Point) -> Experiment:
     if name in ("tpe", "tcm"):
         return point.searched(mechanism=name)
     if name == "random":
-        return point.msinet(random_genotypes(RANDOM)[point.draw])
+        return point.msinet(random_genotype(point.seed, point.draw))
     return point.msinet(SINGLE[name] * len(SEARCHED) if name in SINGLE else SEARCHED)
 
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
-    """Each architecture, trained from scratch; random genotypes are draws of one row."""
+    """Each architecture, trained from scratch; random genotypes are draws of one row and differ between seeds."""
     rows: list[Row] = []
+    draws = draws_per_seed(request)
     for name in LABELS:
-        rows += [{"architecture": name, "draw": draw} for draw in range(RANDOM if name == "random" else 1)]
+        rows += [{"architecture": name, "draw": draw} for draw in range(draws if name == "random" else 1)]
     return cross(request, ("scratch",), rows, home(datasets), make)
 
 
@@ -52,7 +60,7 @@ STUDY = Study(
     title="Figure 5b: single operations, random, published and searched architectures",
     varies="genotype, or the search that finds it (TCM, or TPE with as many training passes)",
     fixed="training recipe of the profile, data set (MSMT17, or the first available)",
-    nuisance="seed of search and training; three random genotypes",
+    nuisance="seed of search and training; ten random genotypes or more, three in smoke, others for each seed",
     cells=cells,
     label=lambda row: LABELS[str(row["architecture"])],
     baseline=(("architecture", "random"),),

@@ -1,4 +1,4 @@
-"""Figure 6: ranked lists of two networks (Sec. 4.3). The runs are those of Table 2 on VeRi-776."""
+"""Figure 6: ranked lists of two networks (Sec. 4.5). The runs are those of Table 2 on VeRi-776."""
 
 from ablations.studies.figure1 import vehicle_study
 

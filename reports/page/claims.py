@@ -5,10 +5,12 @@ from dataclasses import replace
 
 from ablations.engine.request import Request
 from reports.page.report import Data, Part, Report
-from reports.verdicts import Status, Verdict, command_for
+from reports.results import run_command
+from reports.statistics import Status
+from reports.verdicts import Verdict, command_for, status_text
 
 #: A mark of each verdict that does not need colour.
-MARKS: dict[Status, str] = {"holds": "✓", "fails": "✗", "undecided": "≈", "not run": "○"}
+MARKS: dict[Status, str] = {"holds": "✓", "fails": "✗", "undecided": "≈", "not testable": "–", "not run": "○"}
 
 
 def claims(report: Report) -> Part:
@@ -30,16 +32,21 @@ def claim_line(verdict: Verdict, request: Request) -> Data:
     claim, commands = verdict.claim, list[str]()
     if claim.measurement is not None and verdict.status == "not run":
         commands = [outcome.text for outcome in verdict.outcomes]
-    elif verdict.status in ("undecided", "not run"):
+    elif claim.not_run or any(not reason.startswith("single") for reason in verdict.reasons):
+        pass  # more seeds do not decide it
+    elif verdict.status in ("undecided", "not testable", "not run"):
         wanted = replace(request, seeds=max(3, request.seeds + 2 * (verdict.status == "undecided")))
         commands = list(dict.fromkeys(command_for(c, wanted) for c in claim.comparisons))
+        if claim.selection is not None:
+            commands = [run_command(claim.selection.study, wanted)]
     return {
         "key": claim.key,
         "statement": claim.statement,
         "source": claim.source,
         "status": verdict.status,
+        "shown": status_text(verdict),
         "leans": verdict.leans,
         "by_paper": verdict.by_paper,
         "commands": commands,
-        "outcomes": [{"status": outcome.status, "text": outcome.text} for outcome in verdict.outcomes],
+        "outcomes": [outcome.text for outcome in verdict.outcomes],
     }

@@ -1,13 +1,14 @@
 """Summary of the report: costs, claims, and every network of Table 2 on one line."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 import pandas as pd
 
+from reports.layout import comparisons_of
+from reports.notes import obstacles, orders
 from reports.page.report import Data, Part, Report
 from reports.sizes import full_size_cost
-from reports.tables import Table, network_of, table_group
+from reports.tables import BEST, Table, network_of, table_group
 
 
 def summary(report: Report) -> Part:
@@ -15,6 +16,7 @@ def summary(report: Report) -> Part:
     form, times = milliseconds(report.latencies)
     rows = glance_rows(report.table("table2"), times)
     table = report.table("table2")
+    compared = comparisons_of(report.results, "table2") if table else None
     columns = [
         {"title": "parameters", "unit": "M", "digits": 2},
         {"title": "multiply-adds", "unit": "G", "digits": 2},
@@ -41,7 +43,7 @@ def summary(report: Report) -> Part:
             "machine": str(environment.get("cpu" if environment.get("device") == "cpu" else "device", "")),
             "costs": costs(times),
             "glance": {"rows": rows, "form": form, "columns": columns},
-            "standings": standings(rows, [str(column["title"]) for column in columns]),
+            "orders": [*obstacles(table, compared), *orders(table, compared)] if table and compared else [],
             "leaning": Counter(verdict.leans for verdict in report.verdicts),
             "latency_command": report.bench_command("latency"),
         }
@@ -92,6 +94,7 @@ def glance_rows(table: Table | None, times: dict[str, float]) -> list[Data]:
                 "label": table.label(row.factors),
                 "ours": network_of(row) == "msinet",
                 "trained": cost.parameters_without_classifier > 0,
+                "best": [False] * 3 + [BEST in row.cells[c].marks.get(c.headline, "") for c in table.columns],
                 "values": [
                     cost.parameters_without_classifier / 1e6 or None,
                     cost.macs / 1e9 or None,
@@ -101,39 +104,6 @@ def glance_rows(table: Table | None, times: dict[str, float]) -> list[Data]:
             }
         )
     for one in rows:
-        rivals = [other["values"] for other in rows if other["group"] == one["group"] and other is not one]
-        one["best"] = [i >= 3 and _best(value, [r[i] for r in rivals]) for i, value in enumerate(one["values"])]
         most = [max((r["values"][i] or 0 for r in rows), default=0) or 1 for i in range(len(one["values"]))]
         one["shares"] = [None if v is None else v / m for v, m in zip(one["values"], most, strict=True)]
     return rows
-
-
-def _best(value: float | None, rivals: Sequence[float | None]) -> bool:
-    """True if a value is at least as high as all rivals, and there are rivals."""
-    known = [rival for rival in rivals if rival is not None]
-    return value is not None and bool(known) and value >= max(known)
-
-
-def standings(rows: Sequence[Data], titles: Sequence[str]) -> list[str]:
-    """One sentence for each group of networks: the rank of MSINet among them, task by task."""
-    lines = []
-    for group in dict.fromkeys(row["group"] for row in rows):
-        members = [row for row in rows if row["group"] == group and row["trained"]]
-        ours = next((row for row in members if row["ours"]), None)
-        if ours is None or len(members) < 2:
-            continue
-        places = []
-        for i, title in enumerate(titles[3:], 3):
-            values = [row["values"][i] for row in members if row["values"][i] is not None]
-            if ours["values"][i] is not None and len(values) > 1:
-                rank = 1 + sum(value > ours["values"][i] for value in values)
-                places.append(f"{ordinal(rank)} of {len(values)} on {title}")
-        if places:
-            lines.append(f"{str(group).capitalize()}, MSINet is {', '.join(places)}.")
-    return lines
-
-
-def ordinal(number: int) -> str:
-    """1st, 2nd, 3rd, 4th, ..."""
-    ending = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"

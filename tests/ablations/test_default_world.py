@@ -29,6 +29,7 @@ from msinet.io import file_hash
 from msinet.models import build_model, save_weights
 from msinet.synthetic import SETS, folder_of
 from msinet.training import fit
+from msinet.training.options import RunOptions
 from msinet.training.recipes import PROFILES
 
 #: The module, whose name in the package is that of its function.
@@ -117,6 +118,29 @@ def test_the_pretrained_runs_started_from_the_pretext_weights(there: Finished) -
     frame = Store(there.store).frame()
     assert set(frame.loc[frame["init"] == "pretrained", "weights"]) == {file_hash(weights)}
     assert frame.loc[frame["init"] == "scratch", "weights"].isna().all()
+
+
+def test_each_seed_starts_from_a_pretraining_of_its_own(
+    there: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        ablations.engine.prepare,
+        "pretrain",
+        lambda out, pretraining, _: (
+            made.append((out.name, pretraining.seed)) or {"top1": 0, "val_images": 1, "chance": 0}
+        ),
+    )
+    request = asked(there.store, seeds=3)
+    ablations.engine.prepare.prepare(find_study("table2"), request, RunOptions(progress=False))
+    assert made == [(f"{MODEL}-seed1.safetensors", 1), (f"{MODEL}-seed2.safetensors", 2)]  # that of seed 0 is there
+    cells = resolve(find_study("table2"), request, Store(there.store)).cells
+    assert {(one.cell.seed, one.state) for one in cells if one.cell.group == "pretext"} == {
+        (0, "done"),
+        (1, "blocked"),
+        (2, "blocked"),
+    }
+    assert asked(tmp_path, pretrained=tmp_path).weights_name(MODEL, 2) == MODEL  # one's own weights have no seed
 
 
 def test_a_second_run_does_nothing(

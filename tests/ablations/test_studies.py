@@ -15,7 +15,7 @@ from ablations.__main__ import main
 from ablations.engine.request import PRETEXT, Request
 from ablations.engine.study import Cell, column_label, column_order, group_label, home, tasks
 from ablations.studies import STUDIES, find_study
-from ablations.studies.figure5b import RANDOM, random_genotypes
+from ablations.studies.figure5b import FEWER, GENOTYPES, random_genotype
 from msinet.data.datasets import REGISTERED, DatasetCard, register
 from msinet.data.layouts import cards, main_datasets
 from msinet.errors import UserError
@@ -442,19 +442,26 @@ def test_figure_5a_varies_mechanism_and_overlap_alone() -> None:
 
 def test_figure_5b_has_every_single_operation_random_ones_and_the_searched() -> None:
     found = cells("figure5b")
+    random = FEWER["smoke"]
     genotypes = [dict(cell.experiment.options).get("genotype", SEARCHED) for cell in found]
     assert genotypes[:4] == [letter * 12 for letter in "NEGA"]
-    assert genotypes[4 : 4 + RANDOM] == random_genotypes(RANDOM)
-    assert [cell.draw for cell in found] == [0] * 4 + list(range(RANDOM)) + [0] * 3
-    assert len(set(random_genotypes(RANDOM))) == RANDOM
-    assert all(set(genotype) <= set("NGAE") and len(genotype) == 12 for genotype in random_genotypes(RANDOM))
-    assert genotypes[4 + RANDOM] == SEARCHED
+    assert genotypes[4 : 4 + random] == [random_genotype(0, draw) for draw in range(random)]
+    assert [cell.draw for cell in found] == [0] * 4 + list(range(random)) + [0] * 3
+    assert genotypes[4 + random] == SEARCHED
     searches = [cell.experiment.genotype_from for cell in found[-2:]]
     assert [one.recipe.search_settings.mechanism for one in searches if one] == ["tpe", "tcm"]
 
 
+@pytest.mark.parametrize("seeds", [1, 3, 4, 12])
+def test_all_seeds_together_have_ten_random_genotypes_or_more(seeds: int) -> None:
+    found = [c for c in cells("figure5b", Request(seeds=seeds)) if dict(c.factors)["architecture"] == "random"]
+    genotypes = {dict(cell.experiment.options)["genotype"] for cell in found}
+    assert len(found) == len(genotypes) == seeds * -(-GENOTYPES // seeds)
+    assert {cell.seed for cell in found} == set(range(seeds))
+
+
 def test_random_genotypes_are_drawn_evenly() -> None:
-    letters = "".join(random_genotypes(500))
+    letters = "".join(random_genotype(seed, draw) for seed in range(50) for draw in range(10))
     counts = np.array([letters.count(letter) for letter in "NGAE"])
     assert (abs(counts - 1500) < 5 * np.sqrt(6000 * 0.25 * 0.75)).all()
 

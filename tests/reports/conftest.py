@@ -15,6 +15,7 @@ from ablations.engine.store import Store
 from ablations.engine.study import Cell, Study
 from ablations.studies import find_study
 from msinet.io import write_csv
+from reports.comparisons import Comparisons
 from reports.layout import build_table
 from reports.results import Results
 from reports.tables import Column, Row, Table, TableCell
@@ -35,8 +36,14 @@ RECORD = {
     "device": "cpu",
     "cpu": "Abacus 3000",
     "torch": "9.9",
+    "code": "1+a",
     "finished": "2024-01-01T00:00:00+00:00",
 }
+
+
+#: What every run of a hand-made table cell has.
+ORIGIN = {"draw": 0, "steps": 3, "search_id": "", "model": "msinet"}
+ORIGIN |= {name: RECORD[name] for name in ("device", "cpu", "torch", "code", "parameters_without_classifier", "macs")}
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +62,38 @@ def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Reques
         words = ["run", "table2", *request.as_args(), "--device", "cpu", "--no-progress"]
         assert main(words) == 0
     return request
+
+
+def hand_files(record: Mapping[str, Any], accuracy: float = 0.95) -> dict[str, list[dict[str, Any]]]:
+    """Files of a converged training with this mAP, and with R1 as near as 20 queries allow."""
+    queries = [
+        {"draw": 0, "query": f"{i}.jpg", "identity": i, "camera": 0, "positives": 1}
+        | {"first_rank": 1 if i < round(20 * record["R1"]) else 7, "ap": record["mAP"], "inp": record["mAP"]}
+        for i in range(20)
+    ]
+    history = [{"epoch": i + 1, "steps": 1, "lr": 0.1, "loss": 1.0, "accuracy": accuracy} for i in range(20)]
+    return {"queries.csv": queries, "history.csv": history}
+
+
+class HandFiles:
+    """Files of the runs of hand-made table cells, whose ids are their value and seed: 40 identities, all alike.
+
+    Identities differ in all runs in the same way, so that only seeds make differences uncertain.
+    """
+
+    def __init__(self, unconverged: Iterable[str] = ()) -> None:
+        self.unconverged = set(unconverged)
+
+    def read(self, run_id: str, name: str) -> pd.DataFrame:
+        """A file as a run writes it."""
+        value = float(run_id.rpartition("-")[0])
+        found = hand_files({"R1": value / 100, "mAP": value / 100}, 0.5 if run_id in self.unconverged else 0.95)
+        return pd.DataFrame(found[name])
+
+
+def hand_comparisons(table: Table, unconverged: Iterable[str] = ()) -> Comparisons:
+    """The comparisons of a hand-made table."""
+    return Comparisons(HandFiles(unconverged), table.rows)
 
 
 class HandStore:
@@ -76,7 +115,8 @@ class HandStore:
         run_id = experiment.run_id(prints, weights)
         folder = self.store.partial_folder(run_id)
         folder.mkdir(parents=True)
-        for name, rows in (files or {}).items():
+        usual = {} if experiment.is_search else hand_files(RECORD | record)
+        for name, rows in {**usual, **(files or {})}.items():
             write_csv(folder / name, rows)
         fingerprints = {f"{role}_fingerprint": prints[getattr(experiment, role)] for role in ("source", "target")}
         self.store.publish(run_id, experiment, RECORD | fingerprints | {"weights": weights} | record)
@@ -114,7 +154,7 @@ def hand_cell(values: Iterable[float], planned: int | None = None, paper: float 
     found = list(values)
     runs = pd.DataFrame(
         [
-            {"run_id": f"{value}-{seed}", "seed": seed, "R1": value, "R5": value, "mAP": value}
+            ORIGIN | {"run_id": f"{value}-{seed}", "seed": seed, "R1": value, "R5": value, "mAP": value}
             for seed, value in enumerate(found)
         ]
     )
@@ -140,4 +180,12 @@ MARKET = Column("market1501", "market1501")
 @pytest.fixture(scope="session")
 def tools() -> SimpleNamespace:
     """The functions of this file, for tests that build tables."""
-    return SimpleNamespace(cells_of=cells_of, table_of=table_of, hand_cell=hand_cell, hand_table=hand_table)
+    return SimpleNamespace(
+        cells_of=cells_of,
+        table_of=table_of,
+        hand_cell=hand_cell,
+        hand_table=hand_table,
+        hand_files=hand_files,
+        hand_comparisons=hand_comparisons,
+        origin=ORIGIN,
+    )

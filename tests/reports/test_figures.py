@@ -19,7 +19,7 @@ from ablations.studies import STUDIES, find_study
 from reports.__main__ import main
 from reports.curves import by_group, curve_data, draw_curves
 from reports.drawing import STYLE, Margins, image_grid, looks
-from reports.figures import AXES, draw_levels, draw_rows
+from reports.figures import AXES, draw_levels, draw_rows, run_data
 from reports.results import Results
 from reports.tables import Row, Table
 
@@ -125,6 +125,9 @@ def runs(of: Table, rows: dict[tuple, tuple[float, ...]], group: str = "from scr
                 "mAP": value,
                 "parameters": 2e6,
                 "macs": 1e9,
+                "low": np.nan,
+                "high": np.nan,
+                "scope": "",
             }
             | more
             for factors, values in rows.items()
@@ -158,6 +161,25 @@ def test_rows_are_compared_with_the_baseline_of_their_own_network(tmp_path: Path
     lines = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)]
     spans = [(segment[0][0], segment[1][0]) for line in lines for segment in line.get_segments()]
     assert spans == [(20, 20), (20, 22), (40, 40), (40, 37)]
+
+
+def test_error_bars_are_intervals_of_the_difference_to_the_baseline(tools, tmp_path: Path) -> None:
+    cells = {"base": tools.hand_cell([20.0, 21.0]), "a": tools.hand_cell([22.0, 25.0])}
+    cells = {
+        label: replace(cell, runs=cell.runs.assign(factors=[(("row", label),)] * 2)) for label, cell in cells.items()
+    }
+    of = tools.hand_table(cells, baseline="base")
+    compared = tools.hand_comparisons(of)
+    data = run_data(of, compared)
+    low, high = compared.effect(of.rows[1], of.rows[0], of.columns[0], "mAP").interval
+    found = data[data["row"] == "a"][["low", "high"]].drop_duplicates().to_numpy()
+    assert found.tolist() == [pytest.approx([20.5 + low, 20.5 + high])]
+    assert data.loc[data["row"] == "base", "low"].isna().all()
+    assert set(data["scope"]) == {"", "new trainings and test identities"}
+    figure = drawn_by(lambda: draw_rows(data, of, "title", tmp_path / "figure"))
+    ends = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "|"]
+    assert [20.5 + low] in [pytest.approx(end) for end in ends]
+    assert "95 % interval of the difference" in figure._supxlabel.get_text()  # type: ignore[union-attr]
 
 
 def test_levels_are_drawn_against_their_number(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe
 from reports.__main__ import main
 from reports.claims import CLAIMS, Claim, Measurement
+from reports.layout import marked
 from reports.page import figures, ranked, runs, summary
 from reports.page.build import render
 from reports.page.claims import claim_line, claims
@@ -106,49 +106,33 @@ def test_cells_of_files_are_sorted_by_their_numbers() -> None:
     assert [column["numeric"] for column in panel["columns"]] == [False, True, True]
 
 
-def test_standings_count_trained_networks() -> None:
-    def row(label: str, *values: float | None, trained: bool = True) -> dict[str, Any]:
-        about = {"group": "from scratch", "label": label, "ours": label == "MSINet", "trained": trained}
-        return about | {"values": [1, 1, None, *values]}
-
-    rows = [row("histogram", 99, 99, 99, trained=False), row("MSINet", 40, 30, None), row("OSNet", 50, 20, 1)]
-    lines = summary.standings(rows, ["p", "m", "t", "M", "MS", "VR"])
-    assert lines == ["From scratch, MSINet is 2nd of 2 on M, 1st of 2 on MS."]
-    numbers = (1, 2, 3, 4, 11, 12, 13, 21, 112)
-    assert [summary.ordinal(n) for n in numbers] == [
-        "1st",
-        "2nd",
-        "3rd",
-        "4th",
-        "11th",
-        "12th",
-        "13th",
-        "21st",
-        "112th",
-    ]
-
-
-def test_best_is_only_a_value_with_a_rival(tools) -> None:
-    def cells(model: str, *values: float | None) -> dict[Column, TableCell]:
-        found = [tools.hand_cell([] if value is None else [value]) for value in values]
+def test_best_is_what_the_table_marks(tools) -> None:
+    def cells(model: str, *values: list[float]) -> dict[Column, TableCell]:
+        found = [tools.hand_cell(value) for value in values]
         found = [replace(one, runs=one.runs.assign(model=model)) for one in found]
         return dict(zip((MARKET, ACROSS), found, strict=True))
 
-    rows = {"MSINet": cells("msinet_x0_25", 40, 20), "OSNet": cells("osnet_x0_25", 30, None)}
-    ours, other = summary.glance_rows(tools.hand_table(rows), {})
-    assert ours["values"][3:] == [40, 20]
-    assert ours["best"][3:] == [True, False]
+    rows = {"MSINet": cells("msinet_x0_25", [40, 41], [20]), "OSNet": cells("osnet_x0_25", [30, 31], [10])}
+    table = tools.hand_table(rows)
+    table = replace(table, rows=marked(table.rows, tools.hand_comparisons(table)))
+    ours, other = summary.glance_rows(table, {})
+    assert ours["values"][3:] == [40.5, 20]
+    assert ours["best"][3:] == [True, False]  # a single seed has no best
     assert other["best"][3:] == [False, False]
 
 
 def test_open_claims_have_the_command_that_decides_them(tmp_path: Path) -> None:
     request = Request(store=tmp_path / "a b")
     claim = next(c for c in CLAIMS if c.key == "mul-poor")
-    undecided = claim_line(Verdict(claim, "undecided", (Outcome("undecided", "one seed"),), "-"), request)
+    undecided = claim_line(
+        Verdict(claim, "not testable", (Outcome("one seed"),), "-", reasons=("single seed",)), request
+    )
     assert undecided["commands"] == [f"python -m ablations run figure5c --seeds 3 --store '{tmp_path}/a b'"]
     assert claim_line(Verdict(claim, "holds", (), "-"), request)["commands"] == []
+    slow = Verdict(claim, "not testable", (), "-", reasons=("1 of 1 trainings have not converged",))
+    assert claim_line(slow, request)["commands"] == []
     measured = Claim("k", "s", "", measurement=Measurement("time", ("msinet", "osnet")))
-    open_claim = claim_line(Verdict(measured, "not run", (Outcome("not run", "do this"),), "-"), request)
+    open_claim = claim_line(Verdict(measured, "not run", (Outcome("do this"),), "-"), request)
     assert open_claim["commands"] == ["do this"]
 
 
@@ -275,7 +259,7 @@ def test_text_of_files_is_never_markup(trained: Request, tools, tmp_path: Path) 
     hostile = report(request, tmp_path)
     table = replace(tools.hand_table({HOSTILE: tools.hand_cell([], planned=1)}), title=HOSTILE, notes=[HOSTILE])
     hostile.tables = {"table2": table, "table1": HOSTILE}
-    hostile.verdicts = [Verdict(Claim("key", HOSTILE, HOSTILE), "fails", (Outcome("fails", HOSTILE),), "no")]
+    hostile.verdicts = [Verdict(Claim("key", HOSTILE, HOSTILE), "fails", (Outcome(HOSTILE),), "no")]
     lists = {
         "thumbnails": ["data:,"],
         "sets": [

@@ -1,0 +1,101 @@
+"""Effects between rows of a table, from the files of their runs. The statistics are those of `reports.statistics`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import pandas as pd
+
+from msinet.errors import UserError
+from reports import statistics
+from reports.statistics import (
+    Effect,
+    Scores,
+    average,
+    compare,
+    convergence_obstacle,
+    few_repetitions,
+    origins_of,
+    pooled,
+)
+from reports.tables import Column, Row
+
+
+class RunFiles(Protocol):
+    """Reads the files of finished runs."""
+
+    def read(self, run_id: str, name: str) -> pd.DataFrame:
+        """A CSV file of a run as written."""
+
+
+class Comparisons:
+    """Effects between the rows of a table. The rows of a column share one variance between trainings.
+
+    Args:
+        files: of the runs.
+        rows: of the table.
+    """
+
+    def __init__(self, files: RunFiles, rows: Sequence[Row]) -> None:
+        self._files, self._rows = files, rows
+        self._pools: dict[tuple[Column, str], dict[object, statistics.Row]] = {}
+        self._obstacles: dict[tuple[str, ...], str] = {}
+
+    def effect(self, a: Row, b: Row, column: Column, metric: str) -> Effect:
+        """The difference a minus b in a column, in percentage points. Both rows are of the table and have runs."""
+        return compare(self.row(a, column, metric), self.row(b, column, metric))
+
+    def row(self, row: Row, column: Column, metric: str) -> statistics.Row:
+        """A row in a column as the statistics see it."""
+        if (column, metric) not in self._pools:
+            cells = {(one.group, one.factors): one.cells[column] for one in self._rows if column in one.cells}
+            known = {key: cell for key, cell in cells.items() if cell.done and metric in cell.runs}
+            rows = pooled([self._row(cell.runs, metric) for cell in known.values()])
+            self._pools[column, metric] = dict(zip(known, rows, strict=True))
+        return self._pools[column, metric][row.group, row.factors]
+
+    def mean_row(self, rows: Iterable[Row], column: Column, metric: str) -> statistics.Row:
+        """The mean of several rows by seed, over the seeds that all of them have.
+
+        Raises:
+            UserError: no seed has all rows.
+        """
+        cells = [row.cells[column] for row in rows]
+        shared = set.intersection(*(set(cell.runs["seed"]) for cell in cells))
+        if not shared:
+            raise UserError("no seed has all of the rows")
+        return average([self._row(cell.runs[cell.runs["seed"].isin(shared)], metric) for cell in cells])
+
+    def obstacle(self, row: Row, column: Column) -> str:
+        """Why a row cannot be compared in a column; empty: it can. Reads no scores."""
+        runs = row.cells[column].runs
+        return self.convergence(runs) or few_repetitions(_source(runs), len(set(_repetitions(runs))))
+
+    def convergence(self, runs: pd.DataFrame) -> str:
+        """Why trainings have not converged; empty: they have, or nothing was trained."""
+        trained = tuple(runs.loc[runs["steps"] > 0, "run_id"])
+        if trained not in self._obstacles:
+            histories = [self._files.read(run_id, "history.csv") for run_id in trained]
+            self._obstacles[trained] = convergence_obstacle(histories)
+        return self._obstacles[trained]
+
+    def _row(self, runs: pd.DataFrame, metric: str) -> statistics.Row:
+        runs = runs.sort_values(["seed", "draw"])
+        queries = [self._files.read(run_id, "queries.csv") for run_id in runs["run_id"]]
+        try:
+            scores = Scores.from_queries(queries, metric, _repetitions(runs))
+        except ValueError as error:
+            raise UserError(f"runs {', '.join(runs['run_id'])} cannot be compared: {error}") from error
+        return statistics.Row(scores, _source(runs), self.convergence(runs), origins_of(runs))
+
+
+def _source(runs: pd.DataFrame) -> str:
+    """What differs between the repetitions of a row."""
+    if (runs["search_id"] != "").any():
+        return "search"
+    several = "option.genotype" in runs and runs["option.genotype"].nunique() > 1
+    return "genotype" if several else "training"
+
+
+def _repetitions(runs: pd.DataFrame) -> list[str]:
+    """The repetition that each run belongs to: its genotype in a row of random architectures, else itself."""
+    return list(runs["option.genotype" if _source(runs) == "genotype" else "run_id"].astype(str))
