@@ -127,17 +127,32 @@ def _draw_looks(kind: Any, palette: dict[str, float], number: int, rng: np.rando
 def _draw_members(
     kind: Any, base: Identity, size: int, rng: np.random.Generator, palette: dict[str, float]
 ) -> list[Identity]:
-    """Two to four of the identities that two details with two values each give.
+    """A family: every member has a first detail of its own, which is seen from every side; a second one has two values.
 
-    The first detail is seen from every side. Two members always differ in it.
+    Raises:
+        UserError: the palette has too few colours for different members.
     """
     visible = kind.details_of(base)
     first = str(rng.choice([detail for detail in visible if detail in kind.ALL_ROUND]))
     second = str(rng.choice([detail for detail in visible if detail != first]))
-    one, other = kind.vary(base, first, rng, palette), kind.vary(base, second, rng, palette)
-    both = replace(one, **{field: getattr(other, field) for field in kind.DETAILS[second]})
-    turned: list[Identity] = [one, both] if rng.random() < 0.5 else [both, one]
-    return [base, *turned, other][:size]
+    other = kind.vary(base, second, rng, palette)
+    members = [base]
+    values = [_detail(kind, base, first)]
+    while len(members) < size:
+        for _ in range(ATTEMPTS):
+            varied = kind.vary(members[-1], first, rng, palette)
+            if _detail(kind, varied, first) not in values:
+                break
+        else:
+            raise UserError(f"world: a palette of {len(palette)} colours is too small for {size} values of {first}")
+        values.append(_detail(kind, varied, first))
+        members.append(replace(varied, **_detail(kind, other if len(members) % 2 else base, second)))
+    return members
+
+
+def _detail(kind: Any, one: Identity, name: str) -> dict[str, Any]:
+    """The factors of a detail of an identity."""
+    return {field: getattr(one, field) for field in kind.DETAILS[name]}
 
 
 def draw_group(style: str, code: int, identities: int, images: float, seed: int) -> Group:

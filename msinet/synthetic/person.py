@@ -193,8 +193,10 @@ def vary(person: Person, detail: str, rng: np.random.Generator, weights: Mapping
         return first_or_other(rng, left, share) if left[0] == values[0] else str(rng.choice(left))
 
     if detail == "hat":
-        hat = other(HATS, person.hat, 0.5)
-        return replace(person, hat=hat, hat_colour=colour(person.upper_colour) if hat == "cap" else person.upper_colour)
+        hat = str(rng.choice([value for value in HATS if value != person.hat or value == "cap"]))
+        if hat != "cap":
+            return replace(person, hat=hat, hat_colour=person.upper_colour)
+        return replace(person, hat=hat, hat_colour=colour(person.upper_colour, person.hat_colour))
     if detail == "print":
         front, back = first_or_other(rng, PRINTS, 0.0), first_or_other(rng, PRINTS, 0.0)
         apart_from = person.upper_colour, person.upper_second, person.print_colour

@@ -312,8 +312,7 @@ def test_families_share_a_look_and_differ_in_one_or_two_details(style: str, numb
     for i, j in pairs(group.families):
         found = differences(group.subjects[i], group.subjects[j])
         details = [name for name, fields in module.DETAILS.items() if found & set(fields)]
-        if sizes[group.families[i]] == 2:
-            assert set(details) & set(module.ALL_ROUND)
+        assert set(details) & set(module.ALL_ROUND)
         assert 1 <= len(details) <= 2
         assert found <= {field for name in details for field in module.DETAILS[name]}  # type, build, colours, patterns
     assert len({module.appearance(one) for one in group.subjects}) == number
