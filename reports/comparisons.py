@@ -53,16 +53,10 @@ class Comparisons:
             self._pools[column, metric] = dict(zip(known, rows, strict=True))
         return self._pools[column, metric][row.group, row.factors]
 
-    def mean_row(self, rows: Iterable[Row], column: Column, metric: str) -> statistics.Row:
-        """The mean of several rows by seed, over the seeds that all of them have.
-
-        Raises:
-            UserError: no seed has all rows.
-        """
+    def mean_row(self, rows: Sequence[Row], column: Column, metric: str) -> statistics.Row:
+        """The mean of several rows by seed, over the seeds that all of them have, of which there is one at least."""
         cells = [row.cells[column] for row in rows]
-        shared = set.intersection(*(set(cell.runs["seed"]) for cell in cells))
-        if not shared:
-            raise UserError("no seed has all of the rows")
+        shared = shared_seeds(rows, column)
         return average([self._row(cell.runs[cell.runs["seed"].isin(shared)], metric) for cell in cells])
 
     def obstacle(self, row: Row, column: Column) -> str:
@@ -88,8 +82,13 @@ class Comparisons:
         return statistics.Row(scores, _source(runs), self.convergence(runs), origins_of(runs))
 
 
+def shared_seeds(rows: Iterable[Row], column: Column) -> set[int]:
+    """Seeds that all of the rows have in a column."""
+    return set.intersection(*(set(row.cells[column].runs["seed"]) for row in rows))
+
+
 def _source(runs: pd.DataFrame) -> str:
-    """What differs between the repetitions of a row."""
+    """The thing that differs between the repetitions of a row."""
     if (runs["search_id"] != "").any():
         return "search"
     several = "option.genotype" in runs and runs["option.genotype"].nunique() > 1

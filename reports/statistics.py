@@ -235,7 +235,7 @@ class Effect:
 
     @property
     def scope(self) -> str:
-        """What the interval generalizes to."""
+        """The population that the interval generalizes to."""
         return "new trainings and test identities" if self.trainings else "this training only"
 
     @property
@@ -431,7 +431,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the runs decide about a statement."""
+    """Decision of the runs about a statement."""
 
     status: Status
     holds: float

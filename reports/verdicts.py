@@ -18,6 +18,7 @@ from msinet.models.genotype import SEARCHED
 from msinet.models.registry import split_name
 from reports import statistics
 from reports.claims import CLAIMS, Claim, Comparison, Group, Measurement, Selection
+from reports.comparisons import shared_seeds
 from reports.layout import comparisons_of, plain_table
 from reports.notes import found_by_search, spread
 from reports.paper import of_cell, of_group, of_row, paper_numbers
@@ -140,7 +141,7 @@ def _by_paper(claim: Claim) -> list[bool | None]:
 
 
 def effect_of(c: Comparison, results: Results) -> Effect | None:
-    """The effect of a comparison; None if a row was not run.
+    """The effect of a comparison; None if a row was not run, or rows to average have no seed in common.
 
     A network that is narrower than the paper's, or has other patches, is an obstacle, and so is pre-training on the
     rendered pretext set where the statement is about ImageNet.
@@ -160,6 +161,8 @@ def effect_of(c: Comparison, results: Results) -> Effect | None:
     terms = []
     for weight, several in found:
         rows = [row for row in several if row is not None]
+        if not shared_seeds(rows, column):
+            return None
         mean = effects.mean_row(rows, column, c.metric) if len(rows) > 1 else effects.row(rows[0], column, c.metric)
         terms.append((weight, mean))
     effect = contrast(terms)

@@ -34,6 +34,7 @@ from reports.claims import (
     Selection,
     row,
 )
+from reports.layout import plain_table
 from reports.results import Results, has
 from reports.sizes import counted, known_costs
 from reports.verdicts import (
@@ -284,6 +285,11 @@ def test_a_mean_over_weights_is_not_every_weight(fill, hand) -> None:
     assert found.status == "holds"
     assert found.outcomes[0].text.startswith("mean of 5 rows - weight 0, VR>VID R1: +")
     (weak,) = claim.comparisons
+    frame = results.frame("figure5e")
+    other = frame["factors"].map(lambda factors: dict(factors)["weight"] == 4.0)
+    frame.loc[other.astype(bool), "state"] = "missing"
+    plain_table.cache_clear()
+    assert judge(results, claims=[claim])[0].status == "not run"  # without one of the weights
     assert verdict(results, replace(weak, averaged=(), better=row(weight=0.5))).status == "fails"
 
 
