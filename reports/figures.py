@@ -73,7 +73,7 @@ def _intervals(table: Table, compared: Comparisons) -> dict[tuple[str, Factors, 
 def interval_caption(data: pd.DataFrame) -> str:
     """The meaning of the error bars of `run_data`, for captions; empty without any."""
     scopes = [scope for scope in data["scope"].unique() if scope]
-    return f"; error bar: 95 % interval of the difference to the baseline, {' or '.join(scopes)}" if scopes else ""
+    return f"; error bar: 95 % interval of the difference to the baseline, {' or '.join(scopes)}" if scopes else ""
 
 
 def error_bars(data: pd.DataFrame, means: "pd.Series[float]", name: str) -> tuple[list[Any], list["pd.Series[float]"]]:

@@ -179,7 +179,7 @@ def test_error_bars_are_intervals_of_the_difference_to_the_baseline(tools, tmp_p
     figure = drawn_by(lambda: draw_rows(data, of, "title", tmp_path / "figure"))
     ends = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "|"]
     assert [20.5 + low] in [pytest.approx(end) for end in ends]
-    assert "95 % interval of the difference" in figure._supxlabel.get_text()  # type: ignore[union-attr]
+    assert "interval of the difference" in figure._supxlabel.get_text()  # type: ignore[union-attr]
 
 
 def test_levels_are_drawn_against_their_number(tmp_path: Path) -> None:

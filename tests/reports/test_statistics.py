@@ -376,14 +376,19 @@ def ledger(rng: np.random.Generator, seeds: int = 3) -> tuple[list[list[Part]], 
     Four columns of a table with four rows, whose seeds and identities differ by column, and four ablations.
     """
     columns = [study(rng, [50.0] * 4, seeds, int(rng.integers(60, 101))) for _ in range(4)]
-    ablations = [study(rng, [50.0] * 5, seeds, int(rng.integers(60, 101)), seed_sd=deviation) for deviation in
-                 (0.5, 1.0, 2.0, 4.0)]  # fmt: skip
+    ablations = [
+        study(rng, [50.0] * 5, seeds, int(rng.integers(60, 101)), seed_sd=deviation)
+        for deviation in (0.5, 1.0, 2.0, 4.0)
+    ]
     directions = [[Part(compare(rows[0], rows[other])) for rows in columns] for other in (1, 2, 3)]
     directions += [[Part(compare(rows[0], rows[other]))] for rows in columns for other in (1, 2, 3)]
     directions += [[Part(compare(rows[0], rows[other]))] for rows in ablations for other in (1, 2, 3)]
     directions += [[Part(compare(rows[4], rows[other])) for other in range(4)] for rows in ablations]
-    true = [[Part(compare(rows[1], rows[2]), low, high)] for rows in ablations for low, high in
-            ((-1.0, 1.0), (-0.5, math.inf), (-math.inf, 1.0))]  # fmt: skip
+    true = [
+        [Part(compare(rows[1], rows[2]), low, high)]
+        for rows in ablations
+        for low, high in ((-1.0, 1.0), (-0.5, math.inf), (-math.inf, 1.0))
+    ]
     return directions, true
 
 
@@ -489,8 +494,18 @@ def test_holm_runs_over_the_ledger() -> None:
 def test_what_was_not_run_or_cannot_be_tested() -> None:
     sure, refuted, blocked = Part(effect(6.0)), Part(effect(-6.0)), Part(effect(6.0, obstacle="single seed"))
     missing = Part(None)
-    found = decide([[missing], [sure, missing], [refuted, missing], [blocked], [sure, blocked], [refuted, blocked],
-                    [missing, blocked], []])  # fmt: skip
+    found = decide(
+        [
+            [missing],
+            [sure, missing],
+            [refuted, missing],
+            [blocked],
+            [sure, blocked],
+            [refuted, blocked],
+            [missing, blocked],
+            [],
+        ]
+    )
     statuses = ["not run", "not run", "fails", "not testable", "not testable", "fails", "not run", "not run"]
     assert [decision.status for decision in found] == statuses
     assert found[3] == Decision("not testable", pytest.approx(math.nan, nan_ok=True), found[3].fails, "single seed")
@@ -588,9 +603,14 @@ def test_power_agrees_with_simulated_studies(points: float, seeds: int, statemen
     found = 0
     for _ in range(800):
         rows = study(
-            rng, [50 + points, 50, 50, 50], seeds, identities, seed_sd=deviation, identity_sd=identity_sd,
+            rng,
+            [50 + points, 50, 50, 50],
+            seeds,
+            identities,
+            seed_sd=deviation,
+            identity_sd=identity_sd,
             overlap_sd=overlap_sd,
-        )  # fmt: skip
+        )
         found += compare(rows[0], rows[1]).above() < 0.05 / (2 * statements)
     assert found / 800 == pytest.approx(foretold.power(points, seeds), abs=0.06)
 
