@@ -274,6 +274,7 @@ def executed(code: str, **names: Any) -> dict[str, Any]:
 
 
 def test_the_network_of_the_exercise_trains_and_embeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.all_weights()  # a network file enters its builder only when it is first imported
     monkeypatch.setattr(registry, "CARDS", dict(registry.CARDS))
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     executed(example("`msinet/models/plain.py`:\n"))

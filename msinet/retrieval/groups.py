@@ -24,7 +24,7 @@ def evaluate_within(
     query_cameras: ArrayLike | None = None,
     gallery_cameras: ArrayLike | None = None,
 ) -> Retrieval:
-    """As `evaluate`, but every query is ranked against the gallery items of its own group only.
+    """Rank every query against the gallery items of its own group only; otherwise as `evaluate`.
 
     Args:
         query: (Q, D) features.
@@ -65,6 +65,6 @@ def evaluate_within(
 
 
 def _any_match(ids: tuple[np.ndarray, np.ndarray], cameras: tuple[np.ndarray, np.ndarray] | None = None) -> bool:
-    """Whether any query has a match in the gallery, under another camera if cameras are given."""
+    """True if any query has a match in the gallery, under another camera if cameras are given."""
     same = ids[0][:, None] == ids[1]
     return bool((same if cameras is None else same & (cameras[0][:, None] != cameras[1])).any())

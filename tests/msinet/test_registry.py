@@ -36,6 +36,7 @@ def toy(num_classes, *, width=1.0, depth=2):
 @pytest.fixture
 def cards() -> Iterator[dict[str, NetworkCard]]:
     """The registry, restored afterwards."""
+    registry.all_weights()  # a network file enters its builder only when it is first imported
     known, registered = dict(CARDS), dict(registry._registered)
     yield CARDS
     CARDS.clear()
