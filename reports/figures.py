@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -159,7 +160,7 @@ def _rows_panel(axis: Axes, part: pd.DataFrame, table: Table, labels: list[str],
         axis.hlines(labels.index(label), start, means[label], color="0.8", lw=2, zorder=0)
     rows, bars = error_bars(part, means, "row")
     if rows:
-        axis.errorbar(means[rows], [labels.index(row) for row in rows], xerr=bars, **BARS)
+        axis.errorbar(means[rows], [labels.index(row) for row in rows], xerr=np.asarray(bars, dtype=float), **BARS)
     alpha = 0.55 if repeated else 1
     sns.stripplot(part, x=metric, y="row", order=labels, color=COLOURS[0], size=4.5, jitter=False, alpha=alpha, ax=axis)
     if repeated:
@@ -239,7 +240,7 @@ def _levels_panel(axis: Axes, part: pd.DataFrame, column: str) -> None:
     axis.plot(means.index, means, "-", color=COLOURS[0], zorder=1)
     compared, bars = error_bars(levels, means, "level")
     if compared:
-        axis.errorbar(compared, means[compared], yerr=bars, **BARS)
+        axis.errorbar(compared, means[compared], yerr=np.asarray(bars, dtype=float), **BARS)
     alpha = 0.7 if len(levels) > len(means) else 1
     axis.plot(levels["level"], levels[metric], "o", ms=4.5, color=COLOURS[0], alpha=alpha)
     others = part[part["level"].isna()].groupby("row", sort=False)[metric].mean()

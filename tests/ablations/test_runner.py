@@ -207,7 +207,8 @@ def test_what_is_printed_before_a_table_stands_before_it(finished: Finished, mon
     monkeypatch.setattr(ablations.__main__, "subprocess", SimpleNamespace(run=run))
     monkeypatch.setattr(sys, "stdout", stream)
     assert main(finished.words("show")) == 0
-    assert printed[:2] == ["flush", "table"]
+    assert printed[0] == "flush"
+    assert "table" in printed
 
 
 def test_a_run_does_not_depend_on_what_ran_before(
