@@ -443,7 +443,7 @@ def worker_lines(queue: Queue) -> list[str]:
 
 
 def run_proxy(where: str, host: str, port: int) -> None:
-    """Serve the storage of a database to workers that are given `grpc://HOST:PORT`, until interrupted.
+    """Offer the storage of a database to workers that are given `grpc://HOST:PORT`, until interrupted.
 
     Raises:
         QueueError: the database cannot be used, or the port is taken.
