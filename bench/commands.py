@@ -269,3 +269,36 @@ class Ranking:
         )
         print(retrieval.render(table))
         write(table, self.out, surroundings(torch.device("cpu"), dim=self.dim, rounds=self.rounds))
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Measure pseudo-labels of a training set: Jaccard distances and clusters."""
+
+    sizes: tuple[str, ...] = ("market1501",)
+    """market1501, msmt17: as many images as those training sets"""
+    dim: int = 2048
+    """length of a feature"""
+    dense: bool = False
+    """compare with dense matrices, as in public code, which take several GiB and minutes"""
+    threads: int = 2
+    """threads of the distances"""
+    out: Path = Path("results/bench/clustering.csv")
+    """file for the table"""
+
+    def __call__(self) -> None:
+        """Measure, print and write."""
+        import torch
+
+        from bench import clustering
+        from bench.latency import surroundings, write
+
+        for name in self.sizes:
+            if name not in clustering.SIZES:
+                raise unknown_name("training set", name, clustering.SIZES)
+        if min(self.dim, self.threads) < 1:
+            raise UserError("dim and threads must be at least 1")
+        forms = ("sparse", "dense") if self.dense else ("sparse",)
+        table = clustering.measure(self.sizes, dim=self.dim, forms=forms, threads=self.threads)
+        print(clustering.render(table))
+        write(table, self.out, surroundings(torch.device("cpu"), dim=self.dim, threads=self.threads))

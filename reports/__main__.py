@@ -1,4 +1,4 @@
-"""Command line: python -m reports build | table | curves | figure1 | figure4 | figure6 | searches | factors | ..."""
+"""Command line: python -m reports build | table | curves | figure1 | figure4 | searches | clusters | factors | ..."""
 
 import sys
 from collections import Counter
@@ -15,7 +15,7 @@ from msinet.errors import UserError
 from msinet.io import file_errors, write_text
 from msinet.training.options import RunOptions
 from reports.formats import as_text, brief, write_table
-from reports.layout import NOT_RUN_HERE, build_table, paper_table
+from reports.layout import build_table
 from reports.results import Results, file_name
 
 # Modules that draw or rank are imported by the commands that need them: matplotlib and torch take seconds.
@@ -36,7 +36,7 @@ class Table:
     """Show a table next to the paper's numbers and write it as text, Markdown, LaTeX and CSV."""
 
     name: Name
-    """table or figure; python -m ablations list shows them. table4 has the paper's numbers alone"""
+    """table or figure; python -m ablations list shows them"""
     request: Asked = field(default_factory=Request)
     brief: bool = False
     """only rows that have results, and no notes"""
@@ -46,12 +46,9 @@ class Table:
     def __call__(self) -> int:
         """Build, print and write the table; an ablation's figure as well."""
         folder = self.out or self.request.store / "tables"
-        if self.name in NOT_RUN_HERE:
-            table, stem = paper_table(self.name), folder / self.name
-        else:
-            find_study(self.name)
-            results = Results(self.request)
-            table, stem = build_table(results, self.name), folder / file_name(self.name, self.request)
+        find_study(self.name)
+        results = Results(self.request)
+        table, stem = build_table(results, self.name), folder / file_name(self.name, self.request)
         files = write_table(table, stem)
         print(as_text(brief(table) if self.brief else table))
         if self.brief:
@@ -153,6 +150,23 @@ class Searches:
         from reports.searches import draw_searches
 
         return written(draw_searches(Results(self.request), self.name, self.out or self.request.store / "figures"))
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Draw the number of clusters and outliers over the epochs, and their agreement with the hidden identities."""
+
+    name: Name = "table4"
+    """table of methods without labels"""
+    request: Asked = field(default_factory=Request)
+    out: Path | None = None
+    """folder for the files; by default figures/ in the store"""
+
+    def __call__(self) -> int:
+        """Draw and write the figure."""
+        from reports.clusters import draw_clusters
+
+        return written(draw_clusters(Results(self.request), self.name, self.out or self.request.store / "figures"))
 
 
 @dataclass(frozen=True)
@@ -283,6 +297,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
     "figure4": Figure4,
     "figure6": Figure6,
     "searches": Searches,
+    "clusters": Clusters,
     "factors": Factors,
     "costs": Costs,
     "claims": Claims,

@@ -150,31 +150,3 @@ def _like_the_best(rows: Mapping[int, Row], column: Column, metric: str, compari
     others = [i for i in rows if i != best]
     decisions = decide([[Part(comparisons.effect(rows[best], rows[i], column, metric))] for i in others])
     return [i for i, decision in zip(others, decisions, strict=True) if decision.status != "holds"]
-
-
-# --- The paper's tables without runs -------------------------------------------------------------
-
-#: Tables of the paper that the suite does not run: title, group of its rows, and why.
-NOT_RUN_HERE = {
-    "table4": (
-        "Table 4: unsupervised learning (USL) and unsupervised domain adaptation (UDA)",
-        "without labels",
-        "Nothing is measured: the suite does not include these methods.",
-    )
-}
-
-
-def paper_table(name: str) -> Table:
-    """A table of `NOT_RUN_HERE`: the paper's numbers with their origin."""
-    title, group, why = NOT_RUN_HERE[name]
-    numbers = paper_numbers(name)
-    columns = columns_of(numbers)
-    rows = []
-    for factors in dict.fromkeys(numbers["factors"]):
-        theirs = of_row(numbers, factors)
-        cells = {
-            column: TableCell(pd.DataFrame(), 0, *of_cell(theirs, column.train, column.test)) for column in columns
-        }
-        rows.append(Row(group, factors, cells))
-    notes = [why, "(c): cited by the paper from other work.", f"{BEST} best, {SECOND} second best of a column."]
-    return Table(title, columns, marked(rows), notes=notes)

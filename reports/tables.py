@@ -111,7 +111,9 @@ class Table:
     def label(self, factors: Factors) -> str:
         """A row as it is printed; a method of the paper by its name."""
         values = dict(FULL_SIZE) | dict(factors)
-        return str(values["method"]) if self.study is None or "method" in values else self.study.label(values)
+        if self.study is None or dict(factors).keys() == {"method"}:  # a row of the paper alone
+            return str(values["method"])
+        return self.study.label(values)
 
     def baseline_of(self, factors: Factors, candidates: Iterable[Factors]) -> Factors | None:
         """The candidate that a row is compared with; None if the study has no baseline or no candidate is one."""

@@ -29,9 +29,10 @@ PARTS = {
     "retrieval": (),
     "training": ("models", "data", "retrieval"),
     "search": ("models", "data", "retrieval", "training"),
+    "unsupervised": ("models", "data", "retrieval", "training", "search"),
 }
 #: Modules whose distribution has another name.
-DISTRIBUTIONS = {"PIL": "pillow", "pytest_benchmark": "pytest-benchmark"}
+DISTRIBUTIONS = {"PIL": "pillow", "pytest_benchmark": "pytest-benchmark", "sklearn": "scikit-learn"}
 #: Run by pytest, never imported. The group `bench` installs what only these files import.
 SUITES = Path("bench", "suites")
 
@@ -433,8 +434,8 @@ def test_reproduce_all_runs_every_study_and_gives_run_options_to_runs_alone(sess
     ]
     assert sorted(begun) == sorted(name.removeprefix("sweep_") for name in STUDIES)
     assert begun[0] == "table2"
-    table4, latency = (next(line for line in run.ran if words in line) for words in ("table table4", "bench latency"))
-    assert table4.endswith("table4 --profile smoke --recipe lr=1")
+    drawn, latency = (next(line for line in run.ran if words in line) for words in ("clusters table4", "bench latency"))
+    assert drawn.endswith("table4 --profile smoke --recipe lr=1")
     assert "--profile smoke" in latency
     sessions["reproduce_all"](run := Session("--profile", "mini"))
     assert not [line for line in run.ran if "sweep" in line or "discrepancies" in line or "--profile smoke" in line]

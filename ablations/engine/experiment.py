@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from msinet.errors import UserError
 from msinet.io import stable_hash
-from msinet.training.recipe import Recipe, Search, Variant, canonical, with_settings
+from msinet.training.recipe import Recipe, Search, Unsupervised, Variant, canonical, with_settings
 
 #: Raise by hand when numerics change, so that old records stop counting as results of the new code.
 RESULTS_VERSION = 2
@@ -35,6 +35,11 @@ class Experiment:
     def is_search(self) -> bool:
         """True for the search of an architecture, False for the training of a network."""
         return self.recipe.search is not None
+
+    @property
+    def is_unsupervised(self) -> bool:
+        """True for a method without labels of the target, whose training images it clusters."""
+        return self.recipe.unsupervised is not None
 
     def with_options(self, **options: Scalar) -> "Experiment":
         """The same with these options of the network."""
@@ -79,7 +84,11 @@ class Experiment:
         try:
             settings = dict(found["recipe"])
             settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-            recipe = with_settings(Recipe(search=Search() if "mechanism" in settings else None), settings)
+            plain = Recipe(
+                search=Search() if "mechanism" in settings else None,
+                unsupervised=Unsupervised() if "method" in settings else None,
+            )
+            recipe = with_settings(plain, settings)
             if canonical(recipe) != settings:
                 raise ValueError("its recipe has other settings")
             search = found.get("genotype_from")
@@ -119,6 +128,8 @@ class Experiment:
         options = "".join(f" {name}={value}" for name, value in self.options)
         if self.recipe.search is not None:
             return f"search {self.recipe.search.label}{options} {self.source} seed {self.seed}"
+        if self.recipe.unsupervised is not None:
+            options += f" {self.recipe.unsupervised.method}"
         if self.recipe.losses.alignment != "none":
             options += f" {self.recipe.losses.alignment} x{self.recipe.losses.alignment_weight:g}"
         if self.genotype_from is not None:

@@ -11,8 +11,16 @@ from msinet.errors import DataError, UserError
 from msinet.io import cache_folder, stable_hash
 from msinet.models.registry import card_of as network_card
 from msinet.synthetic import SETS, SIZES, VERSION, folder_of
-from msinet.training.recipe import canonical, override
-from msinet.training.recipes import overridden, parse_settings, published, resolve, resolve_pretraining, resolve_search
+from msinet.training.recipe import Method, canonical, override
+from msinet.training.recipes import (
+    overridden,
+    parse_settings,
+    published,
+    resolve,
+    resolve_pretraining,
+    resolve_search,
+    resolve_unsupervised,
+)
 
 #: Folder of the rendered set that replaces ImageNet.
 PRETEXT = folder_of("pretext")
@@ -38,6 +46,8 @@ class Request:
     """changes to the profile's recipe, as lr=0.01 epochs=80; such runs are results of their own"""
     search_recipe: tuple[str, ...] = ()
     """changes to the profile's search recipe, as epochs=40 alpha_lr=0.01, in every search"""
+    unsupervised_recipe: tuple[str, ...] = ()
+    """changes to the recipes of methods without labels, as eps=0.5 feature=transfer"""
     pretrained: Path | None = None
     """folder with pre-trained weights named after the networks, as osnet.pth or msinet.safetensors"""
     store: Path = Path("results")
@@ -53,6 +63,7 @@ class Request:
             raise UserError(f"--seeds must be at least 1, got {self.seeds}")
         overridden(published(self.profile, "light"), self.recipe)
         overridden(published(self.profile, "search"), self.search_recipe)
+        overridden(published(self.profile, "unsupervised"), self.unsupervised_recipe)
         if self.data_root is None and self.profile not in SIZES:
             raise DataError(
                 f"profile {self.profile} trains on photographs: pass --data-root DIR, the folder that holds "
@@ -153,3 +164,9 @@ class Request:
         """A training of a network with this profile's recipe."""
         resolved = resolve(self.profile, source, model, cross_domain=source != target)
         return Experiment(model, source, target, overridden(resolved, self.recipe).recipe, self.profile, seed, init)
+
+    def unsupervised(self, method: Method, model: str, source: str, target: str, seed: int) -> Experiment:
+        """A method without labels of the target, with this profile's recipe; the neck follows from its feature."""
+        recipe = overridden(resolve_unsupervised(self.profile, method, target), self.unsupervised_recipe).recipe
+        experiment = Experiment(model, source, target, recipe, self.profile, seed, "pretrained")
+        return experiment.with_options(neck=recipe.method_settings.neck)

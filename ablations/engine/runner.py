@@ -26,6 +26,7 @@ from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.options import RunOptions
 from msinet.training.run import Training, run
 from msinet.training.run_folder import RECORD, Record
+from msinet.unsupervised import learn, load_start
 
 Datasets = Mapping[str, Dataset]
 
@@ -42,7 +43,7 @@ def cost(experiment: Experiment, num_classes: int, weights: Path | None) -> Reco
     image = experiment.recipe.image
     model = build_model(experiment.model, num_classes, image=(image.height, image.width), **options)
     if weights is not None:
-        load_weights(model, weights)
+        (load_start if experiment.is_unsupervised else load_weights)(model, weights)
     counted = count(model, image.height, image.width)
     return {
         "parameters": counted.parameters,
@@ -77,11 +78,13 @@ def check_images(
     wanted = set()
     for e in (one.experiment for one in runs):
         trains = e.is_search or bool(e.recipe.schedule.epochs and costs[e]["parameters"])
-        if e.is_search:
+        size = (e.recipe.image.height, e.recipe.image.width)
+        if e.is_unsupervised:  # its batches follow from its clusters
+            wanted |= {(e.target, "train", *size)} if trains else set()
+        elif e.is_search:
             SearchRun(datasets[e.source], e.recipe, e.seed).check_sides()
         elif trains:
             pk_batches(datasets[e.source].labels, e.recipe.sampler.identities, e.recipe.sampler.images, (0,))
-        size = (e.recipe.image.height, e.recipe.image.width)
         wanted |= {(e.source, "train", *size)} if trains else set()
         wanted |= set() if e.is_search else {(e.target, "test", *size)}
     for name, role, height, width in sorted(wanted):
@@ -238,7 +241,8 @@ class _Table:
             record = search(folder, search_run, self.run_options, self.on_step)
         else:
             training = Training(e.model, dict(e.options), source, target, e.recipe, e.seed, one.weights)
-            record = run(folder, training, self.run_options, self.on_step)
+            work = learn if e.is_unsupervised else run
+            record = work(folder, training, self.run_options, self.on_step)
         self.store.publish(one.run_id, e, costs | record)
         return record
 

@@ -14,7 +14,7 @@ import tyro
 from msinet.cli.data import Check, Render, Show
 from msinet.cli.describe import List, ShowRecipe
 from msinet.cli.networks import Embed, Evaluate, Export
-from msinet.cli.training import Pretrain, Search, Train
+from msinet.cli.training import Learn, Pretrain, Search, Train
 from msinet.errors import UserError
 from msinet.io import file_errors
 
@@ -38,7 +38,7 @@ PARALLEL: dict[str, Callable[..., Any]] = {
     "evaluate": Evaluate,
     "embed": Embed,
 }
-COMMANDS = PARALLEL | {"export": Export, "recipe": ShowRecipe, "list": List, "data": Data}
+COMMANDS = PARALLEL | {"learn": Learn, "export": Export, "recipe": ShowRecipe, "list": List, "data": Data}
 DATA_COMMANDS: dict[str, Callable[..., Any]] = {"render": Render, "check": Check, "show": Show}
 
 

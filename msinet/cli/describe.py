@@ -47,6 +47,8 @@ class ShowRecipe:
     """print the recipe of the architecture search"""
     pretraining: bool = False
     """print the recipe of pre-training"""
+    method: str = ""
+    """print the recipe of a method without labels, such as gs (docs/table4.md)"""
     recipe: tuple[str, ...] = ()
     """changes to the recipe, such as lr=0.01 epochs=80"""
 
@@ -54,20 +56,32 @@ class ShowRecipe:
         """Print the recipe.
 
         Raises:
-            UserError: unknown name, a value that a setting cannot have, or both --search and --pretraining.
+            UserError: unknown name, a value that a setting cannot have, or several of --search, --pretraining and
+                --method.
         """
         from msinet.data.layouts import card_of
         from msinet.errors import UserError
-        from msinet.training.recipes import describe_recipe, overridden, resolve, resolve_pretraining, resolve_search
+        from msinet.training.recipes import (
+            describe_recipe,
+            overridden,
+            resolve,
+            resolve_pretraining,
+            resolve_search,
+            resolve_unsupervised,
+        )
 
         if self.search and self.pretraining:
             raise UserError("give one of --search and --pretraining, not both")
+        if self.method and (self.search or self.pretraining):
+            raise UserError("give --method alone, or one of --search and --pretraining")
         if self.target:
             card_of(self.target)
         if self.search:
             resolved = resolve_search(self.profile, self.dataset)
         elif self.pretraining:
             resolved = resolve_pretraining(self.profile)
+        elif self.method:
+            resolved = resolve_unsupervised(self.profile, self.method, self.dataset)  # type: ignore[arg-type]
         else:
             across = self.target not in ("", self.dataset)
             resolved = resolve(self.profile, self.dataset, self.model, cross_domain=across)

@@ -1,4 +1,4 @@
-"""Commands that train: msinet train | search | pretrain."""
+"""Commands that train: msinet train | learn | search | pretrain."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +59,60 @@ class Train:
         record = run(self.out, training, self.run_options)
         print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
         print(f"written: {self.out}/record.json, history.csv, queries.csv, model.safetensors, log.txt")
+        return 0
+
+
+@dataclass(frozen=True)
+class Learn:
+    """Train a network without labels of the target (docs/table4.md), and rank the target's test images."""
+
+    out: Path
+    """folder for the results; the same command resumes an unfinished run in it"""
+    data_root: Path | None = None
+    """folder that holds the data sets in their native layouts"""
+    dataset: str = "market1501"
+    """target: its training images are clustered, its test images are ranked"""
+    source: str = ""
+    """labelled set to adapt from, for method idm"""
+    images: Path | None = None
+    """folder of images in place of the target; nothing is ranked then"""
+    method: str = "gs"
+    """clustercontrast, gs, spcl, hdcrl or idm"""
+    model: str = "msinet"
+    """name of the network, NAME_x0_25 for a quarter of the width; `msinet list` shows networks"""
+    options: tuple[str, ...] = ()
+    """options of the network, such as genotype=GGEGAGGNGAEA; the neck follows from the recipe's feature"""
+    profile: str = "mini"
+    """name of the profile; `msinet list` shows profiles"""
+    recipe: tuple[str, ...] = ()
+    """changes to the method's recipe, such as eps=0.5 feature=transfer"""
+    weights: Path | None = None
+    """pre-trained weights to start from; without them clusters have little to do with identities"""
+    seed: int = 0
+    """repetition; all random numbers follow from it"""
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+
+    def __call__(self) -> int:
+        """Train, rank and print the metrics."""
+        from msinet.data import load_dataset
+        from msinet.retrieval import METRICS
+        from msinet.training.recipes import overridden, parse_settings, resolve_unsupervised
+        from msinet.training.run import Training
+        from msinet.unsupervised import image_folder, learn
+
+        resolved = resolve_unsupervised(self.profile, self.method, self.dataset)  # type: ignore[arg-type]
+        recipe = overridden(resolved, self.recipe).recipe
+        if self.data_root is None and (self.images is None or self.source):
+            raise UserError("learn needs --data-root DIR with the data sets, or --images DIR, a folder of images")
+        target = image_folder(self.images) if self.images else load_dataset(self.dataset, self.data_root or Path())
+        source = load_dataset(self.source, self.data_root or Path()) if self.source else target
+        options = {"neck": recipe.method_settings.neck, **parse_settings(self.options)}
+        training = Training(self.model, options, source, target, recipe, self.seed, self.weights)
+        record = learn(self.out, training, self.run_options)
+        if target.draws:
+            print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
+        print(f"{record['clusters']} clusters and {record['outliers']} outliers in the last epoch")
+        print(f"written: {self.out}/record.json, history.csv, model.safetensors, log.txt")
         return 0
 
 

@@ -66,7 +66,7 @@ def epoch_batches(
         epoch: counted from 0.
         steps: batches in the epoch, from as many passes as needed; None for exactly one pass.
     """
-    return _passes(lambda number: pk_batches(labels, p, k, (seed, epoch, number)), steps)
+    return passes(lambda number: pk_batches(labels, p, k, (seed, epoch, number)), steps)
 
 
 def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, steps: int | None = None) -> list[list[int]]:
@@ -92,10 +92,10 @@ def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, steps: int
         order = np.random.default_rng((seed, epoch, number)).permutation(count)
         return order[: count // size * size].reshape(-1, size).tolist()
 
-    return _passes(batches, steps)
+    return passes(batches, steps)
 
 
-def _passes(batches_of: Callable[[int], list[list[int]]], steps: int | None) -> list[list[int]]:
+def passes(batches_of: Callable[[int], list[list[int]]], steps: int | None) -> list[list[int]]:
     """`steps` batches from as many passes as needed; None for exactly one pass."""
     batches = batches_of(0)
     if steps is None:

@@ -24,6 +24,13 @@ class Output(NamedTuple):
     activation: Tensor | None = None  # (B, H*W): activations of positions, if the network has a PAM
 
 
+class Embedding(NamedTuple):
+    """Features of images, differentiable in either mode."""
+
+    pooled: Tensor  # (B, D): before the batch norm, for triplet losses
+    feature: Tensor  # (B, D): the test feature
+
+
 class ReIDNet(nn.Module):
     """A backbone and a head. In evaluation mode `net(images)` is (B, D), one feature row per image."""
 
@@ -40,6 +47,11 @@ class ReIDNet(nn.Module):
         if self.pam is not None and isinstance(result, Output):
             result = result._replace(activation=self.pam(final_map))
         return result
+
+    def embed(self, images: Tensor) -> Embedding:  # (B, 3, H, W)
+        """Features without classification, for methods that have no classes."""
+        embedding: Embedding = self.head.embed(*self.backbone(images))  # type: ignore[operator]
+        return embedding
 
 
 def frozen_bias_bn(channels: int) -> nn.BatchNorm1d:
@@ -68,7 +80,7 @@ def pool_halves(feature_map: Tensor) -> Tensor:
 class FBLNeck(nn.Module):
     """MSINet's neck: a global and a local (two-stripe) branch. Test features are the pooled ones of both."""
 
-    training_only = ("fc", "bn", "local_fc", "local_bn")
+    training_only: tuple[str, ...] = ("fc", "bn", "local_fc", "local_bn")
 
     def __init__(self, local_channels: int, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -82,13 +94,33 @@ class FBLNeck(nn.Module):
         self.local_classifier = nn.Linear(2 * stripe, num_classes)
 
     def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
-        v = pool(final_map)  # (B, 512)
-        f_v = pool_halves(self.squeeze(local_map))  # (B, 256)
         if not self.training:
-            return torch.cat([v, f_v], 1)  # (B, 768)
+            return self.embed(local_map, final_map).feature  # (B, 768)
+        v, f_v = self.branches(local_map, final_map)
         logits = self.classifier(self.bn(self.fc(v)))
         local_logits = self.local_classifier(self.local_bn(self.local_fc(f_v)))
         return Output((logits, local_logits), (v, f_v), final_map)
+
+    def branches(self, local_map: Tensor, final_map: Tensor) -> tuple[Tensor, Tensor]:
+        """The pooled features of both branches."""
+        return pool(final_map), pool_halves(self.squeeze(local_map))  # (B, 512), (B, 256)
+
+    def embed(self, local_map: Tensor, final_map: Tensor) -> Embedding:
+        """The pooled features, which are the test feature."""
+        feature = torch.cat(self.branches(local_map, final_map), 1)  # (B, 768)
+        return Embedding(feature, feature)
+
+
+class TransferNeck(FBLNeck):
+    """MSINet's neck with the released code's transfer feature: both branches after their batch norms."""
+
+    training_only = ()
+
+    def embed(self, local_map: Tensor, final_map: Tensor) -> Embedding:
+        """The features of both branches before and after linear layer and batch norm."""
+        v, f_v = self.branches(local_map, final_map)
+        normed = torch.cat([self.bn(self.fc(v)), self.local_bn(self.local_fc(f_v))], 1)  # (B, 768)
+        return Embedding(torch.cat([v, f_v], 1), normed)
 
 
 class CDNetNeck(nn.Module):
@@ -107,12 +139,20 @@ class CDNetNeck(nn.Module):
         self.local_classifier = nn.Linear(channels, num_classes)
 
     def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
-        v = self.dropout(pool(final_map))  # (B, 512)
-        f_v = self.dropout(pool_halves(self.squeeze(local_map)))  # (B, 256)
+        v, f_v = self.branches(local_map, final_map)
         if not self.training:
             return torch.cat([v, f_v], 1)  # (B, 768)
         logits, local_logits = self.classifier(self.fc(v)), self.local_classifier(self.local_fc(f_v))
         return Output((logits, local_logits), (v, f_v), final_map)
+
+    def branches(self, local_map: Tensor, final_map: Tensor) -> tuple[Tensor, Tensor]:
+        """The pooled features of both branches."""
+        return self.dropout(pool(final_map)), self.dropout(pool_halves(self.squeeze(local_map)))  # (B, 512), (B, 256)
+
+    def embed(self, local_map: Tensor, final_map: Tensor) -> Embedding:
+        """The pooled features, which are the test feature."""
+        feature = torch.cat(self.branches(local_map, final_map), 1)  # (B, 768)
+        return Embedding(feature, feature)
 
 
 class BNNeck(nn.Module):
@@ -124,11 +164,15 @@ class BNNeck(nn.Module):
         self.classifier = nn.Linear(channels, num_classes, bias=False)
 
     def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
-        v = pool(final_map)  # (B, C)
-        normed: Tensor = self.bn(v)  # (B, C)
+        v, normed = self.embed(local_map, final_map)
         if not self.training:
             return normed
         return Output((self.classifier(normed),), (v,), final_map)
+
+    def embed(self, local_map: Tensor, final_map: Tensor) -> Embedding:
+        """The pooled map before and after the batch norm."""
+        v = pool(final_map)  # (B, C)
+        return Embedding(v, self.bn(v))
 
 
 class FCHead(nn.Module):
@@ -140,10 +184,15 @@ class FCHead(nn.Module):
         self.classifier = nn.Linear(dim, num_classes)
 
     def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
-        v: Tensor = self.fc(pool(final_map))  # (B, 512)
+        v = self.embed(local_map, final_map).feature  # (B, 512)
         if not self.training:
             return v
         return Output((self.classifier(v),), (v,), final_map)
+
+    def embed(self, local_map: Tensor, final_map: Tensor) -> Embedding:
+        """The feature after the linear layer, which triplets compare as well."""
+        v = self.fc(pool(final_map))  # (B, 512)
+        return Embedding(v, v)
 
 
 class TokenNeck(nn.Module):
@@ -162,9 +211,14 @@ class TokenNeck(nn.Module):
             return v
         return Output((self.classifier(self.bn(v)),), (v,), final_map)
 
+    def embed(self, local_map: Tensor, final_map: Tensor) -> Embedding:
+        """The class token."""
+        v = pool(local_map)  # (B, C)
+        return Embedding(v, v)
+
 
 Neck = Callable[[int, int, int], nn.Module]
-NECKS: dict[str, Neck] = {"fbl": FBLNeck, "cdnet": CDNetNeck, "bn": BNNeck, "fc": FCHead}
+NECKS: dict[str, Neck] = {"fbl": FBLNeck, "transfer": TransferNeck, "cdnet": CDNetNeck, "bn": BNNeck, "fc": FCHead}
 
 
 class Backbone(Protocol):

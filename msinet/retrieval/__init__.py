@@ -3,7 +3,7 @@
 from msinet.retrieval.groups import evaluate_within
 from msinet.retrieval.metrics import METRICS, Metric, Retrieval, mean_over_draws
 from msinet.retrieval.ranking import evaluate, evaluate_distances, top_k
-from msinet.retrieval.reranking import rerank
+from msinet.retrieval.reranking import jaccard_distances, rerank
 
 __all__ = [
     "METRICS",
@@ -12,6 +12,7 @@ __all__ = [
     "evaluate",
     "evaluate_distances",
     "evaluate_within",
+    "jaccard_distances",
     "mean_over_draws",
     "rerank",
     "top_k",

@@ -1,7 +1,7 @@
-"""k-reciprocal re-ranking (Zhong et al., CVPR 2017), exact, with sparse matrices.
+"""k-reciprocal encoding (Zhong et al., CVPR 2017), exact, with sparse matrices: re-ranking and Jaccard distances.
 
 For N images, published code holds several dense N x N matrices. Only a few hundred numbers per row are not zero, so
-they are sparse here. The resulting distances of queries to the gallery are the only dense matrix.
+they are sparse here. The distances of re-ranked queries to the gallery are the only dense matrix.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +65,50 @@ def rerank(query: Features, gallery: Features, *, k1: int = 20, k2: int = 6, wei
     return result
 
 
+def jaccard_distances(
+    features: Features,
+    *,
+    k1: int = 30,
+    k2: int = 6,
+    radius: float = 0.6,
+    lists: int | None = None,
+    scaled: bool = False,
+) -> sparse.csr_array:
+    """Jaccard distances between all images, as far as they are at most `radius`: a sparse matrix (N, N).
+
+    Steps 1 to 4 of `rerank`, for clustering. An entry that is not stored is a larger distance. Stored entries of a row
+    are sorted by distance, and the diagonal is stored as 0, as `sklearn.cluster.DBSCAN` expects it.
+
+    Args:
+        features: (N, D), of any length.
+        k1: number of neighbours, fewer than N.
+        k2: neighbours whose V is averaged, at most k1; 1: no averaging.
+        radius: largest distance that is stored, in [0, 1).
+        lists: length of the lists of neighbours, the image itself included; None: k1 + 1. Code that searches neighbours
+            by faiss retrieves only k1.
+        scaled: d is divided by the largest in its row, as in `rerank`; otherwise d = 2 - 2 cos.
+
+    Raises:
+        UserError: arguments out of range, or fewer images than neighbours.
+        DataError: NaN or infinite features.
+    """
+    features, _ = as_features(features, features)
+    features = unit_rows("features", features.cpu()).float()
+    count = len(features)
+    if not 1 <= k2 <= k1 < count:
+        raise UserError(
+            f"Jaccard distances need 1 <= k2 <= k1 < images, got k2 = {k2}, k1 = {k1}, {count} images; "
+            "lower k1 and k2 or take more images"
+        )
+    if not 0 <= radius < 1:
+        raise UserError(f"the radius of Jaccard distances must lie in [0, 1), got {radius}")
+    nearest, largest = _neighbours(features, lists or k1 + 1)
+    mixed = _expanded(features, _reciprocal_sets(nearest, k1), largest if scaled else torch.ones(count))
+    if k2 > 1:
+        mixed = (_rows(nearest[:, :k2]) @ mixed) / np.float32(k2)
+    return _close_pairs(mixed, radius)
+
+
 def rows_at_once(columns: int) -> int:
     """Rows of float32 similarities that fit in `CHUNK_BYTES`."""
     return max(1, CHUNK_BYTES // (4 * columns))
@@ -122,6 +166,40 @@ def _expanded(features: Tensor, sets: sparse.csr_array, largest: Tensor) -> spar
     return sparse.csr_array((weights / sums[rows], sets.indices, sets.indptr), shape=sets.shape)
 
 
+def _common(
+    row: int, mixed: sparse.csr_array, columns: sparse.csc_array, entries_of: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Sum of min(V(row), V(j)) for every row j of `columns`, whose columns have `entries_of` entries: (rows,)."""
+    span = slice(mixed.indptr[row], mixed.indptr[row + 1])
+    present, own = mixed.indices[span], mixed.data[span]
+    starts, counts = columns.indptr[present], entries_of[present]
+    ends = counts.cumsum()  # the entries of these columns, one column after the other
+    entries = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)
+    least = np.minimum(np.repeat(own, counts), columns.data[entries])
+    return np.bincount(columns.indices[entries], least, columns.shape[0]).astype(np.float64, copy=False)
+
+
+def _close_pairs(mixed: sparse.csr_array, radius: float) -> sparse.csr_array:
+    """Jaccard distances between the rows that are at most `radius`, each row sorted by distance: (N, N)."""
+    columns = mixed.tocsc()
+    count, entries_of = mixed.shape[0], np.diff(columns.indptr)
+    needed = 2 * (1 - radius) / (2 - radius)  # 1 - m / (2 - m) <= radius
+
+    def one(i: int) -> tuple[NDArray[np.intp], Distances]:
+        common = _common(i, mixed, columns, entries_of)
+        common[i] = 1
+        close = np.flatnonzero(common >= needed)
+        distances = (1 - common[close] / (2 - common[close])).clip(0).astype(np.float32)
+        order = np.argsort(distances, kind="stable")
+        return close[order], distances[order]
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        rows = list(pool.map(one, range(count)))
+    ends = np.cumsum([0, *(len(close) for close, _ in rows)])
+    indices, data = (np.concatenate([row[part] for row in rows]) for part in (0, 1))
+    return sparse.csr_array((data, indices, ends), shape=(count, count))
+
+
 def _jaccard(mixed: sparse.csr_array, queries: int) -> Distances:
     """Jaccard distances (Q, G) between the rows of queries and those of the gallery."""
     gallery = mixed[queries:].tocsc()
@@ -129,13 +207,7 @@ def _jaccard(mixed: sparse.csr_array, queries: int) -> Distances:
     result = np.empty((queries, items), np.float32)
 
     def one(i: int) -> None:
-        span = slice(mixed.indptr[i], mixed.indptr[i + 1])
-        columns, own = mixed.indices[span], mixed.data[span]
-        starts, counts = gallery.indptr[columns], entries_of[columns]
-        ends = counts.cumsum()  # the entries of these columns, one column after the other
-        entries = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)
-        common = np.minimum(np.repeat(own, counts), gallery.data[entries])
-        least = np.bincount(gallery.indices[entries], common, items)
+        least = _common(i, mixed, gallery, entries_of)
         result[i] = 1 - least / (2 - least)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:

@@ -45,6 +45,11 @@ class Task(ABC):
     seed: int
     """derived seed of the training"""
 
+    @property
+    def trained(self) -> nn.Module:
+        """The network that is evaluated and saved."""
+        return self.network
+
     def initialize(self) -> None:  # noqa: B027  (most tasks need nothing)
         """Prepare a training that starts anew, for example by filling memories."""
 

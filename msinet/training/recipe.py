@@ -1,4 +1,4 @@
-"""A recipe holds every number that can change the outcome of a training or of a search.
+"""A recipe holds every number that can change the outcome of a training, a search or an unsupervised method.
 
 It is composed of small parts, each of which checks itself. Names are unique over all parts, so that a setting has one
 short name everywhere: on the command line (`--recipe lr=0.01`), in records and in the hash of a run. The defaults are
@@ -272,9 +272,99 @@ class Search:
         return float(self.alpha_lr * 0.1 ** sum(epoch >= m for m in self.alpha_milestones))
 
 
+Method = Literal["clustercontrast", "gs", "spcl", "hdcrl", "idm"]
+#: Settings of `Unsupervised` that only some methods have.
+OWN_SETTINGS: dict[Method, tuple[str, ...]] = {
+    "clustercontrast": ("memory_temperature", "memory_momentum", "hard_update"),
+    "gs": ("memory_temperature", "memory_momentum", "group"),
+    "spcl": ("memory_temperature", "memory_momentum", "eps_gap", "reliable"),
+    "hdcrl": ("memory_temperature", "memory_momentum", "distillation", "teacher_decay", "teacher_warmup"),
+    "idm": ("identity_weight", "bridge_prob", "bridge_feat", "diversity", "cross_batch"),
+}
+
+
+@dataclass(frozen=True)
+class Unsupervised:
+    """Learning without labels (Sec. 4.4, Table 4): how a method differs from a training.
+
+    The defaults are those of GS on Market-1501; `msinet.training.recipes.paper` has those of the others.
+    """
+
+    method: Method = "gs"
+    """clustercontrast, gs, spcl, hdcrl or idm (docs/table4.md)"""
+    feature: Literal["global", "transfer"] = "global"
+    """global: pooled final map after a batch norm; transfer: both branches after theirs (released MSINet code)"""
+    k1: int = 30
+    """neighbours of the Jaccard distance"""
+    k2: int = 6
+    """neighbours whose encodings are averaged"""
+    neighbour_lists: Literal["k1", "k1+1"] = "k1"
+    """length of the lists of neighbours, the image itself included; k1: as code with faiss"""
+    jaccard_scaled: bool = False
+    """distances are divided by the largest in their row before they are encoded, as in re-ranking"""
+    eps: float = 0.6
+    """radius of DBSCAN"""
+    min_samples: int = 4
+    """images within the radius that make a core point of DBSCAN"""
+    memory_temperature: float = 0.05
+    """tau of the contrast with the memory"""
+    memory_momentum: float = 0.2
+    """how much of a memory's row stays when it is updated"""
+    hard_update: bool = False
+    """of clustercontrast: only the least similar image of a cluster in a batch updates its centre"""
+    group: int = 256
+    """of gs: images of a cluster that follow each other; 0: all images in random order"""
+    eps_gap: float = 0.02
+    """of spcl: difference of the tighter and of the looser radius from eps"""
+    reliable: float = 0.9
+    """of spcl: quantile of the clusters' independence in the first epoch that later ones must keep"""
+    distillation: bool = True
+    """of hdcrl: probability distillation, as the paper; False: the released code of its USL training"""
+    teacher_decay: float = 0.999
+    """of hdcrl: largest decay of the teacher's moving average"""
+    teacher_warmup: int = 49
+    """of hdcrl: step that copies the student to the teacher; from then on its decay rises"""
+    identity_weight: float = 0.3
+    """of idm: weight of the identity loss"""
+    bridge_prob: float = 0.7
+    """of idm: mu_1, weight of the identity loss of mixed images"""
+    bridge_feat: float = 0.1
+    """of idm: mu_2, weight of the distance of mixed features to both domains"""
+    diversity: float = 1.0
+    """of idm: mu_3, weight of the diversity of the mixtures"""
+    cross_batch: bool = True
+    """of idm: triplets with a memory of earlier batches (the strong baseline)"""
+
+    def __post_init__(self) -> None:
+        known = {"method": get_args(Method), "feature": ("global", "transfer"), "neighbour_lists": ("k1", "k1+1")}
+        _one_of(self, known)
+        _above_zero(self, ("eps", "memory_temperature"))
+        _at_least(self, {"k1": 1, "k2": 1, "min_samples": 1, "group": 0, "eps_gap": 0, "teacher_warmup": 1})
+        _at_least(self, dict.fromkeys(("identity_weight", "bridge_prob", "bridge_feat", "diversity"), 0))
+        for name in ("memory_momentum", "reliable", "teacher_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"recipe: {name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.eps + self.eps_gap >= 1:
+            raise UserError(
+                f"recipe: eps + eps_gap must be below 1, the largest distance, got {self.eps + self.eps_gap:g}"
+            )
+        if self.k2 > self.k1:
+            raise UserError(f"recipe: k2 must be at most k1, got k1 {self.k1} and k2 {self.k2}")
+
+    @property
+    def adapts(self) -> bool:
+        """True if the method learns from a labelled source set as well (UDA)."""
+        return self.method == "idm"
+
+    @property
+    def neck(self) -> str:
+        """Name of the neck with this feature."""
+        return {"global": "bn", "transfer": "transfer"}[self.feature]
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of a training, or with `search` of an architecture search."""
+    """All settings of a training, with `search` of an architecture search, or with `unsupervised` of such a method."""
 
     image: ImageSize = field(default_factory=ImageSize)
     sampler: Sampler = field(default_factory=Sampler)
@@ -286,8 +376,14 @@ class Recipe:
     """of the network's maps in training: bf16 halves their memory traffic; weights, losses and ranking stay fp32"""
     search: Search | None = None
     """None: a training"""
+    unsupervised: Unsupervised | None = None
+    """None: a training with labels, or a search"""
 
     def __post_init__(self) -> None:
+        if self.search is not None and self.unsupervised is not None:
+            raise UserError("recipe: an architecture search needs labels; unsupervised methods train a given network")
+        if self.unsupervised is not None and (self.precision != "fp32" or self.sampler.sampler != "identities"):
+            raise UserError("recipe: unsupervised methods run in fp32 and draw batches of identities")
         if self.precision not in ("fp32", "bf16"):
             raise unknown_name("precision", self.precision, ("fp32", "bf16"))
         if self.search is not None and self.precision != "fp32":
@@ -305,6 +401,17 @@ class Recipe:
         if self.search is None:
             raise ValueError("the recipe of a training has no settings of a search")
         return self.search
+
+    @property
+    def method_settings(self) -> Unsupervised:
+        """The settings of an unsupervised method's recipe.
+
+        Raises:
+            ValueError: the recipe is another one's.
+        """
+        if self.unsupervised is None:
+            raise ValueError("the recipe of a training has no settings of an unsupervised method")
+        return self.unsupervised
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
@@ -411,5 +518,9 @@ def canonical(recipe: Recipe) -> dict[str, Any]:
         idle |= {"erase_fill"}
     if recipe.search is not None:  # it has losses of its own, of which some smooth labels
         idle |= {loss.name for loss in fields(losses)} - {"label_smoothing"}
+    if recipe.unsupervised is not None:
+        method = recipe.unsupervised.method
+        idle |= {name for names in OWN_SETTINGS.values() for name in names} - set(OWN_SETTINGS[method])
+        idle |= {loss.name for loss in fields(losses)} - ({"label_smoothing", "margin"} if method == "idm" else set())
     found = {name: value for name, value in settings(recipe).items() if name not in idle}
     return {"version": CANONICAL_VERSION, **found}

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +20,10 @@ from msinet.environment import describe
 from msinet.errors import UserError
 from msinet.io import file_hash, stable_hash, write_csv, write_json
 from msinet.models import build_model, load_weights, save_weights
+from msinet.models.weights import LoadReport
 from msinet.training.batches import Batches
 from msinet.training.evaluation import Evaluation, evaluate_model
-from msinet.training.fit import OnStep, Result
+from msinet.training.fit import OnStep, Result, Row, Task
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical
 from msinet.training.run_folder import Record, RunFolder, run_folder
@@ -62,11 +64,61 @@ class Training:
     def identity(self) -> str:
         """Names the training in its checkpoint; the evaluation is no part of it."""
         network = [self.model, dict(self.options)]
-        return stable_hash([*network, self.source.fingerprint, canonical(self.recipe), self.seed, self.weights_hash])
+        parts = [*network, self.source.fingerprint, canonical(self.recipe), self.seed, self.weights_hash]
+        return stable_hash(parts if self.recipe.unsupervised is None else [*parts, self.target.fingerprint])
+
+
+class Kind(ABC):
+    """How trainings with labels and methods without them differ."""
+
+    @abstractmethod
+    def load(self, network: nn.Module, path: Path) -> LoadReport:
+        """Load the weights to start from.
+
+        Raises:
+            WeightsError: the file is damaged or does not fit.
+        """
+
+    @abstractmethod
+    def task(
+        self, here: RunFolder, training: Training, network: nn.Module, evaluate: Callable[[nn.Module], Row]
+    ) -> Task:
+        """The task that trains a network on the run's device.
+
+        Args:
+            here: folder of the run.
+            training: data, recipe, seed.
+            network: with its initial weights.
+            evaluate: metrics of a network on the test set.
+
+        Raises:
+            UserError: images or settings that cannot be used.
+        """
+
+
+class WithLabels(Kind):
+    """Training with the identities of the training set."""
+
+    def load(self, network: nn.Module, path: Path) -> LoadReport:
+        """Load the whole file."""
+        return load_weights(network, path)
+
+    def task(
+        self, here: RunFolder, training: Training, network: nn.Module, evaluate: Callable[[nn.Module], Row]
+    ) -> Task:
+        """Train with the losses of the recipe."""
+        pixels = open_images(here, training.source, "train", training.recipe)
+        labels, recipe = training.source.labels, training.recipe
+        batches = Batches(pixels, labels, recipe, training.derived_seed, here.device, here.options.workers)
+        return Supervised(network, batches, lambda: evaluate(network), here.options.evaluate_every)
 
 
 def run(
-    folder: Path, training: Training, run_options: RunOptions | None = None, on_step: OnStep | None = None
+    folder: Path,
+    training: Training,
+    run_options: RunOptions | None = None,
+    on_step: OnStep | None = None,
+    kind: Kind | None = None,
 ) -> Record:
     """Train a network, rank the test images of the target, and write the results into `folder`.
 
@@ -78,49 +130,46 @@ def run(
         training: network, data, recipe, seed, weights.
         run_options: device, workers and the like.
         on_step: called with the finished share of the training.
+        kind: of training; None: with labels.
 
     Returns:
-        The flat record: metrics in [0, 1], timings in seconds, recipe, environment.
+        The flat record: metrics in [0, 1] unless the target has no test images, timings in seconds, recipe,
+        environment.
 
     Raises:
         UserError: any input that cannot be used, before training starts where it can be known then.
     """
     with run_folder(folder, run_options or RunOptions(), "training") as here:
-        return _run(here, training, on_step)
+        return _run(here, training, on_step, kind or WithLabels())
 
 
-def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
+def _run(here: RunFolder, training: Training, on_step: OnStep | None, kind: Kind) -> Record:
     source, target, recipe = training.source, training.target, training.recipe
-    network = _build(here, training)
-    trains = recipe.schedule.epochs > 0 and any(p.requires_grad for p in network.parameters())
-    # Reading all images first names a broken one before hours are spent.
-    pixels = _open(here, source, "train", recipe) if trains else None
-    test_pixels = _open(here, target, "test", recipe)
+    network = _build(here, training, kind)
     network = network.to(here.device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
+    trains = recipe.schedule.epochs > 0 and any(p.requires_grad for p in network.parameters())
 
-    def evaluation() -> Evaluation:
-        return evaluate_model(network, target, test_pixels, here.device, progress=here.options.progress)
+    def evaluation(trained: nn.Module) -> Evaluation:
+        return evaluate_model(trained, target, test_pixels, here.device, progress=here.options.progress)
+
+    # Reading all images first names a broken one before hours are spent.
+    task = kind.task(here, training, network, lambda trained: evaluation(trained).metrics) if trains else None
+    test_pixels = open_images(here, target, "test", recipe) if target.draws else []
 
     described = f"{training.model} {dict(training.options)} on {source.name} ({source.fingerprint})"
     here.log(f"{described}, seed {training.seed}, {describe(here.device)}")
     result = Result((), 0.0, 0)
-    if pixels is None:
-        here.replace_result()
-    else:
-        batches = Batches(pixels, source.labels, recipe, training.derived_seed, here.device, here.options.workers)
-        task = Supervised(network, batches, lambda: evaluation().metrics, here.options.evaluate_every)
-        here.replace_result()
+    here.replace_result()
+    if task is not None:
         result = here.fit(task, training.identity, on_step, f"{training.model} {source.name} seed {training.seed}")
+        network = task.trained
     began = time.perf_counter()
-    final = evaluation()
+    final = evaluation(network) if target.draws else None
     seconds_evaluating = time.perf_counter() - began
-    here.log(f"{target.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items()))
+    if final is not None:
+        here.log(f"{target.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items()))
     found = {
-        **final.metrics,
-        **{f"{name}_std_draws": value for name, value in final.std.items()},
-        "draws": len(final.draws),
-        "queries": len(final.draws[0].valid),
-        "queries_without_match": int((~final.draws[0].valid).sum()),
+        **(_ranked(final) if final is not None else {}),
         "source_fingerprint": source.fingerprint,
         "target_fingerprint": target.fingerprint,
         "source_layout": source.layout,
@@ -131,17 +180,30 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
         "seconds_training": result.seconds,
         "seconds_evaluating": seconds_evaluating,
         **_best_on_test(result),
+        **_clusters(result),
     }
     record = here.record(found, recipe)
     if distributed.leads():
         save_weights(network, here.path / "model.safetensors", _metadata(training))
         write_csv(here.path / "history.csv", result.history)
-        write_csv(here.path / "queries.csv", _per_query(final, target))
+        if final is not None:
+            write_csv(here.path / "queries.csv", _per_query(final, target))
         write_json(here.result, record)
     return record
 
 
-def _build(here: RunFolder, training: Training) -> nn.Module:
+def _ranked(final: Evaluation) -> dict[str, float]:
+    """Metrics of the final evaluation."""
+    return {
+        **final.metrics,
+        **{f"{name}_std_draws": value for name, value in final.std.items()},
+        "draws": len(final.draws),
+        "queries": len(final.draws[0].valid),
+        "queries_without_match": int((~final.draws[0].valid).sum()),
+    }
+
+
+def _build(here: RunFolder, training: Training, kind: Kind) -> nn.Module:
     """The network with its initial weights."""
     image = training.recipe.image
     torch.manual_seed(training.derived_seed)
@@ -153,11 +215,16 @@ def _build(here: RunFolder, training: Training) -> nn.Module:
             f"alignment pam-self needs a network with a position activation module: {training.model} with pam=True"
         )
     if training.weights is not None:
-        here.log(str(load_weights(network, training.weights)))
+        here.log(str(kind.load(network, training.weights)))
     return network
 
 
-def _open(here: RunFolder, dataset: Dataset, role: str, recipe: Recipe) -> PixelSource:
+def open_images(here: RunFolder, dataset: Dataset, role: str, recipe: Recipe) -> PixelSource:
+    """The images of a role, "train" or "test", at the recipe's size.
+
+    Raises:
+        DataError: images that cannot be decoded.
+    """
     size, options = recipe.image, here.options
     return open_pixels(dataset, role, size.height, size.width, cache=options.cache, progress=options.progress)
 
@@ -181,6 +248,16 @@ def _best_on_test(result: Result) -> dict[str, float]:
         return {}
     best = max(evaluated, key=lambda row: row["mAP"])
     return {"best_on_test_mAP": best["mAP"], "best_on_test_R1": best["R1"], "best_on_test_epoch": best["epoch"]}
+
+
+#: Values of a history that describe pseudo-labels.
+CLUSTER_VALUES = ("clusters", "outliers", "nmi", "ari")
+
+
+def _clusters(result: Result) -> dict[str, float]:
+    """The pseudo-labels of the last epoch, of methods that have them."""
+    last = result.history[-1] if result.history else {}
+    return {name: last[name] for name in CLUSTER_VALUES if name in last}
 
 
 def _per_query(evaluation: Evaluation, dataset: Dataset) -> Iterable[dict[str, Any]]:

@@ -22,6 +22,7 @@ NETWORKS = [
     ("msinet_x0_25", {"genotype": "NEGANEGANEGA", "ratio": 2}),
     ("msinet_x0_25", {"pam": True, "neck": "cdnet"}),
     ("msinet_x0_25", {"neck": "bn"}),
+    ("msinet_x0_25", {"neck": "transfer"}),
     ("osnet_x0_25", {}),
     ("osnet_x0_25", {"neck": "fbl"}),
     ("cdnet_x0_25", {}),

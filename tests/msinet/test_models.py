@@ -157,7 +157,7 @@ def test_every_neck_runs_on_every_backbone(name: str, neck: str) -> None:
     images = torch.randn(4, 3, 32, 32)
     output = network(images)
     assert isinstance(output, Output)
-    assert len(output.logits) == len(output.embeddings) == (2 if neck in ("fbl", "cdnet") else 1)
+    assert len(output.logits) == len(output.embeddings) == (2 if neck in ("fbl", "transfer", "cdnet") else 1)
     assert all(logits.shape == (4, 7) for logits in output.logits)
     assert output.feature_map.shape[2:] == (2, 2)
     sum(logits.sum() for logits in output.logits).backward()

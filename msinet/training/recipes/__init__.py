@@ -8,7 +8,7 @@ from typing import Any
 from msinet.data.layouts import card_of as dataset_card
 from msinet.errors import UserError, unknown_name
 from msinet.models.registry import card_of as network_card
-from msinet.training.recipe import Recipe, Search, override, settings, with_settings
+from msinet.training.recipe import Method, Recipe, Search, Unsupervised, override, settings, with_settings
 from msinet.training.recipes import full, mini, paper, smoke
 from msinet.training.recipes.layers import Profile
 
@@ -41,13 +41,15 @@ def find_profile(name: str) -> Profile:
 
 
 def published(profile: str, kind: str) -> Resolved:
-    """The published recipe of a kind (light, transformer, search, pretraining), scaled by a profile.
+    """The published recipe of a kind (light, transformer, search, pretraining, unsupervised), scaled by a profile.
 
     Raises:
         UserError: unknown profile.
     """
     chosen = find_profile(profile)
-    default = Recipe(search=Search() if kind == "search" else None)
+    default = Recipe(
+        search=Search() if kind == "search" else None, unsupervised=Unsupervised() if kind == "unsupervised" else None
+    )
     base = paper.BASES[kind]
     origins = dict.fromkeys(settings(Recipe()), paper.BASES["light"].name)
     resolved = Resolved(default, dict.fromkeys(settings(default), base.name) | origins)
@@ -105,6 +107,31 @@ def resolve_search(profile: str, dataset: str) -> Resolved:
         UserError: unknown profile or data set.
     """
     return _sized(published(profile, "search"), find_profile(profile), dataset)
+
+
+def resolve_unsupervised(profile: str, method: Method, dataset: str) -> Resolved:
+    """The recipe with which a profile trains by a method without labels of a data set.
+
+    Args:
+        profile: smoke, mini, full or paper.
+        method: by its name in `Unsupervised`.
+        dataset: whose images have no labels.
+
+    Raises:
+        UserError: unknown profile, method or data set.
+    """
+    if method not in paper.METHODS:
+        raise unknown_name("method", method, paper.METHODS)
+    chosen = find_profile(profile)
+    resolved = published("paper", "unsupervised")
+    changed = with_settings(resolved.recipe, {"method": method, **paper.METHODS[method]})
+    resolved = resolved.changed(changed, f"released code of {method}")
+    origin = f"profile {profile}"
+    if "unsupervised" in chosen.epochs:
+        resolved = resolved.changed(resolved.recipe.with_epochs(chosen.epochs["unsupervised"]), origin)
+    resolved = resolved.changed(with_settings(resolved.recipe, chosen.changes.get("unsupervised", {})), origin)
+    own = chosen.changes.get(method, {})
+    return _sized(resolved.changed(with_settings(resolved.recipe, own), f"{method} in {origin}"), chosen, dataset)
 
 
 def resolve_pretraining(profile: str) -> Resolved:

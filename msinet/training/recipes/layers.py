@@ -23,7 +23,7 @@ class Profile:
     name: str
     summary: str
     changes: Mapping[str, Changes] = field(default_factory=dict)
-    """changes to the published recipe of light, transformer, search and pretraining"""
+    """changes to the published recipe of light, transformer, search, pretraining, unsupervised, and single methods"""
     epochs: Mapping[str, int] = field(default_factory=dict)
     """length to which the published schedule is stretched or shrunk"""
     vehicle_side: int = 0

@@ -4,6 +4,7 @@ The other profiles are changes to this one. Each task and recipe family has one 
 `Recipe`, which are the paper's for MSINet on persons.
 """
 
+from msinet.training.recipe import Method
 from msinet.training.recipes.layers import Changes, Profile, Source
 
 #: Vision transformers: TransReID's baseline (He et al., ICCV 2021), as trained for ViT-B. Two differences: its half
@@ -40,12 +41,31 @@ PRETRAINING: Changes = {
     "epoch_decay": 0.97,
     "triplet": False,
 }
+#: Methods without labels: the part that their released codes share.
+UNSUPERVISED: Changes = {
+    "optimizer": "adam",
+    "lr": 3.5e-4,
+    "epochs": 50,
+    "warmup": 0,
+    "milestones": (20, 40),
+    "steps_per_epoch": 400,
+    "triplet": False,
+}
+#: Their differences from that and from the defaults of `Unsupervised`, as published for Market-1501.
+METHODS: dict[Method, Changes] = {
+    "clustercontrast": {"images": 16, "steps_per_epoch": 200, "memory_momentum": 0.1},
+    "gs": {},
+    "spcl": {},
+    "hdcrl": {"eps": 0.5, "images": 16, "epochs": 70, "milestones": (30, 60), "steps_per_epoch": 100},
+    "idm": {"neighbour_lists": "k1+1", "jaccard_scaled": True, "triplet": True, "normalize_triplet": False},
+}
 
 BASES: dict[str, Source] = {
     "light": Source("the paper, Sec. 4.3", {}),
     "transformer": Source("TransReID's baseline", TRANSFORMER),
     "search": Source("the paper, Sec. 4.2", SEARCH),
     "pretraining": Source("CDNet's ImageNet recipe", PRETRAINING),
+    "unsupervised": Source("released codes of the methods without labels", UNSUPERVISED),
 }
 
 PROFILE = Profile("paper", "the published schedules, on real data")

@@ -16,5 +16,8 @@ PROFILE = Profile(
         | {"identities": 3, "milestones": (2,), "alpha_lr": 0.1, "alpha_milestones": (2,), "trials": 2},
         "pretraining": TINY
         | {"height": 32, "width": 32, "weight_decay": 5e-4, "warmup": 1, "epoch_decay": 1.0, "crop": 0.25},
+        "unsupervised": TINY
+        | PERSONS
+        | {"warmup": 0, "milestones": (2,), "k1": 6, "k2": 2, "eps": 0.7, "min_samples": 2, "group": 4},
     },
 )

@@ -1,0 +1,118 @@
+"""Time and memory of pseudo-labels: features to Jaccard distances to clusters, sparse and with dense matrices."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench.memory import EXACT, in_a_fresh_process, peak_extra
+from msinet.training.recipe import Unsupervised
+from msinet.unsupervised.pseudo_labels import cluster, distances
+
+#: Training images, identities and cameras of the paper's training sets.
+SIZES = {"market1501": (12_936, 751), "msmt17": (32_621, 1041)}
+#: Standard deviation of features around their identity's centre, as a share of a centre's length: some images have no
+#: cluster.
+NOISE = 0.8
+
+
+def made_up(images: int, identities: int, dim: int, seed: int = 0) -> torch.Tensor:
+    """Unit rows (images, dim) around a random centre for each identity, a part at a time."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((identities, dim), np.float32)
+    rows = np.empty((images, dim), np.float32)
+    for start in range(0, images, 1000):
+        part = rows[start : start + 1000]
+        part[:] = centres[rng.integers(0, identities, len(part))]
+        part += np.float32(NOISE) * rng.standard_normal(part.shape, np.float32)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return torch.from_numpy(rows)
+
+
+def sparse_labels(features: torch.Tensor, settings: Unsupervised) -> np.ndarray:
+    """Pseudo-labels as the methods of this suite make them."""
+    return cluster(distances(features, settings), settings.eps, settings.min_samples)
+
+
+def dense_labels(features: torch.Tensor, settings: Unsupervised) -> np.ndarray:
+    """Pseudo-labels with N x N matrices and loops over images, as in public code."""
+    from sklearn.cluster import DBSCAN
+
+    rows, k1, k2 = features.numpy(), settings.k1, settings.k2
+    count = len(rows)
+    squared = (2 - 2 * rows @ rows.T).clip(min=0)
+    length = k1 if settings.neighbour_lists == "k1" else k1 + 1
+    order = np.argsort(squared, axis=1, kind="stable")[:, :length].copy()
+
+    def reciprocal(i: int, k: int) -> np.ndarray:
+        forward = order[i, : k + 1]
+        found: np.ndarray = forward[(order[forward, : k + 1] == i).any(1)]
+        return found
+
+    mixed = np.zeros_like(squared)
+    for i in range(count):
+        found = expanded = reciprocal(i, k1)
+        for candidate in found:
+            theirs = reciprocal(candidate, int(np.around(k1 / 2)))
+            if len(np.intersect1d(theirs, found)) > 2 / 3 * len(theirs):
+                expanded = np.append(expanded, theirs)
+        expanded = np.unique(expanded)
+        weights = np.exp(-squared[i, expanded])
+        mixed[i, expanded] = weights / weights.sum()
+    if k2 > 1:
+        mixed = np.stack([mixed[order[i, :k2]].mean(0) for i in range(count)])
+    having = [np.flatnonzero(mixed[:, j]) for j in range(count)]
+    jaccard = squared  # its memory, again
+    for i in range(count):
+        least = np.zeros(count, np.float32)
+        for j in np.flatnonzero(mixed[i]):
+            least[having[j]] += np.minimum(mixed[i, j], mixed[having[j], j])
+        jaccard[i] = (1 - least / (2 - least)).clip(min=0)
+    found = DBSCAN(eps=settings.eps, min_samples=settings.min_samples, metric="precomputed").fit_predict(jaccard)
+    return found.astype(np.int64)
+
+
+#: Both forms by name.
+FORMS: dict[str, Callable[[torch.Tensor, Unsupervised], np.ndarray]] = {"sparse": sparse_labels, "dense": dense_labels}
+
+
+def _once(form: str, images: int, identities: int, dim: int, threads: int) -> tuple[int | None, float, int]:
+    """Extra bytes, seconds and number of clusters of a form. Must run in a fresh process."""
+    torch.set_num_threads(threads)
+    features, settings = made_up(images, identities, dim), Unsupervised()
+    FORMS[form](features[:200].clone(), settings)  # libraries are loaded
+    seconds, clusters = 0.0, 0
+
+    def work() -> None:
+        nonlocal seconds, clusters
+        began = time.perf_counter()
+        clusters = int(FORMS[form](features, settings).max()) + 1
+        seconds = time.perf_counter() - began
+
+    return peak_extra(work), seconds, clusters
+
+
+def measure(sizes: Sequence[str], *, dim: int, forms: Sequence[str], threads: int) -> pd.DataFrame:
+    """One row per size and form: seconds, extra memory beside the features, clusters.
+
+    Args:
+        sizes: names in `SIZES`.
+        dim: length of a feature.
+        forms: names in `FORMS`.
+        threads: of torch and of the rows of distances.
+    """
+    rows = []
+    for size in sizes:
+        for form in forms:
+            extra, _, clusters = in_a_fresh_process(_once, form, *SIZES[size], dim, threads, tunables=EXACT)
+            _, seconds, _ = in_a_fresh_process(_once, form, *SIZES[size], dim, threads)
+            extra_mib = None if extra is None else extra / 2**20
+            rows.append({"set": size, "form": form, "seconds": seconds, "extra_mib": extra_mib, "clusters": clusters})
+    return pd.DataFrame(rows)
+
+
+def render(table: pd.DataFrame) -> str:
+    """A line per size and form."""
+    return table.to_string(index=False, na_rep="-", float_format="{:.2f}".format)

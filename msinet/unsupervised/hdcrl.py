@@ -1,0 +1,106 @@
+"""HDCRL (Cheng et al., 2022): hybrid dynamic contrast with the memory, and distillation by a teacher."""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from msinet.training.fit import Values
+from msinet.unsupervised.batches import PlannedBatches
+from msinet.unsupervised.losses import contrast, hardest_similarities, mean_similarities
+from msinet.unsupervised.task import Conditions, InstanceTask, Unlabelled
+from msinet.unsupervised.teacher import average, frozen
+
+
+class StudentAndTeacher(nn.Module):
+    """A network and its moving average."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student, self.teacher = student, frozen(copy.deepcopy(student))
+
+
+class HybridContrast(InstanceTask):
+    """The student learns from the hardest rows of each cluster and from the teacher's view of the same images.
+
+    The teacher is the result: a choice made beforehand, where the released code keeps the better of the two on the test
+    set. Without `distillation` the loss is that of the released USL trainer.
+    """
+
+    def __init__(self, network: nn.Module, images: Unlabelled, conditions: Conditions) -> None:
+        self.pair = StudentAndTeacher(network)
+        super().__init__(self.pair, images, conditions)
+        self.second_view = PlannedBatches(
+            images.pixels, self.recipe, self.seed + 1, self.device, conditions.workers
+        )  # another seed: other augmentation of the same images
+        self.taken = 0
+        """steps so far"""
+
+    @property
+    def trained(self) -> nn.Module:
+        """The teacher."""
+        return self.pair.teacher
+
+    def begin_epoch(self, epoch: int, step: int) -> dict[str, float]:
+        """Begin both views."""
+        row = super().begin_epoch(epoch, step)
+        self.second_view.begin(self.batches.plan, epoch, step)
+        return row
+
+    def step(self, epoch: int, step: int) -> Values:
+        """Contrast of the student, distillation, update of memory and teacher."""
+        del epoch, step
+        (images, positions), (others, _) = self.batches.next(), self.second_view.next()
+        targets = self.targets[positions]
+        features = F.normalize(self.embed(self.pair.student, images).feature)  # (B, D)
+        with torch.no_grad():
+            theirs = F.normalize(self.embed(self.pair.teacher, others).feature)  # (B, D)
+        logits = self.logits(features, targets)
+        loss = parts = contrast(logits, targets)
+        distilled = self.distillation(features, theirs)
+        if self.settings.distillation:
+            loss = loss + distilled
+        self.optimize(loss)
+        self.rows.update(features, positions)
+        average(self.pair.teacher, self.pair.student, self.decay(self.taken))
+        self.taken += 1
+        accuracy = (logits.argmax(1) == targets).float().mean()
+        return {
+            "loss": loss.detach(),
+            "contrast": parts.detach(),
+            "distillation": distilled.detach(),
+            "accuracy": accuracy,
+        }
+
+    def logits(self, features: Tensor, own: Tensor) -> Tensor:
+        """Cosine with the hardest row of each label, over the temperature."""
+        similarities = features @ self.rows.centres.clone().T  # (B, N); a clone: rows change before backward
+        return hardest_similarities(similarities, self.targets, own, self.count) / self.rows.temperature
+
+    def distillation(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Squared differences of both networks' probabilities of the clusters: their sum over clusters (and batch).
+
+        The sum is divided by the number of clusters, which have several images. Without a cluster it is 0.
+        """
+        several = torch.bincount(self.targets, minlength=self.count) > 1  # (labels,)
+        if not several.any():
+            return student.new_zeros(())
+        both = mean_similarities(torch.cat([student, teacher]), self.rows.centres, self.targets, self.count)
+        first, second = (both[:, several] / self.rows.temperature).softmax(1).chunk(2)  # (B, clusters) each
+        return (first - second).square().sum() / several.sum()
+
+    def decay(self, step: int) -> float:
+        """Decay of the teacher after a step, counted from 0: constant, then from 0 up to the same constant."""
+        start, most = self.settings.teacher_warmup, self.settings.teacher_decay
+        return most if step < start else min(1 - 1 / (step - start + 1), most)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps as well."""
+        return super().state_dict() | {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.taken = state["taken"]

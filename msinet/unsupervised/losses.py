@@ -1,0 +1,40 @@
+"""Losses that compare unit features with a memory of all images."""
+
+import torch
+from torch import Tensor
+
+from msinet.unsupervised.pseudo_labels import centroids
+
+#: Added to probabilities before their logarithm, as in the released codes.
+EPSILON = 1e-6
+
+
+def mean_similarities(features: Tensor, memory: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Mean cosine of features with the memory's rows of each label: (B, D), (N, D), (N,) to (B, count).
+
+    The mean of products is the product with the mean row, which takes a sum over N rows instead of B products of N.
+    """
+    return features @ centroids(memory, labels, count).T
+
+
+def hardest_similarities(similarities: Tensor, labels: Tensor, own: Tensor, count: int) -> Tensor:
+    """One similarity per label: the largest, and of the own label the smallest (the hardest of each): (B, count).
+
+    Args:
+        similarities: with the memory's rows, (B, N).
+        labels: of these rows, (N,); every label in [0, count) has a row.
+        own: label of each feature, (B,).
+        count: number of labels.
+    """
+    index = labels.expand(len(similarities), -1)
+    empty = similarities.new_zeros(len(similarities), count)
+    largest = empty.scatter_reduce(1, index, similarities, "amax", include_self=False)
+    smallest = empty.scatter_reduce(1, index, similarities, "amin", include_self=False)
+    is_own = torch.arange(count, device=own.device) == own[:, None]  # (B, count)
+    return torch.where(is_own, smallest, largest)
+
+
+def contrast(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean of -log(p + 1e-6) with p the softmax of logits (B, count) at the targets (B,)."""
+    chosen = logits.softmax(1).gather(1, targets[:, None])
+    return -(chosen + EPSILON).log().mean()

@@ -1,0 +1,150 @@
+"""Runs of methods without labels: the training of `msinet.training.run` with a task of this package."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from torch import nn
+
+from msinet.data.datasets import SUFFIXES, Dataset, Image
+from msinet.data.loading import PixelSource
+from msinet.errors import DataError, UserError, WeightsError
+from msinet.models import load_weights
+from msinet.models.heads import ReIDNet
+from msinet.models.weights import LoadReport
+from msinet.training.fit import OnStep, Row, Task
+from msinet.training.options import RunOptions
+from msinet.training.recipe import Method
+from msinet.training.run import Kind, Training, open_images, run
+from msinet.training.run_folder import Record, RunFolder
+from msinet.unsupervised.clustercontrast import ClusterContrast
+from msinet.unsupervised.gs import GroupSampling
+from msinet.unsupervised.hdcrl import HybridContrast
+from msinet.unsupervised.idm import IntermediateDomains
+from msinet.unsupervised.spcl import SelfPaced
+from msinet.unsupervised.task import Conditions, Labelled, PseudoLabelTask, Unlabelled
+
+#: Methods that need no source set, by name.
+USL: dict[Method, type[PseudoLabelTask]] = {
+    "clustercontrast": ClusterContrast,
+    "gs": GroupSampling,
+    "spcl": SelfPaced,
+    "hdcrl": HybridContrast,
+}
+
+
+def learn(
+    folder: Path, training: Training, run_options: RunOptions | None = None, on_step: OnStep | None = None
+) -> Record:
+    """Train a network by a method without labels, rank the test images of the target, and write the results.
+
+    The target's training images are clustered; their identities are compared with the clusters and not used otherwise.
+    Files are those of `msinet.training.run.run`; the history has the clusters' number and quality in each epoch.
+
+    Args:
+        folder: of this run; an unfinished run in it is resumed.
+        training: network, data, recipe, seed, weights. The source is the target, or of UDA methods a labelled set.
+        run_options: device, workers and the like.
+        on_step: called with the finished share of the training.
+
+    Returns:
+        The flat record.
+
+    Raises:
+        UserError: source and target do not suit the method, or any other input that cannot be used.
+    """
+    check(training)
+    return run(folder, training, run_options, on_step, WithoutLabels())
+
+
+def check(training: Training) -> None:
+    """Raise a `UserError` unless source and target suit the method."""
+    settings = training.recipe.method_settings
+    same = training.source.fingerprint == training.target.fingerprint
+    if settings.adapts and same:
+        raise UserError(
+            f"{settings.method} adapts from a labelled source to another target, but both are "
+            f"{training.target.name}; name another --source, or take a method that needs none, such as gs"
+        )
+    if not settings.adapts and not same:
+        raise UserError(
+            f"{settings.method} learns from the target alone, but the source is {training.source.name} and the target "
+            f"{training.target.name}; leave the source out, or take idm"
+        )
+    if settings.adapts and (training.source.train[0].identity < 0):
+        raise UserError(f"{settings.method} needs a source with identities, which {training.source.name} does not have")
+
+
+class WithoutLabels(Kind):
+    """Training with pseudo-labels."""
+
+    def load(self, network: nn.Module, path: Path) -> LoadReport:
+        """Load the whole file, or its backbone if the file's neck is another one."""
+        return load_start(network, path)
+
+    def task(
+        self, here: RunFolder, training: Training, network: nn.Module, evaluate: Callable[[nn.Module], Row]
+    ) -> Task:
+        """The method of the recipe."""
+        recipe, options, target = training.recipe, here.options, training.target
+        if not isinstance(network, ReIDNet):
+            raise UserError(f"{training.model} learns no features; choose another network")
+        conditions = Conditions(
+            recipe,
+            training.derived_seed,
+            here.device,
+            options.workers,
+            evaluate if target.draws else None,
+            options.evaluate_every,
+            options.progress,
+        )
+        images = unlabelled(target, open_images(here, target, "train", recipe))
+        method = recipe.method_settings.method
+        if method in USL:
+            return USL[method](network, images, conditions)
+        source = training.source
+        labelled = Labelled(open_images(here, source, "train", recipe), source.labels, cameras_of(source))
+        return IntermediateDomains(network, images, conditions, labelled)
+
+
+def load_start(network: nn.Module, path: Path) -> LoadReport:
+    """Load weights to start from: all of them, or the backbone's if the file belongs to another neck.
+
+    Raises:
+        WeightsError: the file is damaged, or its backbone does not fit.
+    """
+    try:
+        return load_weights(network, path)
+    except WeightsError:
+        backbone = nn.ModuleDict({"backbone": cast(nn.Module, network.backbone)})
+        report = load_weights(backbone, path, partial=True)
+        if report.missing or report.mismatched:
+            raise  # the reason of the whole file
+        return report
+
+
+def unlabelled(dataset: Dataset, pixels: PixelSource) -> Unlabelled:
+    """The training images of a data set without their identities."""
+    known = all(image.identity >= 0 for image in dataset.train)
+    return Unlabelled(pixels, cameras_of(dataset), dataset.labels if known else None)
+
+
+def cameras_of(dataset: Dataset) -> np.ndarray:
+    """Cameras of the training images, (N,)."""
+    return np.array([image.camera for image in dataset.train])
+
+
+def image_folder(root: Path) -> Dataset:
+    """All images of a folder and its subfolders as an unlabelled training set without test images.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+    """
+    if not root.is_dir():
+        raise DataError(f"folder of images {root} does not exist")
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise DataError(f"no image in {root}; looked for {', '.join(sorted(SUFFIXES))}")
+    images = tuple(Image(path, -1, 0) for path in paths)
+    return Dataset(root.name, "folder of images", root, images, (), (), remove_same_camera=False)

@@ -1,0 +1,48 @@
+"""Table 4 end to end: starting weights, direct transfer and every method, on the small data sets."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from ablations.__main__ import main
+from ablations.engine.store import Store
+from ablations.studies.table4 import METHODS, START, TRANSFER
+from msinet.models import build_model, load_weights, save_weights
+from msinet.training.recipe import Unsupervised
+
+
+def test_the_whole_table_runs_once(data_root: Path, tmp_path: Path, capsys) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    save_weights(build_model("msinet_x0_25", 3), weights / "msinet_x0_25.safetensors", {})
+    store = tmp_path / "store"
+    words = ["run", "table4", "--profile", "smoke", "--store", str(store), "--data-root", str(data_root)]
+    words += ["--datasets", "market1501", "msmt17", "--models", "msinet_x0_25", "--pretrained", str(weights)]
+    words += ["--recipe", "epochs=1", "steps_per_epoch=1", "--unsupervised-recipe", "epochs=1", "steps_per_epoch=1"]
+    words += ["--device", "cpu", "--no-progress"]
+    assert main(words) == 0, capsys.readouterr().err
+    frame = Store(store).frame()
+    methods = {}
+    for run_id, row in frame.iterrows():
+        experiment = json.loads((store / "runs" / str(run_id) / "experiment.json").read_text())
+        recipe = experiment["recipe"]
+        name = TRANSFER if "method" not in recipe else START if not recipe["epochs"] else recipe["method"]
+        methods.setdefault(name, []).append((row["source"], row["target"], row["steps"], row["weights"]))
+    counts = {name: len(found) for name, found in methods.items()}
+    assert counts == dict.fromkeys(METHODS.values(), 1) | {START: 2, TRANSFER: 1}
+    for method in METHODS.values():
+        ((source, target, steps, start),) = methods[method]
+        assert (source, target) == ("market1501", "msmt17" if Unsupervised(method).adapts else "market1501")
+        assert steps == 1
+        assert start == methods[START][0][3]
+    clustered = frame[frame["clusters"].notna()]
+    assert len(clustered) == len(METHODS)
+    assert clustered["ari"].notna().all()
+    network = build_model("msinet_x0_25", 1, neck="bn")
+    for run_id in clustered.index:  # the mixer and the norms of other domains are left out
+        load_weights(network, store / "runs" / str(run_id) / "model.safetensors")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert len(Store(store).frame()) == len(frame)

@@ -1,0 +1,782 @@
+"""Methods without labels: every shared piece, loss and memory update against loops over samples in float64."""
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from support import CPU, Stopped, at_steps, changed, stop, table
+from torch import Tensor, nn
+
+from msinet.data import Dataset, load_dataset
+from msinet.errors import DataError, UserError, WeightsError
+from msinet.models import build_model, load_weights, save_weights
+from msinet.models.heads import Embedding, ReIDNet
+from msinet.retrieval import jaccard_distances, reranking
+from msinet.search.memory import Memory
+from msinet.training.options import RunOptions
+from msinet.training.recipe import OWN_SETTINGS, Method, Recipe, Unsupervised, canonical, settings
+from msinet.training.recipes import published, resolve_unsupervised
+from msinet.training.run import Training
+from msinet.unsupervised import image_folder, learn, load_start
+from msinet.unsupervised.clustercontrast import hardest
+from msinet.unsupervised.idm import Bridged, CrossBatchMemory, IntermediateDomains, Mixer, bridge, mixed_identity_loss
+from msinet.unsupervised.losses import contrast, hardest_similarities, mean_similarities
+from msinet.unsupervised.norms import DomainNorm
+from msinet.unsupervised.pseudo_labels import OUTLIER, check_clusters, cluster, distances, quality, singletons
+from msinet.unsupervised.run import USL
+from msinet.unsupervised.samplers import gallery_batches, group_batches
+from msinet.unsupervised.spcl import dissimilarity, first_threshold, keep_reliable
+from msinet.unsupervised.task import Conditions, Labelled, Unlabelled
+from msinet.unsupervised.teacher import average
+
+METHODS = tuple(OWN_SETTINGS)
+
+
+def blobs(seed: int, count: int, identities: int, dim: int = 8, noise: float = 0.4) -> tuple[Tensor, np.ndarray]:
+    """Features around a centre per identity, and the identities."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % identities
+    rows = rng.standard_normal((identities, dim))[labels] + noise * rng.standard_normal((count, dim))
+    return torch.from_numpy(rows.astype(np.float32)), labels
+
+
+def double(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# --- Jaccard distances and clusters ---
+
+
+def plain_jaccard(features: np.ndarray, k1: int, k2: int, lists: int, *, scaled: bool) -> np.ndarray:
+    """The definition, image by image, in float64 with dense matrices."""
+    rows = features.astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    squared = ((rows[:, None] - rows) ** 2).sum(2)
+    d = squared / squared.max(1, keepdims=True) if scaled else squared
+    order = np.argsort(squared, axis=1, kind="stable")[:, :lists]
+    count = len(rows)
+
+    def mutual(i: int, k: int) -> set[int]:
+        return {int(j) for j in order[i][: k + 1] if i in order[j][: k + 1]}
+
+    v = np.zeros((count, count))
+    for i in range(count):
+        found = mutual(i, k1)
+        expanded = set(found)
+        for candidate in found:
+            theirs = mutual(candidate, int(np.around(k1 / 2)))
+            if len(theirs & found) > 2 / 3 * len(theirs):
+                expanded |= theirs
+        for j in expanded:
+            v[i, j] = math.exp(-d[i, j])
+        v[i] /= v[i].sum()
+    v = np.stack([v[order[i][:k2]].mean(0) for i in range(count)])
+    least = np.minimum(v[:, None], v).sum(2)
+    return (1 - least / (2 - least)).clip(0)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(("k1", "k2", "lists"), [(8, 3, None), (8, 3, 8), (5, 1, None), (1, 1, 1)])
+def test_jaccard_distances_are_those_of_the_definition(k1: int, k2: int, lists: int | None, scaled: bool) -> None:
+    features, _ = blobs(0, 60, 7)
+    found = jaccard_distances(features, k1=k1, k2=k2, radius=0.8, lists=lists, scaled=scaled)
+    expected = plain_jaccard(features.numpy(), k1, k2, lists or k1 + 1, scaled=scaled)
+    stored = np.zeros((60, 60), bool)
+    stored[np.repeat(np.arange(60), np.diff(found.indptr)), found.indices] = True
+    assert 0.02 < stored.mean() < 0.9
+    near = np.abs(expected - 0.8) < 1e-5  # where rounding decides
+    assert (stored == (expected <= 0.8))[~near].all()
+    np.testing.assert_allclose(found.toarray()[stored], expected[stored], atol=2e-6)
+    for i in range(60):
+        row = found.data[found.indptr[i] : found.indptr[i + 1]]
+        assert (np.diff(row) >= 0).all()  # sorted, as scikit-learn wants it
+        assert row[0] == 0
+        assert i in found.indices[found.indptr[i] : found.indptr[i + 1]]
+
+
+def test_chunks_and_threads_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, _ = blobs(1, 50, 6)
+    expected = jaccard_distances(features, k1=6, k2=2)
+    monkeypatch.setattr(reranking, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    found = jaccard_distances(features, k1=6, k2=2)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_allclose(found.data, expected.data, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"k1": 60}, "k1 = 60, 60 images; lower k1"), ({"k1": 3, "k2": 4}, "k2 = 4"), ({"radius": 1.0}, "radius")],
+)
+def test_too_few_images_and_wrong_numbers_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        jaccard_distances(blobs(0, 60, 7)[0], **{"k1": 8, "k2": 3, **changes})
+
+
+def plain_dbscan(dense: np.ndarray, eps: float, least: int) -> np.ndarray:
+    """DBSCAN written out: clusters grow from core points in the order of images."""
+    close = dense <= eps
+    core = close.sum(1) >= least
+    labels, count = np.full(len(dense), OUTLIER), 0
+    for start in np.flatnonzero(core):
+        if labels[start] != OUTLIER:
+            continue
+        labels[start], todo = count, [start]
+        while todo:
+            for j in np.flatnonzero(close[todo.pop()]):
+                if labels[j] == OUTLIER:
+                    labels[j] = count
+                    todo += [j] if core[j] else []
+        count += 1
+    return labels
+
+
+def test_clusters_are_those_of_dbscan_on_dense_distances() -> None:
+    for seed in range(4):
+        features, _ = blobs(seed, 70, 8, noise=0.7)
+        chosen = Unsupervised(k1=8, k2=3, eps=0.5)
+        found = cluster(distances(features, chosen), chosen.eps, chosen.min_samples)
+        dense = plain_jaccard(features.numpy(), 8, 3, 8, scaled=False)
+        expected = plain_dbscan(dense, 0.5, 4)
+        assert 0 < (expected == OUTLIER).sum() < 60
+        # A border point may belong to either of two clusters; the order decides in both.
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_quality_is_one_for_the_identities_and_zero_for_chance() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2, OUTLIER])
+    assert quality(labels, np.array([5, 5, 9, 9, 2, 2, 7])) == pytest.approx((1, 1))
+    hidden = np.arange(600) % 6
+    shuffled = np.random.default_rng(0).permutation(hidden)
+    assert abs(quality(shuffled, hidden).ari) < 0.02
+    # By hand: pairs together in both 1, in clusters 2, in identities 4, of 6 in all; outliers are alone.
+    found = quality(np.array([0, 0, OUTLIER, OUTLIER]), np.array([0, 0, 0, 1])).ari
+    together, ours, theirs, every = 1, 1, 3, 6
+    chance = ours * theirs / every
+    assert found == pytest.approx((together - chance) / ((ours + theirs) / 2 - chance))
+
+
+@pytest.mark.parametrize(
+    ("labels", "keeps", "message"),
+    [
+        ([OUTLIER] * 5, False, "no cluster among 5 images .5 outliers; eps 0.6, min_samples 4.*raise eps"),
+        ([0] * 5, False, "a single cluster among 5 images .0 outliers.*lower eps"),
+        ([0] * 5, True, "a single cluster"),
+        ([0] * 4 + [OUTLIER], False, "a single cluster"),
+    ],
+)
+def test_nothing_to_tell_apart_is_an_error(labels: list[int], keeps: bool, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_clusters(np.array(labels), Unsupervised(), keeps_outliers=keeps)
+
+
+def test_outliers_alone_are_enough_for_methods_that_keep_them() -> None:
+    check_clusters(np.full(5, OUTLIER), Unsupervised(), keeps_outliers=True)
+    assert singletons(np.array([OUTLIER, 0, 0, OUTLIER])).tolist() == [1, 0, 0, 2]
+
+
+# --- Samplers ---
+
+LABELS = np.array([0] * 6 + [1] * 3 + [2] * 2 + [3] + [OUTLIER] * 4)
+CAMERAS = np.array([0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2, 0, 0, 1, 2, 3])
+
+
+def test_gallery_batches_hold_an_anchor_and_images_of_other_cameras() -> None:
+    anchors = Counter[int]()
+    for epoch in range(30):
+        (batch,) = gallery_batches(LABELS, CAMERAS, (4, 3), seed=3, epoch=epoch, steps=1)
+        assert len(batch) == 12
+        runs: list[list[int]] = []
+        for i in batch:
+            if not runs or LABELS[runs[-1][0]] != LABELS[i] or len(runs[-1]) == 3:
+                runs.append([])
+            runs[-1].append(i)
+        for run in runs[:-1]:  # the last may be cut
+            label = LABELS[run[0]]
+            assert label != OUTLIER
+            assert len(run) == (1 if label == 3 else 3)
+            anchors[run[0]] += 1
+            if label in (0, 2):  # has other cameras
+                assert all(CAMERAS[i] != CAMERAS[run[0]] for i in run[1:])
+            if label == 1:  # has one camera only
+                assert run[0] not in run[1:]
+    assert set(anchors) == set(range(12))
+
+
+def test_a_pass_takes_every_cluster_once() -> None:
+    labels = np.repeat(np.arange(20), 5)
+    batches = gallery_batches(labels, np.arange(100) % 7, (4, 4), seed=0, epoch=0)
+    assert [len(batch) for batch in batches] == [16] * 5
+    assert Counter(labels[i] for batch in batches for i in batch) == dict.fromkeys(range(20), 4)
+    # Fewer than K other images: with replacement. As many as K: without.
+    small = gallery_batches(np.repeat([0, 1], 3), np.zeros(6, int), (2, 4), seed=0, epoch=0)
+    assert all(len(set(batch[4 * i : 4 * i + 4])) <= 3 for batch in small for i in (0, 1))
+    large = gallery_batches(np.repeat([0, 1], 5), np.zeros(10, int), (2, 4), seed=0, epoch=0)
+    assert all(len(set(batch[4 * i : 4 * i + 4])) == 4 for batch in large for i in (0, 1))
+
+
+def test_batches_are_a_function_of_seed_epoch_and_labels() -> None:
+    for draw in (
+        lambda **more: gallery_batches(LABELS, CAMERAS, (2, 2), steps=7, **more),
+        lambda **more: group_batches(LABELS, 3, 4, steps=7, **more),
+    ):
+        assert draw(seed=1, epoch=2) == draw(seed=1, epoch=2) != draw(seed=1, epoch=3)
+        assert len(draw(seed=1, epoch=2)) == 7
+
+
+def test_groups_follow_each_other_and_outliers_come_last() -> None:
+    labels = np.concatenate([np.repeat(np.arange(4), 6), np.full(8, OUTLIER)])
+    batches = group_batches(labels, 3, 3, seed=5, epoch=1)
+    assert len(batches) == 10  # 32 images
+    inside = [batch for batch in batches if labels[batch[0]] != OUTLIER]
+    assert all(len({labels[i] for i in batch}) == 1 for batch in inside)  # a group of three is a batch
+    assert sorted(i for batch in inside for i in batch) == list(range(24))
+    # In the list of a pass they come last; batches are then shuffled.
+    assert [labels[batch[0]] == OUTLIER for batch in batches] != sorted(labels[b[0]] == OUTLIER for b in batches)
+    whole = group_batches(labels, 100, 6, seed=5, epoch=1)
+    assert sum(len({labels[i] for i in batch}) == 1 for batch in whole) == 5
+    mixed = group_batches(labels, 0, 16, seed=5, epoch=1)
+    assert all(len({labels[i] for i in batch}) > 2 for batch in mixed)
+
+
+def test_few_images_fill_a_batch_from_several_passes() -> None:
+    assert [len(batch) for batch in group_batches(np.zeros(3, int), 2, 8, seed=0, epoch=0, steps=2)] == [8, 8]
+    assert [len(b) for b in gallery_batches(np.array([0, 1]), np.zeros(2, int), (4, 2), seed=0, epoch=0)] == [8]
+
+
+# --- Losses and memories ---
+
+
+def memory_and_batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Memory (9, 5) with labels of 4 clusters, features (6, 5) and their labels."""
+    rows = F.normalize(double(9, 5, seed=1))
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3])
+    features = F.normalize(double(6, 5, seed=2)).requires_grad_(True)
+    return rows, labels, features, torch.tensor([0, 3, 1, 1, 2, 0])
+
+
+def same_gradients(ours: Tensor, plain: Tensor, inputs: Tensor) -> None:
+    assert ours.item() == pytest.approx(plain.item(), rel=1e-12)
+    mine, theirs = (torch.autograd.grad(one, inputs, retain_graph=True)[0] for one in (ours, plain))
+    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+    assert mine.abs().max() > 1e-3
+
+
+def test_contrast_with_cluster_means_is_the_loop_over_samples() -> None:
+    rows, labels, features, own = memory_and_batch()
+    total = torch.zeros((), dtype=torch.float64)
+    for feature, y in zip(features, own, strict=True):
+        scores = []
+        for k in range(4):
+            members = [feature @ rows[i] for i in range(9) if labels[i] == k]
+            scores.append((sum(members) / len(members) / 0.05).exp())
+        total = total - (scores[y] / sum(scores) + 1e-6).log()
+    same_gradients(contrast(mean_similarities(features, rows, labels, 4) / 0.05, own), total / 6, features)
+
+
+def test_hybrid_contrast_is_the_loop_over_samples() -> None:
+    rows, labels, features, own = memory_and_batch()
+    total = torch.zeros((), dtype=torch.float64)
+    for feature, y in zip(features, own, strict=True):
+        scores = []
+        for k in range(4):
+            members = torch.stack([feature @ rows[i] for i in range(9) if labels[i] == k])
+            scores.append(((members.min() if k == y else members.max()) / 0.05).exp())
+        total = total - (scores[y] / sum(scores) + 1e-6).log()
+    ours = hardest_similarities(features @ rows.T, labels, own, 4) / 0.05
+    same_gradients(contrast(ours, own), total / 6, features)
+
+
+def test_rows_of_a_memory_are_updated_sample_by_sample() -> None:
+    rows, _, features, _ = memory_and_batch()
+    positions = torch.tensor([4, 0, 4, 8, 4, 0])
+    memory = Memory(9, 5, 0.05, 0.2).double()
+    memory.centres.copy_(rows)
+    memory.update(features, positions)
+    expected = rows.clone()
+    for feature, place in zip(features.detach(), positions.tolist(), strict=True):
+        mixed = 0.2 * expected[place] + 0.8 * feature
+        expected[place] = mixed / mixed.norm()
+    torch.testing.assert_close(memory.centres, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_least_similar_image_of_each_cluster_is_chosen() -> None:
+    rows, _, features, own = memory_and_batch()
+    logits = features.detach() @ rows[:4].T
+    for y in own.unique().tolist():
+        similarities = {i: float(logits[i, y]) for i in range(6) if own[i] == y}
+        assert min(similarities, key=lambda i: similarities[i]) in hardest(logits, own).tolist()
+    assert len(hardest(logits, own)) == 4
+    assert hardest(torch.zeros(3, 2), torch.tensor([1, 1, 0])).tolist() == [2, 0]  # of equals the first
+
+
+def test_the_teacher_is_the_moving_average_of_parameters_alone() -> None:
+    student, teacher = nn.BatchNorm1d(3).double(), nn.BatchNorm1d(3).double()
+    with torch.no_grad():
+        student.weight.copy_(double(3, seed=4))
+        student.running_mean.fill_(7)
+        before = teacher.weight.clone()
+    average(teacher, student, 0.75)
+    for i in range(3):
+        assert float(teacher.weight[i]) == pytest.approx(0.75 * float(before[i]) + 0.25 * float(student.weight[i]))
+    assert teacher.running_mean.tolist() == [0, 0, 0]
+
+
+# --- SpCL ---
+
+
+def test_reliability_is_that_of_sets_of_images() -> None:
+    rng = np.random.default_rng(0)
+    labels, tight, loose = (rng.integers(-1, 5, 40) for _ in range(3))
+    labels[:5], tight[:5], loose[:5] = range(5), range(5), range(5)
+
+    def members(of: np.ndarray, i: int) -> set[int]:
+        return {i} if of[i] == OUTLIER else set(np.flatnonzero(of == of[i]).tolist())
+
+    def plain(others: np.ndarray) -> list[float]:
+        pairs = [(members(labels, i), members(others, i)) for i in range(40)]
+        return [1 - len(a & b) / len(a | b) for a, b in pairs]
+
+    independence, compactness = dissimilarity(labels, loose), dissimilarity(labels, tight)
+    np.testing.assert_allclose(independence, plain(loose), atol=1e-15)
+    np.testing.assert_allclose(compactness, plain(tight), atol=1e-15)
+    least = [min(independence[i] for i in np.flatnonzero(labels == k)) for k in range(5)]
+    sizes = [int((labels == k).sum()) for k in range(5)]
+    several = sorted(value for value, size in zip(least, sizes, strict=True) if size > 1)
+    assert first_threshold(labels, independence, 0.5) == several[min(len(several) - 1, round(0.5 * len(several)))]
+    threshold = sorted(least)[2]
+    kept = keep_reliable(labels, independence, compactness, threshold)
+    for i in range(40):
+        y = labels[i]
+        core = y != OUTLIER and compactness[i] <= min(compactness[j] for j in np.flatnonzero(labels == y))
+        assert (kept[i] != OUTLIER) == (core and least[y] <= threshold)
+    assert set(kept[kept != OUTLIER]) == set(range(kept.max() + 1))
+    same = (kept[:, None] == kept)[np.ix_(kept != OUTLIER, kept != OUTLIER)]
+    assert (same == (labels[:, None] == labels)[np.ix_(kept != OUTLIER, kept != OUTLIER)]).all()
+    assert first_threshold(np.full(4, OUTLIER), np.zeros(4), 0.9) == 1
+
+
+# --- IDM ---
+
+
+def test_the_mixer_is_its_formula_and_has_the_published_parameters() -> None:
+    torch.manual_seed(0)
+    mixer = Mixer(4).double().train()
+    maps = double(6, 4, 3, 2, seed=5).requires_grad_(True)
+    result = mixer(maps)
+    torch.testing.assert_close(result[:6], maps)
+    for i in range(3):
+        hidden = sum(mixer.describe(torch.cat([maps[j].mean((1, 2)), maps[j].amax((1, 2))])) for j in (i, 3 + i))
+        share = mixer.weigh(mixer.reduce(hidden)).softmax(0)
+        torch.testing.assert_close(mixer.weights[i], share)
+        torch.testing.assert_close(result[6 + i], share[0] * maps[i] + share[1] * maps[3 + i])
+    assert torch.autograd.grad(mixer.weights[:, 0].sum(), maps, allow_unused=True) == (None,)  # detached maps
+    assert mixer.eval()(maps) is maps
+    assert sum(p.numel() for p in Mixer(64).parameters()) == 10_402
+
+
+def test_a_domain_norm_keeps_statistics_of_each_domain() -> None:
+    norm = DomainNorm(nn.BatchNorm2d(2).double(), 3).train()
+    maps = double(6, 2, 4, 4, seed=6)
+    result = norm(maps)
+    for k in range(3):
+        part = maps[2 * k : 2 * k + 2]
+        mean, std = part.mean((0, 2, 3), keepdim=True), part.var((0, 2, 3), keepdim=True, correction=0).add(1e-5).sqrt()
+        torch.testing.assert_close(result[2 * k : 2 * k + 2], (part - mean) / std)
+        torch.testing.assert_close(norm.norms[k].running_mean, 0.1 * mean.flatten())
+    torch.testing.assert_close(norm.eval()(maps), norm.norms[1](maps))
+
+
+@pytest.mark.parametrize("name", ["msinet_x0_25", "resnet18_x0_25"])
+@pytest.mark.parametrize("neck", ["bn", "transfer"])
+def test_a_bridged_network_starts_as_the_network_and_gives_it_back(name: str, neck: str) -> None:
+    torch.manual_seed(0)
+    network = build_model(name, 5, neck=neck).eval()
+    bridged = Bridged(network, 11).eval()
+    images = torch.randn(4, 3, 32, 16)
+    torch.testing.assert_close(bridged.network(images), network(images))
+    bridged.train()
+    pooled, feature = bridged.network.embed(images)
+    assert len(pooled) == len(feature) == 6
+    assert bridged.classifier.shape == (11, feature.shape[1])
+    back = bridged.target_network()
+    assert back.state_dict().keys() == network.state_dict().keys()
+    torch.testing.assert_close(back.eval()(images), bridged.eval().network(images))
+
+
+def test_a_network_without_a_stem_cannot_be_bridged() -> None:
+    with pytest.raises(UserError, match="convolutional stem"):
+        Bridged(build_model("deit_small_x0_25", 3, image=(32, 16)), 5)
+
+
+def test_losses_of_mixed_images_are_loops_over_samples() -> None:
+    logits, labels = double(3, 4, seed=7).requires_grad_(True), torch.tensor([0, 1, 1, 2, 3, 2])
+    share = torch.tensor([0.2, 0.7, 0.5], dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(3):
+        target = torch.zeros(4, dtype=torch.float64)
+        target[labels[i]] += share[i]
+        target[labels[3 + i]] += 1 - share[i]
+        target = 0.9 * target + 0.1 / 4
+        total = total - sum(target[k] * (logits[i, k].exp() / logits[i].exp().sum()).log() for k in range(4))
+    same_gradients(mixed_identity_loss(logits, labels, share, 0.1), total / 3, logits)
+    pooled = double(6, 5, seed=8).requires_grad_(True)
+    mixtures = torch.tensor([[0.3, 0.7], [0.6, 0.4]], dtype=torch.float64)
+    plain = sum(
+        mixtures[i, k] * (pooled[4 + i] - pooled[2 * k + i]).square().sum().sqrt() for i in range(2) for k in range(2)
+    )
+    same_gradients(bridge(pooled, mixtures), plain / 2, pooled)
+
+
+def test_the_memory_of_earlier_batches_is_a_queue() -> None:
+    memory = CrossBatchMemory(7, 4, CPU)
+    memory.features = memory.features.double()
+    batches = [double(3, 4, seed=seed) for seed in range(5)]
+    labels = [torch.tensor([seed % 2, 1, 2]) for seed in range(5)]
+    for rows, own in zip(batches, labels, strict=True):
+        memory.add(rows, own)
+    kept = torch.cat(batches)[-7:]
+    assert {tuple(row.tolist()) for row in memory.features} == {tuple(row.tolist()) for row in kept}
+    anchors, own = double(4, 4, seed=9).requires_grad_(True), torch.tensor([0, 1, 2, 2])
+    total = torch.zeros((), dtype=torch.float64)
+    of_kept = torch.cat(labels)[-7:]
+    for anchor, y in zip(anchors, own, strict=True):
+        away = [(anchor - row).square().sum().sqrt() for row in kept]
+        positive = max(d for d, label in zip(away, of_kept, strict=True) if label == y)
+        negative = min(d for d, label in zip(away, of_kept, strict=True) if label != y)
+        total = total + (positive - negative + 0.3).clamp(min=0)
+    same_gradients(memory.triplet(anchors, own, 0.3), total / 4, anchors)
+    other = CrossBatchMemory(7, 4, CPU)
+    other.features = other.features.double()
+    other.load_state_dict(memory.state_dict())
+    memory.add(batches[0], labels[0])
+    other.add(batches[0], labels[0])
+    assert torch.equal(memory.features, other.features)
+    memory.clear()
+    memory.add(anchors[:1], own[:1])
+    assert float(memory.triplet(anchors[:1], own[:1], 0.3)) == 0  # no negative
+
+
+# --- Whole steps ---
+
+
+def pixels(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 16, 3), np.uint8)
+
+
+def small(method: Method, **changes: Any) -> Recipe:
+    """Two epochs of two steps, which any clusters are enough for."""
+    recipe = resolve_unsupervised("smoke", method, "market1501").recipe
+    return changed(recipe, steps_per_epoch=2, **{"k1": 4, "k2": 2, "min_samples": 2, "eps": 0.7, **changes})
+
+
+def unlabelled(count: int = 24) -> Unlabelled:
+    return Unlabelled(pixels(count), np.arange(count) % 3, np.arange(count) // 4)
+
+
+def make(method: Method, images: Unlabelled | None = None, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    network = build_model("msinet_x0_25", 3, neck="bn")
+    conditions = Conditions(small(method, **changes), 1, CPU)
+    images = images or unlabelled()
+    if method == "idm":
+        return IntermediateDomains(
+            network, images, conditions, Labelled(pixels(20, 1), np.arange(20) // 4, np.zeros(20))
+        )
+    return USL[method](network, images, conditions)
+
+
+@pytest.fixture
+def certain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters of random images: four of five and four outliers, whatever the features."""
+    labels = np.array([0, 1, 2, 3] * 5 + [OUTLIER] * 4)
+    monkeypatch.setattr("msinet.unsupervised.task.cluster", lambda *_: labels.copy())
+    monkeypatch.setattr("msinet.unsupervised.spcl.cluster", lambda *_: labels.copy())
+
+
+@pytest.mark.usefixtures("certain")
+@pytest.mark.parametrize("method", ["gs", "spcl", "hdcrl"])
+def test_a_step_with_instances_is_the_method_written_out(method: Method) -> None:
+    task, plain = make(method), make(method)
+    for one in (task, plain):
+        one.initialize()
+        one.begin_epoch(0, 0)
+    rows, labels = plain.rows.centres.clone(), plain.targets
+    values = task.step(0, 0)
+    images, positions = plain.batches.next()
+    network = plain.pair.student if method == "hdcrl" else plain.network
+    features = F.normalize(network.embed(images).feature)
+    similarities = features @ rows.T
+    total = 0
+    for i, place in enumerate(positions):
+        scores = []
+        for k in range(8):  # four clusters and four outliers
+            members = similarities[i][labels == k]
+            own = members.min() if k == labels[place] else members.max()
+            scores.append((own if method == "hdcrl" else members.mean()) / 0.05)
+        total = total - (torch.stack(scores).softmax(0)[labels[place]] + 1e-6).log()
+    total = total / len(positions)
+    assert float(values["contrast" if method == "hdcrl" else "loss"]) == pytest.approx(float(total), rel=1e-4)
+    for feature, place in zip(features.detach(), positions, strict=True):
+        rows[place] = F.normalize(0.2 * rows[place] + 0.8 * feature, dim=0)
+    torch.testing.assert_close(task.rows.centres, rows, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("certain")
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_step_of_cluster_contrast_is_the_method_written_out(hard: bool) -> None:
+    task, plain = make("clustercontrast", hard_update=hard), make("clustercontrast", hard_update=hard)
+    for one in (task, plain):
+        one.initialize()
+        one.begin_epoch(0, 0)
+    unit = plain.extract()
+    centres = torch.stack([F.normalize(unit[plain.targets == k].mean(0), dim=0) for k in range(4)])
+    torch.testing.assert_close(task.memory.centres, centres)
+    values = task.step(0, 0)
+    images, positions = plain.batches.next()
+    assert (plain.targets[positions] >= 0).all()  # outliers are left out
+    features = F.normalize(plain.network.embed(images).feature)
+    logits = features @ centres.T / 0.05
+    loss = -torch.stack([logits[i].log_softmax(0)[plain.targets[p]] for i, p in enumerate(positions)]).mean()
+    assert float(values["loss"]) == pytest.approx(float(loss), rel=1e-4)
+    expected = centres.clone()
+    for k in range(4):
+        own = [i for i, p in enumerate(positions) if plain.targets[p] == k]
+        if hard and own:
+            own = [min(own, key=lambda i: float(logits[i, k]))]
+        for i in own:
+            expected[k] = F.normalize(0.1 * expected[k] + 0.9 * features[i].detach(), dim=0)
+    torch.testing.assert_close(task.memory.centres, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("certain")
+def test_distillation_is_the_loop_over_samples_and_clusters() -> None:
+    task = make("hdcrl")
+    task.initialize()
+    task.begin_epoch(0, 0)
+    student, teacher = (F.normalize(double(3, 128, seed=seed)).float() for seed in (1, 2))
+    total = 0.0
+    for mine, theirs in zip(student, teacher, strict=True):
+        p, q = (
+            torch.stack([(task.rows.centres[task.targets == k] @ one).mean() / 0.05 for k in range(4)]).softmax(0)
+            for one in (mine, theirs)
+        )
+        total += float((p - q).square().sum())
+    assert float(task.distillation(student, teacher)) == pytest.approx(total / 4, rel=1e-4)
+    assert [task.decay(step) for step in (0, 48, 49, 50, 51)] == pytest.approx([0.999, 0.999, 0, 0.5, 2 / 3])
+    assert task.decay(5000) == 0.999
+
+
+@pytest.mark.usefixtures("certain")
+def test_the_released_code_of_hdcrl_has_no_distillation() -> None:
+    with_it, without = make("hdcrl"), make("hdcrl", distillation=False)
+    values = []
+    for task in (with_it, without):
+        task.initialize()
+        task.begin_epoch(0, 0)
+        values.append(task.step(0, 0))
+    assert values[0]["loss"] == values[0]["contrast"] + values[0]["distillation"]
+    assert values[1]["loss"] == values[1]["contrast"] == values[0]["contrast"]
+
+
+@pytest.mark.usefixtures("certain")
+def test_a_step_of_idm_adds_up_its_losses() -> None:
+    task = make("idm")
+    task.initialize()
+    first = task.bridged.classifier[:5].clone()
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(5))
+    task.begin_epoch(0, 0)
+    unit = task.extract()
+    torch.testing.assert_close(task.bridged.classifier[5], F.normalize(unit[task.targets == 0].mean(0), dim=0))
+    values = {name: float(value) for name, value in task.step(0, 0).items()}
+    total = 0.3 * values["identity"] + values["triplet"] + values["cross_batch"]
+    total += 0.7 * values["bridge_prob"] + 0.1 * values["bridge_feat"] + values["diversity"]
+    assert values["loss"] == pytest.approx(total, rel=1e-5)
+    assert task.past.filled == 16
+    task.begin_epoch(1, 0)
+    assert task.past.filled == 0  # labels of the target have changed
+
+
+def test_methods_share_their_settings_and_canonical_forms_leave_out_the_others() -> None:
+    names = set(settings(resolve_unsupervised("paper", "gs", "market1501").recipe))
+    for method in METHODS:
+        recipe = resolve_unsupervised("paper", method, "market1501").recipe
+        assert set(OWN_SETTINGS[method]) < names
+        assert set(OWN_SETTINGS[method]) < set(canonical(recipe))
+        others = {name for other in METHODS for name in OWN_SETTINGS[other]} - set(OWN_SETTINGS[method])
+        assert not others & set(canonical(recipe))
+        assert ("label_smoothing" in canonical(recipe)) == (method == "idm")
+    assert "method" not in canonical(published("paper", "light").recipe)
+
+
+def test_the_published_recipes() -> None:
+    recipes = {method: resolve_unsupervised("paper", method, "market1501").recipe for method in METHODS}
+    assert {m: (r.schedule.epochs, r.sampler.steps_per_epoch, r.sampler.batch) for m, r in recipes.items()} == {
+        "clustercontrast": (50, 200, 256),
+        "gs": (50, 400, 64),
+        "spcl": (50, 400, 64),
+        "hdcrl": (70, 100, 256),
+        "idm": (50, 400, 64),
+    }
+    assert {m: r.method_settings.eps for m, r in recipes.items()} == dict.fromkeys(METHODS, 0.6) | {"hdcrl": 0.5}
+    assert all(r.learning_rate(0) == pytest.approx(3.5e-4) for r in recipes.values())
+    assert recipes["gs"].learning_rate(20) == pytest.approx(3.5e-5)
+    assert recipes["idm"].method_settings.jaccard_scaled
+    assert not recipes["idm"].losses.normalize_triplet
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eps": 0.0}, "eps must be above 0"),
+        ({"eps": 0.99}, r"eps \+ eps_gap must be below 1"),
+        ({"k2": 31}, "k2 must be at most k1"),
+        ({"method": "moco"}, "unknown method 'moco'"),
+        ({"memory_momentum": 1.5}, "memory_momentum must lie in"),
+        ({"precision": "bf16"}, "run in fp32"),
+    ],
+)
+def test_wrong_settings_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        changed(resolve_unsupervised("paper", "gs", "market1501").recipe, **changes)
+
+
+# --- Whole runs ---
+
+OPTIONS = RunOptions(device="cpu", progress=False)
+
+
+@pytest.fixture
+def run(data_root: Path, market: Dataset) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Runs a method on the small data sets: four steps."""
+
+    def work(folder: Path, method: Method, at: Any = None, target: Dataset | None = None, **changes: Any) -> Any:
+        target = target or market
+        source = load_dataset("msmt17", data_root) if method == "idm" else target
+        training = Training("msinet_x0_25", {"neck": "bn"}, source, target, small(method, **changes))
+        return learn(folder, training, OPTIONS, at_steps(at, 4))
+
+    return work  # type: ignore[return-value]
+
+
+def outcome(folder: Path) -> tuple[bytes, list[dict[str, str]]]:
+    return (folder / "model.safetensors").read_bytes(), table(folder / "history.csv")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_run_ends_in_the_same_bits(
+    method: Method, run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "whole", method)
+    monkeypatch.setattr("msinet.training.fit.CHECKPOINT_SECONDS", 0)
+    for step in (1, 3):  # in the middle of each epoch
+        with pytest.raises(Stopped):
+            run(tmp_path / "parts", method, {step + 1: stop})
+    run(tmp_path / "parts", method)
+    assert outcome(tmp_path / "parts")[0] == outcome(tmp_path / "whole")[0]
+    assert outcome(tmp_path / "parts")[1] == outcome(tmp_path / "whole")[1]
+
+
+def permuted(dataset: Dataset) -> Dataset:
+    """The same images with each other's identities; the fingerprint is kept, as it enters no number."""
+    from dataclasses import replace
+
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(dataset.train))
+    train = tuple(
+        replace(image, identity=dataset.train[other].identity)
+        for image, other in zip(dataset.train, order, strict=True)
+    )
+    return replace(dataset, train=train)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_hidden_labels_change_nothing_but_the_quality(
+    method: Method, run: Callable[..., Any], market: Dataset, tmp_path: Path
+) -> None:
+    first = run(tmp_path / "a", method, epochs=1)
+    other = permuted(market)
+    assert not np.array_equal(other.labels, market.labels)
+    second = run(tmp_path / "b", method, target=other, epochs=1)
+    assert outcome(tmp_path / "a")[0] == outcome(tmp_path / "b")[0]
+    assert first["ari"] != second["ari"]
+    for name in ("clusters", "outliers", "mAP", "R1"):
+        assert first[name] == second[name]
+
+
+def test_a_folder_of_images_is_enough(tmp_path: Path, market: Dataset) -> None:
+    folder = market.root / "bounding_box_train"
+    images = image_folder(folder)
+    assert len(images.train) == len(market.train)
+    record = learn(tmp_path / "out", Training("msinet_x0_25", {"neck": "bn"}, images, images, small("gs")), OPTIONS)
+    assert "mAP" not in record
+    assert "nmi" not in record
+    assert record["clusters"] is not None
+    assert not (tmp_path / "out" / "queries.csv").exists()
+    network = build_model("msinet_x0_25", 1, neck="bn")
+    load_weights(network, tmp_path / "out" / "model.safetensors")
+    (tmp_path / "empty").mkdir()
+    for path, message in ((tmp_path / "empty", "no image in"), (tmp_path / "none", "does not exist")):
+        with pytest.raises(DataError, match=message):
+            image_folder(path)
+
+
+def test_source_and_target_must_suit_the_method(data_root: Path, market: Dataset, tmp_path: Path) -> None:
+    other = load_dataset("msmt17", data_root)
+    for method, source, target, message in (
+        ("idm", market, market, "both are market1501; name another --source"),
+        ("gs", other, market, "learns from the target alone, but the source is msmt17"),
+        ("idm", image_folder(market.root / "bounding_box_train"), other, "needs a source with identities"),
+    ):
+        training = Training("msinet_x0_25", {"neck": "bn"}, source, target, small(method))
+        with pytest.raises(UserError, match=message):
+            learn(tmp_path / "out", training, OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"k1": 40}, "k1 = 40, 31 images; lower k1"), ({"eps": 1e-6}, "no cluster among 31 images .31 outliers")],
+)
+def test_clusters_that_cannot_be_found_end_the_run(changes: Any, message: str, run: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "out", "clustercontrast", **changes)
+
+
+def test_outliers_alone_train_where_they_are_kept(run: Callable[..., Any], tmp_path: Path) -> None:
+    record = run(tmp_path / "out", "gs", eps=1e-6)
+    assert (record["clusters"], record["outliers"]) == (0, 31)
+
+
+def test_a_start_with_another_neck_gives_its_backbone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pretext = build_model("msinet_x0_25", 9)
+    save_weights(pretext, tmp_path / "msinet.safetensors", {})
+    network = build_model("msinet_x0_25", 3, neck="bn")
+    before = copy.deepcopy(network.state_dict())
+    load_start(network, tmp_path / "msinet.safetensors")
+    for name, value in network.state_dict().items():
+        expected = pretext.state_dict()[name] if name.startswith("backbone.") else before[name]
+        assert torch.equal(value, expected), name
+    whole = build_model("msinet_x0_25", 3, neck="transfer")
+    load_start(whole, tmp_path / "msinet.safetensors")
+    assert torch.equal(whole.state_dict()["head.fc.weight"], pretext.state_dict()["head.fc.weight"])
+    with pytest.raises(WeightsError):
+        load_start(build_model("osnet_x0_25", 3, neck="bn"), tmp_path / "msinet.safetensors")
+
+
+@pytest.mark.parametrize("neck", ["fbl", "transfer", "cdnet", "bn", "fc"])
+def test_embed_is_the_test_feature(neck: str) -> None:
+    network = build_model("msinet_x0_25", 3, neck=neck).eval()
+    assert isinstance(network, ReIDNet)
+    images = torch.randn(2, 3, 32, 16)
+    embedding = network.embed(images)
+    assert isinstance(embedding, Embedding)
+    assert torch.equal(embedding.feature, network(images))
+    assert embedding.pooled.shape == embedding.feature.shape
