@@ -70,8 +70,10 @@ def dense_labels(features: torch.Tensor, settings: Unsupervised) -> np.ndarray:
         for j in np.flatnonzero(mixed[i]):
             least[having[j]] += np.minimum(mixed[i, j], mixed[having[j], j])
         jaccard[i] = (1 - least / (2 - least)).clip(min=0)
-    found = DBSCAN(eps=settings.eps, min_samples=settings.min_samples, metric="precomputed").fit_predict(jaccard)
-    return found.astype(np.int64)
+    labels: np.ndarray = DBSCAN(eps=settings.eps, min_samples=settings.min_samples, metric="precomputed").fit_predict(
+        jaccard
+    )
+    return labels.astype(np.int64)
 
 
 #: Both forms by name.

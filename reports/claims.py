@@ -154,7 +154,7 @@ def architecture(name: str) -> Factors:
 
 def unsupervised(better: str, worse: str, task: tuple[str, str], metric: str, **bounds: Any) -> Comparison:
     """A comparison in Table 4, of methods with their backbones."""
-    return Comparison("table4", *task, row(method=better), row(method=worse), metric=metric, **EITHER, **bounds)
+    return Comparison("table4", *task, row(method=better), row(method=worse), "either", metric=metric, **bounds)
 
 
 def gains_by_pretraining(task: str) -> Comparison:

@@ -41,7 +41,7 @@ def rows_of(request: Request) -> list[Row]:
         learned = {START: "nothing", TRANSFER: "source"}.get(method, "target")
         for name in request.models or map(request.named, (PLAIN, "msinet")):
             backbone, width = split_name(name)
-            row = {"method": name_of(method, backbone), "backbone": backbone, "width": width, "learned": learned}
+            row: Row = {"method": name_of(method, backbone), "backbone": backbone, "width": width, "learned": learned}
             found.append(row)
     return found
 

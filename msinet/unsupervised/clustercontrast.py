@@ -42,6 +42,6 @@ def hardest(logits: Tensor, targets: Tensor) -> Tensor:
     """
     own = logits.gather(1, targets[:, None]).squeeze(1)  # (B,)
     order = own.argsort(stable=True)
-    present = targets.unique()
+    present: Tensor = targets.unique()  # type: ignore[no-untyped-call]
     first = (targets[order] == present[:, None]).int().argmax(1)  # (clusters here,): argmax gives the first
     return order[first]

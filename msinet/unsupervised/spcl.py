@@ -43,7 +43,8 @@ def dissimilarity(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
     _, place, shared = np.unique(np.stack([mine, theirs]), axis=1, return_inverse=True, return_counts=True)
     both = shared[place.ravel()]
     union = np.bincount(mine)[mine] + np.bincount(theirs)[theirs] - both
-    return 1 - both / union
+    apart: np.ndarray = 1 - both / union
+    return apart
 
 
 def smallest_of_cluster(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
