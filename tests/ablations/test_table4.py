@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from ablations.__main__ import main
@@ -12,6 +13,7 @@ from msinet.models import build_model, load_weights, save_weights
 from msinet.training.recipe import Unsupervised
 
 
+@pytest.mark.slow
 def test_the_whole_table_runs_once(data_root: Path, tmp_path: Path, capsys) -> None:
     torch.manual_seed(0)
     weights = tmp_path / "weights"

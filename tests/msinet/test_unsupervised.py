@@ -90,7 +90,7 @@ def test_jaccard_distances_are_those_of_the_definition(k1: int, k2: int, lists: 
     expected = plain_jaccard(features.numpy(), k1, k2, lists or k1 + 1, scaled=scaled)
     stored = np.zeros((60, 60), bool)
     stored[np.repeat(np.arange(60), np.diff(found.indptr)), found.indices] = True
-    assert 0.02 < stored.mean() < 0.9
+    assert 1 / 60 <= stored.mean() < 0.9  # the image itself, if it is its only neighbour
     near = np.abs(expected - 0.8) < 1e-5  # where rounding decides
     assert (stored == (expected <= 0.8))[~near].all()
     np.testing.assert_allclose(found.toarray()[stored], expected[stored], atol=2e-6)
@@ -139,7 +139,7 @@ def plain_dbscan(dense: np.ndarray, eps: float, least: int) -> np.ndarray:
 
 
 def test_clusters_are_those_of_dbscan_on_dense_distances() -> None:
-    for seed in range(4):
+    for seed in range(2):
         features, _ = blobs(seed, 70, 8, noise=0.7)
         chosen = Unsupervised(k1=8, k2=3, eps=0.5)
         found = cluster(distances(features, chosen), chosen.eps, chosen.min_samples)
@@ -190,9 +190,9 @@ CAMERAS = np.array([0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2, 0, 0, 1, 2, 3])
 
 def test_gallery_batches_hold_an_anchor_and_images_of_other_cameras() -> None:
     anchors = Counter[int]()
-    for epoch in range(30):
-        (batch,) = gallery_batches(LABELS, CAMERAS, (4, 3), seed=3, epoch=epoch, steps=1)
-        assert len(batch) == 12
+    for epoch in range(100):
+        (batch,) = gallery_batches(LABELS, CAMERAS, (2, 3), seed=3, epoch=epoch)  # of a pass of ten images
+        assert len(batch) == 6
         runs: list[list[int]] = []
         for i in batch:
             if not runs or LABELS[runs[-1][0]] != LABELS[i] or len(runs[-1]) == 3:
@@ -322,10 +322,10 @@ def test_the_teacher_is_the_moving_average_of_parameters_alone() -> None:
     with torch.no_grad():
         student.weight.copy_(double(3, seed=4))
         student.running_mean.fill_(7)
-        before = teacher.weight.clone()
+    before, theirs = teacher.weight.tolist(), student.weight.tolist()
     average(teacher, student, 0.75)
-    for i in range(3):
-        assert float(teacher.weight[i]) == pytest.approx(0.75 * float(before[i]) + 0.25 * float(student.weight[i]))
+    for mine, was, other in zip(teacher.weight.tolist(), before, theirs, strict=True):
+        assert mine == pytest.approx(0.75 * was + 0.25 * other)
     assert teacher.running_mean.tolist() == [0, 0, 0]
 
 
@@ -676,9 +676,8 @@ def test_an_interrupted_run_ends_in_the_same_bits(
 ) -> None:
     run(tmp_path / "whole", method)
     monkeypatch.setattr("msinet.training.fit.CHECKPOINT_SECONDS", 0)
-    for step in (1, 3):  # in the middle of each epoch
-        with pytest.raises(Stopped):
-            run(tmp_path / "parts", method, {step + 1: stop})
+    with pytest.raises(Stopped):  # in the middle of the first epoch; the second one clusters after the resumption
+        run(tmp_path / "parts", method, {2: stop})
     run(tmp_path / "parts", method)
     assert outcome(tmp_path / "parts")[0] == outcome(tmp_path / "whole")[0]
     assert outcome(tmp_path / "parts")[1] == outcome(tmp_path / "whole")[1]
@@ -742,7 +741,10 @@ def test_source_and_target_must_suit_the_method(data_root: Path, market: Dataset
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"k1": 40}, "k1 = 40, 31 images; lower k1"), ({"eps": 1e-6}, "no cluster among 31 images .31 outliers")],
+    [
+        ({"k1": 40}, "k1 = 40, 31 images; lower k1"),
+        ({"eps": 1e-6, "min_samples": 4}, "no cluster among 31 images .31 outliers"),
+    ],
 )
 def test_clusters_that_cannot_be_found_end_the_run(changes: Any, message: str, run: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
@@ -750,7 +752,7 @@ def test_clusters_that_cannot_be_found_end_the_run(changes: Any, message: str, r
 
 
 def test_outliers_alone_train_where_they_are_kept(run: Callable[..., Any], tmp_path: Path) -> None:
-    record = run(tmp_path / "out", "gs", eps=1e-6)
+    record = run(tmp_path / "out", "gs", eps=1e-6, min_samples=4)
     assert (record["clusters"], record["outliers"]) == (0, 31)
 
 
