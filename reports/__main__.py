@@ -223,13 +223,16 @@ class Claims:
 
     def __call__(self) -> int:
         """Judge, print and write the claims."""
-        from reports.costs import read_latencies
         from reports.statistics import Status
         from reports.verdicts import as_frame, as_markdown, judge
 
         request = self.request
-        results = Results(request)
-        verdicts = judge(results, read_latencies(self.latency)[0] if self.latency.exists() else None)
+        latencies = None
+        if self.latency.exists():
+            from reports.costs import read_latencies
+
+            latencies = read_latencies(self.latency)[0]
+        verdicts = judge(Results(request), latencies)
         counts = Counter(verdict.status for verdict in verdicts)
         text = ", ".join(f"{counts[status]} {status}" for status in get_args(Status))
         data = "the rendered world" if request.rendered else str(request.root)

@@ -1,6 +1,7 @@
 """The user's request: profile, data, networks, seeds, changes to recipes, and the store."""
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from msinet.errors import DataError, UserError
 from msinet.io import cache_folder, stable_hash
 from msinet.models.registry import card_of as network_card
 from msinet.synthetic import SETS, SIZES, VERSION, folder_of
-from msinet.training.recipe import canonical, override
+from msinet.training.recipe import Recipe, canonical, override
 from msinet.training.recipes import overridden, parse_settings, published, resolve, resolve_pretraining, resolve_search
 
 #: Folder of the rendered set that replaces ImageNet.
@@ -151,5 +152,10 @@ class Request:
 
     def experiment(self, model: str, source: str, target: str, seed: int, init: Init = "scratch") -> Experiment:
         """A training of a network with this profile's recipe."""
-        resolved = resolve(self.profile, source, model, cross_domain=source != target)
-        return Experiment(model, source, target, overridden(resolved, self.recipe).recipe, self.profile, seed, init)
+        recipe = _recipe(self.profile, source, model, source != target, self.recipe)
+        return Experiment(model, source, target, recipe, self.profile, seed, init)
+
+
+@lru_cache(maxsize=1024)  # cells of a study differ in seeds more than in recipes
+def _recipe(profile: str, source: str, model: str, cross_domain: bool, changes: tuple[str, ...]) -> Recipe:
+    return overridden(resolve(profile, source, model, cross_domain=cross_domain), changes).recipe
