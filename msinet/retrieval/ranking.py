@@ -99,7 +99,7 @@ def _evaluate(split: Split, similarities: Iterable[tuple[int, Tensor]], max_rank
     step = max(1, AT_ONCE // split.items)
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for start, block in similarities:
-            parts = block.split(step)
+            parts = block.split(step)  # type: ignore[no-untyped-call]
             found += threads.map(partial(_ranks, split), range(start, start + len(block), step), parts)
     queries, ranks = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     return _metrics(split, queries, ranks, max_rank)
