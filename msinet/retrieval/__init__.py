@@ -2,7 +2,8 @@
 
 from msinet.retrieval.groups import evaluate_within
 from msinet.retrieval.metrics import METRICS, Metric, Retrieval, mean_over_draws
-from msinet.retrieval.ranking import evaluate, evaluate_distances, top_k
+from msinet.retrieval.nearest import top_k
+from msinet.retrieval.ranking import evaluate, evaluate_distances
 from msinet.retrieval.reranking import rerank
 
 __all__ = [
