@@ -14,8 +14,10 @@ from msinet import distributed
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
 from msinet.io import exclusive
+from msinet.precision import precision_used
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.fit import OnStep, Result, Task, fit
+from msinet.training.graphs import use_graphs
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, settings
 
@@ -33,6 +35,11 @@ class RunFolder:
     """file that is written last"""
     device: torch.device
     options: RunOptions
+
+    @property
+    def graphs(self) -> bool:
+        """True if steps are captured as CUDA graphs here."""
+        return use_graphs(self.options, self.device)
 
     def log(self, message: str) -> None:
         """Append a line with the time to log.txt; of several processes one writes."""
@@ -52,10 +59,14 @@ class RunFolder:
         return fit(task, self.path, identity, self.options, on_step, title)
 
     def record(self, found: Mapping[str, Any], recipe: Recipe) -> Record:
-        """The flat record of a run: what was found, every setting as `recipe.<name>`, the environment, the time."""
+        """The flat record of a run: what was found, every setting as `recipe.<name>`, the environment, the time.
+
+        `precision_used` is the precision in which the device computed: on a CPU tf32 is fp32.
+        """
         values = {f"recipe.{name}": str(v) if isinstance(v, tuple) else v for name, v in settings(recipe).items()}
+        used = {"precision_used": precision_used(recipe.precision, self.device)}
         finished = datetime.now(UTC).isoformat(timespec="seconds")
-        return {**found, **values, **describe(self.device), "finished": finished}
+        return {**found, **values, **used, **describe(self.device), "finished": finished}
 
 
 @contextmanager
