@@ -1,7 +1,7 @@
 """The commands of `python -m bench`. They import what they need when they run, so that help does not wait for torch."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -271,3 +271,48 @@ class Ranking:
         )
         print(retrieval.render(table))
         write(table, self.out, surroundings(torch.device("cpu"), dim=self.dim, rounds=self.rounds))
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Measure all that a machine with a GPU can in a given time; again with the same folder, it continues."""
+
+    out: Path = Path("results/gpu")
+    """folder for at most eight files, each below 16 MB"""
+    minutes: float = 15.0
+    """time for everything"""
+    store: Path | None = None
+    """folder of the runs of the reference studies; None: store in the folder of the files"""
+    device: str = "auto"
+    """cuda or cuda:N; on a CPU: what needs no GPU"""
+    parts: tuple[str, ...] = ("tests", "steps", "latency", "memory", "retrieval", "runs")
+    """what to measure, in this order"""
+    jobs: int = 6
+    """runs at a time, in processes that share the GPU"""
+    models: tuple[str, ...] = ()
+    """networks, with options in quotes; empty: those of the paper's tables"""
+    profile: str = ""
+    """profile of the runs; empty: as in the list of priorities (`ablations fill`)"""
+    merge: tuple[Path, ...] = ()
+    """measure nothing: join these folders, of other machines or earlier calls, into the folder"""
+
+    def __call__(self) -> None:
+        """Measure, or join folders.
+
+        Raises:
+            UserError: an unknown part, network or device, or a folder with tables of another version.
+        """
+        from bench import gpu
+        from bench.networks import choose
+        from msinet.environment import pick_device
+
+        store = self.store or self.out / "store"
+        if self.merge:
+            gpu.join(self.merge, self.out, store)
+        else:
+            choose(self.models)
+            device = str(pick_device(self.device))
+            plan = gpu.Plan(self.out, store, self.minutes, device, self.parts, self.jobs, self.models)
+            gpu.Measurement(replace(plan, profile=self.profile))()
+        rows = gpu.count_rows(self.out)
+        print(f"rows: {', '.join(f'{name} {count}' for name, count in rows.items())}; written: {self.out}")

@@ -43,7 +43,7 @@ def race(
     rounds: int,
     seconds: float,
     finish: Callable[[], object],
-    begin: Callable[[Key], object] = lambda name: None,
+    begin: Callable[[Key], object] = lambda _: None,
 ) -> dict[Key, Timing]:
     """Time contenders in turn, so that a disturbance affects all of them.
 
@@ -114,7 +114,7 @@ def time_contenders(contenders: Sequence[Contender], report: Report, conditions:
 
 
 def measure(
-    contenders: Sequence[Contender], conditions: Conditions
+    contenders: Sequence[Contender], conditions: Conditions, patience: float = 300.0
 ) -> Iterator[tuple[Contender, dict[str, object] | Failure]]:
     """A row per contender: milliseconds, images a second, ratios to `REFERENCE`, parameters, MACs and bytes moved.
 
@@ -125,8 +125,8 @@ def measure(
     plain = Contender(REFERENCE, "eager", "fp32")
     every = list(dict.fromkeys([*contenders, plain, *(c._replace(network=REFERENCE) for c in contenders)]))
     work = functools.partial(time_contenders, conditions=conditions)
-    run = direct if torch.device(conditions.device).type == "cpu" else isolated
-    found = dict(run(work, every))
+    on_cpu = torch.device(conditions.device).type == "cpu"
+    found = dict(direct(work, every) if on_cpu else isolated(work, every, patience=patience))
     medians = {c: float(one["p50"]) for c, one in found.items() if not isinstance(one, Failure)}
     for contender in contenders:
         one = found[contender]

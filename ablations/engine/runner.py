@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ablations.engine.budget import Budget, steps_of
 from ablations.engine.experiment import Experiment
 from ablations.engine.resolve import Resolution, Run, found_genotype
 from ablations.engine.store import Store
@@ -89,7 +91,11 @@ def check_images(
 
 
 def execute(
-    resolution: Resolution, store: Store, run_options: RunOptions, on_finish: Callable[[], object] = lambda: None
+    resolution: Resolution,
+    store: Store,
+    run_options: RunOptions,
+    on_finish: Callable[[], object] = lambda: None,
+    budget: Budget | None = None,
 ) -> Counter[str]:
     """Run what the store does not hold yet.
 
@@ -101,10 +107,11 @@ def execute(
         store: where finished runs are published.
         run_options: device, workers and the like.
         on_finish: called after each finished run.
+        budget: time that is left; None: no limit.
 
     Returns:
-        The number of runs that were "done" before, "finished" now, "failed", "running" elsewhere, or "blocked" as
-        their search is not finished.
+        The number of runs that were "done" before, "finished" now, "failed", "running" elsewhere, "blocked" as their
+        search is not finished, or "postponed" as the time would not have sufficed.
 
     Raises:
         UserError: what no run could use: the device, images, weights, a batch larger than the data.
@@ -126,7 +133,14 @@ def execute(
         table = _Table(resolution, store, both, costs, meter.step)
         for number, one in enumerate(todo, 1):
             meter.begin(work[number - 1])
+            steps, began = steps_of(one.experiment, resolution.datasets[one.experiment.source]), time.monotonic()
+            if budget is not None and not budget.admits(one.experiment, steps):
+                tally["postponed"] += 1
+                meter.end(counts=False)
+                continue
             outcome, message = table.attempt(one)
+            if budget is not None and outcome == "finished":
+                budget.note(one.experiment, steps, time.monotonic() - began)
             tally[outcome] += 1
             if message:
                 tqdm.write(f"[{number}/{len(todo)}] {one.experiment}: {message}")
@@ -173,14 +187,11 @@ class _Meter:
 
 def _work(experiment: Experiment, datasets: Datasets, costs: Record) -> float:
     """Multiply-adds of a run, in 10^9: three passes for each training image, one for each test image."""
-    recipe = experiment.recipe
-    train, steps = len(datasets[experiment.source].train), recipe.sampler.steps_per_epoch
-    if recipe.search is not None:  # two passes each time, one of them without gradients of the weights
-        steps = steps or int(train * (1 + recipe.search.overlap) / 4 // recipe.sampler.batch)
-        images = 5 * recipe.schedule.epochs * steps * recipe.sampler.batch
+    images = steps_of(experiment, datasets[experiment.source]) * experiment.recipe.sampler.batch
+    if experiment.is_search:  # two passes each time, one of them without gradients of the weights
+        images *= 5
     else:
-        steps = steps or train // recipe.sampler.batch
-        images = 3 * recipe.schedule.epochs * steps * recipe.sampler.batch + len(datasets[experiment.target].test)
+        images = 3 * images + len(datasets[experiment.target].test)
     return images * max(1e-3, float(costs["macs"] or 0) / 1e9)
 
 

@@ -1,5 +1,6 @@
 """The folder of a run: lock, log, device, record, publication and removal of checkpoints."""
 
+import gc
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -100,5 +101,6 @@ def run_folder(folder: Path, options: RunOptions, kind: str, result: Path | None
                 remove_checkpoints(folder) if inside else shutil.rmtree(folder)
             distributed.barrier()
         finally:
+            gc.collect()  # a task and its CUDA graphs refer to each other, and keep a GPU's memory
             if distributed.leads() and result.exists():
                 lock.unlink(missing_ok=True)  # while it is still held: a finished run needs no lock
