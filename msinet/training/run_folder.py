@@ -101,6 +101,7 @@ def run_folder(folder: Path, options: RunOptions, kind: str, result: Path | None
                 remove_checkpoints(folder) if inside else shutil.rmtree(folder)
             distributed.barrier()
         finally:
-            gc.collect()  # a task and its CUDA graphs refer to each other, and keep a GPU's memory
+            if torch.cuda.is_initialized():
+                gc.collect()  # a task and its graphs refer to each other, and keep a GPU's memory
             if distributed.leads() and result.exists():
                 lock.unlink(missing_ok=True)  # while it is still held: a finished run needs no lock
