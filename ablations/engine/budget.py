@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.engine.experiment import Experiment
-from msinet.data import Dataset
+from msinet.data.datasets import Dataset
 
 #: Network, task, image size.
 Key = tuple[str, str, int, int]
