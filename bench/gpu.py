@@ -21,14 +21,15 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from bench.isolation import Failure, Report, direct, isolated
+from bench.isolation import Failure, Report, Work, direct, isolated
 from bench.tables import Row, Rows, merge
 from msinet.errors import UserError
 from msinet.io import atomic_path, write_json
 
 ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests" / "gpu"
 #: Largest share of the time that is left which a part may take, in their order. Runs get the rest.
-SHARES = {"tests": 0.2, "steps": 0.25, "latency": 0.3, "memory": 0.15, "retrieval": 0.1, "runs": 1.0}
+SHARES = {"tests": 0.35, "steps": 0.25, "latency": 0.3, "memory": 0.15, "retrieval": 0.1, "runs": 1.0}
 #: Bytes of the archive of runs, below 16 MB.
 ARCHIVE_LIMIT = 15_000_000
 ARCHIVE = "runs.tar.gz"
@@ -140,14 +141,7 @@ class Measurement:
         """Return whether an item failed in this folder before; it is not tried again."""
         return {"part": part, "item": item, "device": self.device} in self.errors
 
-    def run(
-        self,
-        part: str,
-        work: Callable[[Sequence[object], Report], None],
-        items: Sequence[object],
-        clock: Clock,
-        rows: Rows,
-    ) -> None:
+    def run(self, part: str, work: Work, items: Sequence[object], clock: Clock, rows: Rows) -> None:
         """Measure items in a process of their own and write each row, until the time of the part is over."""
         left = [item for item in items if not self.failed(part, str(item))]
         results = isolated(work, left, patience=max(30.0, clock.left())) if self.plan.on_gpu else direct(work, left)
@@ -164,12 +158,13 @@ class Measurement:
 
 
 def run_tests(m: Measurement, clock: Clock) -> None:
-    """Run the tests marked gpu; the end of their output is in tests.txt."""
-    if importlib.util.find_spec("pytest") is None or not (ROOT / "tests").is_dir():
-        m.fail("tests", "", "pytest or the folder of tests is not here")
+    """Run the tests that need a GPU; the end of their output is in tests.txt."""
+    if importlib.util.find_spec("pytest") is None or not TESTS.is_dir():
+        m.fail("tests", "", f"pytest or {TESTS} is not here")
         return
     words = ["-m", "gpu", "-q", "-ra", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--durations=10"]
-    code, output = command([sys.executable, "-m", "pytest", *words, str(ROOT / "tests")], clock.left())
+    files = sorted(map(str, TESTS.glob("test_*.py")), reverse=True)  # trainings first
+    code, output = command([sys.executable, "-m", "pytest", *words, *files], clock.left())
     path = m.plan.out / "tests.txt"
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     now = f"== {m.device}, {m.about['measured']}, torch {m.about['torch']}: status {code}\n{output[-200_000:]}\n"
@@ -395,7 +390,7 @@ def _machine(device: str) -> dict[str, object]:
     if where.type == "cuda":
         properties = torch.cuda.get_device_properties(where)
         about |= {"gpu_memory_mib": properties.total_memory / 2**20, "cuda": torch.version.cuda}
-        about |= {"cudnn": torch.backends.cudnn.version(), "capability": f"{properties.major}.{properties.minor}"}
+        about |= {"capability": f"{properties.major}.{properties.minor}"}
     return about | {"cores": os.cpu_count()}
 
 

@@ -45,7 +45,7 @@ class Budget:
     """seconds of a step"""
 
     @classmethod
-    def of(cls, minutes: float, steps: Path | None = None, records: Iterable[Mapping[str, Any]] = ()) -> "Budget":
+    def of(cls, minutes: float, steps: Path | None = None, records: Iterable[Mapping[Any, Any]] = ()) -> "Budget":
         """A budget from now on; rates from a table of `bench gpu` (steps.csv), and from records of finished runs."""
         budget = cls(time.monotonic() + 60 * minutes)
         if steps is not None and steps.exists():
@@ -58,7 +58,7 @@ class Budget:
             budget._note_record(record)
         return budget
 
-    def _note_record(self, record: Mapping[str, Any]) -> None:
+    def _note_record(self, record: Mapping[Any, Any]) -> None:
         steps, seconds = float(record.get("steps") or 0), float(record.get("seconds_training") or 0)
         if steps > 0 and seconds > 0:
             pam = " pam=True" if record.get("option.pam") is True else ""

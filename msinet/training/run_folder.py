@@ -96,12 +96,13 @@ def run_folder(folder: Path, options: RunOptions, kind: str, result: Path | None
             if distributed.leads() and result.exists() and options.resume:
                 raise UserError(f"{name} holds a finished {kind}; choose another --out, or --no-resume to start again")
             options.prepare()
-            yield RunFolder(folder, result, pick_device(options.device), options)
+            device = pick_device(options.device)
+            yield RunFolder(folder, result, device, options)
+            if device.type == "cuda":
+                gc.collect()  # a task and its graphs refer to each other, and keep a GPU's memory
             if distributed.leads():
                 remove_checkpoints(folder) if inside else shutil.rmtree(folder)
             distributed.barrier()
         finally:
-            if torch.cuda.is_initialized():
-                gc.collect()  # a task and its graphs refer to each other, and keep a GPU's memory
             if distributed.leads() and result.exists():
                 lock.unlink(missing_ok=True)  # while it is still held: a finished run needs no lock

@@ -13,13 +13,15 @@ from bench.__main__ import main
 from bench.forms import prepare
 from bench.isolation import Failure, isolated
 from bench.networks import build
+from bench.retrieval import made_up
+from msinet.retrieval import evaluate
 
 NETWORKS = ("msinet_x0_25", "msinet_x0_25 pam=True", "osnet_x0_25", "cdnet_x0_25", "resnet50_x0_25", "deit_small_x0_25")
+PAIRS = [(name, "fp32") for name in NETWORKS] + [(name, p) for name in NETWORKS[:1] for p in ("tf32", "bf16")]
 SIZE = (64, 32)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize(("name", "precision"), PAIRS)
 def test_every_form_gives_the_features_of_the_eager_network(device: torch.device, name: str, precision: str) -> None:
     torch.manual_seed(0)
     network = build(name, 5, SIZE)
@@ -36,8 +38,7 @@ def test_every_form_gives_the_features_of_the_eager_network(device: torch.device
         torch.testing.assert_close(features, found["eager"], rtol=tolerance, atol=tolerance * scale, msg=form)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize(("name", "precision"), PAIRS)
 def test_every_network_can_be_captured_and_keeps_its_memory(device: torch.device, name: str, precision: str) -> None:
     run = prepare(build(name, 5, SIZE), "cuda_graph", precision, 4, SIZE, device)
     gc.collect()
@@ -87,3 +88,11 @@ def test_ranking_and_memory_are_measured(device: torch.device, monkeypatch: pyte
 
     gpu.peak_memory([("msinet_x0_25", "deployed", "tf32", 4, SIZE, "cuda")], Notes())
     assert float(str(rows[0]["peak_mib"])) > 0
+
+
+def test_features_on_the_gpu_are_ranked_like_those_on_the_cpu(device: torch.device) -> None:
+    features = made_up(60, 900, 40, 3, 32)
+    expected = evaluate(features.query, features.gallery, **features.labels)  # type: ignore[arg-type]
+    found = evaluate(features.query.to(device), features.gallery.to(device), **features.labels)  # type: ignore[arg-type]
+    assert found.mAP == pytest.approx(expected.mAP, abs=1e-6)
+    assert (found.first_rank == expected.first_rank).all()

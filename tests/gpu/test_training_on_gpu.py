@@ -228,8 +228,11 @@ def captured(task: Any) -> list[StaticStep]:
     return found
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [(name, "fp32") for name in NETWORKS]
+    + [(name, precision) for name in ("msinet", "msinet pam", "deit_small") for precision in ("tf32", "bf16")],
+)
 def test_a_captured_training_equals_an_eager_one(device: torch.device, name: str, precision: str) -> None:
     recipe = recipe_of(name, precision=precision)
     tasks = [training(name, device, recipe, graphs=graphs) for graphs in (False, True)]
