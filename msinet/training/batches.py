@@ -27,7 +27,8 @@ class Batches:
         seed: derived seed of order and augmentation.
         device: where the batches go.
         workers: processes that prepare batches; the batches do not depend on it.
-        resident: whether images stay on the device; None: by the rule above.
+        resident: whether images stay on the device, or the copy of the same images that other batches made there
+            (their attribute of this name); None: by the rule above.
 
     Raises:
         UserError: the identities of a batch cannot be shared among the processes.
@@ -42,18 +43,18 @@ class Batches:
         device: torch.device,
         workers: int = 0,
         *,
-        resident: bool | None = None,
+        resident: bool | ResidentImages | None = None,
     ) -> None:
         distributed.check_batch(recipe.sampler.identities)
         self.pixels, self.labels, self.recipe = pixels, labels, recipe
         self.seed, self.device, self.workers = seed, device, workers
         self._stream: Iterator[tuple[Tensor, ...]] | None = None
-        self._resident: ResidentImages | None = None
         if resident is None:
             alone = device.type == "cuda" and distributed.world() == 1 and not recipe.augmentation.crop
             resident = alone and fits(pixels, device)
-        if resident:
-            self._resident = ResidentImages(pixels, recipe.augmentation, device)
+        if resident is True:
+            resident = ResidentImages(pixels, recipe.augmentation, device)
+        self.resident = resident or None
 
     def of_epoch(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch, as positions in the training set.
@@ -67,7 +68,7 @@ class Batches:
         """Number of batches of an epoch. The first call decides with which step `next` starts."""
         if self._stream is None:
             plan = self._plan(epoch, step)
-            self._stream = self._loaded(plan) if self._resident is None else self._drawn(plan, self._resident)
+            self._stream = self._loaded(plan) if self.resident is None else self._drawn(plan, self.resident)
         return len(self.of_epoch(epoch))
 
     def _loaded(self, plan: Iterable[tuple[int, int, list[int]]]) -> Iterator[tuple[Tensor, ...]]:
@@ -117,8 +118,8 @@ class Batches:
 
     def images(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and labels (B,) of a batch: the work of the device, which a CUDA graph may capture."""
-        if self._resident is None:
+        if self.resident is None:
             images, labels = inputs
             return images, labels
         numbers, factors, labels = inputs
-        return self._resident.images(numbers, factors), labels
+        return self.resident.images(numbers, factors), labels

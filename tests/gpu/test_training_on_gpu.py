@@ -204,7 +204,7 @@ def test_features_equal_those_of_the_cpu(device: torch.device, name: str) -> Non
 def test_images_on_the_gpu_are_those_of_the_loader(device: torch.device) -> None:
     recipe = recipe_of("msinet", jitter=True)
     loaded, resident = (Batches(PIXELS, LABELS, recipe, 3, device, resident=there) for there in (False, True))
-    assert Batches(PIXELS, LABELS, recipe, 3, device)._resident is not None  # the default
+    assert Batches(PIXELS, LABELS, recipe, 3, device).resident is not None  # the default
     for batches in (loaded, resident):
         batches.begin_epoch(0, 0)
     for _ in range(4):

@@ -313,7 +313,9 @@ def test_noise_on_the_device_has_the_moments_of_the_loader_s() -> None:
 @pytest.mark.parametrize("start", [(0, 0), (1, 2)])
 def test_batches_on_the_device_are_those_of_the_loader(start: tuple[int, int]) -> None:
     recipe = changed(TRAIN, erase=0.5)
-    loaded, resident = (Batches(PIXELS, LABELS, recipe, 3, CPU, resident=there) for there in (False, True))
+    loaded, first = (Batches(PIXELS, LABELS, recipe, 3, CPU, resident=there) for there in (False, True))
+    resident = Batches(PIXELS, LABELS, recipe, 3, CPU, resident=first.resident)
+    assert resident.resident is first.resident
     assert loaded.begin_epoch(*start) == resident.begin_epoch(*start) == 4
     for _ in range(5):
         (images, labels), (found, own) = loaded.next(), resident.next()
