@@ -82,7 +82,8 @@ class StaticStep:
         if self.replay is None and not self._recorded():
             return self.work(*self.inputs)
         assert self.replay is not None
-        return dict(zip(self.names, self.replay().clone().unbind(), strict=True))
+        values = self.replay().clone()
+        return dict(zip(self.names, values.unbind(), strict=True))
 
     def _recorded(self) -> bool:
         """Record the work; False if that fails, and then steps are taken as they are."""

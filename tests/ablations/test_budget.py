@@ -1,5 +1,6 @@
 """A budget of time for runs, and the list of priorities."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,8 +97,8 @@ def test_runs_that_would_not_end_are_postponed(tmp_path: Path, data_root: Path, 
     steps.write_text("network,task,height,width,precision,mode,loop_ms\nmsinet_x0_25,train,32,16,tf32,graph,1e6\n")
     assert main([*words, "--minutes", "0.5", "--step-times", str(steps)]) == 0
     assert "postponed" in capsys.readouterr().out
-    trained = [path for path in tmp_path.glob("runs/*") if "scratch" in (path / "log.txt").read_text()]
-    assert not trained
+    records = [json.loads((path / "record.json").read_text()) for path in tmp_path.glob("runs/*")]
+    assert not any(record["steps"] for record in records)
 
 
 def test_the_studies_of_the_list_exist_and_the_main_table_is_first() -> None:

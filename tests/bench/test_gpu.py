@@ -155,7 +155,7 @@ def test_latency_keeps_rows_and_errors(tmp_path: Path, monkeypatch: pytest.Monke
 def test_no_item_begins_that_would_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(gpu.time, "monotonic", lambda: now)
-    clock = Clock(100.0, longest=5.0)
+    clock = Clock(100.0, longest=5.0, began=0.0)
     for passed, fits in ((10.0, True), (40.0, True), (75.0, False)):  # items of 10, 30 and 35 s; 25 s are left
         now = passed
         assert clock.note() is fits
@@ -208,15 +208,15 @@ def test_parts_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_part_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
+    ran: list[float] = []
 
     def broken(m: Measurement, clock: Clock) -> None:
         raise RuntimeError("no such thing")
 
     monkeypatch.setitem(gpu.PARTS, "steps", broken)
-    monkeypatch.setitem(gpu.PARTS, "latency", lambda _, clock: ran.append(f"{clock.left():.0f}"))
+    monkeypatch.setitem(gpu.PARTS, "latency", lambda _, clock: ran.append(clock.left()))
     Measurement(plan(tmp_path, parts=("steps", "latency")))()
-    assert ran == ["54"]  # 0.3 of three minutes
+    assert ran == [pytest.approx(54, abs=12)]  # 0.3 of three minutes
     assert (tmp_path / "errors.csv").read_text().splitlines()[1:] == ["steps,,cpu,RuntimeError: no such thing"]
 
 
