@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -454,7 +455,8 @@ def join(folders: Sequence[Path], out: Path, store: Path) -> None:
     write_json(out / "machine.json", machines)
     texts = [path.read_text(encoding="utf-8") for folder in (out, *folders) if (path := folder / "tests.txt").exists()]
     if texts:
-        (out / "tests.txt").write_text("".join(dict.fromkeys(texts)), encoding="utf-8")
+        calls = [call for text in texts for call in re.split(r"^(?=== )", text, flags=re.MULTILINE)]
+        (out / "tests.txt").write_text("".join(dict.fromkeys(calls)), encoding="utf-8")
     pack(store, out / ARCHIVE)
 
 
