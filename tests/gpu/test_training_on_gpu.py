@@ -288,7 +288,7 @@ def test_another_batch_size_is_trained_without_the_graph(device: torch.device) -
 
 @pytest.mark.parametrize("way", [{}, {"order": "alphas"}, {"mechanism": "ce", "overlap": 1.0}], ids=str)
 def test_a_captured_search_equals_an_eager_one(device: torch.device, way: dict[str, Any]) -> None:
-    recipe = search_recipe(**way)
+    recipe = search_recipe(epochs=3, **way)
     tasks = [searching(device, recipe, graphs=graphs) for graphs in (False, True)]
     before = state(tasks[0].twins)
     values = [follow(task, 3, STEPS // 2) for task in tasks]
