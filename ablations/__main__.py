@@ -72,6 +72,8 @@ class Run:
     name: Annotated[str, tyro.conf.Positional]
     """table or figure"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    jobs: int = 0
+    """runs at once, each in a process of its own; 0: one per core for small images on a CPU, else 1"""
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
     minutes: float = 0.0
     """time for the runs: none is begun that would not end in it, by the time of finished ones; 0: no limit"""
@@ -97,7 +99,8 @@ class Run:
                 show(self.name, self.request, brief=True)
                 shown_at = time.monotonic()
 
-        tally = execute(resolution, store, self.run_options, show_sometimes, self._budget(store))
+        budget = self._budget(store)
+        tally = execute(resolution, store, self.run_options, show_sometimes, jobs=self.jobs, budget=budget)
         status = show(self.name, self.request) if self.table else 0
         print(", ".join(f"{number} {outcome}" for outcome, number in tally.items()) or "nothing to run")
         return 1 if tally["failed"] or tally["running"] else status
@@ -110,7 +113,7 @@ class Run:
         frame = store.frame()
         if len(frame):
             frame = frame[frame["device"] == describe(pick_device(self.run_options.device))["device"]]
-        return Budget.of(self.minutes, self.step_times, frame.to_dict("records"))
+        return Budget.of(self.minutes, self.step_times, frame.to_dict("records"), jobs=self.jobs)
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,8 @@ class Fill:
     """folder of finished runs"""
     profile: str = ""
     """profile of all studies; empty: that of the list"""
-    jobs: int = 1
-    """runs at a time, in processes that share the device"""
+    jobs: int = 0
+    """runs at once, as for run"""
     step_times: Path | None = None
     """steps.csv of `bench gpu`, from which times are estimated before a run has finished"""
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
@@ -146,7 +149,7 @@ class Fill:
         """The command that runs a study."""
         words = ["run", wanted.study, "--profile", self.profile or wanted.profile, "--seeds", str(wanted.seeds)]
         words += ["--store", str(self.store), "--minutes", f"{minutes:.2f}", "--no-table", *wanted.words]
-        for name, value, default in (("jobs", self.jobs, 1), ("step-times", self.step_times, None)):
+        for name, value, default in (("jobs", self.jobs, 0), ("step-times", self.step_times, None)):
             words += [f"--{name}", str(value)] if value != default else []
         for one in fields(RunOptions):
             value, flag = getattr(self.run_options, one.name), one.name.replace("_", "-")
@@ -175,7 +178,7 @@ class Sweep:
         prepare(study, self.request, self.run_options)
         outcome = run_sweep(self.request, self.run_options, chosen, self.options)
         print(f"written: {outcome}, {outcome.with_suffix('.csv').name}")
-        return Run(study.name, self.request, self.run_options)()
+        return Run(study.name, self.request, run_options=self.run_options)()
 
 
 @dataclass(frozen=True)

@@ -318,7 +318,7 @@ def run_studies(m: Measurement, clock: Clock) -> None:
     plan = m.plan
     words = ["fill", "--store", str(plan.store), "--minutes", f"{max(0.0, clock.left() - 15) / 60:.2f}"]
     words += ["--device", plan.device, "--no-progress", "--step-times", str(plan.out / "steps.csv")]
-    words += ["--jobs", str(plan.jobs)] if plan.jobs > 1 else []
+    words += ["--jobs", str(plan.jobs)]
     words += ["--profile", plan.profile] if plan.profile else []
     archive = functools.partial(pack, plan.store, plan.out / ARCHIVE)
     code, output = command([sys.executable, "-m", "ablations", *words], clock.left(), archive)

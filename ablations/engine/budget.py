@@ -27,6 +27,8 @@ def key_of(experiment: Experiment) -> Key:
 
 def steps_of(experiment: Experiment, dataset: Dataset) -> int:
     """Steps of a training, or iterations of a search, about right where an epoch is a pass over the set."""
+    if experiment.same_weights:  # of another training
+        return 0
     recipe = experiment.recipe
     steps = recipe.sampler.steps_per_epoch
     if steps is None:
@@ -45,15 +47,20 @@ class Budget:
     """seconds of a step"""
 
     @classmethod
-    def of(cls, minutes: float, steps: Path | None = None, records: Iterable[Mapping[Any, Any]] = ()) -> "Budget":
-        """A budget from now on; rates from a table of `bench gpu` (steps.csv), and from records of finished runs."""
+    def of(
+        cls, minutes: float, steps: Path | None = None, records: Iterable[Mapping[Any, Any]] = (), jobs: int = 1
+    ) -> "Budget":
+        """A budget from now on; rates from a table of `bench gpu` (steps.csv), and from records of finished runs.
+
+        The table was measured alone: `jobs` runs at once are as many times slower on a GPU that they share.
+        """
         budget = cls(time.monotonic() + 60 * minutes)
         if steps is not None and steps.exists():
             with steps.open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):
                     key = row["network"], row["task"], int(row["height"]), int(row["width"])
                     if row["mode"] == "graph" and row["precision"] == "tf32":
-                        budget.rates[key] = float(row["loop_ms"]) / 1e3
+                        budget.rates[key] = max(1, jobs) * float(row["loop_ms"]) / 1e3
         for record in records:
             budget._note_record(record)
         return budget

@@ -81,6 +81,7 @@ def test_times_come_from_finished_runs_and_from_the_table_of_steps(tmp_path: Pat
     assert key_of(search) == ("supernet", "search", 64, 32)
     assert key_of(MSINET.with_options(pam=True, ratio=2)) == ("msinet pam=True", "train", 64, 32)
     assert Budget.of(1.0, tmp_path / "none.csv").rates == {}
+    assert Budget.of(1.0, path, jobs=3).rates[key_of(MSINET)] == pytest.approx(0.024)  # they share the GPU
 
 
 def test_steps_of_an_experiment() -> None:
