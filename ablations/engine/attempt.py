@@ -66,11 +66,8 @@ class Attempts:
             if ready is None:
                 return "blocked", BLOCKED
             one = ready
-        store, steps, began = (
-            self.store,
-            steps_of(one.experiment, self.datasets[one.experiment.source]),
-            time.monotonic(),
-        )
+        store, began = self.store, time.monotonic()
+        steps = steps_of(one.experiment, self.datasets[one.experiment.source])
         if self.budget is not None and not self.budget.admits(one.experiment, steps):
             return "postponed", ""
         try:
