@@ -68,7 +68,9 @@ class _OnDataset(WeightsFile):
         """The network on its device, the data set, its test images in the network's size, and the device."""
         from msinet.data import load_dataset, open_pixels
         from msinet.environment import pick_device
+        from msinet.precision import use_precision
 
+        use_precision("fp32")
         dataset = load_dataset(self.dataset, self.data_root)
         model, height, width = self.load(dataset.name)
         device = pick_device(self.run_options.device)

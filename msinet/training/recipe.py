@@ -272,6 +272,11 @@ class Search:
         return float(self.alpha_lr * 0.1 ** sum(epoch >= m for m in self.alpha_milestones))
 
 
+#: Precisions, and their names in `canonical`. There "fp32" is tf32: it named what torch does by default when runs got
+#: their ids, and on CPUs they are the same. Otherwise every finished run would have another id.
+CANONICAL_PRECISIONS = {"fp32": "ieee", "tf32": "fp32", "bf16": "bf16"}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All settings of a training, or with `search` of an architecture search."""
@@ -282,16 +287,16 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     losses: Losses = field(default_factory=Losses)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """of the network's maps in training: bf16 halves their memory traffic; weights, losses and ranking stay fp32"""
+    precision: Literal["fp32", "tf32", "bf16"] = "tf32"
+    """fp32: IEEE arithmetic; tf32: GPUs round inputs of matrix products and convolutions to TF32, CPUs compute in fp32;
+    bf16: the network's maps in training, while weights, losses and ranking stay fp32"""
     search: Search | None = None
     """None: a training"""
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "bf16"):
-            raise unknown_name("precision", self.precision, ("fp32", "bf16"))
-        if self.search is not None and self.precision != "fp32":
-            raise UserError("recipe: a search runs in fp32; precision is a setting of trainings")
+        _one_of(self, {"precision": CANONICAL_PRECISIONS})
+        if self.search is not None and self.precision == "bf16":
+            raise UserError("recipe: a search runs in fp32 or tf32; bf16 is for trainings")
         if self.search is not None and self.sampler.sampler != "identities":
             raise UserError("recipe: a search draws batches of identities; sampler is a setting of trainings")
 
@@ -412,4 +417,18 @@ def canonical(recipe: Recipe) -> dict[str, Any]:
     if recipe.search is not None:  # it has losses of its own, of which some smooth labels
         idle |= {loss.name for loss in fields(losses)} - {"label_smoothing"}
     found = {name: value for name, value in settings(recipe).items() if name not in idle}
-    return {"version": CANONICAL_VERSION, **found}
+    return {"version": CANONICAL_VERSION, **found, "precision": CANONICAL_PRECISIONS[recipe.precision]}
+
+
+def from_canonical(found: Mapping[str, Any]) -> Recipe:
+    """The recipe that `canonical` describes; settings that are left out have their defaults.
+
+    Raises:
+        ValueError: it was made by another version.
+    """
+    names = {name: precision for precision, name in CANONICAL_PRECISIONS.items()}
+    default = Recipe(search=Search() if "mechanism" in found else None)
+    recipe = with_settings(default, {**found, "precision": names.get(found.get("precision", ""))})
+    if canonical(recipe) != found:
+        raise ValueError("its recipe has other settings")
+    return recipe
