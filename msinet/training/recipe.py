@@ -161,6 +161,8 @@ class Losses:
 
     label_smoothing: float = 0.1
     """epsilon of the identity loss"""
+    identity_margin: float = 0.0
+    """subtracted from the logit of an image's own identity (AM-softmax, for SFT); 0: none"""
     triplet: bool = True
     """whether there is a triplet loss; classifiers have none"""
     margin: float = 0.3
@@ -184,7 +186,7 @@ class Losses:
         if self.alignment not in get_args(Variant):
             raise unknown_name("variant of spatial alignment", self.alignment, get_args(Variant))
         _one_of(self, {"alignment_grid": ("anchor", "partner")})
-        _at_least(self, {"alignment_weight": 0})
+        _at_least(self, {"alignment_weight": 0, "identity_margin": 0})
         if not 0 <= self.label_smoothing <= 1:
             raise UserError(f"recipe: label_smoothing must lie in [0, 1], got {self.label_smoothing}")
 
@@ -403,6 +405,8 @@ def canonical(recipe: Recipe) -> dict[str, Any]:
     idle = set[str]()
     if losses.alignment == "none":
         idle |= {name for name in settings(recipe) if name.startswith("alignment_")}
+    if not losses.identity_margin:
+        idle |= {"identity_margin"}
     if losses.soft_margin or not losses.triplet:
         idle |= {"margin"}
     if not losses.triplet:
