@@ -1,12 +1,13 @@
 """Attachment of attention modules to the stages of any backbone with feature maps."""
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from msinet.errors import UserError
-from msinet.models.heads import ReIDNet
+from msinet.models.heads import Backbone, ReIDNet
 from msinet.models.registry import build_model, with_width
 
 #: Names of stages in backbones, in order: those of ResNets, those of OSNet, CDNet and MSINet.
@@ -29,7 +30,7 @@ class Stage:
         self.blocks.add_module(ATTENTION, module)
 
 
-def backbone_of(name: str, width: float = 1.0) -> nn.Module:
+def backbone_of(name: str, width: float = 1.0) -> Backbone:
     """The backbone of a network with fresh weights, without its head.
 
     Args:
@@ -45,10 +46,10 @@ def backbone_of(name: str, width: float = 1.0) -> nn.Module:
             f"backbone {name!r} has no stages of feature maps; take that of a ResNet, of OSNet, of CDNet or of MSINet, "
             "such as backbone=resnet50"
         )
-    return network.backbone
+    return cast(Backbone, network.backbone)
 
 
-def staged_backbone(name: str, width: float, image: tuple[int, int]) -> tuple[nn.Module, list[Stage]]:
+def staged_backbone(name: str, width: float, image: tuple[int, int]) -> tuple[Backbone, list[Stage]]:
     """A backbone and its stages, first one first.
 
     Args:
@@ -65,14 +66,14 @@ def staged_backbone(name: str, width: float, image: tuple[int, int]) -> tuple[nn
         shapes.append(output.shape)
 
     with torch.device("meta"):  # a twin without storage shows the sizes
-        twin = backbone_of(name, width).eval()
+        twin: Any = backbone_of(name, width)
         for blocks in _stages(twin):
             blocks.register_forward_hook(note)
-        twin(torch.empty(1, 3, *image))
+        twin.eval()(torch.empty(1, 3, *image))
     backbone = backbone_of(name, width)
     return backbone, [Stage(blocks, *shape[1:]) for blocks, shape in zip(_stages(backbone), shapes, strict=True)]
 
 
-def _stages(backbone: nn.Module) -> list[nn.Sequential]:
+def _stages(backbone: object) -> list[nn.Sequential]:
     found = [getattr(backbone, name, None) for name in STAGES]
     return [blocks for blocks in found if isinstance(blocks, nn.Sequential)]

@@ -74,7 +74,7 @@ class BilinearAttention(nn.Module):
         y = self.reduce(x)  # (B, C/16, H, W)
         # Channel i + j times channel j, one difference i after the other: the pairs without repetition.
         pairs = torch.cat([y[:, i:] * y[:, : self.mid - i] for i in range(self.mid)], 1)  # (B, pairs, H, W)
-        weights = self.whole(pairs.mean((2, 3), keepdim=True)) * self.local(pairs)
+        weights: Tensor = self.whole(pairs.mean((2, 3), keepdim=True)) * self.local(pairs)
         return x * weights.sigmoid()
 
 

@@ -49,15 +49,15 @@ class InteractionAggregation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Inner products grow with C and H*W; half precision would saturate the softmax.
         with torch.autocast(x.device.type, enabled=False):
-            wide = at_least_float(x)
+            wide: Tensor = at_least_float(x)
             wide = wide + self.spatial_bn(self._mix_positions(wide))
             wide = wide + self.channel_bn(_mix_channels(wide))
         return wide.to(x.dtype)
 
     def _mix_positions(self, x: Tensor) -> Tensor:
-        flat = x.flatten(2)  # (B, C, N)
-        alike = (self.scale * flat.transpose(1, 2) @ flat).softmax(2)  # (B, N, N)
-        weights = (alike * location_affinity(*x.shape[2:], alike)).softmax(2)
+        flat, (height, width) = x.flatten(2), x.shape[2:]  # (B, C, N)
+        alike: Tensor = (self.scale * flat.transpose(1, 2) @ flat).softmax(2)  # (B, N, N)
+        weights = (alike * location_affinity(height, width, alike)).softmax(2)
         return (flat @ weights.transpose(1, 2)).view_as(x)
 
 

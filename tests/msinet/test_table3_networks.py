@@ -296,11 +296,16 @@ def sampled(x: Tensor, count: int) -> list[Tensor]:
     return parts
 
 
-@pytest.mark.parametrize(("height", "count"), [(16, 4), (7, 4), (4, 2), (2, 3), (1, 4)])
+@pytest.mark.parametrize(("height", "count"), [(16, 4), (7, 4), (4, 2), (2, 3)])
 def test_stripes_are_sampled_quarters(height: int, count: int) -> None:
     x = torch.randn(2, 3, height, 5)
     for found, expected in zip(stripes(x, count), sampled(x, count), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_map_of_one_row_is_every_stripe() -> None:
+    x = torch.randn(2, 3, 1, 5)
+    assert all(torch.equal(part, x) for part in stripes(x, 4))
 
 
 @torch.inference_mode()
@@ -390,11 +395,20 @@ def test_the_identity_loss_with_a_margin_is_am_softmax(smoothing: float) -> None
     assert float(identity_loss(15 * cosines, labels, smoothing, 15 * 0.3)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_run_without_a_margin_keeps_its_name() -> None:
-    assert "identity_margin" not in canonical(Recipe())
+def test_runs_that_do_not_use_the_new_settings_keep_their_names() -> None:
+    assert {"identity_margin", "decay"}.isdisjoint(canonical(Recipe()))
+    assert canonical(with_settings(Recipe(), {"decay": 0.5}))["decay"] == 0.5
     assert canonical(with_settings(Recipe(), {"identity_margin": 4.5}))["identity_margin"] == 4.5
     with pytest.raises(UserError, match="identity_margin must be at least 0"):
         with_settings(Recipe(), {"identity_margin": -1.0})
+
+
+def test_rga_sc_s_schedule_halves_the_learning_rate_eight_times() -> None:
+    steps = {"milestones": tuple(range(80, 361, 40)), "decay": 0.5, "epochs": 600, "warmup": 20}
+    schedule = with_settings(Recipe(), steps).schedule
+    rates = {epoch: schedule.learning_rate(8e-4, epoch) for epoch in (0, 20, 79, 80, 199, 359, 360, 599)}
+    expected = {0: 8e-6, 20: 8e-4, 79: 8e-4, 80: 4e-4, 199: 1e-4, 359: 8e-4 / 2**7, 360: 8e-4 / 2**8, 599: 8e-4 / 2**8}
+    assert rates == pytest.approx(expected, rel=1e-12)
 
 
 # Attention on other backbones
