@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from msinet.models.attention import staged_backbone
+from msinet.errors import WeightsError
+from msinet.models.attention import ATTENTION, staged_backbone
 from msinet.models.blocks import ConvBN
 from msinet.models.heads import ReIDNet, assemble
-from msinet.models.registry import NetworkCard, NetworkWeights, WeightLayout, register
+from msinet.models.registry import NetworkCard, NetworkWeights, Notes, State, WeightLayout, register
 from msinet.models.resnet import WEIGHTS as RESNET
 
 #: Factor between the widths of a map and of its embeddings.
@@ -60,6 +61,25 @@ class RelationAttention(nn.Module):
         return result
 
 
+def _fit_attention(network: nn.Module, state: State, notes: Notes) -> State:
+    """Keep the network's own attention in place of one that was pre-trained at another image size.
+
+    Raises:
+        WeightsError: weights of a finished training at another image size.
+    """
+    assert isinstance(network, ReIDNet)
+    saved = (int(notes["height"]), int(notes["width"])) if "height" in notes else network.image
+    if network.image is None or saved == network.image:
+        return state
+    if "pretrained_on" not in notes:
+        raise WeightsError(
+            f"these weights are for images of {notes['height']}x{notes['width']}, but the network was built for "
+            f"{network.image[0]}x{network.image[1]}; shapes of its layers depend on the size"
+        )
+    own = {key: value for key, value in network.state_dict().items() if f".{ATTENTION}." in key}
+    return {key: own.get(key, value) for key, value in state.items()}
+
+
 WEIGHTS = NetworkWeights(
     "RGA-SC",
     r"backbone\.layer1\.attention\.spatial\.",
@@ -84,6 +104,7 @@ WEIGHTS = NetworkWeights(
         ),
     ),
     base=RESNET,
+    adapt=_fit_attention,
 )
 
 

@@ -466,6 +466,20 @@ def test_our_files_are_read_again(name: str, tmp_path: Path) -> None:
     assert (report.layout, report.matched) == ("our own", report.total)
 
 
+def test_attention_of_another_image_size_is_replaced_after_pretraining_alone(tmp_path: Path) -> None:
+    square = build_model("rga_sc_x0_25", 7, image=(32, 32))
+    notes = {"height": "32", "width": "32"}
+    save_weights(square, tmp_path / "trained.safetensors", notes)
+    save_weights(square, tmp_path / "start.safetensors", {**notes, "pretrained_on": "pretext"})
+    network = small("rga_sc")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(UserError, match=r"weights are for images of 32x32, but the network was built for 64x32"):
+        load_weights(network, tmp_path / "trained.safetensors")
+    load_weights(network, tmp_path / "start.safetensors")
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key] if ".attention." in key else square.state_dict()[key]), key
+
+
 def test_weights_of_one_are_not_taken_for_another_s(tmp_path: Path) -> None:
     save_weights(small("rga_sc"), tmp_path / "a.safetensors", {})
     with pytest.raises(UserError, match="looks like a checkpoint of RGA-SC, not of IANet"):
