@@ -62,7 +62,7 @@ WEIGHTS = NetworkWeights(
             r"layer1\.0\.conv1\.",
             ((r"^(conv1|bn1|layer\d)\.", r"backbone.\1."),),
             extra=r"fc\.",  # classifies ImageNet from the pooled map, which no neck here does
-            lacks=r"head\.",
+            lacks=r"head\.|.*\.attention\.",
         ),
     ),
 )
