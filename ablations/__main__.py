@@ -29,6 +29,7 @@ from ablations.engine.sweep import SweepOptions
 from ablations.studies import STUDIES, find_study, find_sweep
 from msinet.errors import UserError
 from msinet.io import file_errors
+from msinet.terminal import expanded, quietly
 from msinet.training.options import RunOptions
 
 #: Seconds between two updates of the shown table; rendering it starts a process, which costs short runs time.
@@ -285,7 +286,7 @@ def main(args: Sequence[str] | None = None) -> int:
             args=args,
         )
         with file_errors():
-            return command()
+            return int(expanded(command)())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -295,4 +296,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(quietly(main))

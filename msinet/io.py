@@ -14,7 +14,7 @@ from typing import Any
 
 import filelock
 
-from msinet.errors import Busy, UserError
+from msinet.errors import Busy, UserError, did_you_mean, first_few
 
 StrPath = str | os.PathLike[str]
 
@@ -61,7 +61,8 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
 def write_text(path: StrPath, text: str) -> None:
     """Write UTF-8 text atomically, with the line ends of `text`. Raises the errors of `atomic_path`."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        # File names that are no text are written with escapes, so that the file is text.
+        temporary.write_text(text, encoding="utf-8", newline="", errors="backslashreplace")
 
 
 def write_json(path: StrPath, obj: Any) -> None:
@@ -78,7 +79,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows atomically as CSV; the columns are the union of their keys."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -105,6 +106,20 @@ def file_errors() -> Iterator[None]:
             raise
         remedy = REMEDIES.get(error.errno or 0, "check the path")
         raise UserError(f"cannot use {error.filename}: {error.strerror}; {remedy}") from error
+
+
+def nearest_existing(path: StrPath) -> str:
+    """A sentence about the part of a missing path that exists, and the entry of it that is nearest to the next part."""
+    missing = Path(os.path.abspath(os.path.expanduser(path)))
+    while not os.path.exists(missing.parent) and missing.parent != missing:  # never raises
+        missing = missing.parent
+    folder = missing.parent
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return f" {folder} is there."
+    guess = did_you_mean(missing.name, names)
+    return f" {folder} is there and holds {first_few(names) or 'nothing'}.{guess}"
 
 
 def _sync_folder(folder: Path) -> None:

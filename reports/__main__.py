@@ -13,6 +13,7 @@ from ablations.engine.request import Request
 from ablations.studies import find_study
 from msinet.errors import UserError
 from msinet.io import file_errors, write_text
+from msinet.terminal import expanded, quietly
 from msinet.training.options import RunOptions
 from reports.formats import as_text, brief, write_table
 from reports.layout import NOT_RUN_HERE, build_table, paper_table
@@ -296,7 +297,7 @@ def main(args: Sequence[str] | None = None) -> int:
             COMMANDS, prog="python -m reports", description="Tables and figures from finished runs.", args=args
         )
         with file_errors():
-            return command()
+            return int(expanded(command)())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -306,4 +307,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(quietly(main))

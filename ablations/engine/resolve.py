@@ -16,7 +16,7 @@ from ablations.engine.request import Request
 from ablations.engine.store import Store
 from ablations.engine.study import Cell, Study
 from msinet.data.datasets import Dataset
-from msinet.data.layouts import load_dataset, main_datasets
+from msinet.data.layouts import main_datasets
 from msinet.errors import UserError
 from msinet.io import file_hash
 from msinet.models.genotype import GENOTYPE, read_genotype
@@ -124,12 +124,12 @@ def resolve(study: Study, request: Request, store: Store) -> Resolution:
 
 def _datasets(request: Request, store: Store) -> tuple[dict[str, Dataset], tuple[str, ...]]:
     """The data sets on disk, and the names of those to use."""
-    if not request.root.is_dir() and (store.root / "runs").is_dir():
+    if not request.root.exists() and (store.root / "runs").is_dir():
         tested = set(store.frame().get("target", ()))
         if names := request.datasets or tuple(name for name in main_datasets() if name in tested):
             return {}, names
     names = request.available_datasets()
-    return {name: load_dataset(name, request.root) for name in names}, names
+    return {name: request.load(name) for name in names}, names
 
 
 def _recorded(cells: Iterable[Cell], store: Store) -> dict[str, str]:

@@ -18,7 +18,6 @@ from ablations.engine.runner import execute
 from ablations.engine.store import Store
 from ablations.engine.study import single
 from ablations.engine.sweep import Sweep, SweepOptions, Values, shortened, summary_path
-from msinet.data import load_dataset
 from msinet.errors import UserError
 from msinet.io import exclusive, stable_hash, write_csv, write_json
 from msinet.training.options import RunOptions
@@ -66,7 +65,7 @@ class _Trials:
         self.outer, self.request = request, replace(request, datasets=names)
         self.store = Store(request.store)
         self.default = sweep.default(self.request, self.task[0])
-        fingerprints = [load_dataset(name, request.root).fingerprint for name in names]
+        fingerprints = [request.load(name).fingerprint for name in names]
         settings = [list(self.vary), request.profile, request.recipe, request.search_recipe, options.pruning]
         self.key = stable_hash([*fingerprints, *settings])
 

@@ -114,13 +114,13 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
     began = time.perf_counter()
     final = evaluation()
     seconds_evaluating = time.perf_counter() - began
-    here.log(f"{target.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items()))
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items())
+    here.log(f"{target.name}: {metrics}; {final.counts}")
     found = {
         **final.metrics,
         **{f"{name}_std_draws": value for name, value in final.std.items()},
         "draws": len(final.draws),
-        "queries": len(final.draws[0].valid),
-        "queries_without_match": int((~final.draws[0].valid).sum()),
+        **final.counts.record(),
         "source_fingerprint": source.fingerprint,
         "target_fingerprint": target.fingerprint,
         "source_layout": source.layout,
@@ -191,8 +191,8 @@ def _per_query(evaluation: Evaluation, dataset: Dataset) -> Iterable[dict[str, A
             yield {
                 "draw": number,
                 "query": image.path.relative_to(dataset.root).as_posix(),
-                "identity": image.identity,
-                "camera": image.camera,
+                "identity": dataset.identity_name(image),
+                "camera": dataset.camera_names.get(image.camera, image.camera),
                 "positives": int(ranked.positives[row]),
                 "first_rank": int(ranked.first_rank[row]),
                 "ap": float(ranked.ap[row]),

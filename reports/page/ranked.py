@@ -6,7 +6,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from msinet.data import Dataset, load_dataset
+from msinet.data import Dataset
 from msinet.data.loading import decode
 from msinet.errors import UserError
 from msinet.progress import bar
@@ -66,7 +66,7 @@ def column_lists(
 ) -> tuple[list[Data], list[Missing]]:
     """Lists of a column's rows, by the first run of each."""
     try:
-        dataset = load_dataset(column.test, report.request.root)
+        dataset = report.request.load(column.test)
     except UserError as error:
         command = run_command("table2", report.request)
         return [], [Missing(f"ranked lists on {column.label}", str(error), command)]
