@@ -79,7 +79,10 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows atomically as CSV; the columns are the union of their keys."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

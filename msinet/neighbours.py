@@ -1,7 +1,7 @@
 """Features of image files without labels, and the nearest images of a query (docs/own-images.md).
 
-Features of a collection are computed batch by batch, written to a file and ranked from there, so that a collection may be
-larger than the memory.
+Features of a collection are computed batch by batch, written to a file and ranked from there, so that a collection may
+be larger than the memory.
 """
 
 import hashlib
@@ -132,7 +132,9 @@ def load_network(
         for given, side, usual in zip(image, ("height", "width"), (default.height, default.width), strict=True)
     )
     ImageSize(height, width)  # refuses sizes that no network takes
-    network = build_model(name, _number(known.get("num_classes", "1"), weights, "num_classes"), image=(height, width), **built)
+    network = build_model(
+        name, _number(known.get("num_classes", "1"), weights, "num_classes"), image=(height, width), **built
+    )
     report = load_weights(network, weights, partial=partial)
     chosen = pick_device(device)
     network = network.eval().to(chosen).to(memory_format=torch.channels_last)
@@ -206,9 +208,7 @@ class Collection:
         return rows, np.sqrt(squares)
 
 
-def collect(
-    embedder: Embedder, weights: StrPath, paths: Sequence[Path], *, progress: bool = False
-) -> Collection:
+def collect(embedder: Embedder, weights: StrPath, paths: Sequence[Path], *, progress: bool = False) -> Collection:
     """The features of images: from the cache, or embedded and then kept there.
 
     They are embedded again when a file, its time or size, the weights or the image size changes. Images that cannot be

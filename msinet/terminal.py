@@ -1,4 +1,4 @@
-"""Output of commands: any terminal, pipes that are closed early, paths that start with a tilde. Does not import torch."""
+"""Commands in any terminal: encodings, pipes that are closed early, paths with a tilde. Does not import torch."""
 
 import codecs
 import os
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 #: Lines and marks of help texts for terminals that cannot show them.
-PLAIN = str.maketrans(dict.fromkeys("─━╌╴╶", "-") | dict.fromkeys("│┃╎", "|") | {"°": " deg", "→": "->", "…": "...", "–": "-"})
+PLAIN = str.maketrans(
+    dict.fromkeys("─━╌╴╶", "-") | dict.fromkeys("│┃╎", "|") | {"°": " deg", "→": "->", "…": "...", "–": "-"}
+)
 CORNERS = range(0x2500, 0x2580)
 #: Exit status of a command whose reader went away, as shells report SIGPIPE.
 CLOSED = 141

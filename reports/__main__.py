@@ -1,11 +1,11 @@
-"""Command line: python -m reports build | table | curves | figure1 | figure4 | figure6 | searches | factors | ..."""
+"""Command line: python -m reports build | table | curves | figure1 | figure4 | figure6 | ranked | searches | ..."""
 
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import tyro
 
@@ -18,6 +18,9 @@ from msinet.training.options import RunOptions
 from reports.formats import as_text, brief, write_table
 from reports.layout import NOT_RUN_HERE, build_table, paper_table
 from reports.results import Results, file_name
+
+if TYPE_CHECKING:
+    from msinet.data import Dataset
 
 # Modules that draw or rank are imported by the commands that need them: matplotlib and torch take seconds.
 
@@ -131,12 +134,53 @@ class Figure6(Picture):
     images: int = 3
     length: int = 15
     """number of images in a list"""
+    weights: tuple[Path, ...] = ()
+    """weights files, or folders of msinet train, in place of the runs in the store; needs --data-root"""
 
     def __call__(self) -> int:
         """Draw and write the figure."""
-        from reports.pictures import figure6
+        from reports.pictures import figure6, figure6_of
 
+        if self.weights:
+            dataset, options = given_dataset(self.request), self.run_options
+            return written(figure6_of(self.weights, dataset, self.folder, self.images, self.length, options))
         return written(figure6(Results(self.request), self.folder, self.images, self.run_options, self.length))
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Build the browser of ranked lists, one HTML file that works offline, for given weights on a data set."""
+
+    weights: tuple[Path, ...]
+    """weights files, or folders of msinet train"""
+    request: Asked = field(default_factory=Request)
+    queries: int = 8
+    """queries in the browser, evenly spaced through the set"""
+    out: Path = Path("ranked.html")
+    """file to write"""
+    run_options: Options = field(default_factory=RunOptions)
+
+    def __call__(self) -> int:
+        """Rank and write the page."""
+        from reports.page.build import build_browser
+
+        if self.queries < 1:
+            raise UserError(f"--queries must be at least 1, got {self.queries}")
+        build_browser(self.weights, given_dataset(self.request), self.queries, self.run_options, self.out)
+        return written([self.out])
+
+
+def given_dataset(request: Request) -> "Dataset":
+    """The data set on which given weights are shown: the one that is named, or the only one under the data root.
+
+    Raises:
+        UserError: several are possible.
+    """
+    request.check()
+    names = request.available_datasets()
+    if len(names) > 1:
+        raise UserError(f"{request.root} holds {', '.join(names)}; choose one with --datasets")
+    return request.load(names[0])
 
 
 @dataclass(frozen=True)
@@ -283,6 +327,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
     "figure1": Figure1,
     "figure4": Figure4,
     "figure6": Figure6,
+    "ranked": Ranked,
     "searches": Searches,
     "factors": Factors,
     "costs": Costs,

@@ -158,7 +158,7 @@ class Request:
         return words
 
     def named(self, network: str) -> str:
-        """The name of a network at the width that it has in this profile; one with a width, as msinet_x1_0, keeps it."""
+        """A network's name at the width that it has in this profile; one with a width, as msinet_x1_0, is unchanged."""
         return network if network not in CARDS else network_card(network).named(self.profile)
 
     def search(self, source: str, seed: int, **changes: Any) -> Experiment:

@@ -35,10 +35,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Split:
-    """Make a list of images with training images, queries and gallery, from a folder of folders or a list without them."""
+    """Divide labelled images into training images, queries and gallery, and write the list."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """folder with one folder of images per identity (in it, folders are cameras), or a CSV file with path and identity"""
+    """folder with a folder of images per identity (folders in it are cameras), or a CSV file with path and identity"""
     out: Path = Path("list.csv")
     """list to write (CSV)"""
     test: float = 0.5

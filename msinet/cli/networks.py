@@ -196,9 +196,7 @@ class Embed(WeightsFile):
         }
 
 
-def collected(
-    embedder: "Embedder", weights: WeightsFile, paths: "list[Path]", options: RunOptions
-) -> "Collection":
+def collected(embedder: "Embedder", weights: WeightsFile, paths: "list[Path]", options: RunOptions) -> "Collection":
     """The features of image files by a network, cached; names images that cannot be decoded on standard error."""
     from msinet.neighbours import collect
 

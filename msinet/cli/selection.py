@@ -33,9 +33,7 @@ class DataOptions:
 
         if self.name:
             notice(root, self.name)
-        found = tuple(one for name in names for one in name.split(JOIN)) or (
-            self.name or default_dataset(root, usual),
-        )
+        found = tuple(one for name in names for one in name.split(JOIN)) or (self.name or default_dataset(root, usual),)
         if len(set(found)) < len(found):
             raise UserError(f"--dataset names {first_few(found)}: give each data set once")
         return found

@@ -53,8 +53,8 @@ def recognised(root: Path, datasets: tuple[str, ...] = ()) -> tuple[str, ...]:
     if not names:
         wanted = "; ".join(f"{card.name}: {', '.join(card.needs)}" for card in cards() if not card.part_of)
         raise DataError(
-            f"no known layout under {root}.{nearly(root)} A set is recognised by these entries of its folder: {wanted}; "
-            "or by a list, a CSV file with the columns path, identity and split (msinet data split makes one of folders)"
+            f"no known layout under {root}.{nearly(root)} A set is recognised by these entries of its folder: {wanted}."
+            " Or give a list: a CSV file with the columns path, identity and split (msinet data split makes one)"
         )
     return names
 

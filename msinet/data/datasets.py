@@ -11,7 +11,11 @@ import numpy as np
 
 #: Suffixes of image files: the raster formats that Pillow reads without further programs.
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .j2k .avif".split()
+    f".{suffix}"
+    for suffix in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "tga", "jp2", "j2k", "avif"),
+    )
 )
 #: Files that operating systems leave in folders of images.
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})

@@ -33,7 +33,8 @@ Plan = Iterable[tuple[int, int, list[int]]]
 def decode(path: Path, height: int | None = None, width: int | None = None) -> Pixels:
     """An image file as (height, width, 3) uint8 RGB, resized bilinearly; without a size, in its own.
 
-    It is turned as its EXIF orientation says. Pixels of 16 bits are divided by 257. Of several frames, the first counts.
+    It is turned as its EXIF orientation says. Pixels of 16 bits are divided by 257. Of several frames, the
+    first counts.
 
     Raises:
         DataError: missing, truncated, not an image, or with pixels of more than 16 bits.
@@ -161,7 +162,8 @@ def _open_pixels(
 ) -> PixelSource:
     images = dataset.train if role == "train" else dataset.test
     # Not the fingerprint alone, in which a file that is written again with the same size does not show.
-    key = f"{dataset.name}-{dataset.fingerprint}-{dataset.contents('train' if role == 'train' else 'test')}-{role}{DECODER}"
+    contents = dataset.contents("train" if role == "train" else "test")
+    key = f"{dataset.name}-{dataset.fingerprint}-{contents}-{role}{DECODER}"
     folder = _made_cache_folder()
     file = folder / f"{key}-{height}x{width}.npy"
     size = len(images) * height * width * 3

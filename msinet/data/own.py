@@ -1,4 +1,7 @@
-"""Data sets of one's own: lists of images as CSV, and sets in a known layout under another name (docs/own-images.md)."""
+"""Data sets of the user: lists of images as CSV, and sets in a known layout under another name.
+
+docs/own-images.md describes both.
+"""
 
 import csv
 import io
@@ -109,7 +112,9 @@ def _enter(name: str, card: DatasetCard, root: Path, path: Path, parser: Parser)
     if name in REGISTERED or any(name == card.short for card, _ in REGISTERED.values()):
         raise DataError(f"{path}: {name!r} is the name of a known data set; give another with --name, or rename it")
     if not re.fullmatch(r"[\w.-]+", name) or name.endswith(HELD_OUT):
-        raise DataError(f"{name!r} cannot name a data set; use letters, digits, '_', '-' and '.', not {HELD_OUT} at the end")
+        raise DataError(
+            f"{name!r} cannot name a data set; use letters, digits, '_', '-' and '.', not {HELD_OUT} at the end"
+        )
     OWN[name] = OwnSet(card, root.resolve(), path, parser)
 
 
@@ -182,7 +187,9 @@ def read_entries(path: Path, needed: Sequence[str] = NEEDED) -> list[Entry]:
                 )
             found = dict(zip(columns, values, strict=False))
             if lacking := [column for column in needed if not found.get(column)]:
-                raise DataError(f"{path}:{reader.line_num}: no {' and no '.join(lacking)}; fill it in or remove the line")
+                raise DataError(
+                    f"{path}:{reader.line_num}: no {' and no '.join(lacking)}; fill it in or remove the line"
+                )
             entries.append(
                 Entry(reader.line_num, *(found.get(column, "") for column in ("path", "identity", CAMERA, "split")))
             )

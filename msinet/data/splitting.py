@@ -12,7 +12,9 @@ from msinet.data.own import SPLITS, read_entries
 from msinet.errors import DataError, UserError, first_few
 from msinet.io import nearest_existing, write_csv
 
-EXPECTED = "expected <folder>/<identity>/*.jpg, or <folder>/<identity>/<camera>/*.jpg, or a CSV file with path and identity"
+EXPECTED = (
+    "expected <folder>/<identity>/*.jpg, or <folder>/<identity>/<camera>/*.jpg, or a CSV file with path and identity"
+)
 
 
 @dataclass(frozen=True)
@@ -117,5 +119,7 @@ def _of_list(source: Path) -> list[Labelled]:
     ]
     missing = [image.path for image in images if not image.path.is_file()]
     if missing:
-        raise DataError(f"{source}: {len(missing)} image(s) do not exist: {first_few(missing)}.{nearest_existing(missing[0])}")
+        raise DataError(
+            f"{source}: {len(missing)} image(s) do not exist: {first_few(missing)}.{nearest_existing(missing[0])}"
+        )
     return sorted(images, key=lambda image: str(image.path))

@@ -79,6 +79,8 @@ class WeightLayout:
     """pattern of entries of the file that no network here needs"""
     lacks: str = "(?!)"
     """pattern of our entries that the layout does not have"""
+    remark: str = ""
+    """a difference between the networks that the entries do not show; reports print it"""
 
     def translate(self, key: str) -> str:
         """Our name of an entry."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from msinet import distributed
 from msinet.data.datasets import Dataset
@@ -153,7 +154,10 @@ def _build(here: RunFolder, training: Training) -> nn.Module:
             f"alignment pam-self needs a network with a position activation module: {training.model} with pam=True"
         )
     if training.weights is not None:
-        here.log(str(load_weights(network, training.weights)))
+        report = str(load_weights(network, training.weights))
+        here.log(report)
+        if distributed.leads():
+            tqdm.write(report)
     return network
 
 

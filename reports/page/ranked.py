@@ -10,6 +10,8 @@ from msinet.data import Dataset
 from msinet.data.loading import decode
 from msinet.errors import UserError
 from msinet.progress import bar
+from msinet.training.options import RunOptions
+from reports.given import given_lists
 from reports.page.report import Data, Missing, Part, Report, jpeg
 from reports.ranked import RankedList, ranked_lists, spread_queries
 from reports.results import run_command
@@ -91,6 +93,30 @@ def column_lists(
         "queries": [[thumbnails.place(i.path), i.identity, i.camera, i.path.name] for i in images],
     }
     return [found], missing
+
+
+def browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options: RunOptions) -> Data:
+    """Values of the page of given weights."""
+    chosen, thumbnails = spread_queries(dataset, queries), Thumbnails()
+    networks = [
+        {
+            "name": one.label,
+            "group": one.network,
+            "run": "",
+            "mAP": one.mean_ap,
+            "lists": [_list(ranked_list, thumbnails) for ranked_list in one.lists],
+        }
+        for one in given_lists(weights, dataset, chosen, TOP, run_options)
+    ]
+    images = [dataset.test[dataset.draws[0].query[position]] for position in chosen]
+    found = {
+        "name": dataset.name,
+        "about": about_lists(dataset, dataset.name),
+        "networks": networks,
+        "queries": [[thumbnails.place(i.path), i.identity, i.camera, i.path.name] for i in images],
+    }
+    lists = {"thumbnails": thumbnails.uris, "sets": [found]}
+    return {"ranked": lists, "top": TOP, "thumbnail": THUMBNAIL}
 
 
 def _list(one: RankedList, thumbnails: Thumbnails) -> Data:

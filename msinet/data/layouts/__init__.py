@@ -8,7 +8,7 @@ sizes are read, so a wrong layout is reported within a second.
 import importlib
 import os
 import pkgutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def _own(name: str, root: Path) -> OwnSet | None:
 
 
 def available(root: Path) -> dict[str, Path]:
-    """The data sets that are recognised under `root`, and their folders or lists. One with another name is not twice."""
+    """The data sets that are recognised under `root`, and their folders or lists."""
     if not _any_own(root):
         notice(root)
     own = {name: one.path for name, one in OWN.items() if one.root == root.resolve()}

@@ -26,9 +26,7 @@ def veri776(root: Path) -> Dataset:
     test, draws = single_draw(_read(root, "query"), _read(root, "test"))
     train = tuple(_read(root, "train"))
     read = [root / f"image_{split}" for split in ("train", "query", "test") if not _list_of(root, split).is_file()]
-    return Dataset(
-        "veri776", "VeRi-776", root, train, test, draws, remove_same_camera=True, skipped=other_files(*read)
-    )
+    return Dataset("veri776", "VeRi-776", root, train, test, draws, remove_same_camera=True, skipped=other_files(*read))
 
 
 def _list_of(root: Path, split: str) -> Path:
