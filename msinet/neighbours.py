@@ -167,7 +167,7 @@ def image_files(folder: StrPath) -> list[Path]:
     Raises:
         DataError: no such path, or no image in it; the message names what is there.
     """
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     if path.is_file():
         return [path]
     if not path.is_dir():

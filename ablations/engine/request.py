@@ -1,5 +1,6 @@
 """The user's request: profile, data, networks, seeds, changes to recipes, and the store."""
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Request:
     def check(self) -> None:
         """Raise a `UserError` for any unknown name, before any image is read. The user's own data sets become known."""
         if self.data_root is not None:
-            notice(self.data_root.expanduser(), self.name)
+            notice(self.root, self.name)
         for name in self.datasets:
             card_of(name)
         for name in self.models:
@@ -89,7 +90,11 @@ class Request:
     @property
     def root(self) -> Path:
         """The data root: the one given, or the folder of this profile's rendered world."""
-        return self.data_root.expanduser() if self.data_root else cache_folder() / "world" / f"{self.profile}-{VERSION}"
+        return (
+            Path(os.path.expanduser(self.data_root))
+            if self.data_root
+            else cache_folder() / "world" / f"{self.profile}-{VERSION}"
+        )
 
     @property
     def pretext_folder(self) -> Path:

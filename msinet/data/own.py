@@ -120,9 +120,10 @@ def _enter(name: str, card: DatasetCard, root: Path, path: Path, parser: Parser)
 
 def _enter_renamed(name: str, root: Path) -> None:
     """Enter the only set in a known layout under `root` as another set, without the published facts about it."""
-    from msinet.data.layouts import available
+    from msinet.data.layouts import cards, find_dataset
 
-    found = {known: folder for known, folder in available(root).items() if not REGISTERED[known][0].part_of}
+    known_cards = [card for card in cards() if not card.part_of]
+    found = {card.name: folder for card in known_cards if (folder := find_dataset(card.name, root))}
     if len(found) != 1:
         raise DataError(
             f"--name {name} names the only data set under {root}, but there are {len(found)}"

@@ -7,6 +7,7 @@ ours, and everything is compared before the first weight of the network changes.
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,8 +215,12 @@ def _safetensors(path: Path) -> tuple[State, dict[str, str]]:
 def _torch(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
-            # Files of Python 2 have bytes where those of Python 3 have text; the encoding has no other effect.
-            return torch.load(path, weights_only=True, map_location="cpu", encoding="latin1")
+            try:
+                return torch.load(path, weights_only=True, map_location="cpu")
+            except UnicodeDecodeError:  # Python 2 wrote bytes where Python 3 writes text
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "pickle_load_args only works")  # the encoding does work
+                    return torch.load(path, weights_only=True, map_location="cpu", encoding="latin1")
     except Exception as error:  # damaged bytes raise anything from IndexError to UnicodeDecodeError
         if forbidden := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise WeightsError(

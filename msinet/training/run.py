@@ -25,7 +25,7 @@ from msinet.training.evaluation import Evaluation, evaluate_model
 from msinet.training.fit import OnStep, Result
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical
-from msinet.training.run_folder import Record, RunFolder, run_folder
+from msinet.training.run_folder import WEIGHTS, Record, RunFolder, run_folder
 from msinet.training.seeds import derived_seed
 from msinet.training.supervised import Supervised
 
@@ -135,7 +135,7 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
     }
     record = here.record(found, recipe)
     if distributed.leads():
-        save_weights(network, here.path / "model.safetensors", _metadata(training))
+        save_weights(network, here.path / WEIGHTS, _metadata(training))
         write_csv(here.path / "history.csv", result.history)
         write_csv(here.path / "queries.csv", _per_query(final, target))
         write_json(here.result, record)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from msinet.data import Dataset
+from msinet.data import Dataset, Image
 from msinet.data.loading import decode
 from msinet.errors import UserError
 from msinet.progress import bar
@@ -82,7 +82,7 @@ def column_lists(
             missing.append(Missing(f"ranked lists of {name} on {column.label}", str(error)))
             continue
         about = {"name": name, "group": table_group(row.group), "run": run["run_id"], "mAP": run["mAP"]}
-        networks.append(about | {"lists": [_list(one, thumbnails) for one in lists]})
+        networks.append(about | {"lists": [_list(one, dataset, thumbnails) for one in lists]})
     if not networks:
         return [], missing
     images = [dataset.test[dataset.draws[0].query[position]] for position in chosen]
@@ -90,7 +90,7 @@ def column_lists(
         "name": column.label.replace(">", " → "),
         "about": about_lists(dataset, column.train),
         "networks": networks,
-        "queries": [[thumbnails.place(i.path), i.identity, i.camera, i.path.name] for i in images],
+        "queries": [[thumbnails.place(i.path), *_labels(i, dataset), i.path.name] for i in images],
     }
     return [found], missing
 
@@ -104,7 +104,7 @@ def browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options
             "group": one.network,
             "run": "",
             "mAP": one.mean_ap,
-            "lists": [_list(ranked_list, thumbnails) for ranked_list in one.lists],
+            "lists": [_list(ranked_list, dataset, thumbnails) for ranked_list in one.lists],
         }
         for one in given_lists(weights, dataset, chosen, TOP, run_options)
     ]
@@ -113,26 +113,25 @@ def browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options
         "name": dataset.name,
         "about": about_lists(dataset, dataset.name),
         "networks": networks,
-        "queries": [[thumbnails.place(i.path), i.identity, i.camera, i.path.name] for i in images],
+        "queries": [[thumbnails.place(i.path), *_labels(i, dataset), i.path.name] for i in images],
     }
     lists = {"thumbnails": thumbnails.uris, "sets": [found]}
     return {"ranked": lists, "top": TOP, "thumbnail": THUMBNAIL}
 
 
-def _list(one: RankedList, thumbnails: Thumbnails) -> Data:
+def _labels(image: Image, dataset: Dataset) -> tuple[str | int, str | int]:
+    """Identity and camera of an image, in the words of a list if it has some."""
+    identity, camera = image.identity, image.camera
+    return dataset.identity_names.get(identity, identity), dataset.camera_names.get(camera, camera)
+
+
+def _list(one: RankedList, dataset: Dataset, thumbnails: Thumbnails) -> Data:
     return {
         "ap": None if math.isnan(one.ap) else one.ap,
         "first": one.first_rank,
         "positives": one.positives,
         "items": [
-            [
-                thumbnails.place(image.path),
-                round(distance, 2),
-                int(right),
-                image.identity,
-                image.camera,
-                image.path.name,
-            ]
+            [thumbnails.place(image.path), round(distance, 2), int(right), *_labels(image, dataset), image.path.name]
             for image, distance, right in zip(one.gallery, one.distances, one.right, strict=True)
         ],
     }

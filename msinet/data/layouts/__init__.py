@@ -198,7 +198,7 @@ def load_dataset(
         DataError: no such root, layout not recognised, names or lists that do not parse, an empty
             split, a zero-byte image, or no query with a match in the gallery.
     """
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))  # unlike Path.expanduser, raises nothing for an unknown user
     if root.exists() and not _any_own(root):
         notice(root)
     if name.endswith(HELD_OUT):
