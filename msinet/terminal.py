@@ -53,9 +53,11 @@ def quietly(command: Callable[[], int]) -> int:
 def expanded(command: Any) -> Any:
     """A command whose paths start at the user's home where they start with a tilde; other values are unchanged."""
     if isinstance(command, Path):
-        return type(command)(os.path.expanduser(command))
+        return Path(os.path.expanduser(command))
+    if isinstance(command, tuple):
+        return tuple(map(expanded, command))
     if not is_dataclass(command) or isinstance(command, type):
         return command
     known: dict[str, Any] = {one.name: getattr(command, one.name) for one in fields(command) if one.init}
-    changed = {name: new for name, value in known.items() if (new := expanded(value)) is not value and new != value}
+    changed = {name: new for name, value in known.items() if (new := expanded(value)) != value}
     return replace(command, **changed) if changed else command

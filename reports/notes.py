@@ -91,7 +91,19 @@ def provenance(results: Results, study: Study) -> list[str]:
     if runs.empty:
         return []
     data = {f"{r['test']} ({r['target_layout']}, fingerprint {r['target_fingerprint']})" for _, r in runs.iterrows()}
-    return [f"Data: {'; '.join(sorted(data))}.", f"Measured on {'; '.join(machines(runs))}."]
+    return [f"Data: {'; '.join(sorted(data))}.", f"Measured on {'; '.join(machines(runs))}.", *unranked(runs)]
+
+
+def unranked(runs: pd.DataFrame) -> list[str]:
+    """A sentence about queries that no metric counts, if there are any."""
+    counts = {
+        f"{int(run['queries_without_match'])} of {int(run['queries'])} queries of {run['test']}"
+        for _, run in runs.iterrows()
+        if run.get("queries_without_match", 0) > 0
+    }
+    if not counts:
+        return []
+    return [f"Left out, as the gallery holds no match for them: {', '.join(sorted(counts))}."]
 
 
 def machines(runs: pd.DataFrame) -> list[str]:

@@ -9,7 +9,6 @@ STORE/features/<run_id>.npy     (N, D) float32, a row per test image in the data
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,12 +76,13 @@ def ranked_lists(
     features = embeddings(results.store, run_id, dataset, run_options)
     recorded = results.queries(run_id)
     recorded = recorded[recorded["draw"] == 0].reset_index(drop=True)
-    scores = {q: (int(row["positives"]), int(row["first_rank"]), float(row["ap"])) for q, row in recorded.iterrows()}
+    rows = {q: recorded.iloc[q] for q in queries}
+    scores = {q: (int(row["positives"]), int(row["first_rank"]), float(row["ap"])) for q, row in rows.items()}
     return lists_of(features, dataset, queries, k, scores)
 
 
 def lists_of(
-    features: NDArray[np.float32], dataset: Dataset, queries: Sequence[int], k: int, scores: Mapping[Any, Scores]
+    features: NDArray[np.float32], dataset: Dataset, queries: Sequence[int], k: int, scores: Mapping[int, Scores]
 ) -> list[RankedList]:
     """The k nearest gallery images of some queries (first draw of the set).
 

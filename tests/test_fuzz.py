@@ -90,6 +90,49 @@ def damages(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 # Data sets: lists, names, factors
 
 
+@pytest.fixture(scope="module")
+def own_list(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """A list of the user whose content is restored after each example."""
+    folder = tmp_path_factory.mktemp("own")
+    image = next(data_root.rglob("*.jpg")).read_bytes()
+    rows = ["path,identity,camera,split"]
+    for i in range(6):
+        (folder / f"{i}.jpg").write_bytes(image)
+        rows.append(f"{i}.jpg,{'ab'[i % 2]},{i % 3 + 1},{('train', 'query', 'gallery')[i // 2]}")
+    (folder / "mine.csv").write_text("\n".join(rows) + "\n")
+    return folder / "mine.csv"
+
+
+def own_list_loads_or_refuses(path: Path) -> None:
+    try:
+        dataset = load_dataset("mine", path, needs=())
+        assert all(image.path.is_file() for image in (*dataset.train, *dataset.test))
+        assert len(dataset.fingerprint) == 12
+    except UserError as error:
+        assert "mine" in str(error)
+
+
+@few
+@given(damages())
+def test_damaged_lists_of_the_user(own_list: Path, damage: Callable[[bytes], bytes]) -> None:
+    with replaced(own_list, damage(own_list.read_bytes())):
+        own_list_loads_or_refuses(own_list)
+
+
+@few
+@given(st.lists(st.text(max_size=12), min_size=1, max_size=5), st.sampled_from([",", ";", "\t"]))
+@example(['"'], ",")
+@example(["\x00", "a", "1", "train"], ",")
+@example(["~nobody/x", "a", "1", "train"], ",")
+@example(["a" * 5000, "a", "1", "train"], ",")
+@example(["..", "a", "1", "train"], ",")
+@example(["0.jpg", "9" * 5000, "9" * 5000, "train"], ",")
+def test_strange_lines_in_lists_of_the_user(own_list: Path, values: list[str], separator: str) -> None:
+    line = separator.join(values).encode("utf-8", "surrogatepass")
+    with replaced(own_list, own_list.read_bytes() + line + b"\n"):
+        own_list_loads_or_refuses(own_list)
+
+
 LISTS = {
     "msmt17": ("MSMT17_V1", ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")),
     "veri776": ("VeRi", ("name_train.txt", "name_query.txt", "name_test.txt")),
@@ -439,10 +482,34 @@ COMMANDS = {
     "train": (
         msinet,
         ["train", "--data-root", "EMPTY", "--out", "out"],
-        ("--model", "--recipe", "--seed", "--options"),
+        ("--model", "--recipe", "--seed", "--options", "--data-root", "--dataset", "--target", "--name", "--weights"),
     ),
-    "evaluate": (msinet, ["evaluate", "--data-root", "EMPTY", "--weights", "none"], ("--model", "--dataset")),
-    "status": (ablations, ["status", "table2", "--data-root", "EMPTY"], ("--profile", "--seeds", "--recipe")),
+    "evaluate": (
+        msinet,
+        ["evaluate", "--data-root", "EMPTY", "--weights", "none"],
+        ("--model", "--dataset", "--data-root", "--lambda", "--k1"),
+    ),
+    "embed": (
+        msinet,
+        ["embed", "EMPTY", "--weights", "none"],
+        ("--out", "--model", "--options", "--height", "--width"),
+    ),
+    "find": (msinet, ["find", "EMPTY", "--gallery", "EMPTY", "--weights", "none"], ("--k", "--out", "--gallery")),
+    "export": (
+        msinet,
+        ["export", "--weights", "none", "--out", "x.onnx"],
+        ("--out", "--weights", "--model", "--options"),
+    ),
+    "check": (msinet, ["data", "check", "EMPTY"], ("--datasets", "--name")),
+    "split": (msinet, ["data", "split", "EMPTY"], ("--out", "--test", "--queries", "--seed")),
+    "show": (msinet, ["data", "show", "EMPTY"], ("--datasets", "--name", "--out", "--rows")),
+    "figure6": (reports, ["figure6", "--data-root", "EMPTY", "--weights", "none"], ("--images", "--weights", "--name")),
+    "ranked": (reports, ["ranked", "--data-root", "EMPTY", "--weights", "none"], ("--queries", "--out", "--datasets")),
+    "status": (
+        ablations,
+        ["status", "table2", "--data-root", "EMPTY"],
+        ("--profile", "--seeds", "--recipe", "--name", "--data-root"),
+    ),
     "enqueue": (ablations, ["enqueue", "table1", "--data-root", "EMPTY"], ("--storage", "--datasets", "--models")),
     "worker": (ablations, ["worker", "--store", "EMPTY"], ("--storage", "--lease", "--attempts", "--idle-exit")),
     "cost": (bench, ["cost", "--models", "none"], ("--height", "--width", "--csv")),
@@ -466,6 +533,10 @@ strange = st.sampled_from(
         "None",
         "a=b",
         "://",
+        "~nobody/x",
+        "a\x00b",
+        "\udcff",
+        "EMPTY/x.csv",
     ]
 )
 

@@ -85,7 +85,7 @@ def costs(report: Report) -> Iterator[Figure]:
     batch, command, table2 = int(latencies["batch"].max()), run_command("table2", request), report.table("table2")
     if table2 is not None and any(row.first("parameters") for row in table2.rows):
         # There are results, so the latencies are of networks of another width.
-        timed = request.models or tuple(request.named(card.name) for card in in_study("table2"))
+        timed = tuple(map(request.named, request.models or (card.name for card in in_study("table2"))))
         command = report.bench_command("latency", "--models", *timed, "--batches", str(batch))
     for column in ("M", "MS", "VR"):
         title = f"{column}: accuracy against latency, deployed, batch {batch}"
