@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -100,15 +101,26 @@ def file_errors() -> Iterator[None]:
     """Report errors of the operating system as user errors. Commands wrap their work in this.
 
     Raises:
-        UserError: replaces an `OSError` that names a file.
+        UserError: replaces an `OSError` that names a file, and errors of a full memory.
     """
     try:
         yield
+    except MemoryError as error:
+        raise _no_memory(error) from error
+    except RuntimeError as error:
+        if not re.search(r"out of memory|can't allocate|not enough memory", str(error)):
+            raise
+        raise _no_memory(error) from error
     except OSError as error:
         if error.filename is None:
             raise
         remedy = REMEDIES.get(error.errno or 0, "check the path")
         raise UserError(f"cannot use {error.filename}: {error.strerror}; {remedy}") from error
+
+
+def _no_memory(error: Exception) -> UserError:
+    reason = (str(error).splitlines() or ["no reason given"])[0]
+    return UserError(f"not enough memory ({reason[-160:]}); use smaller images, batches or networks")
 
 
 def nearest_existing(path: StrPath) -> str:

@@ -33,6 +33,7 @@ from msinet.data import load_dataset
 from msinet.data.loading import decode
 from msinet.data.rendered import read_world
 from msinet.errors import UserError, WeightsError
+from msinet.io import file_errors
 from msinet.models import build_model, load_weights, save_weights
 from msinet.models.genotype import check_genotype
 from msinet.search import read_genotype
@@ -561,3 +562,33 @@ def test_strange_words_end_in_an_error_and_not_in_a_traceback(
     assert status == 2, out + err
     assert "Traceback" not in out + err
     assert err.startswith("error: ") or "--help" in err + out  # ours, or the parser's
+
+
+@few
+@given(
+    st.sampled_from(
+        [
+            ("msinet", "ratio"),
+            ("msinet", "genotype"),
+            ("msinet", "fusion"),
+            ("resnet18", "neck"),
+            ("deit_small", "depth"),
+        ]
+    )
+    | st.tuples(st.sampled_from(["osnet", "supernet", "vit_base"]), st.sampled_from(["pam", "patch", "interactions"])),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats()
+    | st.text(max_size=14)
+    | st.lists(st.integers(), max_size=2),
+)
+def test_any_value_as_an_option_of_a_network(place: tuple[str, str], value: Any) -> None:
+    network, option = place
+    with contextlib.suppress(UserError):
+        build_model(f"{network}_x0_25", 2, image=(32, 16), **{option: value})
+
+
+def test_a_network_larger_than_the_memory_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="not enough memory"), file_errors():
+        build_model("msinet_x9999_0", 2)

@@ -51,9 +51,8 @@ def test_a_study_runs_on_a_list_under_its_name(
     assert set(frame["target"]) == {"corner_shop"}
     assert set(frame["queries_ranked"]) == {5}
     assert set(frame["queries_not_in_gallery"]) == {1}
-    request = Request(
-        "smoke", shop, name="corner_shop", keep_same_camera=True, models=("msinet",), recipe=("epochs=0",)
-    )
+    same = Request("smoke", shop, name="corner_shop", keep_same_camera=True)
+    request = replace(same, models=("msinet",), recipe=("epochs=0",))
     resolution = resolve(find_study("table2"), request, store)
     assert {one.run.state for one in resolution.cells if one.cell.group != "pretrained"} == {"done"}
     for job in jobs(resolve(find_study("table2"), same, Store(tmp_path / "other"))):
