@@ -42,7 +42,8 @@ def quietly(command: Callable[[], int]) -> int:
         try:
             return command()
         finally:
-            sys.stdout.flush()  # here, where a closed pipe can be reported
+            if sys.stdout is not None:  # it was closed before the command began
+                sys.stdout.flush()  # here, where a closed pipe can be reported
     except BrokenPipeError:
         # What is still in the buffers would raise the same error when Python ends.
         nowhere = os.open(os.devnull, os.O_WRONLY)

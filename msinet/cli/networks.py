@@ -146,12 +146,14 @@ class Embed(WeightsFile):
 
     def __call__(self) -> int:
         """Compute and write the features."""
+        from msinet import distributed
+
         if (self.images is None) == (self.data_root is None):
             raise UserError("embed needs either a folder of images (or one image), or --data-root; see --help")
         if self.out.suffix.lower() not in (".npz", ".csv"):
             raise UserError(f"--out {self.out}: the suffix chooses the format, .npz or .csv")
         columns = self._of_files() if self.data_root is None else self._of_dataset(self.data_root)
-        if columns:
+        if distributed.leads():
             write_features(self.out, columns)
             rows, length = columns["features"].shape
             print(f"{rows} features of {length} numbers, written: {self.out}")
@@ -171,10 +173,9 @@ class Embed(WeightsFile):
         return {"features": found.features, "paths": np.array(names)}
 
     def _of_dataset(self, root: Path) -> dict[str, Any]:
-        """The columns of the test images of a data set; empty in all processes but the first."""
+        """The columns of the test images of a data set."""
         import numpy as np
 
-        from msinet import distributed
         from msinet.training import embed
 
         names = self.data.chosen([self.dataset] if self.dataset else [], root, "market1501")
@@ -183,8 +184,6 @@ class Embed(WeightsFile):
             raise UserError(f"{dataset.name} has no test images; embed a folder instead, without --data-root")
         embedder, pixels = opened(self, dataset, self.run_options)
         features = embed(embedder.network, pixels, embedder.device, progress=self.run_options.progress)
-        if not distributed.leads():
-            return {}
         words = dataset.identity_names
         return {
             "features": features.numpy(),

@@ -51,7 +51,7 @@ class Train:
 
         names = self.data.chosen(self.dataset, self.data_root, "market1501")
         tested = self.target or names[0]
-        source = self.data.load(names, self.data_root, ALL if tested in names else ("train",))
+        source = self.data.load(names, self.data_root, ALL if tested == names[0] else ("train",))
         target = source if names == (tested,) else self.data.load((tested,), self.data_root, ALL[1:])
         resolved = resolve(self.profile, source.name, self.model, cross_domain=tested not in names)
         recipe = overridden(resolved, self.recipe).recipe

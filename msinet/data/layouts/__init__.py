@@ -84,11 +84,16 @@ def find_dataset(name: str, root: Path) -> Path | None:
     return None
 
 
+#: Folders of a data root that are searched; a folder of identities has more, and holds no data sets.
+MOST_FOLDERS = 100
+
+
 def folders_in(root: Path) -> list[Path]:
-    """Folders in a folder, by name; none if it cannot be read."""
+    """The first folders in a folder, by name; none if it cannot be read."""
     try:
         with os.scandir(root) as entries:
-            return sorted(root / entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return [root / name for name in names[:MOST_FOLDERS]]
     except OSError:
         return []
 
