@@ -16,7 +16,15 @@ from msinet.models.registry import CARDS
 from msinet.models.registry import card_of as network_card
 from msinet.synthetic import SETS, SIZES, VERSION, folder_of
 from msinet.training.recipe import canonical, override
-from msinet.training.recipes import overridden, parse_settings, published, resolve, resolve_pretraining, resolve_search
+from msinet.training.recipes import (
+    find_profile,
+    overridden,
+    parse_settings,
+    published,
+    resolve,
+    resolve_pretraining,
+    resolve_search,
+)
 
 #: Folder of the rendered set that replaces ImageNet.
 PRETEXT = folder_of("pretext")
@@ -42,8 +50,8 @@ class Request:
     models: tuple[str, ...] = ()
     """networks by the name of their cards, optionally with a width as osnet_x0_25, else at the profile's;
     empty: all of the table"""
-    seeds: int = 1
-    """repetitions of every experiment: seeds 0 to N-1"""
+    seeds: int = 0
+    """repetitions of every experiment: seeds 0 to N-1; 0: two in profile mini, else one"""
     recipe: tuple[str, ...] = ()
     """changes to the profile's recipe, as lr=0.01 epochs=80; such runs are results of their own"""
     search_recipe: tuple[str, ...] = ()
@@ -52,6 +60,10 @@ class Request:
     """folder with pre-trained weights named after the networks, as osnet.pth or msinet.safetensors"""
     store: Path = Path("results")
     """folder of finished runs"""
+
+    def __post_init__(self) -> None:
+        if self.seeds == 0:
+            object.__setattr__(self, "seeds", 2 if self.profile == "mini" else 1)
 
     def check(self) -> None:
         """Raise a `UserError` for any unknown name, before any image is read. The user's own data sets become known."""
@@ -173,6 +185,12 @@ class Request:
         return Experiment(self.named("supernet"), source, source, recipe, self.profile, seed)
 
     def experiment(self, model: str, source: str, target: str, seed: int, init: Init = "scratch") -> Experiment:
-        """A training of a network with this profile's recipe."""
-        resolved = resolve(self.profile, source, model, cross_domain=source != target)
-        return Experiment(model, source, target, overridden(resolved, self.recipe).recipe, self.profile, seed, init)
+        """A training of a network with this profile's recipe and its evaluation.
+
+        Where the profile has no cross-domain trainings, the weights of the in-domain training are ranked.
+        """
+        across = source != target and find_profile(self.profile).cross_domain_training
+        resolved = resolve(self.profile, source, model, cross_domain=across)
+        recipe = overridden(resolved, self.recipe).recipe
+        same_weights = source != target and not across
+        return Experiment(model, source, target, recipe, self.profile, seed, init, same_weights=same_weights)

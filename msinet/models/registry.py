@@ -49,6 +49,8 @@ class NetworkCard:
     """kind of its training recipe"""
     settings: tuple[tuple[str, dict[str, Any]], ...] = ()
     """changes to its recipe by profile, or by profile and kind of data: (("mini", {"lr": 1e-3}),)"""
+    heavy: bool = False
+    """True: short tables leave it out; --whole and --models include it"""
     cross_domain: bool = True
     """whether tables test it across data sets"""
     learns: bool = True
