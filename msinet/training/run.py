@@ -29,8 +29,8 @@ from msinet.training.run_folder import RECORD, WEIGHTS, Record, RunFolder, run_f
 from msinet.training.seeds import derived_seed
 from msinet.training.supervised import Supervised
 
-#: Files of a run.
-WEIGHTS, HISTORY = "model.safetensors", "history.csv"
+#: Losses and metrics of a run by epoch.
+HISTORY = "history.csv"
 
 
 @dataclass(frozen=True)
