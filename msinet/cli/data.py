@@ -20,16 +20,16 @@ class Check:
     """data sets to check; empty: all that are found"""
     decode: bool = True
     """decode every image, not only names and sizes"""
-    data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
 
     def __call__(self) -> int:
         """Check the data sets; status 1 if one cannot be used."""
         from msinet.data.check import check
         from msinet.data.own import notice
 
-        if self.data.name:
-            notice(self.root, self.data.name)
-        keep = self.data.keep_same_camera
+        if self.selection.name:
+            notice(self.root, self.selection.name)
+        keep = self.selection.keep_same_camera
         return 0 if check(self.root, datasets=self.datasets, decode=self.decode, keep_same_camera=keep) else 1
 
 
@@ -120,7 +120,7 @@ class Show:
     """data root, or the folder of one data set"""
     datasets: tuple[str, ...] = ()
     """data sets to show; empty: all that are found"""
-    data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     out: Path = Path("sheets")
     """folder for the sheets"""
     rows: int = 10
@@ -137,8 +137,8 @@ class Show:
         from msinet.data.own import notice
         from msinet.data.sheets import show
 
-        if self.data.name:
-            notice(self.root, self.data.name)
+        if self.selection.name:
+            notice(self.root, self.selection.name)
         for name in recognised(self.root, self.datasets):
             dataset = load_dataset(name, self.root, needs=("query", "gallery"))
             written = show(dataset, self.out, rows=self.rows, columns=self.columns, height=self.height)

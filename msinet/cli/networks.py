@@ -82,7 +82,7 @@ class Evaluate(WeightsFile):
     """re-ranking: weight of the feature distance, in [0, 1]"""
     out: Path | None = None
     """JSON file for the metrics"""
-    data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
@@ -95,8 +95,8 @@ class Evaluate(WeightsFile):
         from msinet.training import evaluate_model
         from msinet.training.evaluation import Reranking
 
-        names = self.data.chosen([self.dataset] if self.dataset else [], self.data_root, "market1501")
-        dataset = self.data.load(names, self.data_root, ALL[1:])
+        names = self.selection.chosen([self.dataset] if self.dataset else [], self.data_root, "market1501")
+        dataset = self.selection.load(names, self.data_root, ALL[1:])
         embedder, pixels = opened(self, dataset, self.run_options)
         reranking = Reranking(self.k1, self.k2, self.weight) if self.rerank else None
         network, device, progress = embedder.network, embedder.device, self.run_options.progress
@@ -141,7 +141,7 @@ class Embed(WeightsFile):
     """test set; empty: market1501, or the only one under --data-root"""
     out: Path = Path("features.npz")
     """file to write: .npz, or .csv with a column per number"""
-    data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
@@ -178,8 +178,8 @@ class Embed(WeightsFile):
 
         from msinet.training import embed
 
-        names = self.data.chosen([self.dataset] if self.dataset else [], root, "market1501")
-        dataset = self.data.load(names, root, ())
+        names = self.selection.chosen([self.dataset] if self.dataset else [], root, "market1501")
+        dataset = self.selection.load(names, root, ())
         if not dataset.test:
             raise UserError(f"{dataset.name} has no test images; embed a folder instead, without --data-root")
         embedder, pixels = opened(self, dataset, self.run_options)

@@ -38,7 +38,7 @@ class Train:
     """pre-trained weights to start from"""
     seed: int = 0
     """repetition; all random numbers follow from it"""
-    data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
@@ -49,10 +49,10 @@ class Train:
         from msinet.training.recipes import overridden, parse_settings, resolve
         from msinet.training.run import Training, run
 
-        names = self.data.chosen(self.dataset, self.data_root, "market1501")
+        names = self.selection.chosen(self.dataset, self.data_root, "market1501")
         tested = self.target or names[0]
-        source = self.data.load(names, self.data_root, ALL if tested == names[0] else ("train",))
-        target = source if names == (tested,) else self.data.load((tested,), self.data_root, ALL[1:])
+        source = self.selection.load(names, self.data_root, ALL if tested == names[0] else ("train",))
+        target = source if names == (tested,) else self.selection.load((tested,), self.data_root, ALL[1:])
         resolved = resolve(self.profile, source.name, self.model, cross_domain=tested not in names)
         recipe = overridden(resolved, self.recipe).recipe
         options = parse_settings(self.options)
@@ -88,7 +88,7 @@ class Search:
     """options of the supernet, such as ratio=2 fusion=minus"""
     seed: int = 0
     """repetition; all random numbers follow from it"""
-    data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
@@ -96,8 +96,8 @@ class Search:
         from msinet.search import SearchRun, search, search_line
         from msinet.training.recipes import overridden, parse_settings, resolve_search
 
-        names = self.data.chosen(self.dataset, self.data_root, "msmt17")
-        source = self.data.load(names, self.data_root, ("train",))
+        names = self.selection.chosen(self.dataset, self.data_root, "msmt17")
+        source = self.selection.load(names, self.data_root, ("train",))
         recipe = overridden(resolve_search(self.profile, source.name), self.recipe).recipe
         search_run = SearchRun(source, recipe, self.seed, self.model, parse_settings(self.options))
         record = search(self.out, search_run, self.run_options)

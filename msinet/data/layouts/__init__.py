@@ -228,7 +228,7 @@ def _parse(name: str, root: Path) -> Dataset:
     """The data set under a root, not yet checked."""
     card = card_of(name)
     if not root.exists():
-        raise missing_root(root, f"the folder that holds {Path(card.folders[0]).name}, or a list of images")
+        raise missing_root(root, f"the folder that holds {card.folders[0]}/, or a list of images")
     folder = find_dataset(name, root)
     if folder is None:
         others = ", ".join(f"{other} in {where}" for other, where in available(root).items())
