@@ -18,6 +18,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "throughput": commands.Throughput,
     "memory": commands.Memory,
     "retrieval": commands.Ranking,
+    "gpu": commands.Gpu,
 }
 
 

@@ -1,5 +1,6 @@
 """Command line: python -m reports build | table | curves | figure1 | figure4 | figure6 | ranked | searches | ..."""
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -268,13 +269,16 @@ class Claims:
 
     def __call__(self) -> int:
         """Judge, print and write the claims."""
-        from reports.costs import read_latencies
         from reports.statistics import Status
         from reports.verdicts import as_frame, as_markdown, judge
 
         request = self.request
-        results = Results(request)
-        verdicts = judge(results, read_latencies(self.latency)[0] if self.latency.exists() else None)
+        latencies = None
+        if self.latency.exists():
+            from reports.costs import read_latencies
+
+            latencies = read_latencies(self.latency)[0]
+        verdicts = judge(Results(request), latencies)
         counts = Counter(verdict.status for verdict in verdicts)
         text = ", ".join(f"{counts[status]} {status}" for status in get_args(Status))
         data = "the rendered world" if request.rendered else str(request.root)
@@ -311,6 +315,7 @@ class Build:
 
         if self.queries < 1:
             raise UserError(f"--queries must be at least 1, got {self.queries}")
+        gc.freeze()  # a tenth of the time is spent on looking for garbage among what was imported
         out = self.out or self.request.store / "report"
         options = RunOptions(device=self.device)
         missing = build(Report(Results(self.request), self.latency, self.queries, options, out))

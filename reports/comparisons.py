@@ -70,7 +70,7 @@ class Comparisons:
 
     def convergence(self, runs: pd.DataFrame) -> str:
         """Why trainings have not converged; empty: they have, or nothing was trained."""
-        trained = tuple(runs.loc[runs["steps"] > 0, "run_id"])
+        trained = tuple(run_id for run_id, steps in zip(runs["run_id"], runs["steps"], strict=True) if steps > 0)
         if trained not in self._obstacles:
             histories = [self._files.read(run_id, "history.csv") for run_id in trained]
             self._obstacles[trained] = convergence_obstacle(histories)

@@ -117,7 +117,10 @@ def _device(run: "pd.Series[Any]") -> str:
 
 
 def _precision(run: "pd.Series[Any]") -> str:
-    """The precision of a run. On GPUs, cuDNN's default for convolutions in fp32 is TF32."""
+    """The precision in which a run computed. Records without it are of runs with cuDNN's default for fp32, TF32."""
+    used = run.get("precision_used")
+    if isinstance(used, str):
+        return used
     precision = str(run["recipe.precision"])
     return f"{precision} with TF32 convolutions" if precision == "fp32" and run["device"] != "cpu" else precision
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from msinet.io import cache_folder, stable_hash
 from msinet.models.registry import CARDS
 from msinet.models.registry import card_of as network_card
 from msinet.synthetic import SETS, SIZES, VERSION, folder_of
-from msinet.training.recipe import canonical, override
+from msinet.training.recipe import Recipe, canonical, override
 from msinet.training.recipes import (
     find_profile,
     overridden,
@@ -190,7 +191,11 @@ class Request:
         Where the profile has no cross-domain trainings, the weights of the in-domain training are ranked.
         """
         across = source != target and find_profile(self.profile).cross_domain_training
-        resolved = resolve(self.profile, source, model, cross_domain=across)
-        recipe = overridden(resolved, self.recipe).recipe
+        recipe = _recipe(self.profile, source, model, across, self.recipe)
         same_weights = source != target and not across
         return Experiment(model, source, target, recipe, self.profile, seed, init, same_weights=same_weights)
+
+
+@lru_cache(maxsize=1024)  # cells of a study differ in seeds more than in recipes
+def _recipe(profile: str, source: str, model: str, cross_domain: bool, changes: tuple[str, ...]) -> Recipe:
+    return overridden(resolve(profile, source, model, cross_domain=cross_domain), changes).recipe

@@ -6,7 +6,7 @@ the data are not on this machine, it uses the fingerprints in the store's record
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -211,15 +211,20 @@ class _Resolver:
 
     def _newest_weights(self, experiment: Experiment) -> str | None:
         """Weights of the newest finished run of an experiment, if no weights are on this machine."""
-        if not (self.store.root / "runs").is_dir():
-            return None
-        frame = self.store.frame()
-        if frame.empty:
-            return None
-        rows = frame[(frame["experiment"] == experiment.key) & frame["weights"].notna()].sort_values("finished")
         prints = self.fingerprints
-        same = [digest for run_id, digest in rows["weights"].items() if run_id == experiment.run_id(prints, digest)]
-        return str(same[-1]) if same else None
+        known = self._recorded_weights.get(experiment.key, [])
+        return next((digest for run_id, digest in known if run_id == experiment.run_id(prints, digest)), None)
+
+    @cached_property
+    def _recorded_weights(self) -> dict[str, list[tuple[str, str]]]:
+        """Run ids and weights of the store's pre-trained runs by the key of their experiment, the newest first."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        if not (self.store.root / "runs").is_dir() or (frame := self.store.frame()).empty:
+            return found
+        rows = frame[frame["weights"].notna()].sort_values("finished", ascending=False)
+        for run_id, key, digest in zip(rows.index, rows["experiment"], rows["weights"], strict=True):
+            found.setdefault(key, []).append((run_id, digest))
+        return found
 
 
 def found_genotype(store: Store, search_id: str) -> str | None:

@@ -63,7 +63,7 @@ WEIGHTS = NetworkWeights(
             r"layer1\.0\.conv1\.",
             (TRUNK,),
             extra=r"fc\.",  # classifies ImageNet from the pooled map, which no neck here does
-            lacks=r"head\.",
+            lacks=r"head\.|.*\.attention\.",
         ),
         WeightLayout(
             "strong baseline (BoT)",

@@ -101,7 +101,7 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
     """
     path = Path(path)
     raw, notes = _read(path)
-    layouts = [OWN, *(layout for weights in all_weights() for layout in weights.layouts)]
+    layouts = [*(layout for weights in all_weights() for layout in weights.layouts), OWN]
     own: State = model.state_dict()
     layout, state = _translated(raw, layouts, own)
     weights = _recognised(own)
@@ -126,7 +126,7 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
         raise WeightsError(
             f"nothing in {path} ({layout.name} layout; {first_few(raw, 4)}) fits the network; "
             f"{_likeness(_recognised(state), weights) or 'build the network that it belongs to'}. "
-            f"Known layouts: {', '.join(one.name for one in layouts)}"
+            f"Known layouts: {', '.join(one.name for one in (OWN, *layouts))}"
         )
     if not partial and (problems := _problems(report, layout, model, state, notes)):
         raise WeightsError(
@@ -286,7 +286,7 @@ def _recognised(state: State) -> NetworkWeights | None:
 
 def _likeness(of_file: NetworkWeights | None, of_model: NetworkWeights | None) -> str:
     """A sentence if the file belongs to another network."""
-    if of_file is None or of_file is of_model:
+    if of_file is None or of_file is of_model or (of_model and of_file is of_model.base):
         return ""
     model = of_model.network if of_model else "this network"
     return f"it looks like a checkpoint of {of_file.network}, not of {model}: build {of_file.network} for it"

@@ -1,10 +1,12 @@
 """Evaluation of a network on a data set: CMC, mAP and mINP (Sec. 4.1)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from msinet import distributed
@@ -12,17 +14,10 @@ from msinet.data.datasets import Dataset, Draw
 from msinet.data.factors import families
 from msinet.data.loading import PixelSource, test_batches
 from msinet.progress import bar
-from msinet.retrieval import Retrieval, evaluate, evaluate_distances, evaluate_within, mean_over_draws, rerank
+from msinet.retrieval import Retrieval, evaluate, evaluate_distances, evaluate_within, mean_over_draws
 
-
-@dataclass(frozen=True)
-class Reranking:
-    """Settings of k-reciprocal re-ranking; see `msinet.retrieval.rerank`."""
-
-    k1: int = 20
-    k2: int = 6
-    weight: float = 0.3
-    """lambda, weight of the feature distance"""
+#: Computes distances (Q, G) from features of queries (Q, D) and gallery (G, D).
+Distances = Callable[[Tensor, Tensor], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -108,18 +103,23 @@ def embed(
     return torch.cat(features)[: len(pixels)]
 
 
-def rank(features: Tensor | np.ndarray, dataset: Dataset, *, reranking: Reranking | None = None) -> Evaluation:
-    """Rank the test features (N, D) of a data set by its protocol, once per draw; on request with re-ranking."""
+def rank(features: Tensor | np.ndarray, dataset: Dataset, *, distances: Distances | None = None) -> Evaluation:
+    """Rank the test features (N, D) of a data set by its protocol, once per draw.
+
+    Args:
+        features: of the test images, in their order.
+        dataset: with the draws.
+        distances: of a re-ranking, as `msinet.retrieval.rerank` or `blur`; None: of the features themselves.
+    """
     features = torch.as_tensor(features)
     draws = []
     for draw in dataset.draws:
         query, gallery = features[torch.from_numpy(draw.query)], features[torch.from_numpy(draw.gallery)]
         labels = _labels(dataset, draw)
-        if reranking is not None:
-            distances = rerank(query, gallery, k1=reranking.k1, k2=reranking.k2, weight=reranking.weight)
-            draws.append(evaluate_distances(distances, **labels))
-        else:
+        if distances is None:
             draws.append(evaluate(query, gallery, **labels))
+        else:
+            draws.append(evaluate_distances(distances(query, gallery), **labels))
     means, stds = mean_over_draws(draws)
     return Evaluation(means, stds, tuple(draws), count_queries(dataset))
 
@@ -159,7 +159,7 @@ def evaluate_model(
     device: torch.device,
     *,
     progress: bool = False,
-    reranking: Reranking | None = None,
+    distances: Distances | None = None,
 ) -> Evaluation:
-    """Embed every test image of a data set and rank it by the set's protocol."""
-    return rank(embed(model, pixels, device, progress=progress), dataset, reranking=reranking)
+    """Embed every test image of a data set and rank it by the set's protocol, on request by other distances."""
+    return rank(embed(model, pixels, device, progress=progress), dataset, distances=distances)

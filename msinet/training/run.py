@@ -20,6 +20,7 @@ from msinet.environment import describe
 from msinet.errors import UserError
 from msinet.io import file_hash, stable_hash, write_csv, write_json, write_text
 from msinet.models import build_model, load_weights, save_weights
+from msinet.precision import use_precision
 from msinet.training.batches import Batches
 from msinet.training.evaluation import Evaluation, evaluate_model
 from msinet.training.fit import OnStep, Result
@@ -102,6 +103,7 @@ def run(
 
 def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
     source, target, recipe = training.source, training.target, training.recipe
+    use_precision(recipe.precision)
     network = _build(here, training)
     trains = recipe.schedule.epochs > 0 and any(p.requires_grad for p in network.parameters())
     trains = trains and training.trained is None
@@ -123,7 +125,9 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
             steps = int(json.loads((training.trained / RECORD).read_text(encoding="utf-8"))["steps"])
     else:
         batches = Batches(pixels, source.labels, recipe, training.batches_seed, here.device, here.options.workers)
-        task = Supervised(network, batches, lambda: evaluation().metrics, here.options.evaluate_every)
+        task = Supervised(
+            network, batches, lambda: evaluation().metrics, here.options.evaluate_every, graphs=here.graphs
+        )
         here.replace_result()
         result = here.fit(task, training.identity, on_step, f"{training.model} {source.name} seed {training.seed}")
         steps = result.steps

@@ -5,6 +5,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,19 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.is_dir())
 
 
+@cache
+def _environment_names() -> tuple[str, ...]:
+    """Fields of a record that describe its machine, and the time."""
+    return (*describe(torch.device("cpu")), "processes", "finished")
+
+
 def _finished(results: Results, run_id: str, row: "pd.Series[Any]") -> Data:
     folder = results.store.run_folder(run_id)
     values = {str(name): value for name, value in row.items() if not (isinstance(value, float) and math.isnan(value))}
     settings = {name: value for name, value in values.items() if name.startswith(("recipe.", "option."))}
     asked = {name: values[name] for name in EXPERIMENT if name in values}
     measured = {name: values[name] for name in SHARES if name in values}
-    where = (*describe(torch.device("cpu")), "processes", "finished")
-    environment = {name: values[name] for name in where if name in values}
+    environment = {name: values[name] for name in _environment_names() if name in values}
     known = {*settings, *asked, *measured, *environment, "experiment"}
     entry = _described(asked, settings)
     if "genotype" in values:
