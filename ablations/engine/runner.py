@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ablations.engine.experiment import Experiment
-from ablations.engine.resolve import Resolution, Run, found_genotype
+from ablations.engine.resolve import Resolution, Run
 from ablations.engine.store import Store
 from bench.cost import count
 from msinet.data import Dataset, open_pixels, pk_batches
@@ -217,7 +217,7 @@ class _Table:
         """A waiting training with the genotype of its search, if that is finished."""
         assert one.experiment.genotype_from is not None
         fingerprints = self.resolution.fingerprints
-        genotype = found_genotype(self.store, one.experiment.genotype_from.run_id(fingerprints, None))
+        genotype = self.store.genotype(one.experiment.genotype_from.run_id(fingerprints, None))
         if genotype is None:
             return None
         experiment = one.experiment.known(genotype)
