@@ -17,6 +17,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "throughput": commands.Throughput,
     "memory": commands.Memory,
     "retrieval": commands.Ranking,
+    "gpu": commands.Gpu,
 }
 
 

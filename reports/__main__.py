@@ -1,5 +1,6 @@
 """Command line: python -m reports build | table | claims | reference | curves | figure1 | figure4 | figure6 | ..."""
 
+import gc
 import re
 import sys
 from collections import Counter
@@ -252,13 +253,16 @@ class Claims:
 
     def __call__(self) -> int:
         """Judge, print and write the claims."""
-        from reports.costs import read_latencies
         from reports.statistics import Status
         from reports.verdicts import as_frame, as_markdown, judge
 
         request, results = self.request, self.source.results(self.request)
-        latency = results.bench_file(self.latency)
-        verdicts = judge(results, read_latencies(latency)[0] if latency.exists() else None)
+        latency, latencies = results.bench_file(self.latency), None
+        if latency.exists():
+            from reports.costs import read_latencies
+
+            latencies = read_latencies(latency)[0]
+        verdicts = judge(results, latencies)
         counts = Counter(verdict.status for verdict in verdicts)
         text = ", ".join(f"{counts[status]} {status}" for status in get_args(Status))
         data = "the rendered world" if request.rendered else str(request.root)
@@ -297,6 +301,7 @@ class Build:
 
         if self.queries < 1:
             raise UserError(f"--queries must be at least 1, got {self.queries}")
+        gc.freeze()  # a tenth of the time is spent on looking for garbage among what was imported
         results = self.source.results(self.request)
         out = self.out or results.folder / "report"
         options = RunOptions(device=self.device)

@@ -54,8 +54,11 @@ DESCRIPTION = (*PLACE, "request")
 def request_words(request: Request) -> str:
     """The request of a row: the words of the command line without seeds, store and the names of folders."""
     changes: dict[str, Any] = {o.name: FOLDER for o in fields(request) if isinstance(getattr(request, o.name), Path)}
-    changes |= {"seeds": Request.seeds, "store": Request.store}
-    return shlex.join(replace(request, **changes).as_args())
+    words = replace(request, **changes | {"store": Request.store}).as_args()
+    if "--seeds" in words:
+        place = words.index("--seeds")
+        del words[place : place + 2]
+    return shlex.join(words)
 
 
 def request_of(words: str) -> Request:
@@ -147,6 +150,14 @@ def _places(resolution: Resolution) -> Iterator[tuple[str, Place]]:
         if one.search_id:
             yield one.search_id, Place(cell.group, label, "search", cell.draw, words)
         yield one.run_id, Place(cell.group, label, column_label(cell.train, cell.test), cell.draw, words)
+    for one in resolution.cells:  # trainings whose weights are ranked across sets, if they fill no cell of their own
+        if one.cell.experiment.same_weights:
+            cell, training = one.cell, resolution.trainings[one.cell.experiment.training]
+            column = column_label(cell.train, cell.train)
+            yield (
+                training.run_id,
+                Place(cell.group, resolution.study.label(dict(cell.factors)), column, cell.draw, words),
+            )
 
 
 def _files(store: Store, run_id: str) -> Files:

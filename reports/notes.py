@@ -13,6 +13,7 @@ from msinet.models.genotype import SEARCHED
 from msinet.models.registry import label_of
 from msinet.training.recipe import Recipe
 from reports.comparisons import Comparisons
+from reports.genotypes import agreement
 from reports.results import Factors, Results
 from reports.statistics import Effect, Part, decide
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, table_group
@@ -105,7 +106,10 @@ def _device(run: "pd.Series[Any]") -> str:
 
 
 def _precision(run: "pd.Series[Any]") -> str:
-    """The precision of a run. On GPUs, cuDNN's default for convolutions in fp32 is TF32."""
+    """The precision in which a run computed. Records without it are of runs with cuDNN's default for fp32, TF32."""
+    used = run.get("precision_used")
+    if isinstance(used, str):
+        return used
     precision = str(run["recipe.precision"])
     return f"{precision} with TF32 convolutions" if precision == "fp32" and run["device"] != "cpu" else precision
 
@@ -239,6 +243,10 @@ def genotypes(found: Sequence[FoundGenotype], table: Table) -> list[str]:
             f"{record['agreement']:.0f} of 12 as in the paper{entropy}, {record['skip_ratio']:.0%} none{collapsed}, "
             f"{record['seconds_training']:.0f} s."
         )
+    for factors in dict.fromkeys(one.factors for one in found):
+        several = [str(one.record["genotype"]) for one in found if one.factors == factors]
+        if len(several) > 1:
+            lines.append(f"{table.label(factors)}: {agreement(several)}.")
     return lines
 
 

@@ -100,6 +100,7 @@ TEXT = {
     *CURVE,
     *("run_id", "experiment", "request", "definition", "genotype", "weights", "source_fingerprint"),
     *("target_fingerprint", "device", "cpu", "torch", "torchvision", "numpy", "python", "code", "finished"),
+    *("trained_by", "precision_used"),
 } - {"draw", "seed"}
 
 

@@ -1,6 +1,7 @@
 """The user's request: profile, data, networks, seeds, changes to recipes, and the store."""
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,16 @@ from msinet.errors import DataError, UserError
 from msinet.io import cache_folder, stable_hash
 from msinet.models.registry import card_of as network_card
 from msinet.synthetic import SETS, SIZES, VERSION, folder_of
-from msinet.training.recipe import canonical, override
-from msinet.training.recipes import overridden, parse_settings, published, resolve, resolve_pretraining, resolve_search
+from msinet.training.recipe import Recipe, canonical, override
+from msinet.training.recipes import (
+    find_profile,
+    overridden,
+    parse_settings,
+    published,
+    resolve,
+    resolve_pretraining,
+    resolve_search,
+)
 
 #: Folder of the rendered set that replaces ImageNet.
 PRETEXT = folder_of("pretext")
@@ -32,8 +41,8 @@ class Request:
     """on the rendered world: VehicleID and the pre-trained group as well (smoke always has them)"""
     models: tuple[str, ...] = ()
     """networks by the name of their cards, optionally with a width as osnet_x0_25; empty: all of the table"""
-    seeds: int = 1
-    """repetitions of every experiment: seeds 0 to N-1"""
+    seeds: int = 0
+    """repetitions of every experiment: seeds 0 to N-1; 0: two in profile mini, else one"""
     recipe: tuple[str, ...] = ()
     """changes to the profile's recipe, as lr=0.01 epochs=80; such runs are results of their own"""
     search_recipe: tuple[str, ...] = ()
@@ -42,6 +51,10 @@ class Request:
     """folder with pre-trained weights named after the networks, as osnet.pth or msinet.safetensors"""
     store: Path = Path("results")
     """folder of finished runs"""
+
+    def __post_init__(self) -> None:
+        if self.seeds == 0:
+            object.__setattr__(self, "seeds", 2 if self.profile == "mini" else 1)
 
     def check(self) -> None:
         """Raise a `UserError` for any unknown name, before anything is read."""
@@ -150,6 +163,16 @@ class Request:
         return Experiment(self.named("supernet"), source, source, recipe, self.profile, seed)
 
     def experiment(self, model: str, source: str, target: str, seed: int, init: Init = "scratch") -> Experiment:
-        """A training of a network with this profile's recipe."""
-        resolved = resolve(self.profile, source, model, cross_domain=source != target)
-        return Experiment(model, source, target, overridden(resolved, self.recipe).recipe, self.profile, seed, init)
+        """A training of a network with this profile's recipe and its evaluation.
+
+        Where the profile has no cross-domain trainings, the weights of the in-domain training are ranked.
+        """
+        across = source != target and find_profile(self.profile).cross_domain_training
+        recipe = _recipe(self.profile, source, model, across, self.recipe)
+        same_weights = source != target and not across
+        return Experiment(model, source, target, recipe, self.profile, seed, init, same_weights=same_weights)
+
+
+@lru_cache(maxsize=1024)  # cells of a study differ in seeds more than in recipes
+def _recipe(profile: str, source: str, model: str, cross_domain: bool, changes: tuple[str, ...]) -> Recipe:
+    return overridden(resolve(profile, source, model, cross_domain=cross_domain), changes).recipe

@@ -8,10 +8,10 @@ from ablations.engine.study import (
     Row,
     Study,
     cross,
+    first_tasks,
     model_of,
     network_label,
     network_rows,
-    tasks,
     trained_groups,
 )
 from msinet.models.registry import card_of, in_study
@@ -31,8 +31,10 @@ def make(row: Row, point: Point) -> Experiment | None:
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """The untrained row, then the networks and their variants with spatial alignment."""
-    columns = tasks(request, datasets)
+    columns = first_tasks(request, datasets)
     cards = in_study("table2")
+    if not request.complete:
+        cards = [card for card in cards if not card.heavy]
     rows = network_rows(request, [card.name for card in cards])
     if not request.models:
         aligned = [card.name for card in cards if "pam=True" in dict(card.variants)]

@@ -49,6 +49,8 @@ class NetworkCard:
     """kind of its training recipe"""
     settings: tuple[tuple[str, dict[str, Any]], ...] = ()
     """changes to its recipe by profile, or by profile and kind of data: (("mini", {"lr": 1e-3}),)"""
+    heavy: bool = False
+    """True: short tables leave it out; --whole and --models include it"""
     cross_domain: bool = True
     """whether tables test it across data sets"""
     learns: bool = True
@@ -104,6 +106,8 @@ class NetworkWeights:
     """changes entries whose shape depends on the image size; a WeightsError if it cannot"""
     differences: "Callable[[nn.Module, State, Notes], str] | None" = None
     """names differences that the entries' names and shapes do not show; empty: none"""
+    base: "NetworkWeights | None" = None
+    """of the network that this one extends: its files are read as well, and the entries they lack keep their values"""
     notes: "Callable[[nn.Module], Notes] | None" = None
     """what is noted in a weights file because the weights do not show it"""
 
@@ -179,8 +183,9 @@ def _entry(name: str) -> "tuple[Builder, NetworkWeights | None]":
 
 
 def all_weights() -> list[NetworkWeights]:
-    """The rules for weights files of all networks. Imports every network file."""
-    return list(dict.fromkeys(weights for name in CARDS if (weights := _entry(name)[1])))
+    """The rules for weights files of all networks, those that extend others first. Imports every network file."""
+    found = list(dict.fromkeys(weights for name in CARDS if (weights := _entry(name)[1])))
+    return sorted(found, key=lambda weights: weights.base is None)
 
 
 def with_width(name: str, width: float) -> str:

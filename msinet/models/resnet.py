@@ -62,7 +62,7 @@ WEIGHTS = NetworkWeights(
             r"layer1\.0\.conv1\.",
             ((r"^(conv1|bn1|layer\d)\.", r"backbone.\1."),),
             extra=r"fc\.",  # classifies ImageNet from the pooled map, which no neck here does
-            lacks=r"head\.",
+            lacks=r"head\.|.*\.attention\.",
         ),
     ),
 )
@@ -82,7 +82,7 @@ def resnet18(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: boo
         colour="#CC79A7",
         marker="v",
         studies=("table2", "calibration"),
-        settings=(("mini", {"lr": 1e-3}),),
+        heavy=True,
     ),
     WEIGHTS,
 )

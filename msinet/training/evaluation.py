@@ -1,10 +1,12 @@
 """Evaluation of a network on a data set: CMC, mAP and mINP (Sec. 4.1)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from msinet import distributed
@@ -12,7 +14,10 @@ from msinet.data.datasets import Dataset, Draw
 from msinet.data.factors import families
 from msinet.data.loading import PixelSource, test_batches
 from msinet.progress import bar
-from msinet.retrieval import Retrieval, evaluate, evaluate_distances, evaluate_within, mean_over_draws, rerank
+from msinet.retrieval import Retrieval, evaluate, evaluate_distances, evaluate_within, mean_over_draws
+
+#: Computes distances (Q, G) from features of queries (Q, D) and gallery (G, D).
+Distances = Callable[[Tensor, Tensor], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -51,17 +56,23 @@ def embed(
     return torch.cat(features)[: len(pixels)]
 
 
-def rank(features: Tensor | np.ndarray, dataset: Dataset, *, reranked: bool = False) -> Evaluation:
-    """Rank the test features (N, D) of a data set by its protocol, once per draw; on request with re-ranking."""
+def rank(features: Tensor | np.ndarray, dataset: Dataset, *, distances: Distances | None = None) -> Evaluation:
+    """Rank the test features (N, D) of a data set by its protocol, once per draw.
+
+    Args:
+        features: of the test images, in their order.
+        dataset: with the draws.
+        distances: of a re-ranking, as `msinet.retrieval.rerank` or `blur`; None: of the features themselves.
+    """
     features = torch.as_tensor(features)
     draws = []
     for draw in dataset.draws:
         query, gallery = features[torch.from_numpy(draw.query)], features[torch.from_numpy(draw.gallery)]
         labels = _labels(dataset, draw)
-        if reranked:
-            draws.append(evaluate_distances(rerank(query, gallery), **labels))
-        else:
+        if distances is None:
             draws.append(evaluate(query, gallery, **labels))
+        else:
+            draws.append(evaluate_distances(distances(query, gallery), **labels))
     means, stds = mean_over_draws(draws)
     return Evaluation(means, stds, tuple(draws))
 
@@ -101,7 +112,7 @@ def evaluate_model(
     device: torch.device,
     *,
     progress: bool = False,
-    reranked: bool = False,
+    distances: Distances | None = None,
 ) -> Evaluation:
-    """Embed every test image of a data set and rank it by the set's protocol."""
-    return rank(embed(model, pixels, device, progress=progress), dataset, reranked=reranked)
+    """Embed every test image of a data set and rank it by the set's protocol, on request by other distances."""
+    return rank(embed(model, pixels, device, progress=progress), dataset, distances=distances)

@@ -69,8 +69,7 @@ def _finished(results: Results, run_id: str, row: "pd.Series[Any]") -> Data:
     settings = {name: value for name, value in values.items() if name.startswith(("recipe.", "option."))}
     asked = {name: values[name] for name in EXPERIMENT if name in values}
     measured = {name: values[name] for name in SHARES if name in values}
-    where = (*DESCRIBED, "finished")
-    environment = {name: values[name] for name in where if name in values}
+    environment = {name: values[name] for name in (*DESCRIBED, "finished") if name in values}
     known = {*settings, *asked, *measured, *environment, "experiment"}
     entry = _described(asked, settings)
     if "genotype" in values:

@@ -295,7 +295,7 @@ def test_the_paper_s_recipe_is_that_of_cdnet() -> None:
         "label_smoothing": 0.1,
         "triplet": False,
         "alignment": "none",
-        "precision": "fp32",
+        "precision": "tf32",
     }
     assert settings(PUBLISHED) | expected == settings(PUBLISHED)
     assert PUBLISHED.schedule == Schedule(epochs=240, warmup=0, milestones=(), epoch_decay=0.97)

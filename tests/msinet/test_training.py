@@ -696,6 +696,7 @@ def test_the_record_says_what_came_out_and_on_what(market: Dataset, tmp_path: Pa
         "steps",
         "seconds_training",
         "seconds_evaluating",
+        "precision_used",
         "code",
         "python",
         "torch",

@@ -125,7 +125,8 @@ def test_no_path_of_this_machine_is_written(trained: Request, folder: Path) -> N
 
 def test_words_of_a_request_give_it_again() -> None:
     request = Request(profile="full", whole=True, models=("osnet",), recipe=("lr=0.1", "epochs=3"), seeds=4)
-    assert request_of(request_words(request)) == replace(request, seeds=1)
+    assert "seeds" not in request_words(request)
+    assert request_of(request_words(request)) == replace(request, seeds=0)
     own = Request(data_root=Path("/somewhere/data"), pretrained=Path("/w"), store=Path("/s"))
     assert request_words(own) == "--data-root DIR --pretrained DIR"
     with pytest.raises(UserError, match="not one of this version"):
@@ -268,7 +269,7 @@ def test_uncommitted_code_is_named(tools, theirs) -> None:
 
 def test_a_search_and_its_training_are_kept(hand, tools, theirs) -> None:
     other = type(hand)(hand.store.root.parent / "searched")
-    (cell,) = (c for c in tools.cells_of("table1", other.request()) if dict(c.factors)["genotype"] == "searched")
+    (cell,) = (c for c in tools.cells_of("table1", other.request(seeds=1)) if dict(c.factors)["genotype"] == "searched")
     search, genotype = cell.experiment.genotype_from, "NGAENGAENGAE"
     alphas = [{"epoch": 1, "interaction": i + 1, "weight_N": 0.25, "entropy": 0.9} for i in range(12)]
     outcome = {"genotype": genotype, "agreement": 4, "skip_ratio": 0.25, "collapsed": False, "entropy": 0.9}
@@ -276,8 +277,8 @@ def test_a_search_and_its_training_are_kept(hand, tools, theirs) -> None:
     found = other.publish(search, files={"alphas.csv": alphas}, **outcome)
     other.publish(cell.experiment.known(genotype), R1=0.5)
     (other.store.run_folder(found) / "genotype.json").write_text(f'{{"genotype": "{genotype}"}}')
-    added(other.request(), theirs.folder / "abacus", ("table1",))
-    results = ReferenceResults(hand.request())
+    added(other.request(seeds=1), theirs.folder / "abacus", ("table1",))
+    results = ReferenceResults(hand.request(seeds=1))
     frame = results.finished("table1")
     row = frame[frame["search_id"] != ""].iloc[0]
     assert row["option.genotype"] == genotype
@@ -318,7 +319,7 @@ def test_reference_results_are_the_results_of_the_store(hand, tools, theirs) -> 
 def test_the_same_seed_on_two_machines_counts_once(hand, tools, theirs) -> None:
     theirs.put(theirs.publish(THREE, "abacus", tools=tools), "abacus")
     theirs.put(theirs.publish({"msinet": (0.7, 0.7)}, "second", tools=tools), "second")
-    asked = hand.request("msinet", "osnet")
+    asked = hand.request("msinet", "osnet", seeds=1)
     results = ReferenceResults(asked)
     assert sorted(results.finished("table2")["mAP"]) == pytest.approx([50, 53, 56, 60, 62, 64])
     assert set(results.finished("table2")["run_id"].str.partition("/")[0]) == {"abacus"}
@@ -348,7 +349,7 @@ def rows_of(table: Any) -> dict[str, list[str]]:
 def test_a_table_shows_both_and_says_whether_they_agree(hand, tools, theirs) -> None:
     theirs.put(theirs.publish(THREE, tools=tools, cpu="Abacus 4000"))
     fill(hand, tools, {"msinet": (0.65,), "osnet": (0.30,)}, 1, finished=LATER)
-    table = build_table(Results(hand.request("msinet", "osnet")), "table2")
+    table = build_table(Results(hand.request("msinet", "osnet", seeds=1)), "table2")
     headings, _ = grid(table)
     kinds = [(h.title, h.kind) for h in headings if h.metrics]
     assert kinds == [("MS", "measured"), ("reference", "reference"), ("paper", "paper")]
@@ -377,31 +378,31 @@ def test_a_table_shows_both_and_says_whether_they_agree(hand, tools, theirs) -> 
 
 def test_without_a_reference_nothing_is_shown_about_it(hand, tools, theirs) -> None:
     fill(hand, tools, {"msinet": (0.65,)}, 1, finished=LATER)
-    asked = hand.request("msinet", "osnet")
+    asked = hand.request("msinet", "osnet", seeds=1)
     assert "eference" not in as_text(build_table(Results(asked), "table2"))
     assert "reference" not in as_frame(build_table(Results(asked), "table2"))
     theirs.put(theirs.publish({"osnet": (0.5,)}, tools=tools))
-    other = Results(hand.request("msinet"))
+    other = Results(hand.request("msinet", seeds=1))
     assert "eference" not in as_text(build_table(other, "table2"))
 
 
 def test_what_cannot_be_judged_is_said(hand, tools, theirs) -> None:
     theirs.put(theirs.publish({"msinet": (0.6,), "osnet": (0.5,)}, tools=tools))
     fill(hand, tools, {"msinet": (0.65,)}, 1, finished=LATER)
-    text = as_text(build_table(Results(hand.request("msinet", "osnet")), "table2"))
+    text = as_text(build_table(Results(hand.request("msinet", "osnet", seeds=1)), "table2"))
     assert "1 cells, no variance between trainings" in text
     assert "agrees" not in text
-    for cell in tools.cells_of("table2", hand.request("osnet"), "scratch"):
+    for cell in tools.cells_of("table2", hand.request("osnet", seeds=1), "scratch"):
         hand.publish(cell.experiment, data={"msmt17": "v2"}, mAP=0.5)
     with pytest.raises(UserError, match="several versions"):  # an error of this store is not hidden by the reference
-        shown_table(Results(hand.request("msinet", "osnet")), "table2")
+        shown_table(Results(hand.request("msinet", "osnet", seeds=1)), "table2")
 
 
 def test_other_data_are_not_compared(hand, tools, theirs) -> None:
     theirs.put(theirs.publish(THREE, tools=tools))
-    for cell in tools.cells_of("table2", hand.request("msinet"), "scratch"):
+    for cell in tools.cells_of("table2", hand.request("msinet", seeds=1), "scratch"):
         hand.publish(cell.experiment, data={"msmt17": "v2"}, mAP=0.5)
-    text = as_text(build_table(Results(hand.request("msinet")), "table2"))
+    text = as_text(build_table(Results(hand.request("msinet", seeds=1)), "table2"))
     assert "1 cells, different versions of the data" in text
 
 
@@ -430,7 +431,7 @@ def test_intervals_of_a_reproduction_have_their_coverage() -> None:
 
 def test_without_runs_here_the_table_is_that_of_the_reference(hand, tools, theirs, capsys) -> None:
     theirs.put(theirs.publish(THREE, tools=tools))
-    asked = hand.request("msinet", "osnet")
+    asked = hand.request("msinet", "osnet", seeds=1)
     assert main(["table", "table2", *asked.as_args()]) == 0
     text = capsys.readouterr().out
     assert "Nothing is measured here: " in text
@@ -450,14 +451,14 @@ def test_a_run_shows_the_reference_first(hand, tools, theirs, monkeypatch: pytes
         raise UserError("enough")
 
     monkeypatch.setattr("ablations.engine.prepare.prepare", prepare)
-    words = ["run", "table2", *hand.request("msinet").as_args()]
+    words = ["run", "table2", *hand.request("msinet", seeds=1).as_args()]
     assert commands.main(words) == 2
     assert shown == [("prepare",)]  # no reference yet
     theirs.put(theirs.publish(THREE, tools=tools))
     shown.clear()
     assert commands.main(words) == 2
     assert shown == [("table2", "--reference"), ("prepare",)]
-    assert not has_reference(find_study("table2"), replace(hand.request("msinet"), recipe=("lr=0.5",)))
+    assert not has_reference(find_study("table2"), replace(hand.request("msinet", seeds=1), recipe=("lr=0.5",)))
 
 
 def test_commands_add_check_and_list(hand, tools, theirs, capsys) -> None:
@@ -496,7 +497,7 @@ sys.exit(status)
 def test_a_report_of_the_reference_needs_no_store_no_data_and_no_torch(hand, tools, theirs, tmp_path: Path) -> None:
     theirs.put(theirs.publish(THREE, tools=tools))
     out = tmp_path / "page"
-    words = ["build", "--reference", "--out", str(out), *hand.request("msinet", "osnet").as_args()]
+    words = ["build", "--reference", "--out", str(out), *hand.request("msinet", "osnet", seeds=1).as_args()]
     found = subprocess.run(
         [sys.executable, "-W", "error", "-c", CODE, *words], capture_output=True, text=True, check=False, cwd=tmp_path
     )
