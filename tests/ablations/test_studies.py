@@ -206,8 +206,10 @@ def test_the_smoke_profile_has_quarter_widths() -> None:
     assert {row(cell) for cell in found if cell.group == "scratch"} == {
         f"{name} x0.25" for name in ("ResNet50", "OSNet", "CDNet", "MSINet")
     }
-    # A network that is asked for keeps its width.
+    # A network that is asked for has the width of the profile, unless its name has one: the rows of the table narrow.
     asked = cells("table2", Request(profile="smoke", models=("msinet",)), ("market1501",))
+    assert {row(cell) for cell in asked} == {"colour histogram", "MSINet x0.25"}
+    asked = cells("table2", Request(profile="smoke", models=("msinet_x1_0",)), ("market1501",))
     assert {row(cell) for cell in asked} == {"colour histogram", "MSINet"}
 
 
