@@ -244,7 +244,7 @@ class Ranking:
     disk_queries: int = 100
     """queries against that gallery"""
     rounds: int = 7
-    """calls of each contender, in turn"""
+    """calls of each contender, in turn, fewer if they take long; the least time counts"""
     out: Path = Path("results/bench/retrieval.csv")
     """file for the table"""
 

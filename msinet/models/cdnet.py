@@ -51,7 +51,6 @@ def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
         colour="#009E73",
         marker="^",
         studies=("table2", "table3"),
-        settings=(("mini", {"lr": 2e-3}),),
         cross_domain=False,
     ),
     NetworkWeights("CDNet", r"backbone\.stage1\.0\.0\.branch1\."),

@@ -115,7 +115,9 @@ class Schedule:
     warmup: int = 10
     """epochs of linear warm-up from a hundredth of the learning rate"""
     milestones: tuple[int, ...] = (150, 225, 300)
-    """epochs at which the learning rate falls to a tenth"""
+    """epochs at which the learning rate falls, to a tenth unless `decay` differs"""
+    decay: float = 0.1
+    """factor of the learning rate at each milestone"""
     cosine_to: float | None = None
     """after the warm-up a cosine over all epochs, down to this share of the learning rate; None: no cosine"""
     epoch_decay: float = 1.0
@@ -125,17 +127,18 @@ class Schedule:
         _at_least(self, {"epochs": 0, "warmup": 0})
         if self.cosine_to is not None:
             _at_least(self, {"cosine_to": 0})
-        if not 0 < self.epoch_decay <= 1:
-            raise UserError(f"recipe: epoch_decay must lie in (0, 1], got {self.epoch_decay}")
+        for name in ("decay", "epoch_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"recipe: {name} must lie in (0, 1], got {getattr(self, name)}")
 
     def learning_rate(self, base: float, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0: base * w(e) * 0.1^(milestones passed) * decay^e * cosine(e).
+        """The learning rate of epoch e: base * w(e) * decay^(milestones passed) * epoch_decay^e * cosine(e).
 
-        w rises linearly from 0.01 over the warm-up.
+        Epochs count from 0; w rises linearly from 0.01 over the warm-up.
         """
         share = epoch / self.warmup if epoch < self.warmup else 1.0
         warm = 0.01 * (1 - share) + share
-        rate = base * warm * 0.1 ** sum(epoch >= m for m in self.milestones) * self.epoch_decay**epoch
+        rate = base * warm * self.decay ** sum(epoch >= m for m in self.milestones) * self.epoch_decay**epoch
         if self.cosine_to is not None and epoch >= self.warmup:
             cosine = 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
             rate *= self.cosine_to + (1 - self.cosine_to) * cosine
@@ -161,6 +164,8 @@ class Losses:
 
     label_smoothing: float = 0.1
     """epsilon of the identity loss"""
+    identity_margin: float = 0.0
+    """subtracted from the logit of an image's own identity (AM-softmax, for SFT); 0: none"""
     triplet: bool = True
     """whether there is a triplet loss; classifiers have none"""
     margin: float = 0.3
@@ -184,7 +189,7 @@ class Losses:
         if self.alignment not in get_args(Variant):
             raise unknown_name("variant of spatial alignment", self.alignment, get_args(Variant))
         _one_of(self, {"alignment_grid": ("anchor", "partner")})
-        _at_least(self, {"alignment_weight": 0})
+        _at_least(self, {"alignment_weight": 0, "identity_margin": 0})
         if not 0 <= self.label_smoothing <= 1:
             raise UserError(f"recipe: label_smoothing must lie in [0, 1], got {self.label_smoothing}")
 
@@ -408,6 +413,10 @@ def canonical(recipe: Recipe) -> dict[str, Any]:
     idle = set[str]()
     if losses.alignment == "none":
         idle |= {name for name in settings(recipe) if name.startswith("alignment_")}
+    if recipe.schedule.decay == 0.1:
+        idle |= {"decay"}
+    if not losses.identity_margin:
+        idle |= {"identity_margin"}
     if losses.soft_margin or not losses.triplet:
         idle |= {"margin"}
     if not losses.triplet:

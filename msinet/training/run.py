@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from msinet import distributed
 from msinet.data.datasets import Dataset
@@ -25,12 +26,12 @@ from msinet.training.evaluation import Evaluation, evaluate_model
 from msinet.training.fit import OnStep, Result
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical
-from msinet.training.run_folder import RECORD, Record, RunFolder, run_folder
+from msinet.training.run_folder import RECORD, WEIGHTS, Record, RunFolder, run_folder
 from msinet.training.seeds import derived_seed
 from msinet.training.supervised import Supervised
 
-#: Files of a run.
-WEIGHTS, HISTORY = "model.safetensors", "history.csv"
+#: Losses and metrics of a run by epoch.
+HISTORY = "history.csv"
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,16 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
     began = time.perf_counter()
     final = evaluation()
     seconds_evaluating = time.perf_counter() - began
-    here.log(f"{target.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items()))
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items())
+    here.log(f"{target.name}: {metrics}; {final.counts}")
     found = {
         **final.metrics,
         **{f"{name}_std_draws": value for name, value in final.std.items()},
         "draws": len(final.draws),
-        "queries": len(final.draws[0].valid),
-        "queries_without_match": int((~final.draws[0].valid).sum()),
+        **final.counts.record(),
+        "source": source.name,
+        "target": target.name,
+        "same_camera": "removed" if target.remove_same_camera else "kept",
         "source_fingerprint": source.fingerprint,
         "target_fingerprint": target.fingerprint,
         "source_layout": source.layout,
@@ -176,7 +180,10 @@ def _build(here: RunFolder, training: Training) -> nn.Module:
             f"alignment pam-self needs a network with a position activation module: {training.model} with pam=True"
         )
     if training.weights is not None:
-        here.log(str(load_weights(network, training.weights)))
+        report = str(load_weights(network, training.weights))
+        here.log(report)
+        if distributed.leads():
+            tqdm.write(report)
     return network
 
 
@@ -214,8 +221,8 @@ def _per_query(evaluation: Evaluation, dataset: Dataset) -> Iterable[dict[str, A
             yield {
                 "draw": number,
                 "query": image.path.relative_to(dataset.root).as_posix(),
-                "identity": image.identity,
-                "camera": image.camera,
+                "identity": dataset.identity_name(image),
+                "camera": dataset.camera_names.get(image.camera, image.camera),
                 "positives": int(ranked.positives[row]),
                 "first_rank": int(ranked.first_rank[row]),
                 "ap": float(ranked.ap[row]),

@@ -25,6 +25,7 @@ from msinet.training.recipe import Recipe, settings
 Record = dict[str, str | int | float | bool | None]
 #: The record of a run; it is written last, so that its presence means the run is whole.
 RECORD = "record.json"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,15 @@ def run_folder(folder: Path, options: RunOptions, kind: str, result: Path | None
         distributed.barrier()
         try:
             if distributed.leads() and result.exists() and options.resume:
-                raise UserError(f"{name} holds a finished {kind}; choose another --out, or --no-resume to start again")
+                raise UserError(
+                    f"{name} holds a finished {kind}, whose schedule has ended; choose another --out"
+                    + (
+                        f" (--weights {folder / WEIGHTS} starts from its weights)"
+                        if (folder / WEIGHTS).is_file()
+                        else ""
+                    )
+                    + ", or --no-resume to start again"
+                )
             options.prepare()
             device = pick_device(options.device)
             yield RunFolder(folder, result, device, options)

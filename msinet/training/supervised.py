@@ -109,12 +109,13 @@ def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     Raises:
         UserError: alignment pam-self and a network without the module that it needs.
     """
-    identity = torch.stack([identity_loss(one, labels, recipe.losses.label_smoothing) for one in output.logits]).sum()
+    smoothing, margin = recipe.losses.label_smoothing, recipe.losses.identity_margin
+    identity = torch.stack([identity_loss(one, labels, smoothing, margin) for one in output.logits]).sum()
     if not recipe.losses.triplet:
         return {"loss": identity, "identity": identity}
-    margin = None if recipe.losses.soft_margin else recipe.losses.margin
+    least = None if recipe.losses.soft_margin else recipe.losses.margin
     triplet = torch.stack(
-        [triplet_loss(one, labels, margin, normalize=recipe.losses.normalize_triplet) for one in output.embeddings]
+        [triplet_loss(one, labels, least, normalize=recipe.losses.normalize_triplet) for one in output.embeddings]
     ).sum()
     if recipe.losses.alignment == "none":
         return {"loss": identity + triplet, "identity": identity, "triplet": triplet}
