@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from msinet.errors import UserError
-from msinet.retrieval.ranking import Features, as_features, unit_rows
+from msinet.retrieval.similarities import Features, as_features, unit_rows
 
 CHUNK_BYTES = 64 << 20  # features of nearest gallery images in memory at a time
 
