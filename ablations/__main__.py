@@ -21,11 +21,12 @@ import tyro
 
 from ablations.engine.budget import Budget
 from ablations.engine.job import ATTEMPTS, default_storage, jobs
+from ablations.engine.reference import has_reference
 from ablations.engine.request import Request
 from ablations.engine.resolve import Resolution, resolve
 from ablations.engine.status import status_lines
 from ablations.engine.store import Store
-from ablations.engine.study import column_label, group_label
+from ablations.engine.study import Study, column_label, group_label
 from ablations.engine.sweep import SweepOptions
 from ablations.studies import STUDIES, find_study, find_sweep
 from msinet.errors import UserError
@@ -85,10 +86,13 @@ class Run:
 
     def __call__(self) -> int:
         """Run the study. Status 0: all is done; 1: a run failed or is in progress elsewhere; 130: interrupted."""
+        study, store = find_study(self.name), Store(self.request.store)
+        if self.table:
+            show_reference(study, self.request)  # before the imports that take seconds
+
         from ablations.engine.prepare import prepare
         from ablations.engine.runner import execute
 
-        study, store = find_study(self.name), Store(self.request.store)
         prepare(study, self.request, self.run_options)
         resolution = resolve(study, self.request, store)
         print_blocked("not run", resolution)
@@ -97,7 +101,7 @@ class Run:
         def show_sometimes() -> None:
             nonlocal shown_at
             if self.table and time.monotonic() - shown_at > SHOW_SECONDS:
-                show(self.name, self.request, brief=True)
+                show(self.name, self.request, "--brief")
                 shown_at = time.monotonic()
 
         budget = self._budget(store)
@@ -328,10 +332,20 @@ def print_blocked(what: str, resolution: Resolution) -> None:
         print(f"{what}: {number} experiment(s): {reason}")
 
 
-def show(name: str, request: Request, *, brief: bool = False) -> int:
+def show_reference(study: Study, request: Request) -> None:
+    """Show the reference results of a study before anything runs, if there are any that the request asks for."""
+    try:
+        if has_reference(study, request):
+            show(study.name, request, "--reference")
+    except UserError as error:
+        request.check()  # an error of the request ends the command, one of the reference results does not
+        print(f"reference results are not shown: {error}", file=sys.stderr)
+
+
+def show(name: str, request: Request, *words: str) -> int:
     """Render a table with `reports` in a process of its own, as this package imports nothing from that one."""
     sys.stdout.flush()  # in a pipe, this output must come before that of the other process
-    command = [sys.executable, "-m", "reports", "table", name, *request.as_args(), *(["--brief"] if brief else [])]
+    command = [sys.executable, "-m", "reports", "table", name, *request.as_args(), *words]
     return subprocess.run(command, check=False).returncode
 
 

@@ -73,7 +73,7 @@ def export(network: nn.Module, path: Path, image: tuple[int, int], notes: Mappin
             warnings.simplefilter("ignore")  # torch.jit is deprecated, but read by older programs
             traced = torch.jit.trace(shipped, torch.randn(2, 3, *image))  # type: ignore[no-untyped-call]
             extra = {name: value.encode() for name, value in (notes or {}).items()}
-            torch.jit.save(traced, str(temporary), _extra_files=extra)  # type: ignore[no-untyped-call]
+            torch.jit.save(traced, str(temporary), _extra_files=extra)
             theirs = torch.jit.load(str(temporary))  # type: ignore[no-untyped-call]
         images = _examples(image)
         with torch.inference_mode():

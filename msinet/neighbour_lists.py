@@ -117,7 +117,7 @@ def write_lists(lists: Sequence[NeighbourList], folder: Path) -> list[Path]:
 
 def _width(lists: Sequence[NeighbourList]) -> int:
     """Width of the images in the picture, by the shape of the first query."""
-    height, width = decode(lists[0].query).shape[:2]
+    height, width = map(int, decode(lists[0].query).shape[:2])
     return min(2 * HEIGHT, max(HEIGHT // 2, math.ceil(HEIGHT * width / height)))
 
 

@@ -24,6 +24,7 @@ def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
     study = table.study
     assert study is not None
     found = [
+        *table.source_notes,
         *settings(results, study),
         *provenance(results, study),
         *legend(table),
@@ -38,8 +39,8 @@ def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
 
 def settings(results: Results, study: Study) -> list[str]:
     """Recipe, number of seeds, and which model is evaluated."""
-    request = results.request
-    cells = [resolved.cell for resolved in results.resolution(study.name).cells]
+    resolution = results.resolution(study.name)
+    request, cells = resolution.request, [resolved.cell for resolved in resolution.cells]
     trained = [cell.experiment for cell in cells if cell.group != "untrained"]
     sizes = dict.fromkeys(f"{e.recipe.image.height}x{e.recipe.image.width}" for e in trained)
     sampler = trained[0].recipe.sampler
@@ -203,12 +204,12 @@ def _order(table: Table, rows: Sequence[Row], column: Column, compared: Comparis
     return (
         f"Order by {metric}, {table_group(rows[0].group)}, {column.label}: {here}; in the paper {paper}. "
         f"Of {len(ranked)} pairs {same} as in the paper, {reverse} reversed, {len(ranked) - same - reverse} undecided"
-        f"{_mixed(effects)}."
+        f"{remarks_of(effects)}."
     )
 
 
-def _mixed(effects: Iterable[Effect]) -> str:
-    """The remarks of effects on different devices and versions."""
+def remarks_of(effects: Iterable[Effect]) -> str:
+    """The remarks of effects on different devices and versions, in brackets."""
     remarks = dict.fromkeys(remark for effect in effects for remark in effect.remarks)
     return f" ({'; '.join(remarks)})" if remarks else ""
 
@@ -306,7 +307,9 @@ def _differences(table: Table, pairs: Sequence[tuple[Row, Row]], column: Column,
             )
         else:
             p, verdict = min(decision.holds, decision.fails), words.get(decision.status, "undecided")
-            lines.append(f"{where}, {label} minus {other}: {spread(effect)}, p {p:.3f}: {verdict}{_mixed([effect])}.")
+            lines.append(
+                f"{where}, {label} minus {other}: {spread(effect)}, p {p:.3f}: {verdict}{remarks_of([effect])}."
+            )
     return lines + [f"{head}: {'; '.join(each)}." for head, each in untested.items()]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ablations.engine.budget import Budget, steps_of
 from ablations.engine.experiment import Experiment
-from ablations.engine.resolve import Run, found_genotype
+from ablations.engine.resolve import Run
 from ablations.engine.store import Store
 from bench.cost import count
 from msinet.data import Dataset
@@ -88,7 +88,7 @@ class Attempts:
         """A waiting run as it can start now; None if the search or training that it needs is not finished."""
         e = one.experiment
         if e.genotype_from is not None:
-            genotype = found_genotype(self.store, e.genotype_from.run_id(self.fingerprints, None))
+            genotype = self.store.genotype(e.genotype_from.run_id(self.fingerprints, None))
             if genotype is None:
                 return None
             e = e.known(genotype)

@@ -5,7 +5,6 @@ from pathlib import Path
 import PIL.Image
 
 from msinet.data import Dataset
-from msinet.data.sheets import show
 from msinet.errors import UserError
 from msinet.progress import bar
 from reports.page.report import Data, Missing, Part, Report, jpeg
@@ -15,6 +14,8 @@ from reports.results import run_command
 def datasets(report: Report) -> Part:
     """The section of data sets; contact sheets are written next to the page."""
     command = run_command("table2", report.request)
+    if report.results.is_reference:
+        return Part({"datasets": []}, (Missing("contact sheets", "reference results have no images", command),))
     try:
         names = report.request.available_datasets()
     except UserError as error:
@@ -31,6 +32,8 @@ def datasets(report: Report) -> Part:
 
 def entry(dataset: Dataset, folder: Path) -> Data:
     """Sizes and contact sheets of a data set."""
+    from msinet.data.sheets import show  # imports torch, which a report of reference results does not need
+
     pictures: list[Data] = []
     for path in show(dataset, folder, rows=6, columns=12, height=96):
         with PIL.Image.open(path) as sheet:

@@ -3,19 +3,20 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import PIL.Image
 
 from msinet.data import Dataset, Image
-from msinet.data.loading import decode
 from msinet.errors import UserError
 from msinet.progress import bar
 from msinet.training.options import RunOptions
-from reports.given import given_lists
 from reports.page.report import Data, Missing, Part, Report, jpeg
-from reports.ranked import RankedList, ranked_lists, spread_queries
 from reports.results import run_command
 from reports.tables import Column, Row, Table, table_group
+
+if TYPE_CHECKING:
+    from reports.ranked import RankedList
 
 #: Length of the ranked lists.
 TOP = 15
@@ -36,6 +37,8 @@ class Thumbnails:
         Raises:
             DataError: the image cannot be decoded.
         """
+        from msinet.data.loading import decode
+
         if path not in self.places:
             image = PIL.Image.fromarray(decode(path))
             image.thumbnail((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.LANCZOS)
@@ -50,7 +53,11 @@ def ranked(report: Report) -> Part:
     sets: list[Data] = []
     missing: list[Missing] = []
     table = report.table("table2")
-    if table is None or not table.done:
+    if report.results.is_reference:
+        missing.append(
+            Missing("ranked lists", "reference results have no weights", run_command("table2", report.request))
+        )
+    elif table is None or not table.done:
         missing.append(Missing("ranked lists", "no trained network", run_command("table2", report.request)))
     else:
         for column in bar(iterable=table.columns, desc="ranked lists"):
@@ -67,6 +74,8 @@ def column_lists(
     report: Report, table: Table, rows: Sequence[Row], column: Column, thumbnails: Thumbnails
 ) -> tuple[list[Data], list[Missing]]:
     """Lists of a column's rows, by the first run of each."""
+    from reports.ranked import ranked_lists, spread_queries  # imports torch, which reference results do not need
+
     try:
         dataset = report.request.load(column.test)
     except UserError as error:
@@ -97,6 +106,9 @@ def column_lists(
 
 def browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options: RunOptions) -> Data:
     """Values of the page of given weights."""
+    from reports.given import given_lists
+    from reports.ranked import spread_queries
+
     chosen, thumbnails = spread_queries(dataset, queries), Thumbnails()
     networks = [
         {
@@ -125,7 +137,7 @@ def _labels(image: Image, dataset: Dataset) -> tuple[str | int, str | int]:
     return dataset.identity_names.get(identity, identity), dataset.camera_names.get(camera, camera)
 
 
-def _list(one: RankedList, dataset: Dataset, thumbnails: Thumbnails) -> Data:
+def _list(one: "RankedList", dataset: Dataset, thumbnails: Thumbnails) -> Data:
     return {
         "ap": None if math.isnan(one.ap) else one.ap,
         "first": one.first_rank,
