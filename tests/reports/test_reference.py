@@ -98,9 +98,7 @@ def test_files_of_runs_are_kept_but_for_the_names_of_images(trained: Request, fo
             pd.testing.assert_frame_equal(reference.read(run_id, "history.csv"), store.read(run_id, "history.csv"))
     # What is the same for all runs on a test set is stored once.
     identities = [name for name in reference.array_names if name.endswith("/identity") and "/history/" not in name]
-    assert identities == [
-        f"tests/{print_}/identity" for print_ in sorted(store.frame()["target_fingerprint"].unique())
-    ]
+    assert identities == [f"tests/{print_}/identity" for print_ in sorted(store.frame()["target_fingerprint"].unique())]
 
 
 def test_valid_results_have_no_problems_and_are_listed(folder: Path) -> None:
