@@ -50,8 +50,8 @@ def _table(results: ReferenceResults, machine: str) -> str:
         lines.append(f"| {' | '.join(cells)} | {seeds} |")
     lines += [
         "",
-        "R1 and mAP in per cent, means over seeds. Brackets: 95 % interval of the difference over new trainings and test "
-        f"identities; with one seed over test identities only. Profile `{results.request.profile}`. "
+        "R1 and mAP in per cent, means over seeds. Brackets: 95 % interval of the difference over new trainings and "
+        f"test identities; with one seed over test identities only. Profile `{results.request.profile}`. "
         f"Machine: {about(results.store.root / machine)}. "
         f"Command: `python -m ablations run table2 --seeds {results.seeds}`.",
     ]
