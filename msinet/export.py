@@ -47,7 +47,7 @@ def need_format(path: Path) -> str:
 
 
 def describe_export(embedder: "Embedder") -> dict[str, str]:
-    """What a program needs to know to use an exported network: size, normalisation, network, length of features."""
+    """The metadata of an export: network, image size, normalisation of pixels, length of features."""
     with torch.inference_mode():
         length = embedder(torch.zeros(1, 3, embedder.height, embedder.width)).shape[1]
     return {
@@ -74,10 +74,9 @@ def export(network: nn.Module, path: Path, image: tuple[int, int], notes: Mappin
             traced = torch.jit.trace(shipped, torch.randn(2, 3, *image))  # type: ignore[no-untyped-call]
             extra = {name: value.encode() for name, value in (notes or {}).items()}
             torch.jit.save(traced, str(temporary), _extra_files=extra)
-            theirs = torch.jit.load(str(temporary))  # type: ignore[no-untyped-call]
         images = _examples(image)
         with torch.inference_mode():
-            return _compared(path, shipped(images).numpy(), theirs(images).numpy(), "TorchScript")
+            return _compared(path, shipped(images).numpy(), traced(images).numpy(), "TorchScript")
 
 
 def need_onnx() -> None:

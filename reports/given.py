@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class GivenLists:
-    """What a network with given weights finds for some queries."""
+    """The ranked lists of a network with given weights for some queries."""
 
     label: str
     """name of the run's folder, or of the file"""

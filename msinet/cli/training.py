@@ -43,9 +43,9 @@ class Train:
 
     def __call__(self) -> int:
         """Train, rank and print the metrics."""
+        from msinet.data.matches import count_queries
         from msinet.retrieval import METRICS
         from msinet.search import read_genotype
-        from msinet.training.evaluation import count_queries
         from msinet.training.recipes import overridden, parse_settings, resolve
         from msinet.training.run import Training, run
 

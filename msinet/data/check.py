@@ -7,9 +7,9 @@ import numpy as np
 from msinet.data.datasets import Dataset
 from msinet.data.layouts import available, card_of, cards, load_dataset, missing_root, nearly
 from msinet.data.loading import undecodable
+from msinet.data.matches import count_queries
 from msinet.errors import DataError, first_few
 from msinet.io import file_hash
-from msinet.training.evaluation import count_queries
 
 
 def check(

@@ -1,4 +1,4 @@
-"""Weights files of other code bases: what they wrap the weights in, and what a file is that holds none."""
+"""Weights files of other code bases: wrapping entries and prefixes, and the kinds of files that hold no weights."""
 
 import zipfile
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """What a file without weights is, in words; empty if it is not known."""
+    """The kind of a file without weights, in words; empty if it is not known."""
     with path.open("rb") as file:
         start = file.read(512)
     for magic, kind in MAGIC.items():
@@ -92,5 +92,7 @@ def _archive(path: Path) -> str:
     if any(name.endswith("data.pkl") for name in names):
         return ""
     return (
-        "NumPy arrays" if names and all(name.endswith(".npy") for name in names) else "a ZIP archive: unpack it first"
+        "a file of NumPy arrays"
+        if names and all(name.endswith(".npy") for name in names)
+        else "a ZIP archive: unpack it first"
     )

@@ -14,9 +14,9 @@ from msinet.cli import run_command
 from msinet.data import load_dataset
 from msinet.data.layouts import available, card_of, default_dataset, short_name
 from msinet.data.loading import decode, open_pixels
+from msinet.data.matches import QueryCounts, count_queries
 from msinet.data.own import OWN, notice, numbered
 from msinet.errors import DataError, UserError
-from msinet.training.evaluation import QueryCounts, count_queries
 from tests.conftest import draw
 
 HEADER = "path,identity,camera,split"
