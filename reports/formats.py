@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.networks import paper_costs
 from msinet.io import write_text
-from reports.results import Factors
+from reports.results import WITHIN_FAMILY, Factors
 from reports.tables import BEST, NOISE, SECOND, Row, Table, TableCell, table_group
 
 NOT_RUN = "not run"
@@ -67,12 +67,14 @@ def _one(value: float | None, text: str) -> Printed:
 def grid(table: Table) -> tuple[list[Heading], list[Line]]:
     """Headings and lines, the same for every format. Without numbers of the paper its columns are left out."""
     compared = any(cell.paper for row in table.rows for cell in row.cells.values())
+    families = table.columns_with_families
     headings = [Heading("network", numeric=False), Heading("params M")]
     headings += [Heading("paper", paper=True)] if compared else []
     headings.append(Heading("GMACs"))
     for column in table.columns:
         headings.append(Heading(column.label, column.metrics))
         headings += [Heading("paper", column.metrics, paper=True)] if compared else []
+        headings += [Heading(f"{column.label} in family", ("R1",))] if column in families else []
     lines = []
     for row in table.rows:
         parameters, macs = row.first("parameters_without_classifier"), row.first("macs")
@@ -85,6 +87,7 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
         for column in table.columns:
             cells.append(_measured(row.cells[column], column.metrics))
             cells += [_published(row.cells[column], column.metrics)] if compared else []
+            cells += [_within_family(row.cells[column])] if column in families else []
         lines.append(Line(table_group(row.group), tuple(cells)))
     return headings, lines
 
@@ -110,6 +113,10 @@ def _measured(cell: TableCell, metrics: Sequence[str]) -> Printed:
     ]
     remark = f" ({cell.done} of {cell.planned} seeds)" if cell.done < cell.planned else ""
     return Printed(tuple((v, text, cell.marks.get(m, "")) for v, text, m in numbers), remark, cell.run_ids)
+
+
+def _within_family(cell: TableCell) -> Printed:
+    return _measured(cell, WITHIN_FAMILY[:1]) if cell.ranked_in_family else Printed(remark="-")
 
 
 def _published(cell: TableCell, metrics: Sequence[str]) -> Printed:
@@ -210,7 +217,8 @@ def as_frame(table: Table) -> pd.DataFrame:
     rows = []
     for row in table.rows:
         for column, cell in row.cells.items():
-            rows += [_record(table, row, column.label, cell, metric) for metric in column.metrics]
+            metrics = (*column.metrics, *(WITHIN_FAMILY if cell.ranked_in_family else ()))
+            rows += [_record(table, row, column.label, cell, metric) for metric in metrics]
     return pd.DataFrame(rows)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from msinet import distributed
 from msinet.data.datasets import Dataset
@@ -20,7 +20,7 @@ from msinet.errors import UserError
 from msinet.io import file_hash, stable_hash, write_csv, write_json
 from msinet.models import build_model, load_weights, save_weights
 from msinet.training.batches import Batches
-from msinet.training.evaluation import Evaluation, evaluate_model
+from msinet.training.evaluation import Evaluation, dataset_features, rank, within_family_metrics
 from msinet.training.fit import OnStep, Result
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical
@@ -98,8 +98,8 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
     test_pixels = _open(here, target, "test", recipe)
     network = network.to(here.device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
 
-    def evaluation() -> Evaluation:
-        return evaluate_model(network, target, test_pixels, here.device, progress=here.options.progress)
+    def features() -> Tensor:
+        return dataset_features(network, target, test_pixels, here.device, progress=here.options.progress)
 
     described = f"{training.model} {dict(training.options)} on {source.name} ({source.fingerprint})"
     here.log(f"{described}, seed {training.seed}, {describe(here.device)}")
@@ -108,16 +108,18 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
         here.replace_result()
     else:
         batches = Batches(pixels, source.labels, recipe, training.derived_seed, here.device, here.options.workers)
-        task = Supervised(network, batches, lambda: evaluation().metrics, here.options.evaluate_every)
+        task = Supervised(network, batches, lambda: rank(features(), target).metrics, here.options.evaluate_every)
         here.replace_result()
         result = here.fit(task, training.identity, on_step, f"{training.model} {source.name} seed {training.seed}")
     began = time.perf_counter()
-    final = evaluation()
+    found_features = features()
+    final = rank(found_features, target)
     seconds_evaluating = time.perf_counter() - began
     here.log(f"{target.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items()))
     found = {
         **final.metrics,
         **{f"{name}_std_draws": value for name, value in final.std.items()},
+        **within_family_metrics(found_features, target),
         "draws": len(final.draws),
         "queries": len(final.draws[0].valid),
         "queries_without_match": int((~final.draws[0].valid).sum()),
