@@ -12,7 +12,15 @@ from msinet.io import cache_folder, stable_hash
 from msinet.models.registry import card_of as network_card
 from msinet.synthetic import SETS, SIZES, VERSION, folder_of
 from msinet.training.recipe import canonical, override
-from msinet.training.recipes import overridden, parse_settings, published, resolve, resolve_pretraining, resolve_search
+from msinet.training.recipes import (
+    RecipeOf,
+    overridden,
+    parse_settings,
+    published,
+    resolve,
+    resolve_pretraining,
+    resolve_search,
+)
 
 #: Folder of the rendered set that replaces ImageNet.
 PRETEXT = folder_of("pretext")
@@ -38,6 +46,8 @@ class Request:
     """changes to the profile's recipe, as lr=0.01 epochs=80; such runs are results of their own"""
     search_recipe: tuple[str, ...] = ()
     """changes to the profile's search recipe, as epochs=40 alpha_lr=0.01, in every search"""
+    recipe_of: RecipeOf = "paper"
+    """recipe of trainings: the paper's for all networks, or each network's own by its authors, if its card has one"""
     pretrained: Path | None = None
     """folder with pre-trained weights named after the networks, as osnet.pth or msinet.safetensors"""
     store: Path = Path("results")
@@ -151,5 +161,5 @@ class Request:
 
     def experiment(self, model: str, source: str, target: str, seed: int, init: Init = "scratch") -> Experiment:
         """A training of a network with this profile's recipe."""
-        resolved = resolve(self.profile, source, model, cross_domain=source != target)
+        resolved = resolve(self.profile, source, model, cross_domain=source != target, recipe_of=self.recipe_of)
         return Experiment(model, source, target, overridden(resolved, self.recipe).recipe, self.profile, seed, init)

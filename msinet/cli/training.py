@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -32,6 +32,8 @@ class Train:
     """name of the profile; `msinet list` shows profiles"""
     recipe: tuple[str, ...] = ()
     """changes to the profile's recipe, such as lr=0.01 epochs=80; `msinet recipe` shows the settings"""
+    recipe_of: Literal["paper", "authors"] = "paper"
+    """recipe to start from: the paper's for all networks, or the network's own by its authors, if its card has one"""
     weights: Path | None = None
     """pre-trained weights to start from"""
     seed: int = 0
@@ -48,7 +50,8 @@ class Train:
 
         source = load_dataset(self.dataset, self.data_root)
         target = load_dataset(self.target, self.data_root) if self.target else source
-        resolved = resolve(self.profile, self.dataset, self.model, cross_domain=source.name != target.name)
+        across = source.name != target.name
+        resolved = resolve(self.profile, self.dataset, self.model, cross_domain=across, recipe_of=self.recipe_of)
         recipe = overridden(resolved, self.recipe).recipe
         options = parse_settings(self.options)
         if self.genotype is not None:
