@@ -46,12 +46,12 @@ class Cost:
             UserError: unknown network, an image that is too small, or a file that cannot be written.
         """
         from bench.cost import count, frame, render
-        from bench.networks import REFERENCE, build, choose
+        from bench.networks import REFERENCE, build, choose, fitting
         from msinet.io import atomic_path
         from msinet.models import CARDS
 
-        names = choose(self.models or tuple(CARDS))
         image = check_image(self.height, self.width)
+        names = choose(self.models) if self.models else fitting(tuple(CARDS), self.height)
         costs = {
             name: count(build(name, self.num_classes, image), *image) for name in dict.fromkeys([*names, REFERENCE])
         }
@@ -84,9 +84,10 @@ class _OnNetworks:
 
     def networks(self) -> list[str]:
         """The networks to measure."""
-        from bench.networks import choose
+        from bench.networks import choose, fitting
 
-        return choose(self.models, self.study, self.profile)
+        chosen = choose(self.models, self.study, self.profile)
+        return chosen if self.models else fitting(chosen, self.height)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,12 @@ class NetworkCard:
     """kind of its training recipe"""
     settings: tuple[tuple[str, dict[str, Any]], ...] = ()
     """changes to its recipe by profile, or by profile and kind of data: (("mini", {"lr": 1e-3}),)"""
+    authors: Mapping[str, Any] = field(default_factory=dict)
+    """its authors' own recipe as changes to the paper's, {"optimizer": "adam"}; empty: the paper's is its own"""
+    authors_source: str = ""
+    """where that recipe comes from, and what is left out of it"""
+    rows: int = 1
+    """rows of the final map, of 16 pixels each, come in multiples of this number; recipes make images high enough"""
     cross_domain: bool = True
     """whether tables test it across data sets"""
     learns: bool = True
@@ -59,6 +65,10 @@ class NetworkCard:
     def width(self, profile: str) -> float:
         """The width in a profile."""
         return dict(self.widths).get(profile, 1.0)
+
+    def height(self, least: int) -> int:
+        """The smallest height of images in pixels, `least` or more, at which the map divides into the parts."""
+        return least if self.rows == 1 else -(-least // (16 * self.rows)) * 16 * self.rows
 
     def named(self, profile: str) -> str:
         """The name with the width of a profile."""
@@ -104,6 +114,8 @@ class NetworkWeights:
     """changes entries whose shape depends on the image size; a WeightsError if it cannot"""
     differences: "Callable[[nn.Module, State, Notes], str] | None" = None
     """names differences that the entries' names and shapes do not show; empty: none"""
+    base: "NetworkWeights | None" = None
+    """of the network that this one extends: its files are read as well, and the entries they lack keep their values"""
     notes: "Callable[[nn.Module], Notes] | None" = None
     """what is noted in a weights file because the weights do not show it"""
 
@@ -179,8 +191,9 @@ def _entry(name: str) -> "tuple[Builder, NetworkWeights | None]":
 
 
 def all_weights() -> list[NetworkWeights]:
-    """The rules for weights files of all networks. Imports every network file."""
-    return list(dict.fromkeys(weights for name in CARDS if (weights := _entry(name)[1])))
+    """The rules for weights files of all networks, those that extend others first. Imports every network file."""
+    found = list(dict.fromkeys(weights for name in CARDS if (weights := _entry(name)[1])))
+    return sorted(found, key=lambda weights: weights.base is None)
 
 
 def with_width(name: str, width: float) -> str:

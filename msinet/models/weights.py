@@ -27,7 +27,7 @@ OWN = WeightLayout("our own", r"backbone\.")
 UNRECOGNISED = WeightLayout("unrecognised", "")
 
 #: Rows of identities or classes, which are useless on another data set.
-CLASSIFIER = re.compile(r"(.*\.)?(local_)?classifier\.(weight|bias)")
+CLASSIFIER = re.compile(r"(.*\.)?(local_)?classifier\.(\d+\.)?(weight|bias)")
 #: Counts that evaluation never reads and that old files do not have.
 COUNTER = re.compile(r".*\.num_batches_tracked")
 
@@ -97,8 +97,8 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
     """
     path = Path(path)
     raw, notes = _read(path)
-    layouts = [OWN, *(layout for weights in all_weights() for layout in weights.layouts)]
-    layout = next((one for one in layouts if any(re.match(one.marker, key) for key in raw)), UNRECOGNISED)
+    layouts = [layout for weights in all_weights() for layout in weights.layouts]
+    layout = next((one for one in (*layouts, OWN) if any(re.match(one.marker, key) for key in raw)), UNRECOGNISED)
     state = {layout.translate(key): tensor for key, tensor in raw.items()}
     own: State = model.state_dict()
     weights = _recognised(own)
@@ -122,7 +122,7 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
         raise WeightsError(
             f"nothing in {path} ({layout.name} layout; {first_few(raw, 4)}) fits the network; "
             f"{_likeness(_recognised(state), weights) or 'build the network that it belongs to'}. "
-            f"Known layouts: {', '.join(one.name for one in layouts)}"
+            f"Known layouts: {', '.join(one.name for one in (OWN, *layouts))}"
         )
     if not partial and (problems := _problems(report, layout, model, state, notes)):
         raise WeightsError(
@@ -267,7 +267,7 @@ def _recognised(state: State) -> NetworkWeights | None:
 
 def _likeness(of_file: NetworkWeights | None, of_model: NetworkWeights | None) -> str:
     """A sentence if the file belongs to another network."""
-    if of_file is None or of_file is of_model:
+    if of_file is None or of_file is of_model or (of_model and of_file is of_model.base):
         return ""
     model = of_model.network if of_model else "this network"
     return f"it looks like a checkpoint of {of_file.network}, not of {model}: build {of_file.network} for it"
