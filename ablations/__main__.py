@@ -68,6 +68,8 @@ class Run:
     name: Annotated[str, tyro.conf.Positional]
     """table or figure"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    jobs: int = 0
+    """runs at once, each in a process of its own; 0: one per core for small images on a CPU, else 1"""
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
@@ -87,7 +89,7 @@ class Run:
                 show(self.name, self.request, brief=True)
                 shown_at = time.monotonic()
 
-        tally = execute(resolution, store, self.run_options, show_sometimes)
+        tally = execute(resolution, store, self.run_options, show_sometimes, self.jobs)
         status = show(self.name, self.request)
         print(", ".join(f"{number} {outcome}" for outcome, number in tally.items()) or "nothing to run")
         return 1 if tally["failed"] or tally["running"] else status
@@ -112,7 +114,7 @@ class Sweep:
         prepare(study, self.request, self.run_options)
         outcome = run_sweep(self.request, self.run_options, chosen, self.options)
         print(f"written: {outcome}, {outcome.with_suffix('.csv').name}")
-        return Run(study.name, self.request, self.run_options)()
+        return Run(study.name, self.request, run_options=self.run_options)()
 
 
 @dataclass(frozen=True)

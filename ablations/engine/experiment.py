@@ -30,6 +30,8 @@ class Experiment:
     """options of the network, sorted by name"""
     genotype_from: "Experiment | None" = None
     """search whose genotype is trained; `known` replaces it by the genotype"""
+    same_weights: bool = False
+    """rank the target with the weights of `training`, which is a run of its own"""
 
     @property
     def is_search(self) -> bool:
@@ -43,6 +45,11 @@ class Experiment:
     def known(self, genotype: str) -> "Experiment":
         """The training of a genotype that was found. The search itself is not part of it."""
         return replace(self, genotype_from=None).with_options(genotype=genotype)
+
+    @property
+    def training(self) -> "Experiment":
+        """The in-domain experiment whose weights this one ranks with; itself if it trains."""
+        return replace(self, target=self.source, same_weights=False) if self.same_weights else self
 
     @property
     def cross_domain(self) -> bool:
@@ -63,7 +70,8 @@ class Experiment:
 
     def to_json(self) -> dict[str, Any]:
         """The experiment as nested dictionaries and lists; settings of the recipe that have no effect are left out."""
-        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "genotype_from"}
+        left_out = {"genotype_from"} if self.same_weights else {"genotype_from", "same_weights"}
+        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in left_out}
         settings = canonical(self.recipe).items()
         found["recipe"] = {name: list(value) if isinstance(value, tuple) else value for name, value in settings}
         found["options"] = [list(option) for option in self.options]
@@ -124,4 +132,5 @@ class Experiment:
         if self.genotype_from is not None:
             options += f" of {self.genotype_from}"
         data = f"{self.source}->{self.target}" if self.cross_domain else self.source
-        return f"{self.model}{options} {self.init} {data} seed {self.seed}"
+        weights = " with the same weights" if self.same_weights else ""
+        return f"{self.model}{options} {self.init} {data}{weights} seed {self.seed}"

@@ -14,6 +14,7 @@ from msinet.synthetic import SETS, SIZES, VERSION, folder_of
 from msinet.training.recipe import canonical, override
 from msinet.training.recipes import (
     RecipeOf,
+    find_profile,
     overridden,
     parse_settings,
     published,
@@ -160,6 +161,12 @@ class Request:
         return Experiment(self.named("supernet"), source, source, recipe, self.profile, seed)
 
     def experiment(self, model: str, source: str, target: str, seed: int, init: Init = "scratch") -> Experiment:
-        """A training of a network with this profile's recipe."""
-        resolved = resolve(self.profile, source, model, cross_domain=source != target, recipe_of=self.recipe_of)
-        return Experiment(model, source, target, overridden(resolved, self.recipe).recipe, self.profile, seed, init)
+        """A training of a network with this profile's recipe and its evaluation.
+
+        Where the profile has no cross-domain trainings, the weights of the in-domain training are ranked.
+        """
+        across = source != target and find_profile(self.profile).cross_domain_training
+        resolved = resolve(self.profile, source, model, cross_domain=across, recipe_of=self.recipe_of)
+        recipe = overridden(resolved, self.recipe).recipe
+        same_weights = source != target and not across
+        return Experiment(model, source, target, recipe, self.profile, seed, init, same_weights=same_weights)

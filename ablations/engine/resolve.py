@@ -21,7 +21,8 @@ from msinet.errors import UserError
 from msinet.io import file_hash
 from msinet.models.genotype import GENOTYPE, read_genotype
 
-#: `missing` runs have not started, `waiting` ones need a search first, `blocked` ones lack pre-trained weights.
+#: `missing` runs have not started, `waiting` ones need a search or a training first, `blocked` ones lack pre-trained
+#: weights.
 State = stores.State | Literal["waiting", "blocked"]
 #: Suffixes of pre-trained weights.
 WEIGHTS = (".safetensors", ".pth", ".pt", ".pth.tar")
@@ -85,13 +86,18 @@ class Resolution:
     """of the data sets"""
     searches: Mapping[str, Run] = field(default_factory=dict)
     """searches behind the cells, by run id"""
+    trainings: Mapping[Experiment, Run] = field(default_factory=dict)
+    """trainings whose weights other cells rank with"""
 
     def runs(self) -> list[Run]:
-        """All runs, each once, although several cells may share it: searches stand before their trainings."""
+        """All runs, each once, although several cells may share it, and after the runs that it needs."""
         found: dict[Experiment | str, Run] = {}
         for one in self.cells:
             if one.search_id:
                 found.setdefault(one.search_id, self.searches[one.search_id])
+            if one.cell.experiment.same_weights:
+                training = self.trainings[one.cell.experiment.training]
+                found.setdefault(training.run_id or training.experiment, training)
             found.setdefault(one.run_id or one.cell.experiment, one.run)
         return list(found.values())
 
@@ -119,7 +125,7 @@ def resolve(study: Study, request: Request, store: Store) -> Resolution:
         fingerprints = _recorded(cells, store)
     resolver = _Resolver(request, store, fingerprints)
     found = [resolver.cell(cell) for cell in cells]
-    return Resolution(study, request, tuple(found), datasets, fingerprints, resolver.searches)
+    return Resolution(study, request, tuple(found), datasets, fingerprints, resolver.searches, resolver.trainings)
 
 
 def _datasets(request: Request, store: Store) -> tuple[dict[str, Dataset], tuple[str, ...]]:
@@ -155,6 +161,7 @@ class _Resolver:
     def __init__(self, request: Request, store: Store, fingerprints: Mapping[str, str]) -> None:
         self.request, self.store, self.fingerprints = request, store, fingerprints
         self.searches: dict[str, Run] = {}
+        self.trainings: dict[Experiment, Run] = {}
         self._weights = cache(self._find_weights)
         self._run = cache(self._find_run)
 
@@ -167,13 +174,21 @@ class _Resolver:
         if found.run_id:
             self.searches[found.run_id] = found
         genotype = found_genotype(self.store, found.run_id)
-        if genotype is None:
-            run = Run(cell.experiment, "", "waiting", reason="for its search")
-            return ResolvedCell(cell, run, found.run_id)
-        cell = replace(cell, experiment=cell.experiment.known(genotype))
+        if genotype is not None:
+            cell = replace(cell, experiment=cell.experiment.known(genotype))
         return ResolvedCell(cell, self._run(cell.experiment), found.run_id)
 
     def _find_run(self, experiment: Experiment) -> Run:
+        if experiment.same_weights:
+            training = self.trainings[experiment.training] = self._run(experiment.training)
+            own = self._find_own_run(experiment)
+            waits = own.state == "missing" and training.state != "done"
+            return replace(own, state="waiting", reason="for its training") if waits else own
+        return self._find_own_run(experiment)
+
+    def _find_own_run(self, experiment: Experiment) -> Run:
+        if experiment.genotype_from is not None:
+            return Run(experiment, "", "waiting", reason="for its search")
         if not {experiment.source, experiment.target} <= self.fingerprints.keys():
             return Run(experiment, "", "missing")
         if experiment.init == "scratch":

@@ -11,10 +11,10 @@ from ablations.engine.study import (
     Study,
     Task,
     cross,
+    first_tasks,
     model_of,
     network_label,
     network_rows,
-    tasks,
     trained_groups,
 )
 from msinet.models.registry import card_of, in_study
@@ -43,7 +43,7 @@ def make(row: Row, point: Point) -> Experiment | None:
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """The untrained rows, then the networks and their variants with spatial alignment."""
-    columns = tasks(request, datasets)
+    columns = first_tasks(request, datasets)
     cards = in_study("table2")
     rows = network_rows(request, [card.name for card in cards])
     without = untrained(request, rows, columns)

@@ -58,9 +58,14 @@ class Pretraining:
             raise UserError("recipe: crop must lie in (0, 1] in pre-training, got 0.0")
 
     @property
-    def derived_seed(self) -> int:
-        """The seed of everything random. The data count by their fingerprint: a folder may have any name."""
+    def weights_seed(self) -> int:
+        """The seed of the initial weights. The data count by their fingerprint: a folder may have any name."""
         return derived_seed(self.data.fingerprint, self.model, self.seed)
+
+    @property
+    def batches_seed(self) -> int:
+        """The seed of batches and augmentation: all networks see the same images in the same order."""
+        return derived_seed(self.data.fingerprint, "batches", self.seed)
 
     @property
     def identity(self) -> str:
@@ -101,8 +106,8 @@ def pretrain(
 
 def _pretrain(here: RunFolder, pretraining: Pretraining, on_step: OnStep | None) -> Record:
     model, options, data, recipe = pretraining.model, dict(pretraining.options), pretraining.data, pretraining.recipe
-    size, seed = (recipe.image.height, recipe.image.width), pretraining.derived_seed
-    torch.manual_seed(seed)
+    size, seed = (recipe.image.height, recipe.image.width), pretraining.batches_seed
+    torch.manual_seed(pretraining.weights_seed)
     network = build_model(model, len(data.classes), image=size, **options)
     if not any(p.requires_grad for p in network.parameters()):
         raise UserError(f"{model} has nothing to train; evaluate it without training")

@@ -17,16 +17,19 @@ from msinet.data.factors import query_factors
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe
 from msinet.errors import UserError
-from msinet.io import file_hash, stable_hash, write_csv, write_json
+from msinet.io import file_hash, stable_hash, write_csv, write_json, write_text
 from msinet.models import build_model, load_weights, save_weights
 from msinet.training.batches import Batches
 from msinet.training.evaluation import Evaluation, dataset_features, rank, within_family_metrics
 from msinet.training.fit import OnStep, Result
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical
-from msinet.training.run_folder import Record, RunFolder, run_folder
+from msinet.training.run_folder import RECORD, Record, RunFolder, run_folder
 from msinet.training.seeds import derived_seed
 from msinet.training.supervised import Supervised
+
+#: Files of a run.
+WEIGHTS, HISTORY = "model.safetensors", "history.csv"
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,18 @@ class Training:
     """repetition; initial weights, batches and augmentation follow from it"""
     weights: Path | None = None
     """pre-trained weights to start from"""
+    trained: Path | None = None
+    """folder of a finished run of the same training, whose weights are ranked in place of training again"""
 
     @property
-    def derived_seed(self) -> int:
-        """The seed of everything random."""
+    def weights_seed(self) -> int:
+        """The seed of the initial weights, which differ from network to network."""
         return derived_seed(self.source.name, self.model, self.seed)
+
+    @property
+    def batches_seed(self) -> int:
+        """The seed of batches and augmentation: all networks see the same images in the same order."""
+        return derived_seed(self.source.name, "batches", self.seed)
 
     @cached_property
     def weights_hash(self) -> str | None:
@@ -93,6 +103,7 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
     source, target, recipe = training.source, training.target, training.recipe
     network = _build(here, training)
     trains = recipe.schedule.epochs > 0 and any(p.requires_grad for p in network.parameters())
+    trains = trains and training.trained is None
     # Reading all images first names a broken one before hours are spent.
     pixels = _open(here, source, "train", recipe) if trains else None
     test_pixels = _open(here, target, "test", recipe)
@@ -103,14 +114,18 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
 
     described = f"{training.model} {dict(training.options)} on {source.name} ({source.fingerprint})"
     here.log(f"{described}, seed {training.seed}, {describe(here.device)}")
-    result = Result((), 0.0, 0)
+    result, steps = Result((), 0.0, 0), 0
     if pixels is None:
         here.replace_result()
+        if training.trained is not None:
+            here.log(str(load_weights(network, training.trained / WEIGHTS)))
+            steps = int(json.loads((training.trained / RECORD).read_text(encoding="utf-8"))["steps"])
     else:
-        batches = Batches(pixels, source.labels, recipe, training.derived_seed, here.device, here.options.workers)
+        batches = Batches(pixels, source.labels, recipe, training.batches_seed, here.device, here.options.workers)
         task = Supervised(network, batches, lambda: rank(features(), target).metrics, here.options.evaluate_every)
         here.replace_result()
         result = here.fit(task, training.identity, on_step, f"{training.model} {source.name} seed {training.seed}")
+        steps = result.steps
     began = time.perf_counter()
     found_features = features()
     final = rank(found_features, target)
@@ -129,15 +144,19 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
         "target_layout": target.layout,
         "weights": training.weights_hash,
         "identities": source.num_classes,
-        "steps": result.steps,
+        "steps": steps,
         "seconds_training": result.seconds,
         "seconds_evaluating": seconds_evaluating,
         **_best_on_test(result),
+        **({"trained_by": training.trained.name} if training.trained else {}),
     }
     record = here.record(found, recipe)
     if distributed.leads():
-        save_weights(network, here.path / "model.safetensors", _metadata(training))
-        write_csv(here.path / "history.csv", result.history)
+        save_weights(network, here.path / WEIGHTS, _metadata(training))
+        if training.trained is None:
+            write_csv(here.path / HISTORY, result.history)
+        else:
+            write_text(here.path / HISTORY, (training.trained / HISTORY).read_text(encoding="utf-8"))
         write_csv(here.path / "queries.csv", _per_query(final, target))
         write_json(here.result, record)
     return record
@@ -146,7 +165,7 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
 def _build(here: RunFolder, training: Training) -> nn.Module:
     """The network with its initial weights."""
     image = training.recipe.image
-    torch.manual_seed(training.derived_seed)
+    torch.manual_seed(training.weights_seed)
     network = build_model(
         training.model, training.source.num_classes, image=(image.height, image.width), **training.options
     )

@@ -28,7 +28,7 @@ from msinet.synthetic import SETS, SIZES, Size
 CHILD = """
 import os, signal, sys
 import ablations.__main__ as commands
-import ablations.engine.runner as runner
+import ablations.engine.attempt as runner
 import ablations.engine.worker as workers
 from msinet.training import fit
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where pytest runs in the background it is ignored

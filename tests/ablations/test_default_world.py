@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import ablations.engine.attempt
 import ablations.engine.prepare
-import ablations.engine.runner
 from ablations.__main__ import main
 from ablations.engine.request import PRETEXT, Request
 from ablations.engine.resolve import resolve
@@ -150,7 +150,7 @@ def test_a_second_run_does_nothing(
     files = {path: path.stat().st_mtime_ns for path in asked(there.store).root.rglob("*") if path.is_file()}
     monkeypatch.setattr(rendering, "_render_set", never)
     monkeypatch.setattr(ablations.engine.prepare, "pretrain", never)
-    monkeypatch.setattr(ablations.engine.runner, "run", never)
+    monkeypatch.setattr(ablations.engine.attempt, "run", never)
     assert main(words("run", there.store, datasets=())) == 0
     assert capsys.readouterr().out.endswith("24 done\n")
     assert outcome(there.store) == before
@@ -244,13 +244,16 @@ def test_given_weights_win_over_those_of_the_pretext_set(there: Finished, tmp_pa
 
 
 def test_the_short_default_of_mini(there: Finished, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    # Nothing is run. VehicleID is there for its column across sets, but has none of its own.
+    # Nothing is run. By default MS and its weights on M; on request all columns and pre-trained networks.
     monkeypatch.setattr(Request, "root", asked(there.store).root)
-    for more, planned, blocked in (((), 12 + 5, 0), (("--whole",), 12 + 6, 6), (("--datasets", "vehicleid"), 3 + 1, 0)):
+    for more, expected in (
+        ((), "7 missing, 1 waiting"),
+        (("--whole",), "16 missing, 2 waiting, 6 blocked"),
+        (("--datasets", "vehicleid"), "4 missing"),
+    ):
         command = ["status", "table2", "--models", MODEL, "--store", str(there.store / "none"), *more]
         assert main(command) == 0
-        total = capsys.readouterr().out.splitlines()[-1]
-        assert total == f"{planned} missing" + (f", {blocked} blocked" if blocked else "")
+        assert capsys.readouterr().out.splitlines()[-1] == expected
 
 
 def test_the_weights_folder_is_named_after_recipe_and_images(there: Finished, tmp_path: Path, monkeypatch) -> None:
