@@ -7,6 +7,7 @@ import pandas as pd
 
 from msinet.errors import UserError
 from reports import statistics
+from reports.genotypes import agreement
 from reports.statistics import (
     Effect,
     Scores,
@@ -62,7 +63,10 @@ class Comparisons:
     def obstacle(self, row: Row, column: Column) -> str:
         """Why a row cannot be compared in a column; empty: it can. Reads no scores."""
         runs = row.cells[column].runs
-        return self.convergence(runs) or few_repetitions(_source(runs), len(set(_repetitions(runs))))
+        return self._obstacle(runs) or few_repetitions(_source(runs), len(set(_repetitions(runs))))
+
+    def _obstacle(self, runs: pd.DataFrame) -> str:
+        return "; ".join(filter(None, [self.convergence(runs), search_obstacle(runs)]))
 
     def convergence(self, runs: pd.DataFrame) -> str:
         """Why trainings have not converged; empty: they have, or nothing was trained."""
@@ -79,12 +83,25 @@ class Comparisons:
             scores = Scores.from_queries(queries, metric, _repetitions(runs))
         except ValueError as error:
             raise UserError(f"runs {', '.join(runs['run_id'])} cannot be compared: {error}") from error
-        return statistics.Row(scores, _source(runs), self.convergence(runs), origins_of(runs))
+        return statistics.Row(scores, _source(runs), self._obstacle(runs), origins_of(runs))
 
 
 def shared_seeds(rows: Iterable[Row], column: Column) -> set[int]:
     """Seeds that all of the rows have in a column."""
     return set.intersection(*(set(row.cells[column].runs["seed"]) for row in rows))
+
+
+def search_obstacle(runs: pd.DataFrame) -> str:
+    """Why trainings of searched genotypes say nothing about their searches; empty: the searches agree, or there is one.
+
+    Args:
+        runs: of a row.
+    """
+    searches = runs.drop_duplicates("search_id")
+    if _source(runs) != "search" or len(searches) < 2:
+        return ""
+    found = agreement(list(searches["option.genotype"]))
+    return "" if found.above_chance else f"operations of the searches are arbitrary: {found}"
 
 
 def _source(runs: pd.DataFrame) -> str:

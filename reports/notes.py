@@ -13,6 +13,7 @@ from msinet.models.genotype import SEARCHED
 from msinet.models.registry import card_of, label_of
 from msinet.training.recipe import Recipe
 from reports.comparisons import Comparisons
+from reports.genotypes import agreement
 from reports.results import Factors, Results
 from reports.statistics import Effect, Part, decide
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, table_group
@@ -260,6 +261,10 @@ def genotypes(found: Sequence[FoundGenotype], table: Table) -> list[str]:
             f"{record['agreement']:.0f} of 12 as in the paper{entropy}, {record['skip_ratio']:.0%} none{collapsed}, "
             f"{record['seconds_training']:.0f} s."
         )
+    for factors in dict.fromkeys(one.factors for one in found):
+        several = [str(one.record["genotype"]) for one in found if one.factors == factors]
+        if len(several) > 1:
+            lines.append(f"{table.label(factors)}: {agreement(several)}.")
     return lines
 
 

@@ -41,8 +41,8 @@ class Request:
     """on the rendered world: VehicleID and the pre-trained group as well (smoke always has them)"""
     models: tuple[str, ...] = ()
     """networks by the name of their cards, optionally with a width as osnet_x0_25; empty: all of the table"""
-    seeds: int = 1
-    """repetitions of every experiment: seeds 0 to N-1"""
+    seeds: int = 0
+    """repetitions of every experiment: seeds 0 to N-1; 0: two in profile mini, else one"""
     recipe: tuple[str, ...] = ()
     """changes to the profile's recipe, as lr=0.01 epochs=80; such runs are results of their own"""
     search_recipe: tuple[str, ...] = ()
@@ -53,6 +53,10 @@ class Request:
     """folder with pre-trained weights named after the networks, as osnet.pth or msinet.safetensors"""
     store: Path = Path("results")
     """folder of finished runs"""
+
+    def __post_init__(self) -> None:
+        if self.seeds == 0:
+            object.__setattr__(self, "seeds", 2 if self.profile == "mini" else 1)
 
     def check(self) -> None:
         """Raise a `UserError` for any unknown name, before anything is read."""

@@ -45,6 +45,8 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """The untrained rows, then the networks and their variants with spatial alignment."""
     columns = first_tasks(request, datasets)
     cards = in_study("table2")
+    if not request.complete:
+        cards = [card for card in cards if not card.heavy]
     rows = network_rows(request, [card.name for card in cards])
     without = untrained(request, rows, columns)
     if not request.models:

@@ -51,7 +51,6 @@ def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
         colour="#009E73",
         marker="^",
         studies=("table2", "table3"),
-        settings=(("mini", {"lr": 2e-3}),),
         authors={"erase": 0.0, "warmup": 0, "label_smoothing": 0.0, "normalize_triplet": False},
         authors_source="CDNet's training from scratch, whose random erasing erases nothing",
         cross_domain=False,

@@ -141,6 +141,7 @@ WEIGHTS = NetworkWeights(
         label="MGN",
         order=15,
         studies=("table3",),
+        heavy=True,
         rows=6,
         authors={
             "height": 384,

@@ -55,6 +55,8 @@ class NetworkCard:
     """where that recipe comes from, and what is left out of it"""
     rows: int = 1
     """rows of the final map, of 16 pixels each, come in multiples of this number; recipes make images high enough"""
+    heavy: bool = False
+    """True: short tables leave it out; --whole and --models include it"""
     cross_domain: bool = True
     """whether tables test it across data sets"""
     learns: bool = True

@@ -106,7 +106,7 @@ def resnet18(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: boo
         colour="#CC79A7",
         marker="v",
         studies=("table2", "calibration"),
-        settings=(("mini", {"lr": 1e-3}),),
+        heavy=True,
         authors={
             "optimizer": "adam",
             "lr": 3.5e-4,
