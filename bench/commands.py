@@ -51,7 +51,7 @@ class Cost:
         from msinet.models import CARDS
 
         image = check_image(self.height, self.width)
-        names = choose(self.models) if self.models else fitting(tuple(CARDS), self.height)
+        names, left_out = (choose(self.models), []) if self.models else fitting(tuple(CARDS), self.height)
         costs = {
             name: count(build(name, self.num_classes, image), *image) for name in dict.fromkeys([*names, REFERENCE])
         }
@@ -62,6 +62,7 @@ class Cost:
         for name in names:
             if costs[name].uncounted:
                 print(f"not counted in {name}: {', '.join(costs[name].uncounted)}")
+        print("\n".join(left_out), end="\n" * bool(left_out))
         if self.csv:
             with atomic_path(self.csv) as temporary:
                 table.to_csv(temporary, index=False)
@@ -87,7 +88,11 @@ class _OnNetworks:
         from bench.networks import choose, fitting
 
         chosen = choose(self.models, self.study, self.profile)
-        return chosen if self.models else fitting(chosen, self.height)
+        if self.models:
+            return chosen
+        names, left_out = fitting(chosen, self.height)
+        print("\n".join(left_out), end="\n" * bool(left_out))
+        return names
 
 
 @dataclass(frozen=True)

@@ -52,13 +52,15 @@ def choose(models: tuple[str, ...], study: str = "", profile: str = "") -> list[
     return list(dict.fromkeys(chosen))
 
 
-def fitting(names: Sequence[str], height: int) -> list[str]:
-    """The networks whose maps divide into their parts at an image height; prints those that are left out."""
+def fitting(names: Sequence[str], height: int) -> tuple[list[str], list[str]]:
+    """The networks whose maps divide into their parts at an image height, and a line for each of the others."""
     cards = {name: card_of(name.split()[0]) for name in names}
-    for name, card in cards.items():
-        if card.height(height) != height:
-            print(f"{name} left out: it takes multiples of {16 * card.rows} rows of pixels, not {height}")
-    return [name for name, card in cards.items() if card.height(height) == height]
+    lines = [
+        f"{name} left out: it takes multiples of {16 * card.rows} rows of pixels, not {height}"
+        for name, card in cards.items()
+        if card.height(height) != height
+    ]
+    return [name for name, card in cards.items() if card.height(height) == height], lines
 
 
 def _compared(study: str, profile: str) -> list[str]:

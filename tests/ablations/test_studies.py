@@ -132,7 +132,7 @@ def test_untrained_rows_are_ranked_once_per_test_set() -> None:
 def test_oracles_need_the_labels_of_the_rendered_world() -> None:
     bounds = ["colour histogram", "oracle of colours", "oracle of colours, types and patterns"]
     networks = ["ResNet50", "OSNet", "CDNet", "MSINet"]
-    for request, rows in ((Request(), bounds + networks), (photographs(), bounds[:1] + networks)):
+    for request, rows in ((Request(whole=True), bounds + networks), (photographs(), bounds[:1] + networks)):
         for name in ("table2", "calibration"):
             found = [cell for cell in cells(name, request) if cell.group == "untrained"]
             labels = list(dict.fromkeys(row(cell, name) for cell in found))
@@ -268,7 +268,7 @@ def test_changes_to_the_recipe_reach_every_training() -> None:
 def test_a_request_for_the_authors_recipes_changes_theirs_alone() -> None:
     found: dict[str, dict[str, str]] = {}
     for whose in ("paper", "authors"):
-        request = Request(recipe_of=whose)  # type: ignore[arg-type]
+        request = Request(whole=True, recipe_of=whose)  # type: ignore[arg-type]
         for cell in find_study("table2").cells(request, ("msmt17",)):
             if cell.group == "scratch":
                 found.setdefault(cell.experiment.model, {})[whose] = cell.experiment.key
