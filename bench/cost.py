@@ -73,6 +73,7 @@ NOT_COUNTED = (
     "aten::clamp_min",
     "aten::expand_as",
     "aten::linalg_vector_norm",
+    "aten::upsample_bilinear2d",
     "aten::reciprocal",
     "aten::round",
     "aten::mean",

@@ -64,7 +64,8 @@ def curve_data(results: Results, name: str) -> pd.DataFrame:
                 parts.append(history.reindex(columns=columns).assign(**about, **run_about))
     if not any(part["epoch"].iloc[0] for part in parts):
         raise results.missing(name)
-    return pd.concat([part.dropna(axis="columns", how="all") for part in parts], ignore_index=True)
+    data = pd.concat([part.dropna(axis="columns", how="all") for part in parts], ignore_index=True)
+    return data.reindex(columns=data.columns.union(columns, sort=False))  # mAP and R1 if no run was evaluated
 
 
 def by_group(data: pd.DataFrame, stem: Path) -> list[tuple[str, pd.DataFrame, Path]]:

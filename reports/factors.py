@@ -104,9 +104,10 @@ def draw_study_factors(data: pd.DataFrame, results: Results, name: str, folder: 
     request = results.request
     stem = folder / f"{file_name(name, request)}-factors-mAP"
     written: list[Path] = []
+    repetitions = results.resolution(name).request.repetitions
     for group, part, one in by_group(data, stem):
         title = (
-            f"mAP by factor of the query, {group}, profile {request.profile}, {request.repetitions}; "
+            f"mAP by factor of the query, {group}, profile {request.profile}, {repetitions}; "
             "bars: 95 % bootstrap over identities, n: queries"
         )
         written += draw_factors(part, title, one)

@@ -24,6 +24,7 @@ def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
     study = table.study
     assert study is not None
     found = [
+        *table.source_notes,
         *settings(results, study),
         *provenance(results, study),
         *legend(table),
@@ -39,8 +40,8 @@ def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
 
 def settings(results: Results, study: Study) -> list[str]:
     """Recipe, number of seeds, and which model is evaluated."""
-    request = results.request
-    cells = [resolved.cell for resolved in results.resolution(study.name).cells]
+    resolution = results.resolution(study.name)
+    request, cells = resolution.request, [resolved.cell for resolved in resolution.cells]
     trained = [cell.experiment for cell in cells if cell.group != "untrained"]
     sizes = dict.fromkeys(f"{e.recipe.image.height}x{e.recipe.image.width}" for e in trained)
     sampler = trained[0].recipe.sampler
@@ -104,7 +105,19 @@ def provenance(results: Results, study: Study) -> list[str]:
     if runs.empty:
         return []
     data = {f"{r['test']} ({r['target_layout']}, fingerprint {r['target_fingerprint']})" for _, r in runs.iterrows()}
-    return [f"Data: {'; '.join(sorted(data))}.", f"Measured on {'; '.join(machines(runs))}."]
+    return [f"Data: {'; '.join(sorted(data))}.", f"Measured on {'; '.join(machines(runs))}.", *unranked(runs)]
+
+
+def unranked(runs: pd.DataFrame) -> list[str]:
+    """A sentence about queries that no metric counts, if there are any."""
+    counts = {
+        f"{int(run['queries_without_match'])} of {int(run['queries'])} queries of {run['test']}"
+        for _, run in runs.iterrows()
+        if run.get("queries_without_match", 0) > 0
+    }
+    if not counts:
+        return []
+    return [f"Left out, as the gallery holds no match for them: {', '.join(sorted(counts))}."]
 
 
 def machines(runs: pd.DataFrame) -> list[str]:
@@ -117,7 +130,10 @@ def _device(run: "pd.Series[Any]") -> str:
 
 
 def _precision(run: "pd.Series[Any]") -> str:
-    """The precision of a run. On GPUs, cuDNN's default for convolutions in fp32 is TF32."""
+    """The precision in which a run computed. Records without it are of runs with cuDNN's default for fp32, TF32."""
+    used = run.get("precision_used")
+    if isinstance(used, str):
+        return used
     precision = str(run["recipe.precision"])
     return f"{precision} with TF32 convolutions" if precision == "fp32" and run["device"] != "cpu" else precision
 
@@ -210,12 +226,12 @@ def _order(table: Table, rows: Sequence[Row], column: Column, compared: Comparis
     return (
         f"Order by {metric}, {table_group(rows[0].group)}, {column.label}: {here}; in the paper {paper}. "
         f"Of {len(ranked)} pairs {same} as in the paper, {reverse} reversed, {len(ranked) - same - reverse} undecided"
-        f"{_mixed(effects)}."
+        f"{remarks_of(effects)}."
     )
 
 
-def _mixed(effects: Iterable[Effect]) -> str:
-    """The remarks of effects on different devices and versions."""
+def remarks_of(effects: Iterable[Effect]) -> str:
+    """The remarks of effects on different devices and versions, in brackets."""
     remarks = dict.fromkeys(remark for effect in effects for remark in effect.remarks)
     return f" ({'; '.join(remarks)})" if remarks else ""
 
@@ -313,7 +329,9 @@ def _differences(table: Table, pairs: Sequence[tuple[Row, Row]], column: Column,
             )
         else:
             p, verdict = min(decision.holds, decision.fails), words.get(decision.status, "undecided")
-            lines.append(f"{where}, {label} minus {other}: {spread(effect)}, p {p:.3f}: {verdict}{_mixed([effect])}.")
+            lines.append(
+                f"{where}, {label} minus {other}: {spread(effect)}, p {p:.3f}: {verdict}{remarks_of([effect])}."
+            )
     return lines + [f"{head}: {'; '.join(each)}." for head, each in untested.items()]
 
 

@@ -59,6 +59,10 @@ class TableCell:
     """marks of the measured values by metric: some of BEST, SECOND and NOISE"""
     paper_marks: Mapping[str, str] = field(default_factory=dict)
     """marks of the paper's values: BEST or SECOND"""
+    reference: "TableCell | None" = None
+    """the reference results of the cell, with runs"""
+    agreement: str = ""
+    """agrees or differs: the measured values compared with the reference; empty: not judged"""
 
     @property
     def done(self) -> int:
@@ -93,8 +97,10 @@ class Row:
     cells: Mapping[Column, TableCell]
 
     def first(self, name: str) -> Any:
-        """A recorded value of the first finished run, from the left; None without runs."""
-        return next((cell.runs[name].iloc[0] for cell in self.cells.values() if cell.done and name in cell.runs), None)
+        """A recorded value of the first finished run, from the left, else of the reference; None without runs."""
+        references = [cell.reference for cell in self.cells.values() if cell.reference is not None]
+        cells = [cell for cell in (*self.cells.values(), *references) if cell.done and name in cell.runs]
+        return cells[0].runs[name].iloc[0] if cells else None
 
     @property
     def done(self) -> bool:
@@ -112,6 +118,13 @@ class Table:
     study: Study | None = None
     """None: a table of the paper that the suite does not run"""
     notes: Sequence[str] = ()
+    source_notes: Sequence[str] = ()
+    """where reference results come from; empty: the values were measured here"""
+
+    @property
+    def is_reference(self) -> bool:
+        """True if the values are reference results."""
+        return bool(self.source_notes)
 
     def label(self, factors: Factors) -> str:
         """A row as it is printed; a method of the paper by its name."""

@@ -2,14 +2,16 @@
 
 import json
 import shutil
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ablations.engine.budget import Budget, steps_of
 from ablations.engine.experiment import Experiment
-from ablations.engine.resolve import Run, found_genotype
+from ablations.engine.resolve import Run
 from ablations.engine.store import Store
 from bench.cost import count
 from msinet.data import Dataset
@@ -40,6 +42,8 @@ class Attempts:
     """folder of the store"""
     run_options: RunOptions
     costs: Mapping[Experiment, Record]
+    budget: Budget | None = None
+    """time that is left; each process learns from its own runs"""
 
     @property
     def store(self) -> Store:
@@ -54,20 +58,25 @@ class Attempts:
             on_step: called with the finished share of the run.
 
         Returns:
-            "finished", "failed", "done" or "running" by another process, or "blocked" as what it waits for is not
-            finished; and a message, which may be empty.
+            "finished", "failed", "done" or "running" by another process, "blocked" as what it waits for is not
+            finished, or "postponed" as it would not end in time; and a message, which may be empty.
         """
         if one.state == "waiting":
             ready = self.ready(one)
             if ready is None:
                 return "blocked", BLOCKED
             one = ready
-        store = self.store
+        store, began = self.store, time.monotonic()
+        steps = steps_of(one.experiment, self.datasets[one.experiment.source])
+        if self.budget is not None and not self.budget.admits(one.experiment, steps):
+            return "postponed", ""
         try:
             with store.lock(one.run_id):
                 if store.done(one.run_id):  # finished by another process meanwhile
                     return "done", ""
                 record = self._publish(one, on_step)
+            if self.budget is not None:
+                self.budget.note(one.experiment, steps, time.monotonic() - began)
             return "finished", f"{_summary(record)} -> {store.run_folder(one.run_id)}"
         except Busy:
             return "running", "another process works on it"
@@ -79,7 +88,7 @@ class Attempts:
         """A waiting run as it can start now; None if the search or training that it needs is not finished."""
         e = one.experiment
         if e.genotype_from is not None:
-            genotype = found_genotype(self.store, e.genotype_from.run_id(self.fingerprints, None))
+            genotype = self.store.genotype(e.genotype_from.run_id(self.fingerprints, None))
             if genotype is None:
                 return None
             e = e.known(genotype)

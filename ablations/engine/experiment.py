@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from msinet.errors import UserError
 from msinet.io import stable_hash
-from msinet.training.recipe import Recipe, Search, Variant, canonical, with_settings
+from msinet.training.recipe import Recipe, Variant, canonical, from_canonical, with_settings
 
 #: Raise by hand when numerics change, so that old records stop counting as results of the new code.
 RESULTS_VERSION = 3
@@ -87,9 +87,7 @@ class Experiment:
         try:
             settings = dict(found["recipe"])
             settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-            recipe = with_settings(Recipe(search=Search() if "mechanism" in settings else None), settings)
-            if canonical(recipe) != settings:
-                raise ValueError("its recipe has other settings")
+            recipe = from_canonical(settings)
             search = found.get("genotype_from")
             return cls(
                 **dict(found)

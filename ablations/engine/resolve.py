@@ -1,12 +1,13 @@
 """Resolves a study and a request against a store: which run fills each table cell, and the state of that run.
 
 Commands, workers, sweeps and reports all use `resolve`. It reads the data sets' file lists for their fingerprints. If
-the data are not on this machine, it uses the fingerprints in the store's records instead.
+the data are not on this machine, or the store holds reference results, it uses the fingerprints in the store's records
+instead.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +17,9 @@ from ablations.engine.request import Request
 from ablations.engine.store import Store
 from ablations.engine.study import Cell, Study
 from msinet.data.datasets import Dataset
-from msinet.data.layouts import load_dataset, main_datasets
+from msinet.data.layouts import main_datasets
 from msinet.errors import UserError
 from msinet.io import file_hash
-from msinet.models.genotype import GENOTYPE, read_genotype
 
 #: `missing` runs have not started, `waiting` ones need a search or a training first, `blocked` ones lack pre-trained
 #: weights.
@@ -130,12 +130,12 @@ def resolve(study: Study, request: Request, store: Store) -> Resolution:
 
 def _datasets(request: Request, store: Store) -> tuple[dict[str, Dataset], tuple[str, ...]]:
     """The data sets on disk, and the names of those to use."""
-    if not request.root.is_dir() and (store.root / "runs").is_dir():
-        tested = set(store.frame().get("target", ()))
+    if store.recorded or (not request.root.exists() and store.has_runs):
+        tested = store.tested(request.profile)
         if names := request.datasets or tuple(name for name in main_datasets() if name in tested):
             return {}, names
     names = request.available_datasets()
-    return {name: load_dataset(name, request.root) for name in names}, names
+    return {name: request.load(name) for name in names}, names
 
 
 def _recorded(cells: Iterable[Cell], store: Store) -> dict[str, str]:
@@ -151,7 +151,8 @@ def _recorded(cells: Iterable[Cell], store: Store) -> dict[str, str]:
             continue  # of another results version
         for name, fingerprint in prints.items():
             if found.setdefault(name, fingerprint) != fingerprint:
-                raise UserError(f"{store.root} holds results on several versions of {name}; pass --data-root")
+                remedy = "delete the rows of one of them" if store.recorded else "pass --data-root"
+                raise UserError(f"{store.root} holds results on several versions of {name}; {remedy}")
     return found
 
 
@@ -173,7 +174,7 @@ class _Resolver:
         found = self._run(search)
         if found.run_id:
             self.searches[found.run_id] = found
-        genotype = found_genotype(self.store, found.run_id)
+        genotype = self.store.genotype(found.run_id)
         if genotype is not None:
             cell = replace(cell, experiment=cell.experiment.known(genotype))
         return ResolvedCell(cell, self._run(cell.experiment), found.run_id)
@@ -193,10 +194,13 @@ class _Resolver:
             return Run(experiment, "", "missing")
         if experiment.init == "scratch":
             return self._with(experiment, None, None)
-        weights, digest = self._weights(self.request.weights_name(experiment.model, experiment.seed))
-        if weights is not None:
-            return self._with(experiment, weights, digest)
-        digest = None if self.request.weights_folder else self._newest_weights(experiment)
+        if self.store.recorded:
+            digest = self._newest_weights(experiment)
+        else:
+            weights, digest = self._weights(self.request.weights_name(experiment.model, experiment.seed))
+            if weights is not None:
+                return self._with(experiment, weights, digest)
+            digest = None if self.request.weights_folder else self._newest_weights(experiment)
         if digest is not None:
             return self._with(experiment, None, digest)
         return Run(experiment, "", "blocked", reason=missing_weights(self.request, experiment.model))
@@ -211,21 +215,20 @@ class _Resolver:
 
     def _newest_weights(self, experiment: Experiment) -> str | None:
         """Weights of the newest finished run of an experiment, if no weights are on this machine."""
-        if not (self.store.root / "runs").is_dir():
-            return None
-        frame = self.store.frame()
-        if frame.empty:
-            return None
-        rows = frame[(frame["experiment"] == experiment.key) & frame["weights"].notna()].sort_values("finished")
         prints = self.fingerprints
-        same = [digest for run_id, digest in rows["weights"].items() if run_id == experiment.run_id(prints, digest)]
-        return str(same[-1]) if same else None
+        known = self._recorded_weights.get(experiment.key, [])
+        return next((digest for run_id, digest in known if run_id == experiment.run_id(prints, digest)), None)
 
-
-def found_genotype(store: Store, search_id: str) -> str | None:
-    """The genotype of a search, if it is finished."""
-    path = store.run_folder(search_id) / GENOTYPE
-    return read_genotype(path) if search_id and path.exists() else None
+    @cached_property
+    def _recorded_weights(self) -> dict[str, list[tuple[str, str]]]:
+        """Run ids and weights of the store's pre-trained runs by the key of their experiment, the newest first."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        if not self.store.has_runs or (frame := self.store.frame()).empty:
+            return found
+        rows = frame[frame["weights"].notna()].sort_values("finished", ascending=False)
+        for run_id, key, digest in zip(rows.index, rows["experiment"], rows["weights"], strict=True):
+            found.setdefault(key, []).append((run_id, digest))
+        return found
 
 
 def find_weights(folder: Path | None, name: str) -> Path | None:

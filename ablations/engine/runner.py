@@ -9,6 +9,7 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from ablations.engine.attempt import Attempts, cost
+from ablations.engine.budget import Budget, steps_of
 from ablations.engine.experiment import Experiment
 from ablations.engine.parallel import at_once, choose_jobs, one_by_one
 from ablations.engine.resolve import Resolution, Run
@@ -65,6 +66,7 @@ def execute(
     run_options: RunOptions,
     on_finish: Callable[[], object] = lambda: None,
     jobs: int = 0,
+    budget: Budget | None = None,
 ) -> Counter[str]:
     """Run what the store does not hold yet.
 
@@ -77,10 +79,11 @@ def execute(
         run_options: device, workers and the like.
         on_finish: called after each finished run.
         jobs: runs at once, each in a process of its own; 0: see `choose_jobs`.
+        budget: time that is left; None: no limit.
 
     Returns:
-        The number of runs that were "done" before, "finished" now, "failed", "running" elsewhere, or "blocked" as
-        their search is not finished.
+        The number of runs that were "done" before, "finished" now, "failed", "running" elsewhere, "blocked" as their
+        search is not finished, or "postponed" as the time would not have sufficed.
 
     Raises:
         UserError: what no run could use: the device, images, weights, a batch larger than the data. Or a process of
@@ -99,7 +102,7 @@ def execute(
     alone = plan.jobs == 1
     # In a terminal the bar of the table is below that of the run; a log, or several runs at once, get only the table's.
     inner = replace(run_options, progress=alone and run_options.progress and sys.stderr.isatty())
-    attempts = Attempts(resolution.datasets, resolution.fingerprints, store.root, inner, costs)
+    attempts = Attempts(resolution.datasets, resolution.fingerprints, store.root, inner, costs, budget)
     work = [_work(one.experiment, resolution.datasets, costs[one.experiment]) for one in todo]
     title = f"{resolution.study.name}: {len(todo)} runs" + ("" if alone else f", {plan.jobs} at once")
     with _Meter(title, work, visible=run_options.progress, below=inner.progress) as meter:
@@ -109,7 +112,7 @@ def execute(
                 tally[outcome] += 1
                 if message:
                     tqdm.write(f"[{tally.total()}/{len(runs)}] {todo[number].experiment}: {message}")
-                meter.end(number, counts=outcome not in ("blocked", "running"))
+                meter.end(number, counts=outcome not in ("blocked", "running", "postponed"))
                 if outcome == "finished":
                     on_finish()
     return tally
@@ -150,14 +153,9 @@ class _Meter:
 
 def _work(experiment: Experiment, datasets: Datasets, costs: Record) -> float:
     """Multiply-adds of a run, in 10^9: three passes for each training image, one for each test image."""
-    recipe = experiment.recipe
-    train, steps = len(datasets[experiment.source].train), recipe.sampler.steps_per_epoch
-    if recipe.search is not None:  # two passes each time, one of them without gradients of the weights
-        steps = steps or int(train * (1 + recipe.search.overlap) / 4 // recipe.sampler.batch)
-        images = 5 * recipe.schedule.epochs * steps * recipe.sampler.batch
-    elif experiment.same_weights:
-        images = len(datasets[experiment.target].test)
+    images = steps_of(experiment, datasets[experiment.source]) * experiment.recipe.sampler.batch
+    if experiment.is_search:  # two passes each time, one of them without gradients of the weights
+        images *= 5
     else:
-        steps = steps or train // recipe.sampler.batch
-        images = 3 * recipe.schedule.epochs * steps * recipe.sampler.batch + len(datasets[experiment.target].test)
+        images = 3 * images + len(datasets[experiment.target].test)
     return images * max(1e-3, float(costs["macs"] or 0) / 1e9)

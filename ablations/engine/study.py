@@ -198,8 +198,8 @@ def home(datasets: Sequence[str], preferred: str = "msmt17") -> list[Task]:
 
 
 def network_rows(request: Request, default: Iterable[str]) -> list[Row]:
-    """A row per network: those asked for, else the default ones at the profile's width."""
-    names = map(split_name, request.models or map(request.named, default))
+    """A row per network: those asked for, else the default ones; without a width, at that of the profile."""
+    names = map(split_name, map(request.named, request.models or default))
     return [{"network": name, "width": width, "alignment": "none"} for name, width in names]
 
 

@@ -44,9 +44,7 @@ def make(row: Row, point: Point) -> Experiment | None:
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """The untrained rows, then the networks and their variants with spatial alignment."""
     columns = first_tasks(request, datasets)
-    cards = in_study("table2")
-    if not request.complete:
-        cards = [card for card in cards if not card.heavy]
+    cards = [card for card in in_study("table2") if request.complete or not card.heavy]
     rows = network_rows(request, [card.name for card in cards])
     without = untrained(request, rows, columns)
     if not request.models:

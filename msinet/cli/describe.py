@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -40,6 +41,8 @@ class ShowRecipe:
     """name of the profile; `msinet list` shows profiles"""
     dataset: str = "market1501"
     """training set; `msinet list` shows data sets"""
+    data_root: Path | None = None
+    """list of images (CSV), or folder that holds one, for a --dataset of the user"""
     model: str = "msinet"
     """name of the network; `msinet list` shows networks"""
     target: str = ""
@@ -60,17 +63,20 @@ class ShowRecipe:
             UserError: unknown name, a value that a setting cannot have, or both --search and --pretraining.
         """
         from msinet.data.layouts import card_of
+        from msinet.data.own import notice
         from msinet.errors import UserError
         from msinet.training.recipes import describe_recipe, overridden, resolve, resolve_pretraining, resolve_search
 
         if self.search and self.pretraining:
             raise UserError("give one of --search and --pretraining, not both")
+        if self.data_root is not None:
+            notice(self.data_root)
         if self.target:
             card_of(self.target)
         if self.search:
             resolved = resolve_search(self.profile, self.dataset)
         elif self.pretraining:
-            resolved = resolve_pretraining(self.profile)
+            resolved = resolve_pretraining(self.profile, self.model)
         else:
             across = self.target not in ("", self.dataset)
             resolved = resolve(self.profile, self.dataset, self.model, cross_domain=across, recipe_of=self.recipe_of)

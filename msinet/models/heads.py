@@ -36,9 +36,15 @@ class ReIDNet(nn.Module):
         self.backbone = backbone
         self.head = head
         self.channels = channels  # of the final map
+        self.image: tuple[int, int] | None = None  # the only (height, width) it takes, if its layers depend on it
         self.pam: PositionActivation | None = None  # for spatial alignment, only in training
 
     def forward(self, images: Tensor) -> Tensor | Output:  # (B, 3, H, W)
+        if self.image is not None and images.shape[2:] != self.image:
+            raise UserError(
+                f"this network was built for images of {self.image[0]}x{self.image[1]}, "
+                f"not {images.shape[2]}x{images.shape[3]}"
+            )
         local_map, final_map = self.backbone(images)
         result: Tensor | Output = self.head(local_map, final_map)
         if self.pam is not None and isinstance(result, Output):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_origin
 
 from msinet.errors import UserError, unknown_name
 
@@ -91,6 +91,8 @@ class WeightLayout:
     """pattern of entries of the file that no network here needs"""
     lacks: str = "(?!)"
     """pattern of our entries that the layout does not have"""
+    remark: str = ""
+    """a difference between the networks that the entries do not show; reports print it"""
 
     def translate(self, key: str) -> str:
         """Our name of an entry."""
@@ -246,6 +248,21 @@ def in_study(study: str) -> tuple[NetworkCard, ...]:
     return tuple(card for card in CARDS.values() if study in card.studies)
 
 
+#: Words for the types of options.
+TYPES = {bool: "True or False", int: "a whole number", str: "a word"}
+
+
+def _check_type(what: str, value: Any, annotation: Any) -> None:
+    """Refuse a value that has another type than an option; other annotations than those of `TYPES` are not checked.
+
+    Raises:
+        UserError: the type differs.
+    """
+    expected = str if get_origin(annotation) is Literal else annotation
+    if expected in TYPES and type(value) is not expected and not (expected is str and callable(value)):
+        raise UserError(f"{what} must be {TYPES[expected]}, got {value!r}")
+
+
 def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 128), **options: Any) -> "nn.Module":
     """Build a network by name, with fresh weights from torch's global random state.
 
@@ -262,9 +279,10 @@ def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 1
     builder, _ = _entry(base)
     parameters = inspect.signature(builder).parameters
     allowed = set(parameters) - {"num_classes", "width", "image"}
-    for option in options:
+    for option, value in options.items():
         if option not in allowed:
             raise unknown_name(f"option of {base}", option, allowed)
+        _check_type(f"option {option} of {base}", value, parameters[option].annotation)
     if num_classes < 1:
         raise UserError(f"{name} needs at least one training identity, got {num_classes}")
     if "image" in parameters:

@@ -53,6 +53,7 @@ def _resnet(
     return network
 
 
+TRUNK = (r"^(conv1|bn1|layer\d)\.", r"backbone.\1.")
 WEIGHTS = NetworkWeights(
     "ResNet",
     r"backbone\.layer1\.",
@@ -84,9 +85,27 @@ WEIGHTS = NetworkWeights(
         WeightLayout(
             "torchvision ResNet",
             r"layer1\.0\.conv1\.",
-            ((r"^(conv1|bn1|layer\d)\.", r"backbone.\1."),),
+            (TRUNK,),
             extra=r"fc\.",  # classifies ImageNet from the pooled map, which no neck here does
-            lacks=r"head\.",
+            lacks=r"head\.|.*\.attention\.",
+        ),
+        WeightLayout(
+            "strong baseline (BoT)",
+            r"bottleneck\.",
+            (TRUNK, (r"^bottleneck\.", "head.bn."), (r"^classifier\.", "head.classifier.")),
+            extra=r"fc\.",
+            remark="the strong baseline's released ResNet has no ReLU before its max pooling, and this one has; "
+            "features differ if the weights were trained without",
+        ),
+        WeightLayout(
+            "fast-reid",
+            r"heads\.",
+            (
+                TRUNK,
+                (r"^heads\.(bottleneck\.0|bnneck)\.", "head.bn."),
+                (r"^heads\.(classifier\.)?weight$", "head.classifier.weight"),
+            ),
+            extra=r"pixel_(mean|std)$",
         ),
     ),
 )

@@ -1,10 +1,12 @@
 """Evaluation of a network on a data set: CMC, mAP and mINP (Sec. 4.1)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from msinet import distributed
@@ -13,7 +15,10 @@ from msinet.data.factors import families, oracle_features, read_factors
 from msinet.data.loading import PixelSource, test_batches
 from msinet.models.oracle import Oracle
 from msinet.progress import bar
-from msinet.retrieval import Retrieval, evaluate, evaluate_distances, evaluate_within, mean_over_draws, rerank
+from msinet.retrieval import Retrieval, evaluate, evaluate_distances, evaluate_within, mean_over_draws
+
+#: Computes distances (Q, G) from features of queries (Q, D) and gallery (G, D).
+Distances = Callable[[Tensor, Tensor], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,53 @@ class Evaluation:
     """their sample standard deviation over the draws; 0 for a single draw"""
     draws: tuple[Retrieval, ...]
     """per-query results of each draw"""
+    counts: "QueryCounts"
+    """how many queries of the first draw were ranked, and why others were not"""
+
+
+@dataclass(frozen=True)
+class QueryCounts:
+    """Queries of one draw. Those without a match are left out of all metrics."""
+
+    queries: int
+    ranked: int
+    """with a match in the gallery"""
+    not_in_gallery: int
+    """their identity has no image in the gallery"""
+    own_camera_only: int
+    """their identity is in the gallery, but seen by the query's own camera only, whose images are left out"""
+
+    def __str__(self) -> str:
+        reasons = (
+            (self.not_in_gallery, "of an identity that is not in the gallery"),
+            (self.own_camera_only, "of an identity that only their own camera saw"),
+        )
+        words = [f"{number} {reason}" for number, reason in reasons if number]
+        return f"{self.ranked} of {self.queries} queries ranked" + ("; left out: " + ", ".join(words) if words else "")
+
+    def record(self) -> dict[str, int]:
+        """The counts under their names in records."""
+        return {
+            "queries": self.queries,
+            "queries_ranked": self.ranked,
+            "queries_without_match": self.queries - self.ranked,
+            "queries_not_in_gallery": self.not_in_gallery,
+            "queries_own_camera_only": self.own_camera_only,
+        }
+
+
+def count_queries(dataset: Dataset) -> QueryCounts:
+    """Count the queries of a data set's first draw by whether they have a match."""
+    draw = dataset.draws[0]
+    cameras: dict[int, set[int]] = {}
+    for i in draw.gallery:
+        cameras.setdefault(dataset.test[i].identity, set()).add(dataset.test[i].camera)
+    absent = own = 0
+    for i in draw.query:
+        seen = cameras.get(dataset.test[i].identity)
+        absent += seen is None
+        own += dataset.remove_same_camera and seen == {dataset.test[i].camera}
+    return QueryCounts(len(draw.query), len(draw.query) - absent - own, absent, own)
 
 
 @torch.inference_mode()
@@ -52,19 +104,25 @@ def embed(
     return torch.cat(features)[: len(pixels)]
 
 
-def rank(features: Tensor | np.ndarray, dataset: Dataset, *, reranked: bool = False) -> Evaluation:
-    """Rank the test features (N, D) of a data set by its protocol, once per draw; on request with re-ranking."""
+def rank(features: Tensor | np.ndarray, dataset: Dataset, *, distances: Distances | None = None) -> Evaluation:
+    """Rank the test features (N, D) of a data set by its protocol, once per draw.
+
+    Args:
+        features: of the test images, in their order.
+        dataset: with the draws.
+        distances: of a re-ranking, as `msinet.retrieval.rerank` or `blur`; None: of the features themselves.
+    """
     features = torch.as_tensor(features)
     draws = []
     for draw in dataset.draws:
         query, gallery = features[torch.from_numpy(draw.query)], features[torch.from_numpy(draw.gallery)]
         labels = _labels(dataset, draw)
-        if reranked:
-            draws.append(evaluate_distances(rerank(query, gallery), **labels))
-        else:
+        if distances is None:
             draws.append(evaluate(query, gallery, **labels))
+        else:
+            draws.append(evaluate_distances(distances(query, gallery), **labels))
     means, stds = mean_over_draws(draws)
-    return Evaluation(means, stds, tuple(draws))
+    return Evaluation(means, stds, tuple(draws), count_queries(dataset))
 
 
 def rank_within_families(features: Tensor | np.ndarray, dataset: Dataset) -> Evaluation:
@@ -80,7 +138,7 @@ def rank_within_families(features: Tensor | np.ndarray, dataset: Dataset) -> Eva
         groups = {"query_groups": family[draw.query], "gallery_groups": family[draw.gallery]}
         draws.append(evaluate_within(query, gallery, **groups, **_labels(dataset, draw)))
     means, stds = mean_over_draws(draws)
-    return Evaluation(means, stds, tuple(draws))
+    return Evaluation(means, stds, tuple(draws), count_queries(dataset))
 
 
 def within_family_metrics(features: Tensor | np.ndarray, dataset: Dataset) -> dict[str, float]:
@@ -123,7 +181,7 @@ def evaluate_model(
     device: torch.device,
     *,
     progress: bool = False,
-    reranked: bool = False,
+    distances: Distances | None = None,
 ) -> Evaluation:
-    """Embed every test image of a data set and rank it by the set's protocol."""
-    return rank(dataset_features(model, dataset, pixels, device, progress=progress), dataset, reranked=reranked)
+    """Embed every test image of a data set and rank it by the set's protocol, on request by other distances."""
+    return rank(dataset_features(model, dataset, pixels, device, progress=progress), dataset, distances=distances)

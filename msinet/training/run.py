@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from msinet import distributed
 from msinet.data.datasets import Dataset
@@ -19,17 +20,18 @@ from msinet.environment import describe
 from msinet.errors import UserError
 from msinet.io import file_hash, stable_hash, write_csv, write_json, write_text
 from msinet.models import build_model, load_weights, save_weights
+from msinet.precision import use_precision
 from msinet.training.batches import Batches
 from msinet.training.evaluation import Evaluation, dataset_features, rank, within_family_metrics
 from msinet.training.fit import OnStep, Result
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical
-from msinet.training.run_folder import RECORD, Record, RunFolder, run_folder
+from msinet.training.run_folder import RECORD, WEIGHTS, Record, RunFolder, run_folder
 from msinet.training.seeds import derived_seed
 from msinet.training.supervised import Supervised
 
-#: Files of a run.
-WEIGHTS, HISTORY = "model.safetensors", "history.csv"
+#: Losses and metrics of a run by epoch.
+HISTORY = "history.csv"
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def run(
 
 def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
     source, target, recipe = training.source, training.target, training.recipe
+    use_precision(recipe.precision)
     network = _build(here, training)
     trains = recipe.schedule.epochs > 0 and any(p.requires_grad for p in network.parameters())
     trains = trains and training.trained is None
@@ -122,7 +125,9 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
             steps = int(json.loads((training.trained / RECORD).read_text(encoding="utf-8"))["steps"])
     else:
         batches = Batches(pixels, source.labels, recipe, training.batches_seed, here.device, here.options.workers)
-        task = Supervised(network, batches, lambda: rank(features(), target).metrics, here.options.evaluate_every)
+        task = Supervised(
+            network, batches, lambda: rank(features(), target).metrics, here.options.evaluate_every, graphs=here.graphs
+        )
         here.replace_result()
         result = here.fit(task, training.identity, on_step, f"{training.model} {source.name} seed {training.seed}")
         steps = result.steps
@@ -130,14 +135,17 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
     found_features = features()
     final = rank(found_features, target)
     seconds_evaluating = time.perf_counter() - began
-    here.log(f"{target.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items()))
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items())
+    here.log(f"{target.name}: {metrics}; {final.counts}")
     found = {
         **final.metrics,
         **{f"{name}_std_draws": value for name, value in final.std.items()},
         **within_family_metrics(found_features, target),
         "draws": len(final.draws),
-        "queries": len(final.draws[0].valid),
-        "queries_without_match": int((~final.draws[0].valid).sum()),
+        **final.counts.record(),
+        "source": source.name,
+        "target": target.name,
+        "same_camera": "removed" if target.remove_same_camera else "kept",
         "source_fingerprint": source.fingerprint,
         "target_fingerprint": target.fingerprint,
         "source_layout": source.layout,
@@ -174,7 +182,10 @@ def _build(here: RunFolder, training: Training) -> nn.Module:
             f"alignment pam-self needs a network with a position activation module: {training.model} with pam=True"
         )
     if training.weights is not None:
-        here.log(str(load_weights(network, training.weights)))
+        report = str(load_weights(network, training.weights))
+        here.log(report)
+        if distributed.leads():
+            tqdm.write(report)
     return network
 
 
@@ -212,8 +223,8 @@ def _per_query(evaluation: Evaluation, dataset: Dataset) -> Iterable[dict[str, A
             yield {
                 "draw": number,
                 "query": image.path.relative_to(dataset.root).as_posix(),
-                "identity": image.identity,
-                "camera": image.camera,
+                "identity": dataset.identity_name(image),
+                "camera": dataset.camera_names.get(image.camera, image.camera),
                 "positives": int(ranked.positives[row]),
                 "first_rank": int(ranked.first_rank[row]),
                 "ap": float(ranked.ap[row]),

@@ -33,10 +33,11 @@ def summary(report: Report) -> Part:
             "request": {
                 "profile": request.profile,
                 "recipe": list(request.recipe),
-                "seeds": request.seeds,
+                "seeds": report.results.seeds,
+                "reference": report.results.is_reference,
                 "rendered": request.rendered,
                 "root": str(request.root),
-                "store": str(request.store),
+                "store": str(report.results.store.root),
             },
             "devices": sorted(set(devices)),
             "versions": sorted(set(records.get("torch", ()))),

@@ -218,10 +218,12 @@ def test_the_smoke_profile_has_quarter_widths() -> None:
     assert {row(cell) for cell in found if cell.group == "scratch"} == {
         f"{name} x0.25" for name in ("ResNet50", "OSNet", "CDNet", "MSINet")
     }
-    # A network that is asked for keeps its width, and has no row of random weights.
+    # A network that is asked for has the width of the profile, unless its name has one: the rows of the table narrow.
     asked = cells("table2", Request(profile="smoke", models=("msinet",)), ("market1501",))
+    assert {row(cell) for cell in asked if cell.group != "untrained"} == {"MSINet x0.25"}
+    asked = cells("table2", Request(profile="smoke", models=("msinet_x1_0",)), ("market1501",))
     assert {row(cell) for cell in asked if cell.group != "untrained"} == {"MSINet"}
-    assert "MSINet" not in {row(cell) for cell in asked if cell.group == "untrained"}
+    assert "MSINet" not in {row(cell) for cell in asked if cell.group == "untrained"}  # no row of random weights
 
 
 def test_recipes_of_the_paper() -> None:
@@ -371,11 +373,15 @@ def test_random_weights_are_never_trained() -> None:
 # Tables 3, 5 and 6
 
 
-def test_table_3_is_a_part_of_table_2_on_persons() -> None:
+def test_table_3_is_on_persons_and_shares_the_runs_of_table_2() -> None:
     found = cells("table3", photographs())
     assert {column(cell) for cell in found} == {"M", "MS"}
     assert {cell.group for cell in found} == {"pretrained"}
-    assert {c.experiment for c in found} < {c.experiment for c in cells("table2", photographs())}
+    shared = {card.name for card in in_study("table2")}
+    own = {c.experiment for c in found if c.experiment.model not in shared}
+    assert {"rga_sc", "ianet", "sft", "batnet"} <= {experiment.model for experiment in own}
+    assert {c.experiment for c in found} - own < {c.experiment for c in cells("table2", photographs())}
+    assert len({experiment.recipe for experiment in own}) == 1  # the paper's one recipe for all
     assert {cell.group for cell in cells("table3", Request())} == {"scratch"}
 
 

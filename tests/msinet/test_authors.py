@@ -14,7 +14,7 @@ from msinet.losses import identity_loss, triplet_loss
 from msinet.models import CARDS, Output
 from msinet.training import Recipe
 from msinet.training.recipe import canonical, settings
-from msinet.training.recipes import PROFILES, resolve
+from msinet.training.recipes import PROFILES, resolve, resolve_pretraining
 from msinet.training.supervised import build_optimizer, losses, set_learning_rate
 
 NAMES = ("height", "width", "optimizer", "lr", "epochs", "warmup", "milestones", "pad", "erase", "triplet")
@@ -84,6 +84,10 @@ def test_the_papers_recipe_makes_images_just_high_enough_for_parts() -> None:
     for profile, height in (("paper", 288), ("mini", 96), ("smoke", 96)):
         plain, parts = (resolve(profile, "market1501", name).recipe for name in ("resnet101", "pcb"))
         assert parts == changed(plain, height=height)
+    for profile, side in (("paper", 288), ("mini", 96), ("smoke", 96)):
+        image = resolve_pretraining(profile, "mgn").recipe.image
+        assert (image.height, image.width) == (side, side)
+        assert resolve_pretraining(profile, "msinet") == resolve_pretraining(profile)
 
 
 def test_across_data_sets_a_training_is_shorter() -> None:

@@ -18,6 +18,7 @@ import torchvision
 
 import msinet
 from msinet.cli import COMMANDS, DATA_COMMANDS, run_command
+from msinet.cli.selection import DataOptions
 from msinet.data.layouts import cards
 from msinet.models import CARDS, NetworkCard, build_model, load_weights
 from msinet.models.weights import read_metadata
@@ -132,6 +133,12 @@ def test_reranking_is_asked_for_and_said(trained: Path, data_root: Path, tmp_pat
     assert use("evaluate", weights, data_root, "--rerank", "--out", tmp_path / "a.json") == 0
     assert "market1501, re-ranked: mAP" in capsys.readouterr().out
     assert json.loads((tmp_path / "a.json").read_text())["reranked"] is True
+    assert use("evaluate", weights, data_root, "--blur", "5", "--out", tmp_path / "a.json") == 0
+    assert "market1501, 5 nearest blurred: mAP" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a.json").read_text())["blurred"] == 5
+    for words in (("--blur", "-1"), ("--blur", "5", "--rerank")):
+        assert use("evaluate", weights, data_root, *words) == 2
+        assert "--blur takes a number of images above 0 and does not go with --rerank" in capsys.readouterr().err
 
 
 def test_another_target_switches_to_the_recipe_across_domains(data_root: Path, tmp_path: Path) -> None:
@@ -338,10 +345,12 @@ def test_help_lists_the_commands(words: list[str], commands: dict[str, Any], cap
 )
 def test_help_shows_every_option_with_its_default(words: list[str], command: Any, capsys) -> None:
     text = help_of(words, capsys).split("-h, --help")[1]  # behind the line of usage
-    shown = [f for f in dataclasses.fields(command) if f.name not in ("run_options", "root")]
-    if "run_options" in {f.name for f in dataclasses.fields(command)}:
-        shown += dataclasses.fields(RunOptions)
-    starts = {f.name: text.index(f"--{f.name.replace('_', '-')}") for f in shown}
+    groups = {"run_options": RunOptions, "selection": DataOptions}
+    known = {f.name: f for f in dataclasses.fields(command)}
+    shown = [f for name, f in known.items() if name not in (*groups, "root", "images", "query", "source")]
+    shown += [f for name, group in groups.items() if name in known for f in dataclasses.fields(group)]
+    flags = {"weight": "lambda"}
+    starts = {f.name: text.index(f"--{flags.get(f.name, f.name).replace('_', '-')} ") for f in shown}
     for option in shown:
         own = text[starts[option.name] :].split("(default: ")[:2]
         if option.default is dataclasses.MISSING:

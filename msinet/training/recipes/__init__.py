@@ -160,13 +160,14 @@ def resolve_search(profile: str, dataset: str) -> Resolved:
     return _sized(published(profile, "search"), find_profile(profile), dataset)
 
 
-def resolve_pretraining(profile: str) -> Resolved:
-    """The recipe with which a profile pre-trains.
+def resolve_pretraining(profile: str, model: str = "") -> Resolved:
+    """The recipe with which a profile pre-trains a network; empty: any whose map is not divided into parts.
 
     Raises:
-        UserError: unknown profile.
+        UserError: unknown profile or network.
     """
-    return published(profile, "pretraining")
+    resolved = published(profile, "pretraining")
+    return _with_whole_parts(resolved, network_card(model)) if model else resolved
 
 
 def overridden(resolved: Resolved, words: Iterable[str]) -> Resolved:
