@@ -276,18 +276,13 @@ def rank_on_device(items: Sequence[tuple[str, str, int, str]], report: Report) -
 
 
 def _ranked(size: str, kind: str, dim: int, device: str) -> dict[str, object]:
-    import torch
-    from torch.nn.functional import normalize
-
     from bench.retrieval import SIZES, made_up
     from msinet.precision import use_precision
     from msinet.retrieval import evaluate
 
     use_precision("fp32")
-    features = made_up(*SIZES[size], dim)
+    features = made_up(*SIZES[size], dim, clustered=kind == "clustered")
     query, gallery = features.query.to(device), features.gallery.to(device)
-    if kind == "random":
-        query, gallery = (normalize(torch.randn_like(one)) for one in (query, gallery))
     product_seconds = _best(lambda: query @ gallery.T, device)
     ranking_seconds = _best(lambda: evaluate(query, gallery, **features.labels), device)  # type: ignore[arg-type]
     return {

@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def add(request: Request, studies: Iterable[str], machine: Machine, *, replacing
     """Write the finished runs of a store into reference results; yields a line for each study that has any.
 
     Args:
-        request: profile, data and store whose runs count; every number of seeds up to that of the store is looked for.
+        request: profile, data and store whose runs count. Those of whole tables count as well, and of every number of
+            seeds up to that of the store.
         studies: names of tables and figures.
         machine: that the runs were made on.
         replacing: replace other results of the same experiments.
@@ -127,8 +129,8 @@ def _finished(name: str, request: Request, store: Store) -> tuple[list[Row], dic
     places: dict[str, Place] = {}
     runs: dict[str, Experiment] = {}
     seeds = 1 + max(store.frame().get("seed", pd.Series([request.seeds - 1])).astype(int))
-    for number in range(seeds, 0, -1):
-        resolution = resolve(find_study(name), replace(request, seeds=number), store)
+    for asked, number in product((request, replace(request, whole=True)), range(seeds, 0, -1)):
+        resolution = resolve(find_study(name), replace(asked, seeds=number), store)
         for run in resolution.runs():
             if run.state == "done":
                 runs.setdefault(run.run_id, run.experiment)

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import product
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats takes seconds to import
 
 from msinet.models.genotype import OPERATIONS
 from reports.statistics import LEVEL
@@ -59,7 +59,7 @@ def agreement(genotypes: Sequence[str]) -> Agreement:
     equal = [sum(a == b for i, a in enumerate(column) for b in column[:i]) for column in letters.T]
     pairs = math.comb(number, 2)
     shares = np.array(equal) / pairs  # (interactions,)
-    half = float(stats.t.ppf(1 - LEVEL / 2, length - 1) * shares.std(ddof=1) / math.sqrt(length))
+    half = float(special.stdtrit(length - 1, 1 - LEVEL / 2) * shares.std(ddof=1) / math.sqrt(length))
     mean = float(shares.mean())
     chance = _distribution(number, length)
     return Agreement(

@@ -70,7 +70,12 @@ def plain_table(results: Results, name: str) -> Table:
     study, frame = find_study(name), results.frame(name)
     numbers = paper_numbers(name)
     found = results.found(name) if isinstance(results, ReferenceResults) else None
-    columns = columns_of(results.finished(name) if found else frame)
+    if found:  # groups and columns that the reference has
+        finished = results.finished(name)
+        tasks = set(zip(finished["train"], finished["test"], strict=True))
+        shown = [task in tasks for task in zip(frame["train"], frame["test"], strict=True)]
+        frame = frame[frame["group"].isin(finished["group"]) & pd.Series(shown, frame.index)]
+    columns = columns_of(frame)
     rows = [row for group in frame["group"].unique() for row in _rows(frame, group, columns, numbers)]
     finished = results.finished(name)
     rendered = len(finished) > 0 and finished["target_layout"].str.contains("rendered").any()

@@ -178,10 +178,10 @@ class ReferenceResults(Results):
     """The committed reference results of a request, without a store, data or weights.
 
     Of each study one machine is shown, because the same seed on two machines is one repetition, not two. The number of
-    seeds is that of the machine. A run is called `machine/run id`.
+    seeds is that of the machine, and tables are whole. A run is called `machine/run id`.
 
     Args:
-        request: whose results they are; its seeds and store do not matter.
+        request: whose results they are; its seeds, `whole` and store do not matter.
         machine: name of a folder; empty: of each study the machine with most of its runs.
 
     Raises:
@@ -257,7 +257,7 @@ class ReferenceResults(Results):
         while seeds:
             if not self.request.datasets and not store.tested(self.request.profile):
                 return None
-            resolution = resolve(find_study(study), replace(self.request, seeds=seeds), store)
+            resolution = resolve(find_study(study), replace(self.request, seeds=seeds, whole=True), store)
             used = 1 + max((one.cell.seed for one in resolution.cells if one.state == "done"), default=-1)
             if used == seeds:
                 return Found(machine, store, resolution)

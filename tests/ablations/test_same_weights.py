@@ -24,7 +24,9 @@ RECIPE = ("epochs=1", "steps_per_epoch=2", "identities=4", "images=2")
 
 
 def resolution(root: Path, store: Path, profile: str = "mini") -> Resolution:
-    request = Request(profile, root, ("msmt17", "market1501"), models=(MODEL,), recipe=RECIPE, store=store)
+    request = Request(
+        profile, root, datasets=("msmt17", "market1501"), models=(MODEL,), seeds=1, recipe=RECIPE, store=store
+    )
     return resolve(find_study("table2"), request, Store(store))
 
 
@@ -37,7 +39,7 @@ def table(root: Path, store: Path) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def command(words: Callable[..., list[str]], data_root: Path) -> Callable[..., list[str]]:
     def build(name: str, store: Path) -> list[str]:
-        more = ("--profile", "mini")
+        more = ("--profile", "mini", "--seeds", "1")
         return words(name, store, *more, root=data_root, datasets=("msmt17", "market1501"), recipe=RECIPE)
 
     return build

@@ -42,7 +42,8 @@ SIZE = (64, 32)
 CLASSES = 12
 LABELS = np.repeat(np.arange(CLASSES), 6)
 PIXELS = np.random.default_rng(0).integers(0, 256, (len(LABELS), *SIZE, 3), dtype=np.uint8)
-NETWORKS = ("msinet", "msinet pam", "osnet", "cdnet", "resnet50", "resnet18", "vit_base", "deit_small")
+NETWORKS = ("msinet", "msinet pam", "osnet", "cdnet", "resnet50", "vit_base", "deit_small")
+NETWORKS += ("rga_sc", "ianet", "sft", "batnet")
 STEPS = 8
 QUIET = RunOptions(progress=False)
 
