@@ -10,7 +10,7 @@ from typing import Any
 
 #: Lines and marks of help texts for terminals that cannot show them.
 PLAIN = str.maketrans(
-    dict.fromkeys("─━╌╴╶", "-") | dict.fromkeys("│┃╎", "|") | {"°": " deg", "→": "->", "…": "...", "–": "-"}
+    dict.fromkeys("─━╌╴╶", "-") | dict.fromkeys("│┃╎", "|") | {"°": " deg", "•": "*", "→": "->", "…": "...", "–": "-"}
 )
 CORNERS = range(0x2500, 0x2580)
 #: Exit status of a command whose reader went away, as shells report SIGPIPE.

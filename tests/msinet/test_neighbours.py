@@ -225,6 +225,7 @@ def test_unreadable_notes_of_weights_are_errors(weights: Path, tmp_path: Path) -
             load_network(tmp_path / "odd.safetensors", device="cpu")
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 def test_exports_are_chosen_by_suffix_and_say_how_to_use_them(weights: Path, tmp_path: Path, capsys) -> None:
     assert run_command(["export", "--weights", str(weights), "--out", str(tmp_path / "net.torchscript")]) == 0
     notes = {"mean": "", "std": "", "height": "", "width": "", "network": "", "features": ""}
