@@ -128,7 +128,7 @@ def _finished(name: str, request: Request, store: Store) -> tuple[list[Row], dic
     """Rows and files of a study's finished runs, whatever the number of seeds that they were asked for with."""
     places: dict[str, Place] = {}
     runs: dict[str, Experiment] = {}
-    seeds = 1 + max(store.frame().get("seed", pd.Series([request.seeds - 1])).astype(int))
+    seeds = 1 + max(store.frame().get("seed", pd.Series([request.repeats - 1])).astype(int))
     for asked, number in product((request, replace(request, whole=True)), range(seeds, 0, -1)):
         resolution = resolve(find_study(name), replace(asked, seeds=number), store)
         for run in resolution.runs():

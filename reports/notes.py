@@ -60,7 +60,7 @@ def settings(results: Results, study: Study) -> list[str]:
         lines.append(f"Across data sets (A>B): {' or '.join(_by_length(across))}, {jitter}.")
     if grids := sorted({e.recipe.losses.alignment_grid for e in trained if e.recipe.losses.alignment != "none"}):
         lines.append(f"Spatial alignment (Eq. 7): grid of the {' or '.join(grids)} image.")
-    spread = "mean ± sample standard deviation" if request.seeds > 1 else "no variance estimate"
+    spread = "mean ± sample standard deviation" if request.repeats > 1 else "no variance estimate"
     lines.append(f"{request.repetitions}, {spread}. Models of the last epoch; nothing is selected on the test set.")
     return lines
 

@@ -68,7 +68,7 @@ class Results:
     @property
     def seeds(self) -> int:
         """Number of seeds, of reference results the largest of any study."""
-        return self.request.seeds
+        return self.request.repeats
 
     @property
     def repetitions(self) -> str:
@@ -211,7 +211,7 @@ class ReferenceResults(Results):
     @property
     def seeds(self) -> int:
         """The largest number of seeds of any study."""
-        return max((one.resolution.request.seeds for one in self._every), default=self.request.seeds)
+        return max((one.resolution.request.seeds for one in self._every), default=self.request.repeats)
 
     @property
     def folder(self) -> Path:

@@ -41,10 +41,6 @@ class Request:
     data_root: Path | None = None
     """folder that holds the data sets in their native layouts, or a list of images (docs/own-images.md); None: the
     rendered world, rendered on first use"""
-    name: str = ""
-    """another name for the only data set under the data root"""
-    keep_same_camera: bool = False
-    """rank gallery images of the query's identity and camera as well, for data sets with one camera"""
     datasets: tuple[str, ...] = ()
     """data sets by the name of their cards (msinet data check lists them); empty: those found under the data root"""
     whole: bool = False
@@ -64,10 +60,10 @@ class Request:
     """folder with pre-trained weights named after the networks, as osnet.pth or msinet.safetensors"""
     store: Path = Path("results")
     """folder of finished runs"""
-
-    def __post_init__(self) -> None:
-        if self.seeds == 0:
-            object.__setattr__(self, "seeds", 2 if self.profile == "mini" else 1)
+    name: str = ""
+    """another name for the only data set under the data root"""
+    keep_same_camera: bool = False
+    """rank gallery images of the query's identity and camera as well, for data sets with one camera"""
 
     def check(self) -> None:
         """Raise a `UserError` for any unknown name, before any image is read. The user's own data sets become known."""
@@ -77,8 +73,8 @@ class Request:
             card_of(name)
         for name in self.models:
             network_card(name)
-        if self.seeds < 1:
-            raise UserError(f"--seeds must be at least 1, got {self.seeds}")
+        if self.seeds < 0:
+            raise UserError(f"--seeds must be at least 0, got {self.seeds}")
         overridden(published(self.profile, "light"), self.recipe)
         overridden(published(self.profile, "search"), self.search_recipe)
         if self.data_root is None and self.profile not in SIZES:
@@ -94,9 +90,14 @@ class Request:
         return self.data_root is None
 
     @property
+    def repeats(self) -> int:
+        """The number of seeds."""
+        return self.seeds or (2 if self.profile == "mini" else 1)
+
+    @property
     def repetitions(self) -> str:
         """The number of seeds in words."""
-        return f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        return f"{self.repeats} seed{'s' if self.repeats > 1 else ''}"
 
     @property
     def complete(self) -> bool:

@@ -124,7 +124,7 @@ def cross(
         make: the experiment of a row at a point; None: the table has no such cell.
     """
     cells = []
-    for group, seed in [(g, s) for g in groups for s in range(1 if g == "untrained" else request.seeds)]:
+    for group, seed in [(g, s) for g in groups for s in range(1 if g == "untrained" else request.repeats)]:
         for row, (train, test) in product(rows, tasks):
             factors = {name: value for name, value in row.items() if name != "draw"}
             point = Point(request, group, train, test, seed, int(row.get("draw", 0)))

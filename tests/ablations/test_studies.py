@@ -341,9 +341,9 @@ def test_a_world_of_some_sets_has_their_columns(found: tuple[str, ...]) -> None:
 def test_all_of_the_calibration(request_: Request) -> None:
     found = cells("calibration", request_)
     assert Counter((cell.group, row(cell)) for cell in found if cell.group == "scratch") == {
-        ("scratch", "ResNet50"): 6 * request_.seeds,
-        ("scratch", "OSNet"): 6 * request_.seeds,
-        ("scratch", "MSINet"): 6 * request_.seeds,
+        ("scratch", "ResNet50"): 6 * request_.repeats,
+        ("scratch", "OSNet"): 6 * request_.repeats,
+        ("scratch", "MSINet"): 6 * request_.repeats,
     }
     assert {column(cell) for cell in found} == COLUMNS
 
