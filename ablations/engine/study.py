@@ -9,7 +9,7 @@ from ablations.engine.experiment import Experiment, Init, Scalar
 from ablations.engine.request import Request
 from msinet.data.layouts import card_of, short_name
 from msinet.models.genotype import SEARCHED
-from msinet.models.registry import label_of, split_name, with_width
+from msinet.models.registry import in_study, label_of, split_name, with_width
 from msinet.training.recipe import Recipe, Schedule
 
 Group = Literal["untrained", "scratch", "pretrained", "pretext", "searched"]
@@ -195,6 +195,11 @@ def home(datasets: Sequence[str], preferred: str = "msmt17") -> list[Task]:
 
 
 # --- Rows that are networks ----------------------------------------------------------------------
+
+
+def table_networks(request: Request, study: str) -> list[str]:
+    """Networks that a table compares by default; short tables leave heavy ones out."""
+    return [card.name for card in in_study(study) if request.complete or not card.heavy]
 
 
 def network_rows(request: Request, default: Iterable[str]) -> list[Row]:

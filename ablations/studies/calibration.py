@@ -1,15 +1,14 @@
 """Calibration: what colour, random weights and short trainings reach on each data set and across them."""
 
 from ablations.engine.request import Request
-from ablations.engine.study import Cell, Study, cross, network_label, network_rows, tasks
+from ablations.engine.study import Cell, Study, cross, first_tasks, network_label, network_rows, table_networks
 from ablations.studies import table2
-from msinet.models.registry import in_study
 
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """Table 2's untrained rows, then networks trained from scratch."""
-    columns = tasks(request, datasets)
-    rows = network_rows(request, [card.name for card in in_study("calibration")])
+    columns = first_tasks(request, datasets)
+    rows = network_rows(request, table_networks(request, "calibration"))
     return table2.untrained(request, rows, columns) + cross(request, ("scratch",), rows, columns, table2.make)
 
 

@@ -15,9 +15,10 @@ from ablations.engine.study import (
     model_of,
     network_label,
     network_rows,
+    table_networks,
     trained_groups,
 )
-from msinet.models.registry import card_of, in_study
+from msinet.models.registry import card_of
 
 #: Rows that bound what colours alone, and everything but small details, reveal; oracles know rendered images alone.
 BOUNDS = ("colour_histogram",)
@@ -44,11 +45,11 @@ def make(row: Row, point: Point) -> Experiment | None:
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """The untrained rows, then the networks and their variants with spatial alignment."""
     columns = first_tasks(request, datasets)
-    cards = [card for card in in_study("table2") if request.complete or not card.heavy]
-    rows = network_rows(request, [card.name for card in cards])
+    networks = table_networks(request, "table2")
+    rows = network_rows(request, networks)
     without = untrained(request, rows, columns)
     if not request.models:
-        aligned = [card.name for card in cards if "pam=True" in dict(card.variants)]
+        aligned = [name for name in networks if "pam=True" in dict(card_of(name).variants)]
         rows += [{**row, "alignment": "pam-self"} for row in network_rows(request, aligned)]
     return without + cross(request, trained_groups(request), rows, columns, make)
 

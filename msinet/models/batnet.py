@@ -216,7 +216,6 @@ WEIGHTS = NetworkWeights(
         label="BAT-Net",
         order=32,
         studies=("table3",),
-        settings=(("mini", {"lr": 1e-3}),),
         authors={
             "erase": 0.0,
             "optimizer": "adam",

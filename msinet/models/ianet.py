@@ -109,7 +109,6 @@ WEIGHTS = NetworkWeights(
         label="IANet",
         order=25,
         studies=("table3",),
-        settings=(("mini", {"lr": 1e-3}),),
         authors={"pad": 0, "optimizer": "adam", "lr": 3.5e-4, "epochs": 60, "warmup": 0, "milestones": (20, 40)},
         authors_source="IAUnet's training, the successor's; without its loss on masks of body parts",
     ),

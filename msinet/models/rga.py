@@ -114,7 +114,6 @@ WEIGHTS = NetworkWeights(
         label="RGA-SC",
         order=37,
         studies=("table3",),
-        settings=(("mini", {"lr": 1e-3}),),
         authors={
             "optimizer": "adam",
             "lr": 8e-4,

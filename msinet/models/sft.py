@@ -69,7 +69,6 @@ class SFTHead(nn.Module):
         label="SFT",
         order=34,
         studies=("table3",),
-        settings=(("mini", {"lr": 1e-3}),),
         authors={
             "images": 8,
             "pad": 0,
