@@ -83,7 +83,7 @@ def words() -> Callable[..., list[str]]:
         found = [command, study, "--profile", "smoke", "--store", str(store)]
         found += ["--data-root", str(root)] if root is not None else []
         found += [word for name, values in lists.items() if values for word in (name, *values)]
-        return [*found, *(["--no-progress", "--device", "cpu"] if command == "run" else []), *more]
+        return [*found, *(["--no-progress", "--device", "cpu", "--jobs", "1"] if command == "run" else []), *more]
 
     return build
 

@@ -247,9 +247,9 @@ def test_the_short_default_of_mini(there: Finished, monkeypatch: pytest.MonkeyPa
     # Nothing is run. By default MS and its weights on M; on request all columns and pre-trained networks.
     monkeypatch.setattr(Request, "root", asked(there.store).root)
     for more, expected in (
-        ((), "7 missing, 1 waiting"),
-        (("--whole",), "16 missing, 2 waiting, 6 blocked"),
-        (("--datasets", "vehicleid"), "4 missing"),
+        ((), "8 missing, 2 waiting"),
+        (("--whole",), "20 missing, 4 waiting, 12 blocked"),
+        (("--datasets", "vehicleid"), "5 missing"),
     ):
         command = ["status", "table2", "--models", MODEL, "--store", str(there.store / "none"), *more]
         assert main(command) == 0
@@ -332,7 +332,7 @@ def test_an_interrupted_command_goes_on(
         assert not done
     # The same images, weights and runs: their names are hashes.
     runs, before = outcome(store), outcome(finished.store)
-    assert len(runs) == 3
+    assert len(runs) == 5
     assert runs.items() < before.items()
     ours, theirs = (sorted(s.glob("pretrained/*/*.safetensors")) for s in (store, finished.store))
     assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]
