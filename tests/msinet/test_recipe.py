@@ -16,6 +16,7 @@ from msinet.errors import UserError
 from msinet.io import stable_hash
 from msinet.training import Recipe
 from msinet.training.recipe import (
+    CANONICAL_PRECISIONS,
     ImageSize,
     Losses,
     Optimizer,
@@ -23,6 +24,7 @@ from msinet.training.recipe import (
     Schedule,
     Search,
     canonical,
+    from_canonical,
     override,
     settings,
     with_settings,
@@ -316,7 +318,9 @@ def test_settings_come_back(case: tuple[Recipe, dict[str, Any], Recipe]) -> None
 def test_equal_recipes_have_equal_names(case: tuple[Recipe, dict[str, Any], Recipe]) -> None:
     recipe, _, other = case
     assert (recipe == other) <= (canonical(recipe) == canonical(other))
-    assert canonical(recipe).items() <= ({"version": 1} | settings(recipe)).items()
+    named = {"version": 1, "precision": CANONICAL_PRECISIONS[recipe.precision]}
+    assert canonical(recipe).items() <= (settings(recipe) | named).items()
+    assert canonical(from_canonical(canonical(recipe))) == canonical(recipe)
     assert stable_hash(canonical(with_settings(other, settings(recipe)))) == stable_hash(canonical(recipe))
 
 
