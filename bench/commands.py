@@ -47,12 +47,12 @@ class Cost:
             UserError: unknown network, an image that is too small, or a file that cannot be written.
         """
         from bench.cost import count, frame, render
-        from bench.networks import REFERENCE, build, choose
+        from bench.networks import REFERENCE, build, choose, fitting
         from msinet.io import atomic_path
         from msinet.models import CARDS
 
-        names = choose(self.models or tuple(CARDS))
         image = check_image(self.height, self.width)
+        names, left_out = (choose(self.models), []) if self.models else fitting(tuple(CARDS), self.height)
         costs = {
             name: count(build(name, self.num_classes, image), *image) for name in dict.fromkeys([*names, REFERENCE])
         }
@@ -63,6 +63,7 @@ class Cost:
         for name in names:
             if costs[name].uncounted:
                 print(f"not counted in {name}: {', '.join(costs[name].uncounted)}")
+        print("\n".join(left_out), end="\n" * bool(left_out))
         if self.csv:
             with atomic_path(self.csv) as temporary:
                 table.to_csv(temporary, index=False)
@@ -85,9 +86,14 @@ class _OnNetworks:
 
     def networks(self) -> list[str]:
         """The networks to measure."""
-        from bench.networks import choose
+        from bench.networks import choose, fitting
 
-        return choose(self.models, self.study, self.profile)
+        chosen = choose(self.models, self.study, self.profile)
+        if self.models:
+            return chosen
+        names, left_out = fitting(chosen, self.height)
+        print("\n".join(left_out), end="\n" * bool(left_out))
+        return names
 
 
 @dataclass(frozen=True)

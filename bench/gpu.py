@@ -68,7 +68,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured."""
+    """Settings of a measurement."""
 
     out: Path
     store: Path

@@ -111,7 +111,8 @@ def draw_curves(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 colour, marker = look[str(row)]
                 axis.plot(line["step"], line["mAP"], marker=marker, ms=3.5, color=colour, alpha=0.9, label=str(row))
             for _, level in part[part["step"] == 0].iterrows():
-                axis.axhline(level["mAP"], color="0.4", ls="--", lw=1, label=f"{level['row']} (untrained)")
+                colour, _ = look[str(level["row"])]
+                axis.axhline(level["mAP"], color=colour, ls="--", lw=1, label=f"{level['row']} (untrained)")
             axis.set(xlabel="training steps", ylim=(0, None), xlim=(0, None))
             axis.set_title(column)
             finish_axes(axis)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.networks import paper_costs
 from msinet.io import write_text
-from reports.results import Factors
+from reports.results import WITHIN_FAMILY, Factors
 from reports.tables import BEST, NOISE, SECOND, Row, Table, TableCell, table_group
 
 NOT_RUN = "not run"
@@ -72,6 +72,7 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
     In a table of reference results, these are in the place of the measured values.
     """
     compared = any(cell.paper for row in table.rows for cell in row.cells.values())
+    families = table.columns_with_families
     referenced = {c for c in table.columns if any(row.cells[c].reference for row in table.rows)}
     headings = [Heading("network", numeric=False), Heading("params M")]
     headings += [Heading("paper", kind="paper")] if compared else []
@@ -80,6 +81,7 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
         headings.append(Heading(f"{column.label} reference" if table.is_reference else column.label, column.metrics))
         headings += [Heading("reference", column.metrics, "reference")] if column in referenced else []
         headings += [Heading("paper", column.metrics, "paper")] if compared else []
+        headings += [Heading(f"{column.label} in family", ("R1",))] if column in families else []
     lines = []
     for row in table.rows:
         parameters, macs = row.first("parameters_without_classifier"), row.first("macs")
@@ -93,6 +95,7 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
             cells.append(_measured(row.cells[column], column.metrics))
             cells += [_reference(row.cells[column], column.metrics)] if column in referenced else []
             cells += [_published(row.cells[column], column.metrics)] if compared else []
+            cells += [_within_family(row.cells[column])] if column in families else []
         lines.append(Line(table_group(row.group), tuple(cells)))
     return headings, lines
 
@@ -118,6 +121,10 @@ def _measured(cell: TableCell, metrics: Sequence[str]) -> Printed:
     ]
     remark = f" ({cell.done} of {cell.planned} seeds)" if cell.done < cell.planned else ""
     return Printed(tuple((v, text, cell.marks.get(m, "")) for v, text, m in numbers), remark, cell.run_ids)
+
+
+def _within_family(cell: TableCell) -> Printed:
+    return _measured(cell, WITHIN_FAMILY[:1]) if cell.ranked_in_family else Printed(remark="-")
 
 
 def _reference(cell: TableCell, metrics: Sequence[str]) -> Printed:
@@ -225,7 +232,8 @@ def as_frame(table: Table) -> pd.DataFrame:
     rows = []
     for row in table.rows:
         for column, cell in row.cells.items():
-            rows += [_record(table, row, column.label, cell, metric) for metric in column.metrics]
+            metrics = (*column.metrics, *(WITHIN_FAMILY if cell.ranked_in_family else ()))
+            rows += [_record(table, row, column.label, cell, metric) for metric in metrics]
     return pd.DataFrame(rows)
 
 

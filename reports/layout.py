@@ -79,7 +79,8 @@ def plain_table(results: Results, name: str) -> Table:
     rows = [row for group in frame["group"].unique() for row in _rows(frame, group, columns, numbers)]
     finished = results.finished(name)
     rendered = len(finished) > 0 and finished["target_layout"].str.contains("rendered").any()
-    title = study.title + (" (rendered world, not the paper's data)" if rendered else "")
+    title = study.title + (", trained by their authors' recipes" if results.request.recipe_of == "authors" else "")
+    title += " (rendered world, not the paper's data)" if rendered else ""
     if found is None:
         return Table(title, columns, rows, study)
     return Table(f"{title}, reference results", columns, rows, study, (), source_lines(found, about(found.store.root)))

@@ -10,7 +10,7 @@ import pandas as pd
 from ablations.engine.experiment import Experiment
 from ablations.engine.study import Study
 from msinet.models.genotype import SEARCHED
-from msinet.models.registry import label_of
+from msinet.models.registry import card_of, label_of
 from msinet.training.recipe import Recipe
 from reports.comparisons import Comparisons
 from reports.genotypes import agreement
@@ -28,6 +28,7 @@ def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
         *settings(results, study),
         *provenance(results, study),
         *legend(table),
+        *bounds(table),
         *obstacles(table, compared),
         *orders(table, compared),
         *genotypes(found_by_search(results, study), table),
@@ -50,6 +51,8 @@ def settings(results: Results, study: Study) -> list[str]:
         f"Profile {request.profile}{changes}: images {' and '.join(sizes)}, batches {sampler.identities}x"
         f"{sampler.images}, {_schedules(inside)}."
     ]
+    if request.recipe_of == "authors":
+        lines.append(_authors(trained))
     across = [e for e in trained if e.cross_domain]
     if across and len(inside) < len(trained):
         plain = not any(e.recipe.augmentation.erase for e in inside)
@@ -60,6 +63,15 @@ def settings(results: Results, study: Study) -> list[str]:
     spread = "mean ± sample standard deviation" if request.seeds > 1 else "no variance estimate"
     lines.append(f"{request.repetitions}, {spread}. Models of the last epoch; nothing is selected on the test set.")
     return lines
+
+
+def _authors(experiments: Sequence[Experiment]) -> str:
+    """Sources of the authors' recipes, and the networks that have none of their own."""
+    cards = {card.name: card for card in (card_of(one.model) for one in experiments)}.values()
+    own = [f"{card.label}: {card.authors_source}" for card in cards if card.authors]
+    others = [card.label for card in cards if not card.authors]
+    line = f"Recipes of the networks' authors. {'; '.join(own)}." if own else "Recipes of the networks' authors."
+    return line + (f" The recipe above of its kind: {', '.join(others)}." if others else "")
 
 
 def _schedules(experiments: Sequence[Experiment]) -> str:
@@ -124,6 +136,16 @@ def _precision(run: "pd.Series[Any]") -> str:
         return used
     precision = str(run["recipe.precision"])
     return f"{precision} with TF32 convolutions" if precision == "fp32" and run["device"] != "cpu" else precision
+
+
+def bounds(table: Table) -> list[str]:
+    """Meaning of the rows and columns that only rendered sets have."""
+    lines = []
+    if any(str(dict(row.factors).get("network", "")).startswith("oracle") for row in table.rows):
+        lines.append("Oracles know the named factors of every rendered image and see no pixels (docs/calibration.md).")
+    if table.columns_with_families:
+        lines.append("In family: each query among the images of its own family, which differ in one or two details.")
+    return lines
 
 
 def legend(table: Table) -> list[str]:

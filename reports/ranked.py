@@ -22,7 +22,7 @@ from msinet.errors import DataError, UserError
 from msinet.io import atomic_path
 from msinet.models import build_model, load_weights
 from msinet.retrieval import top_k
-from msinet.training import embed
+from msinet.training.evaluation import dataset_features
 from msinet.training.options import RunOptions
 from reports.results import Results
 
@@ -170,7 +170,8 @@ def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: RunOpti
     network, height, width = load_run(store, run_id)
     device, progress = pick_device(run_options.device), run_options.progress
     pixels = open_pixels(dataset, "test", height, width, progress=progress)
-    made: NDArray[np.float32] = embed(network.to(device), pixels, device, progress=progress).numpy()
+    found = dataset_features(network.to(device), dataset, pixels, device, progress=progress)
+    made: NDArray[np.float32] = found.numpy()
     with atomic_path(kept) as temporary, temporary.open("wb") as stream:
         np.save(stream, made)
     return made

@@ -24,8 +24,10 @@ from msinet.errors import UserError
 
 #: Metrics of a ranking.
 METRICS = ("R1", "R5", "R10", "mAP", "mINP")
+#: Metrics of a ranking against the images of the query's own family alone, which rendered sets have.
+WITHIN_FAMILY = ("within_family_R1", "within_family_mAP")
 #: Columns of records, histories and query files that hold shares.
-SHARES = (*METRICS, *(f"{metric}_std_draws" for metric in METRICS), "accuracy", "ap")
+SHARES = (*METRICS, *WITHIN_FAMILY, *(f"{metric}_std_draws" for metric in METRICS), "accuracy", "ap")
 
 Factors = tuple[tuple[str, Scalar], ...]
 
@@ -318,4 +320,5 @@ def has(factors: Factors, wanted: Factors) -> bool:
 def file_name(name: str, request: Request) -> str:
     """File name with the profile and its changes, so that one table does not overwrite another."""
     changes = (re.sub(r"[^\w.=]+", "-", change) for change in request.recipe)
-    return "-".join((name, request.profile, *changes)).replace(".", "_")
+    whose = () if request.recipe_of == "paper" else (request.recipe_of,)
+    return "-".join((name, request.profile, *whose, *changes)).replace(".", "_")

@@ -12,7 +12,7 @@ import pandas as pd
 from ablations.engine.study import Group, Study, column_label, group_label
 from msinet.data.layouts import card_of
 from msinet.models.registry import CARDS
-from reports.results import Factors
+from reports.results import WITHIN_FAMILY, Factors
 
 #: Marks of a value within its column and group in plain text.
 BEST, SECOND, NOISE = "*", "+", "≈"
@@ -73,6 +73,11 @@ class TableCell:
     def run_ids(self) -> tuple[str, ...]:
         """The runs behind the measured values."""
         return tuple(self.runs["run_id"]) if self.done else ()
+
+    @property
+    def ranked_in_family(self) -> bool:
+        """True if the runs also ranked every query among the images of its own family, as on rendered sets."""
+        return self.done > 0 and all(name in self.runs and self.runs[name].notna().all() for name in WITHIN_FAMILY)
 
     def mean(self, metric: str) -> float:
         """Mean over the runs."""
@@ -137,6 +142,11 @@ class Table:
         return sum(cell.done for row in self.rows for cell in row.cells.values())
 
     @property
+    def columns_with_families(self) -> tuple[Column, ...]:
+        """Columns with runs that ranked every query among the images of its own family."""
+        return tuple(c for c in self.columns if any(row.cells[c].ranked_in_family for row in self.rows))
+
+    @property
     def planned(self) -> int:
         """Runs that the request asks for."""
         return sum(cell.planned for row in self.rows for cell in row.cells.values())
@@ -145,6 +155,11 @@ class Table:
 def table_group(group: str) -> str:
     """A group of rows as tables write it."""
     return group_label(group) if group in get_args(Group) else group  # type: ignore[arg-type]
+
+
+def random_weights(row: Row) -> bool:
+    """True for a network that could be trained but was not."""
+    return row.group == "untrained" and CARDS[str(dict(row.factors)["network"])].learns
 
 
 def network_of(row: Row) -> str:

@@ -19,7 +19,7 @@ OVERHEAD = 10.0
 
 
 def key_of(experiment: Experiment) -> Key:
-    """What the time of a step depends on most."""
+    """Settings that decide the time of a step."""
     options = "".join(f" {name}={value}" for name, value in experiment.options if name == "pam")
     image, task = experiment.recipe.image, "search" if experiment.is_search else "train"
     return experiment.model + options, task, image.height, image.width

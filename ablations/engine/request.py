@@ -18,6 +18,7 @@ from msinet.models.registry import card_of as network_card
 from msinet.synthetic import SETS, SIZES, VERSION, folder_of
 from msinet.training.recipe import Recipe, canonical, override
 from msinet.training.recipes import (
+    RecipeOf,
     find_profile,
     overridden,
     parse_settings,
@@ -57,6 +58,8 @@ class Request:
     """changes to the profile's recipe, as lr=0.01 epochs=80; such runs are results of their own"""
     search_recipe: tuple[str, ...] = ()
     """changes to the profile's search recipe, as epochs=40 alpha_lr=0.01, in every search"""
+    recipe_of: RecipeOf = "paper"
+    """recipe of trainings: the paper's for all networks, or each network's own by its authors, if its card has one"""
     pretrained: Path | None = None
     """folder with pre-trained weights named after the networks, as osnet.pth or msinet.safetensors"""
     store: Path = Path("results")
@@ -191,11 +194,13 @@ class Request:
         Where the profile has no cross-domain trainings, the weights of the in-domain training are ranked.
         """
         across = source != target and find_profile(self.profile).cross_domain_training
-        recipe = _recipe(self.profile, source, model, across, self.recipe)
+        recipe = _recipe(self.profile, source, model, across, self.recipe, self.recipe_of)
         same_weights = source != target and not across
         return Experiment(model, source, target, recipe, self.profile, seed, init, same_weights=same_weights)
 
 
 @lru_cache(maxsize=1024)  # cells of a study differ in seeds more than in recipes
-def _recipe(profile: str, source: str, model: str, cross_domain: bool, changes: tuple[str, ...]) -> Recipe:
-    return overridden(resolve(profile, source, model, cross_domain=cross_domain), changes).recipe
+def _recipe(
+    profile: str, source: str, model: str, cross_domain: bool, changes: tuple[str, ...], recipe_of: RecipeOf
+) -> Recipe:
+    return overridden(resolve(profile, source, model, cross_domain=cross_domain, recipe_of=recipe_of), changes).recipe

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class ShowRecipe:
     """print the recipe of pre-training"""
     recipe: tuple[str, ...] = ()
     """changes to the recipe, such as lr=0.01 epochs=80"""
+    recipe_of: Literal["paper", "authors"] = "paper"
+    """recipe of trainings: the paper's for all networks, or the network's own by its authors, if its card has one"""
 
     def __call__(self) -> int:
         """Print the recipe.
@@ -73,10 +76,10 @@ class ShowRecipe:
         if self.search:
             resolved = resolve_search(self.profile, self.dataset)
         elif self.pretraining:
-            resolved = resolve_pretraining(self.profile)
+            resolved = resolve_pretraining(self.profile, self.model)
         else:
             across = self.target not in ("", self.dataset)
-            resolved = resolve(self.profile, self.dataset, self.model, cross_domain=across)
+            resolved = resolve(self.profile, self.dataset, self.model, cross_domain=across, recipe_of=self.recipe_of)
         print(describe_recipe(overridden(resolved, self.recipe)))
         return 0
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -34,6 +34,8 @@ class Train:
     """name of the profile; `msinet list` shows profiles"""
     recipe: tuple[str, ...] = ()
     """changes to the profile's recipe, such as lr=0.01 epochs=80; `msinet recipe` shows the settings"""
+    recipe_of: Literal["paper", "authors"] = "paper"
+    """recipe to start from: the paper's for all networks, or the network's own by its authors, if its card has one"""
     weights: Path | None = None
     """pre-trained weights to start from"""
     seed: int = 0
@@ -53,7 +55,8 @@ class Train:
         tested = self.target or names[0]
         source = self.selection.load(names, self.data_root, ALL if tested == names[0] else ("train",))
         target = source if names == (tested,) else self.selection.load((tested,), self.data_root, ALL[1:])
-        resolved = resolve(self.profile, source.name, self.model, cross_domain=tested not in names)
+        across = tested not in names
+        resolved = resolve(self.profile, source.name, self.model, cross_domain=across, recipe_of=self.recipe_of)
         recipe = overridden(resolved, self.recipe).recipe
         options = parse_settings(self.options)
         if self.genotype is not None:
@@ -138,7 +141,7 @@ class Pretrain:
         root = self.imagenet or self.data
         if root is None or (self.imagenet and self.data):
             raise UserError("pretrain needs one of --data DIR and --imagenet DIR, a folder with train/ and val/")
-        resolved = resolve_pretraining(self.profile or ("paper" if self.imagenet else "mini"))
+        resolved = resolve_pretraining(self.profile or ("paper" if self.imagenet else "mini"), self.model)
         recipe = overridden(resolved, self.recipe).recipe
         out = self.out or Path("weights") / f"{self.model}.safetensors"
         data = load_class_folders(root, "imagenet" if self.imagenet else "")

@@ -211,7 +211,27 @@ WEIGHTS = NetworkWeights(
 
 
 @register(
-    NetworkCard(name="batnet", label="BAT-Net", order=32, studies=("table3",), settings=(("mini", {"lr": 1e-3}),)),
+    NetworkCard(
+        name="batnet",
+        label="BAT-Net",
+        order=32,
+        studies=("table3",),
+        settings=(("mini", {"lr": 1e-3}),),
+        authors={
+            "erase": 0.0,
+            "optimizer": "adam",
+            "lr": 5e-4,
+            "weight_decay": 1e-4,
+            "epochs": 300,
+            "warmup": 0,
+            "milestones": (50, 100, 150),
+            "margin": 1.0,
+            "normalize_triplet": False,
+            "over_heads": "mean",
+        },
+        authors_source="BAT-Net's training on Market-1501; batch-hard instead of semi-hard triplets, without its first "
+        "stage of 50 epochs, pad and crop in place of its crop from 1.125 of the size",
+    ),
     WEIGHTS,
 )
 def batnet(num_classes: int, *, width: float = 1.0, parts: int = 4, attentions: int = 1, pam: bool = False) -> ReIDNet:

@@ -104,7 +104,16 @@ WEIGHTS = NetworkWeights(
 
 
 @register(
-    NetworkCard(name="ianet", label="IANet", order=25, studies=("table3",), settings=(("mini", {"lr": 1e-3}),)), WEIGHTS
+    NetworkCard(
+        name="ianet",
+        label="IANet",
+        order=25,
+        studies=("table3",),
+        settings=(("mini", {"lr": 1e-3}),),
+        authors={"pad": 0, "optimizer": "adam", "lr": 3.5e-4, "epochs": 60, "warmup": 0, "milestones": (20, 40)},
+        authors_source="IAUnet's training, the successor's; without its loss on masks of body parts",
+    ),
+    WEIGHTS,
 )
 def ianet(
     num_classes: int, *, width: float = 1.0, backbone: str = "resnet50", neck: str = "", pam: bool = False

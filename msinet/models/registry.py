@@ -49,6 +49,12 @@ class NetworkCard:
     """kind of its training recipe"""
     settings: tuple[tuple[str, dict[str, Any]], ...] = ()
     """changes to its recipe by profile, or by profile and kind of data: (("mini", {"lr": 1e-3}),)"""
+    authors: Mapping[str, Any] = field(default_factory=dict)
+    """its authors' own recipe as changes to the paper's, {"optimizer": "adam"}; empty: the paper's is its own"""
+    authors_source: str = ""
+    """where that recipe comes from, and what is left out of it"""
+    rows: int = 1
+    """rows of the final map, of 16 pixels each, come in multiples of this number; recipes make images high enough"""
     heavy: bool = False
     """True: short tables leave it out; --whole and --models include it"""
     cross_domain: bool = True
@@ -61,6 +67,10 @@ class NetworkCard:
     def width(self, profile: str) -> float:
         """The width in a profile."""
         return dict(self.widths).get(profile, 1.0)
+
+    def height(self, least: int) -> int:
+        """The smallest height of images in pixels, `least` or more, at which the map divides into the parts."""
+        return least if self.rows == 1 else -(-least // (16 * self.rows)) * 16 * self.rows
 
     def named(self, profile: str) -> str:
         """The name with the width of a profile."""

@@ -109,7 +109,23 @@ WEIGHTS = NetworkWeights(
 
 
 @register(
-    NetworkCard(name="rga_sc", label="RGA-SC", order=37, studies=("table3",), settings=(("mini", {"lr": 1e-3}),)),
+    NetworkCard(
+        name="rga_sc",
+        label="RGA-SC",
+        order=37,
+        studies=("table3",),
+        settings=(("mini", {"lr": 1e-3}),),
+        authors={
+            "optimizer": "adam",
+            "lr": 8e-4,
+            "epochs": 600,
+            "warmup": 20,
+            "milestones": (80, 120, 160, 200, 240, 280, 320, 360),
+            "decay": 0.5,
+            "normalize_triplet": False,
+        },
+        authors_source="RGA-SC's training on CUHK03; pad and crop in place of its crop from 1.125 of the size",
+    ),
     WEIGHTS,
 )
 def rga_sc(

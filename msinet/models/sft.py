@@ -64,7 +64,26 @@ class SFTHead(nn.Module):
 
 
 @register(
-    NetworkCard(name="sft", label="SFT", order=34, studies=("table3",), settings=(("mini", {"lr": 1e-3}),)), WEIGHTS
+    NetworkCard(
+        name="sft",
+        label="SFT",
+        order=34,
+        studies=("table3",),
+        settings=(("mini", {"lr": 1e-3}),),
+        authors={
+            "images": 8,
+            "pad": 0,
+            "lr": 0.1,
+            "epochs": 140,
+            "warmup": 20,
+            "milestones": (80, 100),
+            "label_smoothing": 0.0,
+            "identity_margin": 4.5,
+            "triplet": False,
+        },
+        authors_source="SFT_REID (Luo et al., 2019): margin 0.3 at scale 15; without its random crop",
+    ),
+    WEIGHTS,
 )
 def sft(
     num_classes: int,

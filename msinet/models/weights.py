@@ -29,7 +29,7 @@ OWN = WeightLayout("our own", r"backbone\.")
 UNRECOGNISED = WeightLayout("unrecognised", "")
 
 #: Rows of identities or classes, which are useless on another data set.
-CLASSIFIER = re.compile(r"(.*\.)?(local_)?classifier\.(weight|bias)")
+CLASSIFIER = re.compile(r"(.*\.)?(local_)?classifier\.(\d+\.)?(weight|bias)")
 #: Counts that evaluation never reads and that old files do not have.
 COUNTER = re.compile(r".*\.num_batches_tracked")
 

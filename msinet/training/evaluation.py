@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from msinet import distributed
 from msinet.data.datasets import Dataset, Draw
-from msinet.data.factors import families
+from msinet.data.factors import families, oracle_features, read_factors
 from msinet.data.loading import PixelSource, test_batches
 from msinet.data.matches import QueryCounts, count_queries
+from msinet.models.oracle import Oracle
 from msinet.progress import bar
 from msinet.retrieval import Retrieval, evaluate, evaluate_distances, evaluate_within, mean_over_draws
 
@@ -96,6 +97,14 @@ def rank_within_families(features: Tensor | np.ndarray, dataset: Dataset) -> Eva
     return Evaluation(means, stds, tuple(draws), count_queries(dataset))
 
 
+def within_family_metrics(features: Tensor | np.ndarray, dataset: Dataset) -> dict[str, float]:
+    """R1 and mAP of `rank_within_families` in [0, 1], as records name them; none for photographs."""
+    if not read_factors(dataset):
+        return {}
+    metrics = rank_within_families(features, dataset).metrics
+    return {f"within_family_{name}": metrics[name] for name in ("R1", "mAP")}
+
+
 def _labels(dataset: Dataset, draw: Draw) -> dict[str, Any]:
     """The identities and, if they count, the cameras of queries and gallery."""
     identities = np.array([image.identity for image in dataset.test])
@@ -108,6 +117,19 @@ def _labels(dataset: Dataset, draw: Draw) -> dict[str, Any]:
     }
 
 
+def dataset_features(
+    model: nn.Module, dataset: Dataset, pixels: PixelSource, device: torch.device, *, progress: bool = False
+) -> Tensor:
+    """Features (N, D) of every test image of a data set: those of a network, or of an oracle that sees no pixels.
+
+    Raises:
+        UserError: an oracle and a set that was not rendered.
+    """
+    if isinstance(model, Oracle):
+        return torch.from_numpy(oracle_features(dataset, model.knows))
+    return embed(model, pixels, device, progress=progress)
+
+
 def evaluate_model(
     model: nn.Module,
     dataset: Dataset,
@@ -118,4 +140,4 @@ def evaluate_model(
     distances: Distances | None = None,
 ) -> Evaluation:
     """Embed every test image of a data set and rank it by the set's protocol, on request by other distances."""
-    return rank(embed(model, pixels, device, progress=progress), dataset, distances=distances)
+    return rank(dataset_features(model, dataset, pixels, device, progress=progress), dataset, distances=distances)

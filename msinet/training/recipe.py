@@ -91,19 +91,21 @@ class Sampler:
 class Optimizer:
     """The optimizer of the weights."""
 
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """sgd (momentum 0.9) or adam"""
+    optimizer: Literal["sgd", "nesterov", "adam", "amsgrad"] = "sgd"
+    """sgd (momentum 0.9), the same with Nesterov's momentum, adam, or its variant amsgrad"""
     lr: float = 0.065
     """learning rate after warm-up"""
     weight_decay: float = 5e-4
     """on every parameter, batch norms and biases included"""
     bias_lr: float = 1.0
     """learning rate of biases, as a multiple"""
+    backbone_lr: float = 1.0
+    """learning rate of the layers before the head, as a multiple"""
 
     def __post_init__(self) -> None:
-        _one_of(self, {"optimizer": ("sgd", "adam")})
+        _one_of(self, {"optimizer": ("sgd", "nesterov", "adam", "amsgrad")})
         _above_zero(self, ("lr",))
-        _at_least(self, {"weight_decay": 0, "bias_lr": 0})
+        _at_least(self, {"weight_decay": 0, "bias_lr": 0, "backbone_lr": 0})
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ class Losses:
     """log(1 + exp(positive - negative)) in place of the margin (transformers)"""
     normalize_triplet: bool = True
     """compare unit vectors in the triplet loss, as the released code does"""
+    over_heads: Literal["sum", "mean"] = "sum"
+    """how the losses of several heads are joined: summed, or each kind averaged (MGN)"""
     alignment: Variant = "none"
     """spatial alignment: none, self-pos, self-neg, unified, separated or pam-self (which needs a network with pam)"""
     alignment_weight: float = 2.0
@@ -188,7 +192,7 @@ class Losses:
     def __post_init__(self) -> None:
         if self.alignment not in get_args(Variant):
             raise unknown_name("variant of spatial alignment", self.alignment, get_args(Variant))
-        _one_of(self, {"alignment_grid": ("anchor", "partner")})
+        _one_of(self, {"alignment_grid": ("anchor", "partner"), "over_heads": ("sum", "mean")})
         _at_least(self, {"alignment_weight": 0, "identity_margin": 0})
         if not 0 <= self.label_smoothing <= 1:
             raise UserError(f"recipe: label_smoothing must lie in [0, 1], got {self.label_smoothing}")
@@ -423,6 +427,10 @@ def canonical(recipe: Recipe) -> dict[str, Any]:
         idle |= {"soft_margin", "normalize_triplet"}
     if not recipe.augmentation.erase:
         idle |= {"erase_fill"}
+    if recipe.optimizer.backbone_lr == 1:
+        idle |= {"backbone_lr"}
+    if losses.over_heads == "sum":
+        idle |= {"over_heads"}
     if recipe.search is not None:  # it has losses of its own, of which some smooth labels
         idle |= {loss.name for loss in fields(losses)} - {"label_smoothing"}
     found = {name: value for name, value in settings(recipe).items() if name not in idle}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from msinet import distributed
@@ -22,7 +22,7 @@ from msinet.io import file_hash, stable_hash, write_csv, write_json, write_text
 from msinet.models import build_model, load_weights, save_weights
 from msinet.precision import use_precision
 from msinet.training.batches import Batches
-from msinet.training.evaluation import Evaluation, evaluate_model
+from msinet.training.evaluation import Evaluation, dataset_features, rank, within_family_metrics
 from msinet.training.fit import OnStep, Result
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical
@@ -112,8 +112,8 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
     test_pixels = _open(here, target, "test", recipe)
     network = network.to(here.device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
 
-    def evaluation() -> Evaluation:
-        return evaluate_model(network, target, test_pixels, here.device, progress=here.options.progress)
+    def features() -> Tensor:
+        return dataset_features(network, target, test_pixels, here.device, progress=here.options.progress)
 
     described = f"{training.model} {dict(training.options)} on {source.name} ({source.fingerprint})"
     here.log(f"{described}, seed {training.seed}, {describe(here.device)}")
@@ -126,19 +126,21 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None) -> Record:
     else:
         batches = Batches(pixels, source.labels, recipe, training.batches_seed, here.device, here.options.workers)
         task = Supervised(
-            network, batches, lambda: evaluation().metrics, here.options.evaluate_every, graphs=here.graphs
+            network, batches, lambda: rank(features(), target).metrics, here.options.evaluate_every, graphs=here.graphs
         )
         here.replace_result()
         result = here.fit(task, training.identity, on_step, f"{training.model} {source.name} seed {training.seed}")
         steps = result.steps
     began = time.perf_counter()
-    final = evaluation()
+    found_features = features()
+    final = rank(found_features, target)
     seconds_evaluating = time.perf_counter() - began
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items())
     here.log(f"{target.name}: {metrics}; {final.counts}")
     found = {
         **final.metrics,
         **{f"{name}_std_draws": value for name, value in final.std.items()},
+        **within_family_metrics(found_features, target),
         "draws": len(final.draws),
         **final.counts.record(),
         "source": source.name,

@@ -1,5 +1,6 @@
 """Training with labels: re-identification, and classification for pre-training."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from msinet import distributed
 from msinet.losses import alignment_loss, identity_loss, triplet_loss
 from msinet.models import Output
+from msinet.models.heads import ReIDNet
 from msinet.models.sam import at_least_float
 from msinet.training.batches import Batches
 from msinet.training.fit import Row, Task, Values
@@ -50,6 +52,8 @@ class Supervised(Task):
         """Set the learning rate."""
         learning_rate = self.recipe.learning_rate(epoch)
         set_learning_rate(self.optimizer, learning_rate)
+        if isinstance(self.network, ReIDNet):
+            self.network.begin_epoch((epoch + 1) / self.epochs)
         return {"steps": self.batches.begin_epoch(epoch, step), "lr": learning_rate}
 
     def step(self, epoch: int, step: int) -> Values:
@@ -87,22 +91,25 @@ class Supervised(Task):
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 or Adam; weight decay on every trained parameter, biases faster where the recipe says."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    parameters: Any = list(trained.values())
-    if recipe.optimizer.bias_lr != 1:
-        biases = [p for name, p in trained.items() if name.endswith("bias")]
-        others = [p for name, p in trained.items() if not name.endswith("bias")]
-        parameters = [{"params": others, "times": 1.0}, {"params": biases, "times": recipe.optimizer.bias_lr}]
-    if recipe.optimizer.optimizer == "adam":
-        return torch.optim.Adam(parameters, recipe.optimizer.lr, weight_decay=recipe.optimizer.weight_decay, fused=True)
-    return torch.optim.SGD(
-        parameters, recipe.optimizer.lr, momentum=0.9, weight_decay=recipe.optimizer.weight_decay, fused=True
-    )
+    """The optimizer of a recipe, with weight decay on every trained parameter.
+
+    SGD has momentum 0.9. Biases and the backbone learn faster or slower than the rest where the recipe says so.
+    """
+    chosen = recipe.optimizer
+    groups = defaultdict[float, list[nn.Parameter]](list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            times = chosen.bias_lr if name.endswith("bias") else 1.0
+            groups[times * (chosen.backbone_lr if name.startswith("backbone.") else 1.0)].append(parameter)
+    parameters = [{"params": members, "times": times} for times, members in groups.items()]
+    common: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay, "fused": True}
+    if chosen.optimizer in ("adam", "amsgrad"):
+        return torch.optim.Adam(parameters, amsgrad=chosen.optimizer == "amsgrad", **common)
+    return torch.optim.SGD(parameters, momentum=0.9, nesterov=chosen.optimizer == "nesterov", **common)
 
 
 def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-    """The total loss and its parts: identity and triplet loss, each summed over the heads, and spatial alignment.
+    """The total loss and its parts: identity and triplet loss, each summed or averaged over the heads, and alignment.
 
     Eq. 5-8. Classification has the identity loss alone.
 
@@ -110,13 +117,13 @@ def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
         UserError: alignment pam-self and a network without the module that it needs.
     """
     smoothing, margin = recipe.losses.label_smoothing, recipe.losses.identity_margin
-    identity = torch.stack([identity_loss(one, labels, smoothing, margin) for one in output.logits]).sum()
+    joined = torch.sum if recipe.losses.over_heads == "sum" else torch.mean
+    identity = joined(torch.stack([identity_loss(one, labels, smoothing, margin) for one in output.logits]))
     if not recipe.losses.triplet:
         return {"loss": identity, "identity": identity}
     least = None if recipe.losses.soft_margin else recipe.losses.margin
-    triplet = torch.stack(
-        [triplet_loss(one, labels, least, normalize=recipe.losses.normalize_triplet) for one in output.embeddings]
-    ).sum()
+    normalize = recipe.losses.normalize_triplet
+    triplet = joined(torch.stack([triplet_loss(one, labels, least, normalize=normalize) for one in output.embeddings]))
     if recipe.losses.alignment == "none":
         return {"loss": identity + triplet, "identity": identity, "triplet": triplet}
     alignment = alignment_loss(

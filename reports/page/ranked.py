@@ -13,7 +13,7 @@ from msinet.progress import bar
 from msinet.training.options import RunOptions
 from reports.page.report import Data, Missing, Part, Report, jpeg
 from reports.results import run_command
-from reports.tables import Column, Row, Table, table_group
+from reports.tables import Column, Row, Table, random_weights, table_group
 
 if TYPE_CHECKING:
     from reports.ranked import RankedList
@@ -61,7 +61,7 @@ def ranked(report: Report) -> Part:
         missing.append(Missing("ranked lists", "no trained network", run_command("table2", report.request)))
     else:
         for column in bar(iterable=table.columns, desc="ranked lists"):
-            rows = [row for row in table.rows if row.cells[column].done]
+            rows = [row for row in table.rows if row.cells[column].done and not random_weights(row)]
             if rows:
                 found, gaps = column_lists(report, table, rows, column, thumbnails)
                 sets += found

@@ -94,7 +94,7 @@ def glance_rows(table: Table | None, times: dict[str, float]) -> list[Data]:
                 "group": table_group(row.group),
                 "label": table.label(row.factors),
                 "ours": network_of(row) == "msinet",
-                "trained": cost.parameters_without_classifier > 0,
+                "trained": row.group != "untrained",
                 "best": [False] * 3 + [BEST in row.cells[c].marks.get(c.headline, "") for c in table.columns],
                 "values": [
                     cost.parameters_without_classifier / 1e6 or None,

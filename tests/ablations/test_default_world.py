@@ -95,7 +95,7 @@ def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_one_command_renders_pretrains_and_fills_both_groups(there: Finished) -> None:
     assert there.status == 0
     assert "not run" not in there.out
-    assert there.out.endswith("16 finished\n")  # six columns twice, and the colour histogram on four test sets
+    assert there.out.endswith("24 finished\n")  # six columns twice, and three untrained rows on four test sets
     root = asked(there.store).root
     assert root.is_relative_to(there.cache / "world")
     assert {path.name for path in root.iterdir() if not path.name.startswith(".")} == set(FOLDERS.values())
@@ -152,12 +152,12 @@ def test_a_second_run_does_nothing(
     monkeypatch.setattr(ablations.engine.prepare, "pretrain", never)
     monkeypatch.setattr(ablations.engine.attempt, "run", never)
     assert main(words("run", there.store, datasets=())) == 0
-    assert capsys.readouterr().out.endswith("16 done\n")
+    assert capsys.readouterr().out.endswith("24 done\n")
     assert outcome(there.store) == before
     for path, changed in files.items():
         assert path.stat().st_mtime_ns == changed or path.name == ".render.lock"
     assert main(words("status", there.store, datasets=())) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "16 done"
+    assert capsys.readouterr().out.splitlines()[-1] == "24 done"
 
 
 @pytest.mark.parametrize("more", [(), ("--datasets", "market1501")])
@@ -174,7 +174,7 @@ def test_list_before_has_the_columns_asked_for(nothing: Path, capsys) -> None:
     for more, columns in (((), COLUMNS), (("--datasets", "veri776", "market1501"), ("VR", "M"))):
         assert main(["list", "table2", "--profile", "smoke", "--models", MODEL, *more]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert len(lines) == 3 * len(columns)
+        assert len(lines) == 5 * len(columns)
         assert {line.split()[-4] for line in lines} >= {"scratch", "pretrained"}
     assert not nothing.exists()
 
@@ -225,14 +225,14 @@ def test_only_the_sets_asked_for_are_rendered_and_given_weights_win(
     more = ("--pretrained", str(folder))
     assert main(words("run", store, *more, recipe=("epochs=0",))) == 0
     out = capsys.readouterr().out
-    assert out.endswith("3 finished\n")
+    assert out.endswith("5 finished\n")
     assert set(table(store, recipe=("epochs=0",), pretrained=folder)["group"]) == {"untrained", "scratch", "pretrained"}
     root = asked(store).root
     assert {path.name for path in root.iterdir() if not path.name.startswith(".")} == {FOLDERS["market1501"]}
     assert not (store / "pretrained").exists()
     # A world of some sets has their columns.
     assert main(words("status", store, "--pretrained", str(folder), datasets=(), recipe=("epochs=0",))) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "3 done"
+    assert capsys.readouterr().out.splitlines()[-1] == "5 done"
 
 
 def test_given_weights_win_over_those_of_the_pretext_set(there: Finished, tmp_path: Path) -> None:
@@ -247,9 +247,9 @@ def test_the_short_default_of_mini(there: Finished, monkeypatch: pytest.MonkeyPa
     # Nothing is run. By default MS and its weights on M; on request all columns and pre-trained networks.
     monkeypatch.setattr(Request, "root", asked(there.store).root)
     for more, expected in (
-        ((), "3 missing, 1 waiting"),
-        (("--whole",), "8 missing, 2 waiting, 6 blocked"),
-        (("--datasets", "vehicleid"), "2 missing"),
+        ((), "7 missing, 1 waiting"),
+        (("--whole",), "16 missing, 2 waiting, 6 blocked"),
+        (("--datasets", "vehicleid"), "4 missing"),
     ):
         command = ["status", "table2", "--models", MODEL, "--store", str(there.store / "none"), *more]
         assert main(command) == 0

@@ -29,6 +29,7 @@ OTHERS = {
     "erase_fill": "noise",
     "crop": 0.5,
     "identity_margin": 0.25,
+    "over_heads": "mean",
     "mechanism": "tpe",
     "overlap": 0.5,
     "split": "fifths",

@@ -231,7 +231,7 @@ def test_a_recipe_that_cannot_be_is_refused_by_name(name: str, value: object) ->
 @pytest.mark.parametrize(
     ("recipe", "changes", "message"),
     [
-        (Recipe(), {"optimizer": "lion"}, "unknown optimizer 'lion'.* Known: adam, sgd"),
+        (Recipe(), {"optimizer": "lion"}, "unknown optimizer 'lion'.* Known: adam, amsgrad, nesterov, sgd"),
         (Recipe(), {"sampler": "random"}, "unknown sampler 'random'.* Known: identities, shuffled"),
         (Recipe(), {"precision": "fp16"}, "unknown precision 'fp16'.*bf16"),
         (Recipe(), {"alignment": "pam"}, "unknown variant of spatial alignment 'pam'"),

@@ -50,7 +50,9 @@ def test_points_are_those_of_the_histories(fill) -> None:
     data = curve_data(Results(fill()), "table2")
     evaluated = data.dropna(subset="mAP")
     points = {(r["row"], r["seed"], r["step"]): round(r["mAP"], 6) for _, r in evaluated.iterrows()}
-    assert points == {("colour histogram", 0, 0): 25.0, ("MSINet", 0, 19): 30.0, ("MSINet", 1, 19): 40.0}
+    bounds = ("colour histogram", "oracle of colours", "oracle of colours, types and patterns")
+    levels = {(label, 0, 0): 25.0 for label in bounds}
+    assert points == {**levels, ("MSINet", 0, 19): 30.0, ("MSINet", 1, 19): 40.0}
     assert set(data["column"]) == {"M"}
     trained = data[data["epoch"] > 0]
     assert trained[["row", "seed", "epoch", "step"]].to_numpy().tolist() == [
@@ -66,7 +68,7 @@ def test_the_command_writes_picture_vector_and_data(fill, tmp_path: Path) -> Non
     with PIL.Image.open(stem.with_suffix(".png")) as picture:
         assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
     assert "<svg" in stem.with_suffix(".svg").read_text(encoding="utf-8")
-    assert len(pd.read_csv(stem.with_suffix(".csv"))) == 3
+    assert len(pd.read_csv(stem.with_suffix(".csv"))) == 3 + 2
     assert (tmp_path / "out" / "table2-mini-training.png").exists()
 
 
