@@ -95,14 +95,10 @@ def run_folder(folder: Path, options: RunOptions, kind: str, result: Path | None
         distributed.barrier()
         try:
             if distributed.leads() and result.exists() and options.resume:
+                weights = folder / WEIGHTS
+                hint = f" (its schedule has ended; --weights {weights} starts from its weights)" * weights.is_file()
                 raise UserError(
-                    f"{name} holds a finished {kind}, whose schedule has ended; choose another --out"
-                    + (
-                        f" (--weights {folder / WEIGHTS} starts from its weights)"
-                        if (folder / WEIGHTS).is_file()
-                        else ""
-                    )
-                    + ", or --no-resume to start again"
+                    f"{name} holds a finished {kind}; choose another --out{hint}, or --no-resume to start again"
                 )
             options.prepare()
             device = pick_device(options.device)

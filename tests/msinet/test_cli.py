@@ -131,7 +131,7 @@ def test_a_transformer_is_trained_and_found_again(data_root: Path, tmp_path: Pat
 def test_reranking_is_asked_for_and_said(trained: Path, data_root: Path, tmp_path: Path, capsys) -> None:
     weights = trained / "model.safetensors"
     assert use("evaluate", weights, data_root, "--rerank", "--out", tmp_path / "a.json") == 0
-    assert "market1501, re-ranked: mAP" in capsys.readouterr().out
+    assert "market1501, re-ranked with k1 20, k2 6, lambda 0.3: mAP" in capsys.readouterr().out
     assert json.loads((tmp_path / "a.json").read_text())["reranked"] is True
     assert use("evaluate", weights, data_root, "--blur", "5", "--out", tmp_path / "a.json") == 0
     assert "market1501, 5 nearest blurred: mAP" in capsys.readouterr().out
@@ -230,7 +230,9 @@ def test_what_cannot_be_used_is_one_line_and_status_2(data_root, tmp_path: Path,
 def test_a_finished_run_is_not_trained_over(trained: Path, data_root: Path, capsys) -> None:
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
     assert train(data_root, trained) == 2
-    assert "holds a finished training; choose another --out, or --no-resume" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "holds a finished training; choose another --out (its schedule has ended; --weights" in err
+    assert f"{trained}/model.safetensors starts from its weights), or --no-resume" in err
     assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
 
 
@@ -350,7 +352,8 @@ def test_help_shows_every_option_with_its_default(words: list[str], command: Any
     shown = [f for name, f in known.items() if name not in (*groups, "root", "images", "query", "source")]
     shown += [f for name, group in groups.items() if name in known for f in dataclasses.fields(group)]
     flags = {"weight": "lambda"}
-    starts = {f.name: text.index(f"--{flags.get(f.name, f.name).replace('_', '-')} ") for f in shown}
+    names = {f.name: flags.get(f.name, f.name).replace("_", "-") for f in shown}
+    starts = {name: re.search(rf"--{flag}(?![\w-])", text).start() for name, flag in names.items()}
     for option in shown:
         own = text[starts[option.name] :].split("(default: ")[:2]
         if option.default is dataclasses.MISSING:
