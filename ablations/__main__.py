@@ -1,4 +1,4 @@
-"""Command line: python -m ablations list | run | sweep | status | show | enqueue | worker | proxy.
+"""Command line: python -m ablations list | run | fill | sweep | status | show | enqueue | worker | proxy.
 
 Commands import what they need when they run, so that `list` and `status` answer without torch.
 """
@@ -13,23 +13,29 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from ablations.engine.budget import Budget
 from ablations.engine.job import ATTEMPTS, default_storage, jobs
+from ablations.engine.reference import has_reference
 from ablations.engine.request import Request
 from ablations.engine.resolve import Resolution, resolve
 from ablations.engine.status import status_lines
 from ablations.engine.store import Store
-from ablations.engine.study import column_label, group_label
+from ablations.engine.study import Study, column_label, group_label
 from ablations.engine.sweep import SweepOptions
 from ablations.studies import STUDIES, find_study, find_sweep
 from msinet.errors import UserError
 from msinet.io import file_errors
+from msinet.terminal import expanded, quietly
 from msinet.training.options import RunOptions
+
+if TYPE_CHECKING:
+    from ablations.engine.priorities import Priority
 
 #: Seconds between two updates of the shown table; rendering it starts a process, which costs short runs time.
 SHOW_SECONDS = 240.0
@@ -68,14 +74,25 @@ class Run:
     name: Annotated[str, tyro.conf.Positional]
     """table or figure"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    jobs: int = 0
+    """runs at once, each in a process of its own; 0: one per core for small images on a CPU, else 1"""
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    minutes: float = 0.0
+    """time for the runs: none is begun that would not end in it, by the time of finished ones; 0: no limit"""
+    step_times: Path | None = None
+    """steps.csv of `bench gpu`, from which times are estimated before a run has finished"""
+    table: bool = True
+    """show the table"""
 
     def __call__(self) -> int:
         """Run the study. Status 0: all is done; 1: a run failed or is in progress elsewhere; 130: interrupted."""
+        study, store = find_study(self.name), Store(self.request.store)
+        if self.table:
+            show_reference(study, self.request)  # before the imports that take seconds
+
         from ablations.engine.prepare import prepare
         from ablations.engine.runner import execute
 
-        study, store = find_study(self.name), Store(self.request.store)
         prepare(study, self.request, self.run_options)
         resolution = resolve(study, self.request, store)
         print_blocked("not run", resolution)
@@ -83,14 +100,68 @@ class Run:
 
         def show_sometimes() -> None:
             nonlocal shown_at
-            if time.monotonic() - shown_at > SHOW_SECONDS:
-                show(self.name, self.request, brief=True)
+            if self.table and time.monotonic() - shown_at > SHOW_SECONDS:
+                show(self.name, self.request, "--brief")
                 shown_at = time.monotonic()
 
-        tally = execute(resolution, store, self.run_options, show_sometimes)
-        status = show(self.name, self.request)
+        budget = self._budget(store)
+        tally = execute(resolution, store, self.run_options, show_sometimes, jobs=self.jobs, budget=budget)
+        status = show(self.name, self.request) if self.table else 0
         print(", ".join(f"{number} {outcome}" for outcome, number in tally.items()) or "nothing to run")
         return 1 if tally["failed"] or tally["running"] else status
+
+    def _budget(self, store: Store) -> Budget | None:
+        if not self.minutes:
+            return None
+        from msinet.environment import describe, pick_device
+
+        frame = store.frame()
+        if len(frame):
+            frame = frame[frame["device"] == describe(pick_device(self.run_options.device))["device"]]
+        return Budget.of(self.minutes, self.step_times, frame.to_dict("records"), jobs=self.jobs)
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Run the reference studies by priority, as many runs as the time allows; the same command again continues."""
+
+    minutes: float = 10.0
+    """time for everything; no run is begun that would not end in it"""
+    store: Path = Path("results")
+    """folder of finished runs"""
+    profile: str = ""
+    """profile of all studies; empty: that of the list"""
+    jobs: int = 0
+    """runs at once, as for run"""
+    step_times: Path | None = None
+    """steps.csv of `bench gpu`, from which times are estimated before a run has finished"""
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+
+    def __call__(self) -> int:
+        """Run study after study. Status 0, or 1 if one of them failed."""
+        from ablations.engine.priorities import PRIORITIES
+
+        end, statuses = time.monotonic() + 60 * self.minutes, []
+        for wanted in PRIORITIES:
+            left = (end - time.monotonic()) / 60
+            if left <= 0:
+                break
+            print(f"{wanted.study}, {wanted.seeds} seed(s), {left:.1f} minutes left", flush=True)
+            statuses.append(main(self.words(wanted, left)))
+        return int(any(statuses))
+
+    def words(self, wanted: "Priority", minutes: float) -> list[str]:
+        """The command that runs a study."""
+        words = ["run", wanted.study, "--profile", self.profile or wanted.profile, "--seeds", str(wanted.seeds)]
+        words += ["--store", str(self.store), "--minutes", f"{minutes:.2f}", "--no-table", *wanted.words]
+        for name, value, default in (("jobs", self.jobs, 0), ("step-times", self.step_times, None)):
+            words += [f"--{name}", str(value)] if value != default else []
+        for one in fields(RunOptions):
+            value, flag = getattr(self.run_options, one.name), one.name.replace("_", "-")
+            if value != one.default:
+                plain = isinstance(one.default, bool)
+                words += [f"--{flag}" if value else f"--no-{flag}"] if plain else [f"--{flag}", str(value)]
+        return words
 
 
 @dataclass(frozen=True)
@@ -112,7 +183,7 @@ class Sweep:
         prepare(study, self.request, self.run_options)
         outcome = run_sweep(self.request, self.run_options, chosen, self.options)
         print(f"written: {outcome}, {outcome.with_suffix('.csv').name}")
-        return Run(study.name, self.request, self.run_options)()
+        return Run(study.name, self.request, run_options=self.run_options)()
 
 
 @dataclass(frozen=True)
@@ -261,19 +332,30 @@ def print_blocked(what: str, resolution: Resolution) -> None:
         print(f"{what}: {number} experiment(s): {reason}")
 
 
-def show(name: str, request: Request, *, brief: bool = False) -> int:
+def show_reference(study: Study, request: Request) -> None:
+    """Show the reference results of a study before anything runs, if there are any that the request asks for."""
+    try:
+        if has_reference(study, request):
+            show(study.name, request, "--reference")
+    except UserError as error:
+        request.check()  # an error of the request ends the command, one of the reference results does not
+        print(f"reference results are not shown: {error}", file=sys.stderr)
+
+
+def show(name: str, request: Request, *words: str) -> int:
     """Render a table with `reports` in a process of its own, as this package imports nothing from that one."""
     sys.stdout.flush()  # in a pipe, this output must come before that of the other process
-    command = [sys.executable, "-m", "reports", "table", name, *request.as_args(), *(["--brief"] if brief else [])]
+    command = [sys.executable, "-m", "reports", "table", name, *request.as_args(), *words]
     return subprocess.run(command, check=False).returncode
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for a user error, 130 for Ctrl-C."""
     try:
-        command: List | Run | Sweep | Status | Show | Enqueue | Work | Proxy = tyro.cli(
+        command: List | Run | Fill | Sweep | Status | Show | Enqueue | Work | Proxy = tyro.cli(
             Annotated[List, tyro.conf.subcommand("list")]
             | Annotated[Run, tyro.conf.subcommand("run")]
+            | Annotated[Fill, tyro.conf.subcommand("fill")]
             | Annotated[Sweep, tyro.conf.subcommand("sweep")]
             | Annotated[Status, tyro.conf.subcommand("status")]
             | Annotated[Show, tyro.conf.subcommand("show")]
@@ -285,7 +367,7 @@ def main(args: Sequence[str] | None = None) -> int:
             args=args,
         )
         with file_errors():
-            return command()
+            return int(expanded(command)())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -295,4 +377,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(quietly(main))

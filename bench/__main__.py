@@ -9,6 +9,7 @@ from bench import commands
 from msinet.environment import tune_allocator
 from msinet.errors import UserError
 from msinet.io import file_errors
+from msinet.terminal import expanded, quietly
 
 #: The fields and the docstring of a class are its command line.
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "memory": commands.Memory,
     "retrieval": commands.Ranking,
     "clustering": commands.Clustering,
+    "gpu": commands.Gpu,
 }
 
 
@@ -32,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> int:
             COMMANDS, prog="python -m bench", description="Measure what networks cost.", args=args
         )
         with file_errors():
-            command()
+            expanded(command)()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -41,4 +43,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     tune_allocator()
-    sys.exit(main())
+    sys.exit(quietly(main))

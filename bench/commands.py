@@ -1,6 +1,7 @@
 """The commands of `python -m bench`. They import what they need when they run, so that help does not wait for torch."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,12 +47,12 @@ class Cost:
             UserError: unknown network, an image that is too small, or a file that cannot be written.
         """
         from bench.cost import count, frame, render
-        from bench.networks import REFERENCE, build, choose
+        from bench.networks import REFERENCE, build, choose, fitting
         from msinet.io import atomic_path
         from msinet.models import CARDS
 
-        names = choose(self.models or tuple(CARDS))
         image = check_image(self.height, self.width)
+        names, left_out = (choose(self.models), []) if self.models else fitting(tuple(CARDS), self.height)
         costs = {
             name: count(build(name, self.num_classes, image), *image) for name in dict.fromkeys([*names, REFERENCE])
         }
@@ -62,6 +63,7 @@ class Cost:
         for name in names:
             if costs[name].uncounted:
                 print(f"not counted in {name}: {', '.join(costs[name].uncounted)}")
+        print("\n".join(left_out), end="\n" * bool(left_out))
         if self.csv:
             with atomic_path(self.csv) as temporary:
                 table.to_csv(temporary, index=False)
@@ -84,9 +86,14 @@ class _OnNetworks:
 
     def networks(self) -> list[str]:
         """The networks to measure."""
-        from bench.networks import choose
+        from bench.networks import choose, fitting
 
-        return choose(self.models, self.study, self.profile)
+        chosen = choose(self.models, self.study, self.profile)
+        if self.models:
+            return chosen
+        names, left_out = fitting(chosen, self.height)
+        print("\n".join(left_out), end="\n" * bool(left_out))
+        return names
 
 
 @dataclass(frozen=True)
@@ -108,22 +115,26 @@ class Latency(_OnNetworks):
 
     def __call__(self) -> None:
         """Measure, print and write."""
-        from bench.latency import render, write
+        from bench.latency import render
 
-        table, environment = self.run()
-        print(render(table))
-        write(table, self.out, environment)
+        self.measured(render)
 
-    def run(self) -> "tuple[pd.DataFrame, dict[str, object]]":
-        """The table, and the entries of its JSON file."""
-        import torch
+    def measured(self, render: "Callable[[pd.DataFrame], str]") -> None:
+        """Measure batch size by batch size and print the table.
+
+        Rows are written as they are measured, to NAME.part.csv, which gets its name at the end. A contender that fails
+        is left out of the table and named with its error in NAME.errors.csv.
+        """
+        import os
+
+        import pandas as pd
 
         from bench.forms import check_forms
-        from bench.latency import LEAST, Contender, measure, surroundings
-        from bench.machine import rates, traffic
-        from bench.networks import build
+        from bench.isolation import Failure
+        from bench.latency import COLUMNS, KEYS, LEAST, Conditions, Contender, measure, surroundings, write_environment
+        from bench.machine import rates
+        from bench.tables import Rows
         from msinet.environment import pick_device
-        from msinet.models.deploy import deploy
 
         device = pick_device(self.device)
         check_forms(self.forms, self.precisions, device)
@@ -131,29 +142,28 @@ class Latency(_OnNetworks):
             if not values or min(values) < 1:
                 raise UserError(f"there must be at least one {name}, got {values}")
         image = check_image(self.height, self.width)
-        networks = self.networks()
-        table = measure(
-            [
-                Contender(text, form, precision)
-                for precision in self.precisions
-                for form in self.forms
-                for text in networks
-            ],
-            batches=self.batches,
-            image=image,
-            device=device,
-            rounds=max(self.rounds, LEAST),
-            seconds=self.seconds,
-        )
+        every = [Contender(n, f, p) for p in self.precisions for f in self.forms for n in self.networks()]
+        partial, failed = (self.out.with_suffix(f".{what}.csv") for what in ("part", "errors"))
+        for path in (partial, failed):
+            path.unlink(missing_ok=True)
+        rows, errors = Rows(partial, COLUMNS, KEYS), Rows(failed, (*KEYS, "error"), KEYS)
+        for batch in self.batches:
+            conditions = Conditions(batch, image, str(device), max(self.rounds, LEAST), self.seconds)
+            for contender, row in measure(every, conditions):
+                if isinstance(row, Failure):
+                    key = {**contender._asdict(), "model": contender.network, "batch": batch}
+                    errors.append({**key, "height": image[0], "width": image[1], "error": row})
+                    print(f"not measured: {' '.join(contender)}, batch {batch}: {row}")
+                else:
+                    rows.append(row)
+        if not rows.rows:
+            raise UserError(f"nothing could be measured; {failed} has the errors")
+        os.replace(partial, self.out)
+        print(render(pd.read_csv(self.out)))
         macs, bandwidth = rates(device)
-        moved = {text: traffic(deploy(build(text, 1, image)), torch.zeros(1, 3, *image)) for text in networks}
-        table["map_bytes"], table["weight_bytes"] = zip(*(moved[text] for text in table["model"]), strict=True)
-        return table, surroundings(
-            device,
-            macs_per_second=macs,
-            bytes_per_second=bandwidth,
-            arguments={name: str(value) for name, value in asdict(self).items()},
-        )
+        arguments = {name: str(value) for name, value in asdict(self).items()}
+        about = {"macs_per_second": macs, "bytes_per_second": bandwidth, "arguments": arguments}
+        write_environment(self.out, surroundings(device, **about))
 
 
 @dataclass(frozen=True)
@@ -169,11 +179,9 @@ class Throughput(Latency):
 
     def __call__(self) -> None:
         """Measure, print and write."""
-        from bench.latency import render_throughput, write
+        from bench.latency import render_throughput
 
-        table, environment = self.run()
-        print(render_throughput(table))
-        write(table, self.out, environment)
+        self.measured(render_throughput)
 
 
 @dataclass(frozen=True)
@@ -242,7 +250,7 @@ class Ranking:
     disk_queries: int = 100
     """queries against that gallery"""
     rounds: int = 7
-    """calls of each contender, in turn"""
+    """calls of each contender, in turn, fewer if they take long; the least time counts"""
     out: Path = Path("results/bench/retrieval.csv")
     """file for the table"""
 
@@ -269,6 +277,51 @@ class Ranking:
         )
         print(retrieval.render(table))
         write(table, self.out, surroundings(torch.device("cpu"), dim=self.dim, rounds=self.rounds))
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Measure all that a machine with a GPU can in a given time; again with the same folder, it continues."""
+
+    out: Path = Path("results/gpu")
+    """folder for at most eight files, each below 16 MB"""
+    minutes: float = 15.0
+    """time for everything"""
+    store: Path | None = None
+    """folder of the runs of the reference studies; None: store in the folder of the files"""
+    device: str = "auto"
+    """cuda or cuda:N; on a CPU: what needs no GPU"""
+    parts: tuple[str, ...] = ("tests", "steps", "latency", "memory", "retrieval", "runs")
+    """what to measure, in this order"""
+    jobs: int = 6
+    """runs at a time, in processes that share the GPU"""
+    models: tuple[str, ...] = ()
+    """networks, with options in quotes; empty: those of the paper's tables"""
+    profile: str = ""
+    """profile of the runs; empty: as in the list of priorities (`ablations fill`)"""
+    merge: tuple[Path, ...] = ()
+    """measure nothing: join these folders, of other machines or earlier calls, into the folder"""
+
+    def __call__(self) -> None:
+        """Measure, or join folders.
+
+        Raises:
+            UserError: an unknown part, network or device, or a folder with tables of another version.
+        """
+        from bench import gpu
+        from bench.networks import choose
+        from msinet.environment import pick_device
+
+        store = self.store or self.out / "store"
+        if self.merge:
+            gpu.join(self.merge, self.out, store)
+        else:
+            choose(self.models)
+            device = str(pick_device(self.device))
+            plan = gpu.Plan(self.out, store, self.minutes, device, self.parts, self.jobs, self.models)
+            gpu.Measurement(replace(plan, profile=self.profile))()
+        rows = gpu.count_rows(self.out)
+        print(f"rows: {', '.join(f'{name} {count}' for name, count in rows.items())}; written: {self.out}")
 
 
 @dataclass(frozen=True)

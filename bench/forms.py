@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from msinet.errors import UserError, unknown_name
 from msinet.export import need_onnx, onnx_session
 from msinet.models.deploy import deploy
+from msinet.precision import PRECISIONS, use_precision
 
 #: eager: as trained, in torch's default layout. channels_last: the same in the other layout. deployed: merged, and
 #: channels-last. compiled and cuda_graph: that through torch.compile, or captured. onnx: that in ONNX Runtime.
 FORMS = ("eager", "channels_last", "deployed", "compiled", "cuda_graph", "onnx")
-PRECISIONS = ("fp32", "tf32", "bf16")
 
 Run = Callable[[], object]
 
@@ -82,7 +82,7 @@ def prepare(
         return _captured(network, images, precision)
 
     def run() -> object:
-        allow_tf32(precision)
+        use_precision(precision)
         with torch.inference_mode(), warnings.catch_warnings():
             # torch.compile reports on its own internals.
             warnings.simplefilter("ignore")
@@ -91,14 +91,9 @@ def prepare(
     return run
 
 
-def allow_tf32(precision: str) -> None:
-    """Allow or forbid a GPU to round the inputs of matrix products to TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-
-
 def _captured(network: nn.Module, images: Tensor, precision: str) -> Run:
     """Record the network's kernels once. The returned call replays them."""
-    allow_tf32(precision)
+    use_precision(precision)
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream), torch.inference_mode():

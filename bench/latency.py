@@ -1,8 +1,9 @@
 """Latency and memory of networks, measured side by side so that ratios hold on a noisy machine."""
 
+import functools
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -10,14 +11,16 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from bench.cost import count
 from bench.forms import Run, prepare
+from bench.isolation import Failure, Report, direct, isolated
+from bench.machine import traffic
 from bench.memory import peak_extra
 from bench.networks import REFERENCE, build, label, paper_costs
 from msinet.environment import describe
 from msinet.io import write_json, write_text
+from msinet.models.deploy import deploy
 
 #: Calls before the first measured one, and the smallest number of measured calls.
 WARM_UP, LEAST = 2, 5
@@ -35,7 +38,12 @@ class Timing:
 
 
 def race(
-    contenders: Mapping[Key, Run], *, rounds: int, seconds: float, finish: Callable[[], object]
+    contenders: Mapping[Key, Run],
+    *,
+    rounds: int,
+    seconds: float,
+    finish: Callable[[], object],
+    begin: Callable[[Key], object] = lambda _: None,
 ) -> dict[Key, Timing]:
     """Time contenders in turn, so that a disturbance affects all of them.
 
@@ -47,8 +55,10 @@ def race(
         rounds: largest number of calls of each.
         seconds: time after which a contender stops.
         finish: waits for the device; called before and after each call.
+        begin: called with the name of a contender before its calls.
     """
-    for run in contenders.values():
+    for name, run in contenders.items():
+        begin(name)
         for _ in range(WARM_UP):
             run()
     took: dict[Key, list[float]] = {name: [] for name in contenders}
@@ -56,6 +66,7 @@ def race(
         going = [name for name, times in took.items() if len(times) < LEAST or sum(times) < seconds]
         for name in going if number % 2 == 0 else reversed(going):
             finish()
+            begin(name)
             began = time.perf_counter()
             contenders[name]()
             finish()
@@ -74,51 +85,88 @@ class Contender(NamedTuple):
     precision: str
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """Batch size, image size, device and length of a race."""
+
+    batch: int
+    image: tuple[int, int]
+    device: str
+    rounds: int
+    seconds: float
+
+
+def time_contenders(contenders: Sequence[Contender], report: Report, conditions: Conditions) -> None:
+    """Race contenders and report on each: calls, p50, p95 and p99 in seconds."""
+    here, device = conditions, torch.device(conditions.device)
+    finish = _finisher(device)
+    built = {text: build(text, 751, here.image) for text in dict.fromkeys(c.network for c in contenders)}
+    runs: dict[int, Run] = {}
+    for number, one in enumerate(contenders):
+        report.at(number)
+        run = prepare(built[one.network], one.form, one.precision, here.batch, here.image, device)
+        run()
+        finish()  # an error of the GPU shows here, and not at the next contender
+        runs[number] = run
+    times = race(runs, rounds=here.rounds, seconds=here.seconds, finish=finish, begin=report.at)
+    for number, timing in times.items():
+        report.row(number, asdict(timing))
+
+
 def measure(
-    contenders: list[Contender],
-    *,
-    batches: tuple[int, ...],
-    image: tuple[int, int],
-    device: torch.device,
-    rounds: int,
-    seconds: float,
-) -> pd.DataFrame:
-    """One row per contender and batch: milliseconds, images a second, ratios to `REFERENCE`, parameters and MACs.
+    contenders: Sequence[Contender], conditions: Conditions, patience: float = 300.0
+) -> Iterator[tuple[Contender, dict[str, object] | Failure]]:
+    """A row per contender: milliseconds, images a second, ratios to `REFERENCE`, parameters, MACs and bytes moved.
 
     `ratio` is to the reference as trained (eager, fp32), `ratio_same` to the reference in the same form and precision.
-    Both are measured in the same race, asked for or not.
+    Both are measured in the same race, asked for or not. A contender that fails has its error in place of a row; on a
+    GPU races run in a process of their own, because an error there ends a process.
     """
     plain = Contender(REFERENCE, "eager", "fp32")
     every = list(dict.fromkeys([*contenders, plain, *(c._replace(network=REFERENCE) for c in contenders)]))
-    built = {text: build(text, 751, image) for text in dict.fromkeys(c.network for c in every)}
-    counted = {text: count(built[text], *image) for text in dict.fromkeys(c.network for c in contenders)}
-    rows = []
-    for batch in tqdm(batches, desc="batch sizes", disable=len(batches) < 2):
-        runs = {c: prepare(built[c.network], c.form, c.precision, batch, image, device) for c in every}
-        times = race(runs, rounds=rounds, seconds=seconds, finish=_finisher(device))
-        for contender in contenders:
-            timing, cost = times[contender], counted[contender.network]
-            same = times[contender._replace(network=REFERENCE)]
-            rows.append(
-                {
-                    "model": contender.network,
-                    "form": contender.form,
-                    "precision": contender.precision,
-                    "batch": batch,
-                    "height": image[0],
-                    "width": image[1],
-                    "calls": timing.calls,
-                    "p50_ms": 1e3 * timing.p50,
-                    "p95_ms": 1e3 * timing.p95,
-                    "p99_ms": 1e3 * timing.p99,
-                    "parameters": cost.parameters_at_inference,
-                    "macs": cost.macs,
-                    "images_per_second": batch / timing.p50,
-                    "ratio": timing.p50 / times[plain].p50,
-                    "ratio_same": timing.p50 / same.p50,
-                }
-            )
-    return pd.DataFrame(rows)
+    work = functools.partial(time_contenders, conditions=conditions)
+    on_cpu = torch.device(conditions.device).type == "cpu"
+    found = dict(direct(work, every) if on_cpu else isolated(work, every, patience=patience))
+    medians = {c: float(one["p50"]) for c, one in found.items() if not isinstance(one, Failure)}
+    for contender in contenders:
+        one = found[contender]
+        if isinstance(one, Failure):
+            yield contender, one
+            continue
+        p50, batch = medians[contender], conditions.batch
+        yield (
+            contender,
+            {
+                "model": contender.network,
+                "form": contender.form,
+                "precision": contender.precision,
+                "batch": batch,
+                "height": conditions.image[0],
+                "width": conditions.image[1],
+                "calls": one["calls"],
+                **{f"{name}_ms": 1e3 * one[name] for name in ("p50", "p95", "p99")},
+                **_sizes(contender.network, conditions.image),
+                "images_per_second": batch / p50,
+                "ratio": p50 / medians.get(plain, float("nan")),
+                "ratio_same": p50 / medians.get(contender._replace(network=REFERENCE), float("nan")),
+            },
+        )
+
+
+#: The columns of a row of `measure`.
+COLUMNS = (
+    *("model", "form", "precision", "batch", "height", "width", "calls", "p50_ms", "p95_ms", "p99_ms"),
+    *("parameters", "macs", "images_per_second", "ratio", "ratio_same", "map_bytes", "weight_bytes"),
+)
+KEYS = ("model", "form", "precision", "batch", "height", "width")
+
+
+@functools.cache
+def _sizes(text: str, image: tuple[int, int]) -> dict[str, int]:
+    """Parameters at inference, MACs, and the bytes that the deployed network's layers move for one image."""
+    cost = count(build(text, 751, image), *image)
+    maps, weights = traffic(deploy(build(text, 1, image)), torch.zeros(1, 3, *image))
+    return {"parameters": cost.parameters_at_inference, "macs": cost.macs, "map_bytes": maps, "weight_bytes": weights}
 
 
 def _finisher(device: torch.device) -> Callable[[], object]:
@@ -128,6 +176,11 @@ def _finisher(device: torch.device) -> Callable[[], object]:
 def write(table: pd.DataFrame, out: Path, environment: Mapping[str, object]) -> None:
     """Write the rows as CSV, and the machine and the arguments beside them as JSON."""
     write_text(out, table.to_csv(index=False, float_format="%.6g"))
+    write_environment(out, environment)
+
+
+def write_environment(out: Path, environment: Mapping[str, object]) -> None:
+    """Write the machine and the arguments beside a table as JSON."""
     write_json(out.with_suffix(".json"), dict(environment))
     print(f"written: {out}, {out.with_suffix('.json').name}")
 

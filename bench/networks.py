@@ -1,12 +1,13 @@
 """The networks that are measured: a name with options, such as "msinet pam=True". Imports no torch."""
 
 import csv
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from msinet.errors import UserError, unknown_name
 from msinet.models import CARDS, build_model, label_of, split_name
-from msinet.models.registry import in_study
+from msinet.models.registry import card_of, in_study
 from msinet.training.recipes import find_profile, parse_settings
 
 if TYPE_CHECKING:
@@ -49,6 +50,17 @@ def choose(models: tuple[str, ...], study: str = "", profile: str = "") -> list[
             raise UserError("a network needs a name, such as msinet")
         split_name(text.split()[0])
     return list(dict.fromkeys(chosen))
+
+
+def fitting(names: Sequence[str], height: int) -> tuple[list[str], list[str]]:
+    """The networks whose maps divide into their parts at an image height, and a line for each of the others."""
+    cards = {name: card_of(name.split()[0]) for name in names}
+    lines = [
+        f"{name} left out: it takes multiples of {16 * card.rows} rows of pixels, not {height}"
+        for name, card in cards.items()
+        if card.height(height) != height
+    ]
+    return [name for name, card in cards.items() if card.height(height) == height], lines
 
 
 def _compared(study: str, profile: str) -> list[str]:

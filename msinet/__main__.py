@@ -9,8 +9,9 @@ def main() -> None:
     """Entry point of the console script."""
     tune_allocator()
     from msinet.cli import run_command
+    from msinet.terminal import quietly
 
-    sys.exit(run_command())
+    sys.exit(quietly(run_command))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,13 @@ def tune_allocator() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+#: Names in a description of the environment, in order; the last two are there if they apply.
+DESCRIBED = (
+    *("code", "python", "torch", "torchvision", "numpy", "platform", "cpu", "threads", "device", "allocator"),
+    *("processes", "deterministic"),
+)
+
+
 @functools.cache
 def code_version() -> str:
     """The package version and, in a git checkout, the commit, with `-dirty` for uncommitted changes."""
@@ -61,7 +68,7 @@ def processor() -> str:
 
 
 def describe(device: "torch.device") -> dict[str, str | int]:
-    """A flat description of versions and machine, for records."""
+    """A flat description of versions and machine, for records, by the names in `DESCRIBED`."""
     import torch
 
     from msinet.distributed import world

@@ -31,9 +31,13 @@ class TrainingDiverged(UserError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for an unknown name. It lists the known names and suggests the nearest one."""
     names = sorted(known)
-    guess = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {guess[0]!r}?" if guess else ""
-    return UserError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")
+    return UserError(f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {', '.join(names)}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the known name that is nearest to a mistyped one; empty if none is near."""
+    guess = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {guess[0]!r}?" if guess else ""
 
 
 def first_few(items: Iterable[object], limit: int = 5) -> str:

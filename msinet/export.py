@@ -1,15 +1,19 @@
-"""Export to ONNX: the deployed form of a network, compared with torch."""
+"""Export to ONNX or TorchScript: the deployed form of a network, compared with torch."""
 
 import tempfile
 import warnings
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from msinet.data.transforms import MEAN, STD
+from msinet.environment import code_version
 from msinet.errors import UserError
 from msinet.io import StrPath, atomic_path
 from msinet.models.deploy import deploy
@@ -17,9 +21,62 @@ from msinet.models.deploy import deploy
 if TYPE_CHECKING:
     import onnxruntime
 
+    from msinet.neighbours import Embedder
+
 #: Largest difference of features, relative to the largest feature, that an export may show.
 TOLERANCE = 1e-4
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+#: Formats by the suffix of the file.
+FORMATS = {".onnx": "onnx", ".pt": "torchscript", ".ts": "torchscript", ".torchscript": "torchscript"}
+
+
+def need_format(path: Path) -> str:
+    """The format that a file's suffix chooses, onnx or torchscript, after a check that it can be written.
+
+    Raises:
+        UserError: another suffix, or packages for ONNX are missing.
+    """
+    found = FORMATS.get(path.suffix.lower())
+    if found is None:
+        raise UserError(f"--out {path}: the suffix chooses the format: .onnx, or {', '.join(list(FORMATS)[1:])}")
+    if found == "onnx":
+        need_onnx()
+    return found
+
+
+def describe_export(embedder: "Embedder") -> dict[str, str]:
+    """The metadata of an export: network, image size, normalisation of pixels, length of features."""
+    with torch.inference_mode():
+        length = embedder(torch.zeros(1, 3, embedder.height, embedder.width)).shape[1]
+    return {
+        "network": embedder.name,
+        "height": str(embedder.height),
+        "width": str(embedder.width),
+        "channels": "RGB",
+        "mean": " ".join(f"{value:g}" for value in MEAN.flatten().tolist()),
+        "std": " ".join(f"{value:g}" for value in STD.flatten().tolist()),
+        "scale": "pixels are divided by 255, then the mean is subtracted and the result divided by std",
+        "features": str(length),
+        "msinet": code_version(),
+    }
+
+
+def export(network: nn.Module, path: Path, image: tuple[int, int], notes: Mapping[str, str] | None = None) -> float:
+    """Write the deployed form of a network in the format that the suffix chooses; otherwise as `export_onnx`."""
+    if need_format(path) == "onnx":
+        return export_onnx(network, path, image, notes)
+    shipped = deploy(network).cpu().float()
+    with atomic_path(path) as temporary:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated, but read by older programs
+            traced = torch.jit.trace(shipped, torch.randn(2, 3, *image))  # type: ignore[no-untyped-call]
+            extra = {name: value.encode() for name, value in (notes or {}).items()}
+            torch.jit.save(traced, str(temporary), _extra_files=extra)
+        images = _examples(image)
+        with torch.inference_mode():
+            return _compared(path, shipped(images).numpy(), traced(images).numpy(), "TorchScript")
 
 
 def need_onnx() -> None:
@@ -29,7 +86,9 @@ def need_onnx() -> None:
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'msinet-bench[onnx]'")
 
 
-def export_onnx(network: nn.Module, path: StrPath, image: tuple[int, int]) -> float:
+def export_onnx(
+    network: nn.Module, path: StrPath, image: tuple[int, int], notes: Mapping[str, str] | None = None
+) -> float:
     """Write the deployed form of a network as an ONNX file, and compare its features with torch's.
 
     Its input is `images`, (B, 3, H, W) for any B, normalised with ImageNet's statistics. Its output is `features`,
@@ -39,6 +98,7 @@ def export_onnx(network: nn.Module, path: StrPath, image: tuple[int, int]) -> fl
         network: with the weights to export.
         path: of the file, which appears after the comparison.
         image: (height, width).
+        notes: metadata of the file.
 
     Returns:
         The largest difference between ONNX Runtime's and torch's features of random images, relative to the largest.
@@ -63,21 +123,42 @@ def export_onnx(network: nn.Module, path: StrPath, image: tuple[int, int]) -> fl
                 external_data=False,
                 verbose=False,
             )
-        difference = _difference(shipped, temporary, image)
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"{path} was not written: ONNX Runtime's features differ from torch's by {difference:.1e} of the "
-                f"largest, more than {TOLERANCE:g}"
-            )
+        if notes:
+            _write_notes(temporary, notes)
+        images = _examples(image)
+        with torch.inference_mode():
+            ours = shipped(images.contiguous(memory_format=torch.channels_last)).numpy()
+        theirs = open_session(temporary).run(None, {"images": images.numpy()})[0]
+        return _compared(path, ours, theirs, "ONNX Runtime")
+
+
+def _write_notes(path: Path, notes: Mapping[str, str]) -> None:
+    """Add metadata to an ONNX file."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, dict(notes))
+    onnx.save(model, path)
+
+
+def _examples(image: tuple[int, int]) -> torch.Tensor:
+    """Three random images (3, 3, H, W)."""
+    return torch.randn(3, 3, *image, generator=torch.Generator().manual_seed(0))
+
+
+def _compared(path: StrPath, ours: NDArray[Any], theirs: NDArray[Any], runtime: str) -> float:
+    """The largest difference of two sets of features, relative to the largest feature.
+
+    Raises:
+        UserError: it is above `TOLERANCE`.
+    """
+    difference = float(np.abs(ours - theirs).max() / np.abs(ours).max())
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{path} was not written: {runtime}'s features differ from torch's by {difference:.1e} of the "
+            f"largest, more than {TOLERANCE:g}"
+        )
     return difference
-
-
-def _difference(network: nn.Module, path: Path, image: tuple[int, int]) -> float:
-    images = torch.randn(3, 3, *image, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        ours = network(images.contiguous(memory_format=torch.channels_last)).numpy()
-    theirs = open_session(path).run(None, {"images": images.numpy()})[0]
-    return float(np.abs(ours - theirs).max() / np.abs(ours).max())
 
 
 def open_session(path: Path) -> "onnxruntime.InferenceSession":

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 import filelock
 
-from msinet.errors import Busy, UserError
+from msinet.errors import Busy, UserError, did_you_mean, first_few
 
 StrPath = str | os.PathLike[str]
 
@@ -61,7 +62,8 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
 def write_text(path: StrPath, text: str) -> None:
     """Write UTF-8 text atomically, with the line ends of `text`. Raises the errors of `atomic_path`."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        # File names that are no text are written with escapes, so that the file is text.
+        temporary.write_text(text, encoding="utf-8", newline="", errors="backslashreplace")
 
 
 def write_json(path: StrPath, obj: Any) -> None:
@@ -78,7 +80,10 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows atomically as CSV; the columns are the union of their keys."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -96,15 +101,40 @@ def file_errors() -> Iterator[None]:
     """Report errors of the operating system as user errors. Commands wrap their work in this.
 
     Raises:
-        UserError: replaces an `OSError` that names a file.
+        UserError: replaces an `OSError` that names a file, and errors of a full memory.
     """
     try:
         yield
+    except MemoryError as error:
+        raise _no_memory(error) from error
+    except RuntimeError as error:
+        if not re.search(r"out of memory|can't allocate|not enough memory", str(error)):
+            raise
+        raise _no_memory(error) from error
     except OSError as error:
         if error.filename is None:
             raise
         remedy = REMEDIES.get(error.errno or 0, "check the path")
         raise UserError(f"cannot use {error.filename}: {error.strerror}; {remedy}") from error
+
+
+def _no_memory(error: Exception) -> UserError:
+    reason = (str(error).splitlines() or ["no reason given"])[0]
+    return UserError(f"not enough memory ({reason[-160:]}); use smaller images, batches or networks")
+
+
+def nearest_existing(path: StrPath) -> str:
+    """A sentence about the part of a missing path that exists, and the entry of it that is nearest to the next part."""
+    missing = Path(os.path.abspath(os.path.expanduser(path)))
+    while not os.path.exists(missing.parent) and missing.parent != missing:  # never raises
+        missing = missing.parent
+    folder = missing.parent
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return f" {folder} is there."
+    guess = did_you_mean(missing.name, names)
+    return f" {folder} is there and holds {first_few(names) or 'nothing'}.{guess}"
 
 
 def _sync_folder(folder: Path) -> None:

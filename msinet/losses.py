@@ -11,16 +11,20 @@ from msinet.models.sam import at_least_float, correlations
 from msinet.training.recipe import Variant
 
 
-def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
+def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1, margin: float = 0.0) -> Tensor:
     """Cross-entropy with label smoothing (Eq. 5).
 
-    The target is (1 - smoothing) * one-hot + smoothing / identities.
+    The target is (1 - smoothing) * one-hot + smoothing / identities. With a margin and logits that are scaled cosines
+    it is the AM-softmax (Wang et al., 2018), whose margin of a cosine is the one here divided by the scale.
 
     Args:
         logits: (B, identities).
         labels: (B,), in [0, identities).
         smoothing: in [0, 1]; 0 is plain cross-entropy.
+        margin: subtracted from the logit of an image's own identity, at least 0.
     """
+    if margin:
+        logits = logits - margin * F.one_hot(labels, logits.shape[1])
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 

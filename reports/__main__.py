@@ -1,28 +1,51 @@
-"""Command line: python -m reports build | table | curves | figure1 | figure4 | searches | clusters | factors | ..."""
+"""Command line: python -m reports build | table | claims | reference | curves | clusters | figure1 | figure4 | ..."""
 
+import gc
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import tyro
 
+from ablations.engine.reference import reference_folder
 from ablations.engine.request import Request
-from ablations.studies import find_study
+from ablations.studies import STUDIES, find_study
 from msinet.errors import UserError
 from msinet.io import file_errors, write_text
+from msinet.terminal import expanded, quietly
 from msinet.training.options import RunOptions
 from reports.formats import as_text, brief, write_table
-from reports.layout import build_table
-from reports.results import Results, file_name
+from reports.layout import shown_table
+from reports.results import ReferenceResults, Results, file_name
+
+if TYPE_CHECKING:
+    from msinet.data import Dataset
 
 # Modules that draw or rank are imported by the commands that need them: matplotlib and torch take seconds.
+
+
+@dataclass(frozen=True)
+class Source:
+    """The choice between the results of the store and the committed reference results."""
+
+    reference: bool = False
+    """show the reference results alone, without a store, data or torch"""
+    machine: str = ""
+    """machine of the reference results; empty: for each table the one with most of its runs"""
+
+    def results(self, request: Request) -> Results:
+        """The results of a request."""
+        return (ReferenceResults if self.reference else Results)(request, self.machine)
+
 
 Name = Annotated[str, tyro.conf.Positional]
 Asked = Annotated[Request, tyro.conf.OmitArgPrefixes]
 Options = Annotated[RunOptions, tyro.conf.OmitArgPrefixes]
+Origin = Annotated[Source, tyro.conf.OmitArgPrefixes]
 
 
 def written(paths: Sequence[Path]) -> int:
@@ -33,11 +56,15 @@ def written(paths: Sequence[Path]) -> int:
 
 @dataclass(frozen=True)
 class Table:
-    """Show a table next to the paper's numbers and write it as text, Markdown, LaTeX and CSV."""
+    """Show a table next to the reference results and the paper's numbers; write it as text, Markdown, LaTeX and CSV.
+
+    If nothing is measured here, the table has the reference results alone.
+    """
 
     name: Name
     """table or figure; python -m ablations list shows them"""
     request: Asked = field(default_factory=Request)
+    source: Origin = field(default_factory=Source)
     brief: bool = False
     """only rows that have results, and no notes"""
     out: Path | None = None
@@ -45,10 +72,9 @@ class Table:
 
     def __call__(self) -> int:
         """Build, print and write the table; an ablation's figure as well."""
-        folder = self.out or self.request.store / "tables"
         find_study(self.name)
-        results = Results(self.request)
-        table, stem = build_table(results, self.name), folder / file_name(self.name, self.request)
+        results, table = shown_table(self.source.results(self.request), self.name)
+        stem = (self.out or results.folder / "tables") / file_name(self.name, self.request)
         files = write_table(table, stem)
         print(as_text(brief(table) if self.brief else table))
         if self.brief:
@@ -56,7 +82,7 @@ class Table:
         if table.study is not None and table.study.baseline and table.done:
             from reports.figures import draw_study
 
-            files += draw_study(results, self.name, self.out or self.request.store / "figures")
+            files += draw_study(results, self.name, self.out or results.folder / "figures")
         return written(files)
 
 
@@ -67,6 +93,7 @@ class Curves:
     name: Name
     """table or figure"""
     request: Asked = field(default_factory=Request)
+    source: Origin = field(default_factory=Source)
     out: Path | None = None
     """folder for the files; by default figures/ in the store"""
 
@@ -74,7 +101,8 @@ class Curves:
         """Draw and write the curves."""
         from reports.curves import draw_study_curves
 
-        return written(draw_study_curves(Results(self.request), self.name, self.out or self.request.store / "figures"))
+        results = self.source.results(self.request)
+        return written(draw_study_curves(results, self.name, self.out or results.folder / "figures"))
 
 
 @dataclass(frozen=True)
@@ -127,12 +155,53 @@ class Figure6(Picture):
     images: int = 3
     length: int = 15
     """number of images in a list"""
+    weights: tuple[Path, ...] = ()
+    """weights files, or folders of msinet train, in place of the runs in the store; needs --data-root"""
 
     def __call__(self) -> int:
         """Draw and write the figure."""
-        from reports.pictures import figure6
+        from reports.pictures import figure6, figure6_of
 
+        if self.weights:
+            dataset, options = given_dataset(self.request), self.run_options
+            return written(figure6_of(self.weights, dataset, self.folder, self.images, self.length, options))
         return written(figure6(Results(self.request), self.folder, self.images, self.run_options, self.length))
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Build the browser of ranked lists, one HTML file that works offline, for given weights on a data set."""
+
+    weights: tuple[Path, ...]
+    """weights files, or folders of msinet train"""
+    request: Asked = field(default_factory=Request)
+    queries: int = 8
+    """queries in the browser, evenly spaced through the set"""
+    out: Path = Path("ranked.html")
+    """file to write"""
+    run_options: Options = field(default_factory=RunOptions)
+
+    def __call__(self) -> int:
+        """Rank and write the page."""
+        from reports.page.build import build_browser
+
+        if self.queries < 1:
+            raise UserError(f"--queries must be at least 1, got {self.queries}")
+        build_browser(self.weights, given_dataset(self.request), self.queries, self.run_options, self.out)
+        return written([self.out])
+
+
+def given_dataset(request: Request) -> "Dataset":
+    """The data set on which given weights are shown: the one that is named, or the only one under the data root.
+
+    Raises:
+        UserError: several are possible.
+    """
+    request.check()
+    names = request.available_datasets()
+    if len(names) > 1:
+        raise UserError(f"{request.root} holds {', '.join(names)}; choose one with --datasets")
+    return request.load(names[0])
 
 
 @dataclass(frozen=True)
@@ -142,6 +211,7 @@ class Searches:
     name: Name = "table1"
     """table that searches: table1, figure5a, figure5b, discrepancies"""
     request: Asked = field(default_factory=Request)
+    source: Origin = field(default_factory=Source)
     out: Path | None = None
     """folder for the files; by default figures/ in the store"""
 
@@ -149,7 +219,8 @@ class Searches:
         """Draw and write the figures."""
         from reports.searches import draw_searches
 
-        return written(draw_searches(Results(self.request), self.name, self.out or self.request.store / "figures"))
+        results = self.source.results(self.request)
+        return written(draw_searches(results, self.name, self.out or results.folder / "figures"))
 
 
 @dataclass(frozen=True)
@@ -159,6 +230,7 @@ class Clusters:
     name: Name = "table4"
     """table of methods without labels"""
     request: Asked = field(default_factory=Request)
+    source: Origin = field(default_factory=Source)
     out: Path | None = None
     """folder for the files; by default figures/ in the store"""
 
@@ -166,7 +238,8 @@ class Clusters:
         """Draw and write the figure."""
         from reports.clusters import draw_clusters
 
-        return written(draw_clusters(Results(self.request), self.name, self.out or self.request.store / "figures"))
+        results = self.source.results(self.request)
+        return written(draw_clusters(results, self.name, self.out or results.folder / "figures"))
 
 
 @dataclass(frozen=True)
@@ -176,6 +249,7 @@ class Factors:
     name: Name
     """table or figure, such as table2 or calibration"""
     request: Asked = field(default_factory=Request)
+    source: Origin = field(default_factory=Source)
     out: Path | None = None
     """folder for the files; by default tables/ and figures/ in the store"""
 
@@ -183,11 +257,11 @@ class Factors:
         """Build, print, draw and write the tables."""
         from reports.factors import as_markdown, by_factor, draw_study_factors, write_factors
 
-        results = Results(self.request)
+        results = self.source.results(self.request)
         data = by_factor(results, self.name)
         name = f"{file_name(self.name, self.request)}-factors"
-        files = write_factors(data, (self.out or self.request.store / "tables") / name)
-        files += draw_study_factors(data, results, self.name, self.out or self.request.store / "figures")
+        files = write_factors(data, (self.out or results.folder / "tables") / name)
+        files += draw_study_factors(data, results, self.name, self.out or results.folder / "figures")
         print(as_markdown(data))
         return written(files)
 
@@ -228,6 +302,7 @@ class Claims:
     """Judge the paper's statements by the finished runs. Status 1 if one of them fails."""
 
     request: Asked = field(default_factory=Request)
+    source: Origin = field(default_factory=Source)
     latency: Path = Path("results/bench/latency.csv")
     """file of python -m bench latency, for statements about speed; used if it exists"""
     strict: bool = False
@@ -237,18 +312,22 @@ class Claims:
 
     def __call__(self) -> int:
         """Judge, print and write the claims."""
-        from reports.costs import read_latencies
         from reports.statistics import Status
         from reports.verdicts import as_frame, as_markdown, judge
 
-        request = self.request
-        results = Results(request)
-        verdicts = judge(results, read_latencies(self.latency)[0] if self.latency.exists() else None)
+        request, results = self.request, self.source.results(self.request)
+        latency, latencies = results.bench_file(self.latency), None
+        if latency.exists():
+            from reports.costs import read_latencies
+
+            latencies = read_latencies(latency)[0]
+        verdicts = judge(results, latencies)
         counts = Counter(verdict.status for verdict in verdicts)
         text = ", ".join(f"{counts[status]} {status}" for status in get_args(Status))
         data = "the rendered world" if request.rendered else str(request.root)
-        title = f"{len(verdicts)} claims, profile {request.profile} on {data}, {request.repetitions}: {text}"
-        stem = (self.out or request.store / "tables") / file_name("claims", request)
+        origin = "reference results, " if results.is_reference else ""
+        title = f"{len(verdicts)} claims, {origin}profile {request.profile} on {data}, {results.repetitions}: {text}"
+        stem = (self.out or results.folder / "tables") / file_name("claims", request)
         write_text(stem.with_suffix(".md"), as_markdown(verdicts, title))
         write_text(stem.with_suffix(".csv"), as_frame(verdicts).to_csv(index=False))
         for verdict in verdicts:
@@ -261,9 +340,10 @@ class Claims:
 
 @dataclass(frozen=True)
 class Build:
-    """Build the report, one HTML file that works offline, from the results in the store."""
+    """Build the report, one HTML file that works offline, from the results in the store or the reference results."""
 
     request: Asked = field(default_factory=Request)
+    source: Origin = field(default_factory=Source)
     latency: Path = Path("results/bench/latency.csv")
     """file of python -m bench latency; throughput, memory and retrieval are looked for in its folder"""
     queries: int = 8
@@ -280,13 +360,100 @@ class Build:
 
         if self.queries < 1:
             raise UserError(f"--queries must be at least 1, got {self.queries}")
-        out = self.out or self.request.store / "report"
+        gc.freeze()  # a tenth of the time is spent on looking for garbage among what was imported
+        results = self.source.results(self.request)
+        out = self.out or results.folder / "report"
         options = RunOptions(device=self.device)
-        missing = build(Report(Results(self.request), self.latency, self.queries, options, out))
+        missing = build(Report(results, results.bench_file(self.latency), self.queries, options, out))
         size = (out / "index.html").stat().st_size / 2**20
         text = f", {len(missing)} things missing, listed at its end" if missing else ""
         print(f"written: {out / 'index.html'} ({size:.1f} MiB{text}), {out / 'tables'}, {out / 'figures'}")
         return 0
+
+
+@dataclass(frozen=True)
+class Add:
+    """Add the finished runs of a store to the reference results of a machine."""
+
+    machine: str
+    """name of the machine's folder, as epyc-2-cores"""
+    studies: tuple[str, ...] = tuple(STUDIES)
+    """tables and figures"""
+    request: Asked = field(default_factory=Request)
+    about: str = ""
+    """the machine in words; empty: as before, at first its processor or device"""
+    who: str = ""
+    """person who made the runs; empty: as before"""
+    replace: bool = False
+    """replace other results of the same experiments"""
+    folder: Path | None = None
+    """folder of the reference results; by default reference/ of this checkout"""
+
+    def __call__(self) -> int:
+        """Add the runs and print the files."""
+        from reports.contributions import Machine, add
+
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.machine):
+            raise UserError(f"--machine {self.machine!r}: use small letters, digits, dots and hyphens")
+        machine = Machine((self.folder or reference_folder()) / self.machine, self.about, self.who)
+        for line in add(self.request, self.studies, machine, replacing=self.replace):
+            print(line)
+        return 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check all reference results. Status 1 if a file is damaged, inconsistent, or not of this code."""
+
+    folder: Annotated[Path | None, tyro.conf.Positional] = None
+    """folder of the reference results; by default reference/ of this checkout"""
+
+    def __call__(self) -> int:
+        """Print the problems."""
+        from reports.contributions import check
+
+        folder = self.folder or reference_folder()
+        if not folder.is_dir():
+            raise UserError(f"no folder of reference results {folder}")
+        problems = list(check(folder))
+        for problem in problems:
+            print(problem)
+        print(f"{len(problems)} problems in {folder}" if problems else f"{folder} is valid")
+        return 1 if problems else 0
+
+
+@dataclass(frozen=True)
+class Listing:
+    """List the reference results: machines, studies, numbers of runs, commands."""
+
+    folder: Annotated[Path | None, tyro.conf.Positional] = None
+    """folder of the reference results; by default reference/ of this checkout"""
+
+    def __call__(self) -> int:
+        """Print the list."""
+        from reports.contributions import listing
+
+        folder = self.folder or reference_folder()
+        lines = list(listing(folder))
+        print("\n".join(lines) or f"no reference results in {folder}; docs/reference.md shows how to add some")
+        return 0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Add, check or list the committed reference results."""
+
+    action: tyro.conf.OmitSubcommandPrefixes[
+        tyro.conf.OmitArgPrefixes[
+            Annotated[Add, tyro.conf.subcommand("add")]
+            | Annotated[Check, tyro.conf.subcommand("check")]
+            | Annotated[Listing, tyro.conf.subcommand("list")]
+        ]
+    ]
+
+    def __call__(self) -> int:
+        """Carry out the action."""
+        return self.action()
 
 
 COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
@@ -296,11 +463,13 @@ COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
     "figure1": Figure1,
     "figure4": Figure4,
     "figure6": Figure6,
+    "ranked": Ranked,
     "searches": Searches,
     "clusters": Clusters,
     "factors": Factors,
     "costs": Costs,
     "claims": Claims,
+    "reference": Reference,
 }
 
 
@@ -311,7 +480,7 @@ def main(args: Sequence[str] | None = None) -> int:
             COMMANDS, prog="python -m reports", description="Tables and figures from finished runs.", args=args
         )
         with file_errors():
-            return command()
+            return int(expanded(command)())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -321,4 +490,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(quietly(main))

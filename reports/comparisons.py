@@ -7,6 +7,7 @@ import pandas as pd
 
 from msinet.errors import UserError
 from reports import statistics
+from reports.genotypes import agreement
 from reports.statistics import (
     Effect,
     Scores,
@@ -62,11 +63,14 @@ class Comparisons:
     def obstacle(self, row: Row, column: Column) -> str:
         """Why a row cannot be compared in a column; empty: it can. Reads no scores."""
         runs = row.cells[column].runs
-        return self.convergence(runs) or few_repetitions(_source(runs), len(set(_repetitions(runs))))
+        return self._obstacle(runs) or few_repetitions(source_of(runs), len(set(repetitions_of(runs))))
+
+    def _obstacle(self, runs: pd.DataFrame) -> str:
+        return "; ".join(filter(None, [self.convergence(runs), search_obstacle(runs)]))
 
     def convergence(self, runs: pd.DataFrame) -> str:
         """Why trainings have not converged; empty: they have, or nothing was trained."""
-        trained = tuple(runs.loc[runs["steps"] > 0, "run_id"])
+        trained = tuple(run_id for run_id, steps in zip(runs["run_id"], runs["steps"], strict=True) if steps > 0)
         if trained not in self._obstacles:
             histories = [self._files.read(run_id, "history.csv") for run_id in trained]
             self._obstacles[trained] = convergence_obstacle(histories)
@@ -76,10 +80,10 @@ class Comparisons:
         runs = runs.sort_values(["seed", "draw"])
         queries = [self._files.read(run_id, "queries.csv") for run_id in runs["run_id"]]
         try:
-            scores = Scores.from_queries(queries, metric, _repetitions(runs))
+            scores = Scores.from_queries(queries, metric, repetitions_of(runs))
         except ValueError as error:
             raise UserError(f"runs {', '.join(runs['run_id'])} cannot be compared: {error}") from error
-        return statistics.Row(scores, _source(runs), self.convergence(runs), origins_of(runs))
+        return statistics.Row(scores, source_of(runs), self._obstacle(runs), origins_of(runs))
 
 
 def shared_seeds(rows: Iterable[Row], column: Column) -> set[int]:
@@ -87,7 +91,20 @@ def shared_seeds(rows: Iterable[Row], column: Column) -> set[int]:
     return set.intersection(*(set(row.cells[column].runs["seed"]) for row in rows))
 
 
-def _source(runs: pd.DataFrame) -> str:
+def search_obstacle(runs: pd.DataFrame) -> str:
+    """Why trainings of searched genotypes say nothing about their searches; empty: the searches agree, or there is one.
+
+    Args:
+        runs: of a row.
+    """
+    searches = runs.drop_duplicates("search_id")
+    if source_of(runs) != "search" or len(searches) < 2:
+        return ""
+    found = agreement(list(searches["option.genotype"]))
+    return "" if found.above_chance else f"operations of the searches are arbitrary: {found}"
+
+
+def source_of(runs: pd.DataFrame) -> str:
     """The thing that differs between the repetitions of a row."""
     if (runs["search_id"] != "").any():
         return "search"
@@ -95,6 +112,6 @@ def _source(runs: pd.DataFrame) -> str:
     return "genotype" if several else "training"
 
 
-def _repetitions(runs: pd.DataFrame) -> list[str]:
+def repetitions_of(runs: pd.DataFrame) -> list[str]:
     """The repetition that each run belongs to: its genotype in a row of random architectures, else itself."""
-    return list(runs["option.genotype" if _source(runs) == "genotype" else "run_id"].astype(str))
+    return list(runs["option.genotype" if source_of(runs) == "genotype" else "run_id"].astype(str))

@@ -70,7 +70,7 @@ def accuracy_data(
     for row in table.rows:
         cell = next((cell for one, cell in row.cells.items() if one.label == column), None)
         model = timed_as(row)
-        if cell is None or not cell.done or model not in measured:
+        if row.group == "untrained" or cell is None or not cell.done or model not in measured:
             continue
         rows.append(
             {

@@ -64,7 +64,8 @@ def curve_data(results: Results, name: str) -> pd.DataFrame:
                 parts.append(history.reindex(columns=columns).assign(**about, **run_about))
     if not any(part["epoch"].iloc[0] for part in parts):
         raise results.missing(name)
-    return pd.concat([part.dropna(axis="columns", how="all") for part in parts], ignore_index=True)
+    data = pd.concat([part.dropna(axis="columns", how="all") for part in parts], ignore_index=True)
+    return data.reindex(columns=data.columns.union(columns, sort=False))  # mAP and R1 if no run was evaluated
 
 
 def by_group(data: pd.DataFrame, stem: Path) -> list[tuple[str, pd.DataFrame, Path]]:
@@ -110,7 +111,8 @@ def draw_curves(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 colour, marker = look[str(row)]
                 axis.plot(line["step"], line["mAP"], marker=marker, ms=3.5, color=colour, alpha=0.9, label=str(row))
             for _, level in part[part["step"] == 0].iterrows():
-                axis.axhline(level["mAP"], color="0.4", ls="--", lw=1, label=f"{level['row']} (untrained)")
+                colour, _ = look[str(level["row"])]
+                axis.axhline(level["mAP"], color=colour, ls="--", lw=1, label=f"{level['row']} (untrained)")
             axis.set(xlabel="training steps", ylim=(0, None), xlim=(0, None))
             axis.set_title(column)
             finish_axes(axis)

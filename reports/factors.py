@@ -18,7 +18,7 @@ from reports.curves import by_group
 from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
 from reports.results import Results, file_name
-from reports.tables import network_of, table_group
+from reports.tables import network_of, random_weights, table_group
 
 #: Resamples behind a confidence interval.
 RESAMPLES = 1000
@@ -31,7 +31,7 @@ LEVELS: dict[str, tuple[tuple[float, str], ...]] = {
 
 
 def by_factor(results: Results, name: str) -> pd.DataFrame:
-    """R1 and mAP of every row of a study on the queries of each level.
+    """R1 and mAP of every row of a study on the queries of each level, random weights left out.
 
     Columns: group, row, network, column, factor, level, queries, R1 and mAP in per cent, means over seeds and draws;
     low and high, the 95 % confidence interval of mAP (`interval`). Queries without a match are left out.
@@ -43,6 +43,8 @@ def by_factor(results: Results, name: str) -> pd.DataFrame:
     rows = []
     for row in table.rows:
         about = {"group": table_group(row.group), "row": table.label(row.factors), "network": network_of(row)}
+        if random_weights(row):
+            continue
         for column, cell in row.cells.items():
             frames = [results.queries(run_id) for run_id in cell.run_ids]
             if frames and all(factor in frame for frame in frames for factor in LEVELS):
@@ -102,9 +104,10 @@ def draw_study_factors(data: pd.DataFrame, results: Results, name: str, folder: 
     request = results.request
     stem = folder / f"{file_name(name, request)}-factors-mAP"
     written: list[Path] = []
+    repetitions = results.resolution(name).request.repetitions
     for group, part, one in by_group(data, stem):
         title = (
-            f"mAP by factor of the query, {group}, profile {request.profile}, {request.repetitions}; "
+            f"mAP by factor of the query, {group}, profile {request.profile}, {repetitions}; "
             "bars: 95 % bootstrap over identities, n: queries"
         )
         written += draw_factors(part, title, one)

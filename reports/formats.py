@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from bench.networks import paper_costs
 from msinet.io import write_text
-from reports.results import Factors
+from reports.results import WITHIN_FAMILY, Factors
 from reports.tables import BEST, NOISE, SECOND, Row, Table, TableCell, table_group
 
 NOT_RUN = "not run"
@@ -22,14 +23,15 @@ class Heading:
     title: str
     metrics: tuple[str, ...] = ()
     """metrics of its numbers, in order"""
-    paper: bool = False
-    """whether it holds the paper's numbers"""
+    kind: Literal["measured", "reference", "paper"] = "measured"
+    """origin of its numbers"""
     numeric: bool = True
 
     @property
     def text(self) -> str:
-        """Title and metrics; the paper's columns follow those whose metrics they share."""
-        return self.title if self.paper or not self.metrics else f"{self.title} {'/'.join(self.metrics)}"
+        """Title and metrics; columns of the reference and the paper follow those whose metrics they share."""
+        shared = self.kind != "measured" or not self.metrics
+        return self.title if shared else f"{self.title} {'/'.join(self.metrics)}"
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,21 @@ def _one(value: float | None, text: str) -> Printed:
 
 
 def grid(table: Table) -> tuple[list[Heading], list[Line]]:
-    """Headings and lines, the same for every format. Without numbers of the paper its columns are left out."""
+    """Headings and lines, the same for every format. Columns of the reference and the paper are there if they have any.
+
+    In a table of reference results, these are in the place of the measured values.
+    """
     compared = any(cell.paper for row in table.rows for cell in row.cells.values())
+    families = table.columns_with_families
+    referenced = {c for c in table.columns if any(row.cells[c].reference for row in table.rows)}
     headings = [Heading("network", numeric=False), Heading("params M")]
-    headings += [Heading("paper", paper=True)] if compared else []
+    headings += [Heading("paper", kind="paper")] if compared else []
     headings.append(Heading("GMACs"))
     for column in table.columns:
-        headings.append(Heading(column.label, column.metrics))
-        headings += [Heading("paper", column.metrics, paper=True)] if compared else []
+        headings.append(Heading(f"{column.label} reference" if table.is_reference else column.label, column.metrics))
+        headings += [Heading("reference", column.metrics, "reference")] if column in referenced else []
+        headings += [Heading("paper", column.metrics, "paper")] if compared else []
+        headings += [Heading(f"{column.label} in family", ("R1",))] if column in families else []
     lines = []
     for row in table.rows:
         parameters, macs = row.first("parameters_without_classifier"), row.first("macs")
@@ -84,7 +93,9 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
         ]
         for column in table.columns:
             cells.append(_measured(row.cells[column], column.metrics))
+            cells += [_reference(row.cells[column], column.metrics)] if column in referenced else []
             cells += [_published(row.cells[column], column.metrics)] if compared else []
+            cells += [_within_family(row.cells[column])] if column in families else []
         lines.append(Line(table_group(row.group), tuple(cells)))
     return headings, lines
 
@@ -110,6 +121,17 @@ def _measured(cell: TableCell, metrics: Sequence[str]) -> Printed:
     ]
     remark = f" ({cell.done} of {cell.planned} seeds)" if cell.done < cell.planned else ""
     return Printed(tuple((v, text, cell.marks.get(m, "")) for v, text, m in numbers), remark, cell.run_ids)
+
+
+def _within_family(cell: TableCell) -> Printed:
+    return _measured(cell, WITHIN_FAMILY[:1]) if cell.ranked_in_family else Printed(remark="-")
+
+
+def _reference(cell: TableCell, metrics: Sequence[str]) -> Printed:
+    if cell.reference is None:
+        return Printed(remark="-")
+    printed = _measured(cell.reference, metrics)
+    return replace(printed, remark=printed.remark + (f" {cell.agreement}" if cell.agreement else ""))
 
 
 def _published(cell: TableCell, metrics: Sequence[str]) -> Printed:
@@ -210,7 +232,8 @@ def as_frame(table: Table) -> pd.DataFrame:
     rows = []
     for row in table.rows:
         for column, cell in row.cells.items():
-            rows += [_record(table, row, column.label, cell, metric) for metric in column.metrics]
+            metrics = (*column.metrics, *(WITHIN_FAMILY if cell.ranked_in_family else ()))
+            rows += [_record(table, row, column.label, cell, metric) for metric in metrics]
     return pd.DataFrame(rows)
 
 
@@ -227,8 +250,21 @@ def _record(table: Table, row: Row, column: str, cell: TableCell, metric: str) -
         "std": cell.std(metric) if cell.done else None,
         "runs": cell.done,
         "planned": cell.planned,
+        **_reference_values(cell.reference, metric, cell.agreement),
         "paper": cell.paper.get(metric),
         "origin": cell.origin,
+    }
+
+
+def _reference_values(cell: TableCell | None, metric: str, agreement: str) -> dict[str, object]:
+    """Values of the reference; none without one, so that tables without a reference have no such columns."""
+    if cell is None:
+        return {}
+    return {
+        "reference": cell.mean(metric),
+        "reference_std": cell.std(metric),
+        "reference_runs": cell.done,
+        "agreement": agreement,
     }
 
 

@@ -6,19 +6,22 @@ from functools import cache
 
 import pandas as pd
 
+from ablations.engine.reference import about
 from ablations.engine.study import column_order
 from ablations.studies import find_study
+from msinet.errors import DataError
+from reports.agreement import source_lines, with_reference
 from reports.comparisons import Comparisons
 from reports.notes import notes
 from reports.paper import of_cell, of_group, of_row, paper_numbers
-from reports.results import Factors, Results
+from reports.results import Factors, ReferenceResults, Results, run_command
 from reports.statistics import Part, decide
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, TableCell
 
 
 @cache
 def build_table(results: Results, name: str) -> Table:
-    """A study's table next to the paper's numbers, with marks and notes; made once for the same results.
+    """A study's table next to the paper's numbers and the reference results; made once for the same results.
 
     Args:
         results: of a request.
@@ -28,8 +31,33 @@ def build_table(results: Results, name: str) -> Table:
         UserError: unknown study, no finished runs, or results on several versions of a data set.
     """
     table = plain_table(results, name)
-    table = replace(table, rows=marked(table.rows, comparisons_of(results, name)))
-    return replace(table, notes=notes(results, table, comparisons_of(results, name)))
+    compared = comparisons_of(results, name)
+    table = replace(table, rows=marked(table.rows, compared))
+    table = replace(table, notes=notes(results, table, compared))
+    reference = results.reference
+    if reference is None or reference.found(name) is None:
+        return table
+    return with_reference(table, compared, build_table(reference, name), comparisons_of(reference, name))
+
+
+def shown_table(results: Results, name: str) -> tuple[Results, Table]:
+    """A study's table, and the results behind it: those of the store, or the reference if nothing was measured here.
+
+    Raises:
+        UserError: as `build_table`, and there are no reference results.
+    """
+    reference, why = results.reference, "no run is finished"
+    try:
+        table = build_table(results, name)
+        if table.done or reference is None or reference.found(name) is None:
+            return results, table
+    except DataError as error:  # no data on this machine
+        if reference is None or reference.found(name) is None:
+            raise
+        why = str(error)
+    table = build_table(reference, name)
+    note = f"Nothing is measured here: {why}. To measure: {run_command(name, results.request)}"
+    return reference, replace(table, notes=[note, *table.notes])
 
 
 @cache
@@ -41,12 +69,21 @@ def plain_table(results: Results, name: str) -> Table:
     """
     study, frame = find_study(name), results.frame(name)
     numbers = paper_numbers(name)
+    found = results.found(name) if isinstance(results, ReferenceResults) else None
+    if found:  # groups and columns that the reference has
+        finished = results.finished(name)
+        tasks = set(zip(finished["train"], finished["test"], strict=True))
+        shown = [task in tasks for task in zip(frame["train"], frame["test"], strict=True)]
+        frame = frame[frame["group"].isin(finished["group"]) & pd.Series(shown, frame.index)]
     columns = columns_of(frame)
     rows = [row for group in frame["group"].unique() for row in _rows(frame, group, columns, numbers)]
     finished = results.finished(name)
     rendered = len(finished) > 0 and finished["target_layout"].str.contains("rendered").any()
-    title = study.title + (" (rendered world, not the paper's data)" if rendered else "")
-    return Table(title, columns, rows, study)
+    title = study.title + (", trained by their authors' recipes" if results.request.recipe_of == "authors" else "")
+    title += " (rendered world, not the paper's data)" if rendered else ""
+    if found is None:
+        return Table(title, columns, rows, study)
+    return Table(f"{title}, reference results", columns, rows, study, (), source_lines(found, about(found.store.root)))
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from msinet.data import Dataset, load_dataset
+from msinet.data import Dataset
 from reports.layout import build_table
 from reports.results import Results
 from reports.tables import network_of, table_group
@@ -40,6 +40,6 @@ def finished_networks(results: Results, study: str) -> tuple[list[FinishedNetwor
                 for row in rows
                 for cell in row.cells.values()
             ]
-            return found, load_dataset(table.columns[0].test, results.request.root)
+            return found, results.request.load(table.columns[0].test)
     lacking = [table.label(row.factors) for row in table.rows for cell in row.cells.values() if not cell.done]
     raise results.missing(study, f"training of {', '.join(dict.fromkeys(lacking))}")

@@ -10,9 +10,10 @@ import pandas as pd
 from ablations.engine.experiment import Experiment
 from ablations.engine.study import Study
 from msinet.models.genotype import SEARCHED
-from msinet.models.registry import label_of
+from msinet.models.registry import card_of, label_of
 from msinet.training.recipe import Recipe
 from reports.comparisons import Comparisons
+from reports.genotypes import agreement
 from reports.results import Factors, Results
 from reports.statistics import Effect, Part, decide
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, table_group
@@ -23,9 +24,11 @@ def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
     study = table.study
     assert study is not None
     found = [
+        *table.source_notes,
         *settings(results, study),
         *provenance(results, study),
         *legend(table),
+        *bounds(table),
         *obstacles(table, compared),
         *orders(table, compared),
         *genotypes(found_by_search(results, study), table),
@@ -37,8 +40,8 @@ def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
 
 def settings(results: Results, study: Study) -> list[str]:
     """Recipe, number of seeds, and which model is evaluated."""
-    request = results.request
-    cells = [resolved.cell for resolved in results.resolution(study.name).cells]
+    resolution = results.resolution(study.name)
+    request, cells = resolution.request, [resolved.cell for resolved in resolution.cells]
     trained = [cell.experiment for cell in cells if cell.group != "untrained"]
     sizes = dict.fromkeys(f"{e.recipe.image.height}x{e.recipe.image.width}" for e in trained)
     sampler = trained[0].recipe.sampler
@@ -48,6 +51,8 @@ def settings(results: Results, study: Study) -> list[str]:
         f"Profile {request.profile}{changes}: images {' and '.join(sizes)}, batches {sampler.identities}x"
         f"{sampler.images}, {_schedules(inside)}."
     ]
+    if request.recipe_of == "authors":
+        lines.append(_authors(trained))
     across = [e for e in trained if e.cross_domain]
     if across and len(inside) < len(trained):
         plain = not any(e.recipe.augmentation.erase for e in inside)
@@ -55,9 +60,18 @@ def settings(results: Results, study: Study) -> list[str]:
         lines.append(f"Across data sets (A>B): {' or '.join(_by_length(across))}, {jitter}.")
     if grids := sorted({e.recipe.losses.alignment_grid for e in trained if e.recipe.losses.alignment != "none"}):
         lines.append(f"Spatial alignment (Eq. 7): grid of the {' or '.join(grids)} image.")
-    spread = "mean ± sample standard deviation" if request.seeds > 1 else "no variance estimate"
+    spread = "mean ± sample standard deviation" if request.repeats > 1 else "no variance estimate"
     lines.append(f"{request.repetitions}, {spread}. Models of the last epoch; nothing is selected on the test set.")
     return lines
+
+
+def _authors(experiments: Sequence[Experiment]) -> str:
+    """Sources of the authors' recipes, and the networks that have none of their own."""
+    cards = {card.name: card for card in (card_of(one.model) for one in experiments)}.values()
+    own = [f"{card.label}: {card.authors_source}" for card in cards if card.authors]
+    others = [card.label for card in cards if not card.authors]
+    line = f"Recipes of the networks' authors. {'; '.join(own)}." if own else "Recipes of the networks' authors."
+    return line + (f" The recipe above of its kind: {', '.join(others)}." if others else "")
 
 
 def _schedules(experiments: Sequence[Experiment]) -> str:
@@ -91,7 +105,19 @@ def provenance(results: Results, study: Study) -> list[str]:
     if runs.empty:
         return []
     data = {f"{r['test']} ({r['target_layout']}, fingerprint {r['target_fingerprint']})" for _, r in runs.iterrows()}
-    return [f"Data: {'; '.join(sorted(data))}.", f"Measured on {'; '.join(machines(runs))}."]
+    return [f"Data: {'; '.join(sorted(data))}.", f"Measured on {'; '.join(machines(runs))}.", *unranked(runs)]
+
+
+def unranked(runs: pd.DataFrame) -> list[str]:
+    """A sentence about queries that no metric counts, if there are any."""
+    counts = {
+        f"{int(run['queries_without_match'])} of {int(run['queries'])} queries of {run['test']}"
+        for _, run in runs.iterrows()
+        if run.get("queries_without_match", 0) > 0
+    }
+    if not counts:
+        return []
+    return [f"Left out, as the gallery holds no match for them: {', '.join(sorted(counts))}."]
 
 
 def machines(runs: pd.DataFrame) -> list[str]:
@@ -104,9 +130,22 @@ def _device(run: "pd.Series[Any]") -> str:
 
 
 def _precision(run: "pd.Series[Any]") -> str:
-    """The precision of a run. On GPUs, cuDNN's default for convolutions in fp32 is TF32."""
+    """The precision in which a run computed. Records without it are of runs with cuDNN's default for fp32, TF32."""
+    used = run.get("precision_used")
+    if isinstance(used, str):
+        return used
     precision = str(run["recipe.precision"])
     return f"{precision} with TF32 convolutions" if precision == "fp32" and run["device"] != "cpu" else precision
+
+
+def bounds(table: Table) -> list[str]:
+    """Meaning of the rows and columns that only rendered sets have."""
+    lines = []
+    if any(str(dict(row.factors).get("network", "")).startswith("oracle") for row in table.rows):
+        lines.append("Oracles know the named factors of every rendered image and see no pixels (docs/calibration.md).")
+    if table.columns_with_families:
+        lines.append("In family: each query among the images of its own family, which differ in one or two details.")
+    return lines
 
 
 def legend(table: Table) -> list[str]:
@@ -187,12 +226,12 @@ def _order(table: Table, rows: Sequence[Row], column: Column, compared: Comparis
     return (
         f"Order by {metric}, {table_group(rows[0].group)}, {column.label}: {here}; in the paper {paper}. "
         f"Of {len(ranked)} pairs {same} as in the paper, {reverse} reversed, {len(ranked) - same - reverse} undecided"
-        f"{_mixed(effects)}."
+        f"{remarks_of(effects)}."
     )
 
 
-def _mixed(effects: Iterable[Effect]) -> str:
-    """The remarks of effects on different devices and versions."""
+def remarks_of(effects: Iterable[Effect]) -> str:
+    """The remarks of effects on different devices and versions, in brackets."""
     remarks = dict.fromkeys(remark for effect in effects for remark in effect.remarks)
     return f" ({'; '.join(remarks)})" if remarks else ""
 
@@ -238,6 +277,10 @@ def genotypes(found: Sequence[FoundGenotype], table: Table) -> list[str]:
             f"{record['agreement']:.0f} of 12 as in the paper{entropy}, {record['skip_ratio']:.0%} none{collapsed}, "
             f"{record['seconds_training']:.0f} s."
         )
+    for factors in dict.fromkeys(one.factors for one in found):
+        several = [str(one.record["genotype"]) for one in found if one.factors == factors]
+        if len(several) > 1:
+            lines.append(f"{table.label(factors)}: {agreement(several)}.")
     return lines
 
 
@@ -286,7 +329,9 @@ def _differences(table: Table, pairs: Sequence[tuple[Row, Row]], column: Column,
             )
         else:
             p, verdict = min(decision.holds, decision.fails), words.get(decision.status, "undecided")
-            lines.append(f"{where}, {label} minus {other}: {spread(effect)}, p {p:.3f}: {verdict}{_mixed([effect])}.")
+            lines.append(
+                f"{where}, {label} minus {other}: {spread(effect)}, p {p:.3f}: {verdict}{remarks_of([effect])}."
+            )
     return lines + [f"{head}: {'; '.join(each)}." for head, each in untested.items()]
 
 

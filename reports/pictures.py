@@ -1,5 +1,6 @@
 """Figures 1, 4 and 6: what networks see and find on some queries of their test set."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from msinet.data import Dataset
 from msinet.errors import UserError
 from msinet.training.options import RunOptions
 from reports.distances import distance_data, draw_distances
+from reports.given import given_lists
 from reports.lists import draw_lists
 from reports.maps import draw_maps, query_maps
 from reports.networks import FinishedNetwork, finished_networks
@@ -49,6 +51,16 @@ def figure6(results: Results, folder: Path, images: int, run_options: RunOptions
     _, height, width = load_run(results.store, networks[0].run_ids[0])
     title = f"Figure 6: the {length} nearest images, {trained_on(networks[0], dataset, results)}"
     return draw_lists(lists, dataset, (height, width), title, folder / file_name("figure6", results.request))
+
+
+def figure6_of(
+    given: Sequence[Path], dataset: Dataset, folder: Path, images: int, length: int, run_options: RunOptions
+) -> list[Path]:
+    """Ranked lists of given weights for the same queries of a data set."""
+    found = given_lists(given, dataset, some_queries(dataset, images), length, run_options)
+    lists = {one.label: one.lists for one in found}
+    title = f"The {length} nearest images, {dataset.name} ({dataset.layout})"
+    return draw_lists(lists, dataset, found[0].size, title, folder / f"figure6-{dataset.name}")
 
 
 def some_queries(dataset: Dataset, images: int) -> list[int]:

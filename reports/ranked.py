@@ -7,7 +7,7 @@ STORE/features/<run_id>.npy     (N, D) float32, a row per test image in the data
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from msinet.errors import DataError, UserError
 from msinet.io import atomic_path
 from msinet.models import build_model, load_weights
 from msinet.retrieval import top_k
-from msinet.training import embed
+from msinet.training.evaluation import dataset_features
 from msinet.training.options import RunOptions
 from reports.results import Results
 
@@ -45,7 +45,11 @@ class RankedList:
     first_rank: int
     """rank of the first right image, from 1; 0 if there is none"""
     ap: float
-    """recorded average precision of the query in per cent; NaN if there is no right image"""
+    """average precision of the query in per cent; NaN if there is no right image"""
+
+
+#: Number of right images in the gallery, rank of the first, average precision in per cent.
+Scores = tuple[int, int, float]
 
 
 def ranked_lists(
@@ -72,6 +76,24 @@ def ranked_lists(
     features = embeddings(results.store, run_id, dataset, run_options)
     recorded = results.queries(run_id)
     recorded = recorded[recorded["draw"] == 0].reset_index(drop=True)
+    rows = {q: recorded.iloc[q] for q in queries}
+    scores = {q: (int(row["positives"]), int(row["first_rank"]), float(row["ap"])) for q, row in rows.items()}
+    return lists_of(features, dataset, queries, k, scores)
+
+
+def lists_of(
+    features: NDArray[np.float32], dataset: Dataset, queries: Sequence[int], k: int, scores: Mapping[int, Scores]
+) -> list[RankedList]:
+    """The k nearest gallery images of some queries (first draw of the set).
+
+    Args:
+        features: (N, D), a row per test image.
+        dataset: the test set.
+        queries: positions in `dataset.draws[0].query`.
+        k: length of a list.
+        scores: number of right images, rank of the first and average precision in per cent, by query.
+    """
+    draw = dataset.draws[0]
     identities = np.array([image.identity for image in dataset.test])
     cameras = np.array([image.camera for image in dataset.test])
     chosen = draw.query[np.asarray(queries, np.int64)]
@@ -89,7 +111,6 @@ def ranked_lists(
     lists = []
     for position, query, nearest, square in zip(queries, chosen, indices, squares, strict=True):
         found = draw.gallery[nearest[nearest >= 0]]
-        row = recorded.iloc[position]
         lists.append(
             RankedList(
                 int(position),
@@ -97,9 +118,7 @@ def ranked_lists(
                 tuple(dataset.test[i] for i in found),
                 tuple(float(d) for d in np.sqrt(square[nearest >= 0])),
                 tuple(bool(r) for r in identities[found] == identities[query]),
-                int(row["positives"]),
-                int(row["first_rank"]),
-                float(row["ap"]),
+                *scores[position],
             )
         )
     return lists
@@ -140,7 +159,8 @@ def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: RunOpti
             f"({dataset.fingerprint}); pass the --data-root of the run"
         )
     kept = store.root / "features" / f"{run_id}.npy"
-    if kept.is_file():
+    newest = max((image.path.stat().st_mtime_ns for image in dataset.test), default=0)
+    if kept.is_file() and kept.stat().st_mtime_ns > newest:  # else an image was written again
         try:
             features: NDArray[np.float32] = np.load(kept, allow_pickle=False)
             if features.ndim == 2 and len(features) == len(dataset.test) and features.dtype == np.float32:
@@ -150,7 +170,8 @@ def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: RunOpti
     network, height, width = load_run(store, run_id)
     device, progress = pick_device(run_options.device), run_options.progress
     pixels = open_pixels(dataset, "test", height, width, progress=progress)
-    made: NDArray[np.float32] = embed(network.to(device), pixels, device, progress=progress).numpy()
+    found = dataset_features(network.to(device), dataset, pixels, device, progress=progress)
+    made: NDArray[np.float32] = found.numpy()
     with atomic_path(kept) as temporary, temporary.open("wb") as stream:
         np.save(stream, made)
     return made

@@ -1,27 +1,33 @@
 """Results of one request as tidy frames, from which every table, figure and claim is made.
 
 A study's frame has one row per cell: study, group, factors, train, test, seed, draw, state, run_id, search_id, and of
-finished runs what they recorded. Files store shares in [0, 1]; from here on they are in per cent.
+finished runs what they recorded. Files store shares in [0, 1]; from here on they are in per cent. `Results` are those
+of a store, `ReferenceResults` the committed ones (docs/reference.md).
 """
 
 import re
 import shlex
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from ablations.engine.experiment import Scalar
+from ablations.engine.reference import ReferenceStore, machines, reference_folder
 from ablations.engine.request import Request
 from ablations.engine.resolve import Resolution, resolve
 from ablations.engine.results import results
 from ablations.engine.store import Store
-from ablations.studies import find_study
+from ablations.studies import STUDIES, find_study
 from msinet.errors import UserError
 
 #: Metrics of a ranking.
 METRICS = ("R1", "R5", "R10", "mAP", "mINP")
+#: Metrics of a ranking against the images of the query's own family alone, which rendered sets have.
+WITHIN_FAMILY = ("within_family_R1", "within_family_mAP")
 #: Columns of records, histories and query files that hold shares.
-SHARES = (*METRICS, *(f"{metric}_std_draws" for metric in METRICS), "accuracy", "ap")
+SHARES = (*METRICS, *WITHIN_FAMILY, *(f"{metric}_std_draws" for metric in METRICS), "accuracy", "ap")
 
 Factors = tuple[tuple[str, Scalar], ...]
 
@@ -34,18 +40,53 @@ def in_percent(frame: pd.DataFrame) -> pd.DataFrame:
 class Results:
     """Studies of a request and their runs. The store is read once, and each study is resolved once.
 
+    Args:
+        request: whose results they are.
+        machine: of the reference results next to them; empty: of each study the one with most of its runs.
+
     Raises:
         UserError: an unknown name or setting in the request.
     """
 
-    def __init__(self, request: Request) -> None:
+    #: True for committed reference results, which have no weights.
+    is_reference = False
+
+    def __init__(self, request: Request, machine: str = "") -> None:
         request.check()
-        self.request = request
+        self.request, self.machine = request, machine
         self.store = Store(request.store)
         self._resolutions: dict[str, Resolution] = {}
         self._frames: dict[str, pd.DataFrame] = {}
-        self._files: dict[Path, pd.DataFrame] = {}
+        self._files: dict[tuple[str, str], pd.DataFrame] = {}
         self._records: pd.DataFrame | None = None
+
+    @cached_property
+    def reference(self) -> "ReferenceResults | None":
+        """Reference results of the same request, to show next to these; reference results have none."""
+        return ReferenceResults(self.request, self.machine)
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds, of reference results the largest of any study."""
+        return self.request.repeats
+
+    @property
+    def repetitions(self) -> str:
+        """The number of seeds in words."""
+        return replace(self.request, seeds=self.seeds).repetitions
+
+    @property
+    def folder(self) -> Path:
+        """Folder for tables, figures and the report, unless another is asked for."""
+        return self.request.store
+
+    def bench_file(self, path: Path) -> Path:
+        """A file of `python -m bench`: the given one; reference results have their own."""
+        return path
+
+    def folder_of(self, run_id: str) -> Path:
+        """Folder of a finished run; of reference results that of the machine."""
+        return self.store.run_folder(run_id)
 
     @property
     def records(self) -> pd.DataFrame:
@@ -55,7 +96,7 @@ class Results:
         return self._records
 
     def resolution(self, study: str) -> Resolution:
-        """The study with the state of each of its cells.
+        """The study with the state of each of its cells. Its request has the number of seeds of these results.
 
         Raises:
             UserError: unknown study, or results on several versions of a data set and no data root.
@@ -67,13 +108,16 @@ class Results:
     def frame(self, study: str) -> pd.DataFrame:
         """The study's tidy frame; `factors` holds each row's coordinates as pairs."""
         if study not in self._frames:
-            resolution = self.resolution(study)
-            frame = in_percent(results(resolution, self.store))
-            frame["factors"] = pd.Series([one.cell.factors for one in resolution.cells], dtype=object)
+            frame = self._tidy(self.resolution(study), self.store)
             # A run that finished after the store was read has no record here.
             frame.loc[(frame["state"] == "done") & ~frame["run_id"].isin(self.records.index), "state"] = "running"
             self._frames[study] = frame
         return self._frames[study]
+
+    def _tidy(self, resolution: Resolution, store: Store) -> pd.DataFrame:
+        frame = in_percent(results(resolution, store))
+        frame["factors"] = pd.Series([one.cell.factors for one in resolution.cells], dtype=object)
+        return frame
 
     def finished(self, study: str) -> pd.DataFrame:
         """Rows of the tidy frame whose run is finished."""
@@ -103,17 +147,163 @@ class Results:
         Raises:
             UserError: it cannot be read, as of a search.
         """
-        path = self.store.run_folder(run_id) / name
-        if path not in self._files:
-            try:
-                self._files[path] = pd.read_csv(path)
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path} cannot be read ({error}); choose a finished training, not a search") from error
-        return self._files[path]
+        if (run_id, name) not in self._files:
+            self._files[run_id, name] = self._read(run_id, name)
+        return self._files[run_id, name]
+
+    def _read(self, run_id: str, name: str) -> pd.DataFrame:
+        return self.store.read(run_id, name)
 
     def missing(self, study: str, what: str = "run") -> UserError:
         """The error for a figure that lacks its runs, with the command that makes them."""
         return UserError(f"no finished {what} of {study} in {self.store.root}; {run_command(study, self.request)}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The reference results that are shown of a study."""
+
+    machine: str
+    """name of its folder"""
+    store: ReferenceStore
+    resolution: Resolution
+    others: tuple[str, ...] = ()
+    """further machines with results of the same table cells"""
+
+    @property
+    def done(self) -> int:
+        """Table cells with a run, each seed counted."""
+        return sum(one.state == "done" for one in self.resolution.cells)
+
+
+class ReferenceResults(Results):
+    """The committed reference results of a request, without a store, data or weights.
+
+    Of each study one machine is shown, because the same seed on two machines is one repetition, not two. The number of
+    seeds is that of the machine, and tables are whole. A run is called `machine/run id`.
+
+    Args:
+        request: whose results they are; its seeds, `whole` and store do not matter.
+        machine: name of a folder; empty: of each study the machine with most of its runs.
+
+    Raises:
+        UserError: an unknown name or setting in the request.
+    """
+
+    is_reference = True
+
+    def __init__(self, request: Request, machine: str = "") -> None:
+        super().__init__(request, machine)
+        self.store = Store(reference_folder())
+        self._found: dict[str, Found | None] = {}
+        self._homes: dict[str, ReferenceStore] = {}
+
+    @cached_property
+    def _every(self) -> list[Found]:
+        """The results of all studies."""
+        return [found for study in STUDIES if (found := self.found(study))]
+
+    @property
+    def reference(self) -> "ReferenceResults | None":
+        """No results are shown next to these."""
+        return None
+
+    @property
+    def seeds(self) -> int:
+        """The largest number of seeds of any study."""
+        return max((one.resolution.request.seeds for one in self._every), default=self.request.repeats)
+
+    @property
+    def folder(self) -> Path:
+        """Folder for tables, figures and the report: one in the store, so that local ones stay."""
+        return self.request.store / "reference"
+
+    def bench_file(self, path: Path) -> Path:
+        """A file of `python -m bench` of that name on the machine of Table 2, or on the one asked for."""
+        found = self.found("table2")
+        return self.store.root / (self.machine or (found.machine if found else "")) / "bench" / path.name
+
+    def folder_of(self, run_id: str) -> Path:
+        """Folder of the machine that a run was made on."""
+        return self.store.root / run_id.rpartition("/")[0]
+
+    @property
+    def records(self) -> pd.DataFrame:
+        """Every run that is shown, by machine and run id."""
+        if self._records is None:
+            frames = [self._named(one, one.store.frame().reset_index()) for one in self._every]
+            every = pd.concat(frames).drop_duplicates("run_id") if frames else pd.DataFrame({"run_id": []})
+            self._records = in_percent(every.set_index("run_id"))
+        return self._records
+
+    def found(self, study: str) -> Found | None:
+        """The results of a study; None: no machine has any that the request asks for.
+
+        Raises:
+            UserError: a file cannot be read, or holds results on several versions of a data set.
+        """
+        if study not in self._found:
+            names = [name for name in machines(study) if self.machine in ("", name)]
+            several = [one for name in names if (one := self._resolved(study, name)) and one.done]
+            best = max(several, key=lambda one: one.done, default=None)
+            if best is not None:
+                others = tuple(one.machine for one in several if one is not best)
+                best = replace(best, others=others)
+            self._found[study] = best
+        return self._found[study]
+
+    def _resolved(self, study: str, machine: str) -> Found | None:
+        """The results of a machine, with as many seeds as it has of what the request asks for."""
+        store = ReferenceStore(self.store.root / machine, study)
+        seeds = 1 + max((int(row["seed"]) for row in store.rows), default=-1)
+        while seeds:
+            if not self.request.datasets and not store.tested(self.request.profile):
+                return None
+            resolution = resolve(find_study(study), replace(self.request, seeds=seeds, whole=True), store)
+            used = 1 + max((one.cell.seed for one in resolution.cells if one.state == "done"), default=-1)
+            if used == seeds:
+                return Found(machine, store, resolution)
+            seeds = used  # some studies have other cells then, as Figure 5b
+        return None
+
+    def resolution(self, study: str) -> Resolution:
+        """The study with the state of each of its cells.
+
+        Raises:
+            UserError: unknown study, or there are no reference results of it.
+        """
+        find_study(study)
+        found = self.found(study)
+        if found is None:
+            where = self.store.root / self.machine
+            raise UserError(f"no reference results of {study} for this request in {where} (docs/reference.md)")
+        return found.resolution
+
+    def frame(self, study: str) -> pd.DataFrame:
+        """The study's tidy frame; `factors` holds each row's coordinates as pairs."""
+        if study not in self._frames:
+            resolution = self.resolution(study)
+            found = self.found(study)
+            assert found is not None
+            self._frames[study] = self._named(found, self._tidy(resolution, found.store))
+        return self._frames[study]
+
+    def _named(self, found: Found, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame with runs called machine/run id; their files are found by that name from now on."""
+        frame = frame.copy()
+        for name in frame.columns.intersection(["run_id", "search_id"]):
+            frame[name] = [f"{found.machine}/{run_id}" if run_id else "" for run_id in frame[name]]
+            self._homes |= {run_id: found.store for run_id in frame[name] if run_id}
+        return frame
+
+    def _read(self, run_id: str, name: str) -> pd.DataFrame:
+        if run_id not in self._homes:
+            raise UserError(f"no run {run_id} among the reference results in {self.store.root}")
+        return self._homes[run_id].read(run_id.rpartition("/")[2], name)
+
+    def missing(self, study: str, what: str = "run") -> UserError:
+        """The error for a figure that lacks its runs."""
+        return UserError(f"no {what} of {study} among the reference results in {self.store.root}")
 
 
 def run_command(study: str, request: Request) -> str:
@@ -130,4 +320,5 @@ def has(factors: Factors, wanted: Factors) -> bool:
 def file_name(name: str, request: Request) -> str:
     """File name with the profile and its changes, so that one table does not overwrite another."""
     changes = (re.sub(r"[^\w.=]+", "-", change) for change in request.recipe)
-    return "-".join((name, request.profile, *changes)).replace(".", "_")
+    whose = () if request.recipe_of == "paper" else (request.recipe_of,)
+    return "-".join((name, request.profile, *whose, *changes)).replace(".", "_")

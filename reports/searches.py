@@ -13,7 +13,6 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
 from ablations.studies import find_study
-from msinet.errors import UserError
 from msinet.io import write_text
 from msinet.models.genotype import SEARCHED
 from reports.drawing import COLOURS, STYLE, add_title, write_figure
@@ -48,28 +47,15 @@ def draw_searches(results: Results, name: str, folder: Path) -> list[Path]:
     for one in found:
         label = f"{table.label(one.factors)}, seed {one.seed}"
         genotypes[label] = str(one.record["genotype"])
-        path = results.store.run_folder(one.run_id) / "alphas.csv"
-        if not path.exists():
+        if "entropy" not in one.record or pd.isna(one.record["entropy"]):
             print(f"{label}: no trajectory, as it has no architecture parameters")
             continue
         title = f"{label}: weights of the operations, {one.record['source']}, profile {profile}"
         part = stem.with_name(f"{stem.name}-alphas-{'-'.join(re.findall(r'[a-z0-9_]+', label.lower()))}")
-        written += draw_trajectory(trajectory(path), title, part)
+        written += draw_trajectory(results.read(one.run_id, "alphas.csv"), title, part)
     title = f"Genotypes on {found[0].record['source']}, profile {profile}; "
     title += "dot: as in the paper (3 of 12 by chance); dotted: down-sampling"
     return written + draw_genotypes(genotypes, title, stem.with_name(f"{stem.name}-genotypes"))
-
-
-def trajectory(path: Path) -> pd.DataFrame:
-    """alphas.csv of a search: epoch, interaction, alpha_X and weight_X (its softmax) of each operation, entropy.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        return pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete the run and search again") from error
 
 
 def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
@@ -80,7 +66,7 @@ def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     are the same function: until the learned proportion of the latter leaves 0.
 
     Args:
-        data: of `trajectory`.
+        data: alphas.csv of a search: epoch, interaction, alpha_X and weight_X (its softmax) of each operation, entropy.
         title: of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """

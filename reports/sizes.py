@@ -8,7 +8,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class FullSizeCost:
-    """The cost of a network for one image of 256x128; the attributes of `bench.cost.Cost` of the same name."""
+    """The cost of a network for one image of 256x128, higher where its parts need it (`bench.cost.Cost`)."""
 
     parameters_without_classifier: int
     parameters_at_inference: int
@@ -37,6 +37,8 @@ def counted(text: str) -> FullSizeCost:
     """The cost of a network, counted."""
     from bench.cost import count  # both import torch
     from bench.networks import build
+    from msinet.models.registry import card_of
 
-    cost = count(build(text, 1, (256, 128)), 256, 128)
+    height = card_of(text.split()[0]).height(256)
+    cost = count(build(text, 1, (height, 128)), height, 128)
     return FullSizeCost(cost.parameters_without_classifier, cost.parameters_at_inference, cost.macs)

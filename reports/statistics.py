@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special  # scipy.stats takes seconds to import
 
 from ablations.studies.figure5b import GENOTYPES
 
@@ -173,11 +173,18 @@ def pooled(rows: Iterable[Row]) -> list[Row]:
     variances = {}
     for source in dict.fromkeys(row.source for row in rows):
         members = [row for row in rows if row.source == source]
-        values = [row.scores.values for row in ([row for row in members if not row.obstacle] or members)]
-        df = sum(len(one) - 1 for one in values)
-        squares = sum(float(np.square(one - one.mean()).sum()) for one in values)
-        variances[source] = Variance(squares / df if df else math.nan, df)
+        variances[source] = variance_between(
+            row.scores.values for row in ([row for row in members if not row.obstacle] or members)
+        )
     return [replace(row, between=variances[row.source]) for row in rows]
+
+
+def variance_between(rows: Iterable[Floats]) -> Variance:
+    """Variance between the repetitions of a row, pooled over rows; NaN if each has a single one."""
+    values = list(rows)
+    df = sum(len(one) - 1 for one in values)
+    squares = sum(float(np.square(one - one.mean()).sum()) for one in values)
+    return Variance(squares / df if df else math.nan, df)
 
 
 def convergence_obstacle(histories: Sequence[pd.DataFrame]) -> str:
@@ -200,7 +207,9 @@ def _unconverged(accuracy: "pd.Series[float]") -> str:
     if final < ACCURACY:
         return f"training accuracy {final:.2f}, below {ACCURACY:g}"
     quarter = values[-max(2, math.ceil(epochs / 4)) :]
-    rise = float(stats.theilslopes(quarter)[0]) * (len(quarter) - 1)
+    first, second = np.triu_indices(len(quarter), 1)
+    slopes = (quarter[second] - quarter[first]) / (second - first)  # Theil and Sen
+    rise = float(np.median(slopes)) * (len(quarter) - 1)
     return f"training accuracy still rises, by {rise:.2f} in the last quarter" if rise > RISE else ""
 
 
@@ -257,16 +266,16 @@ class Effect:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval."""
-        half = float(stats.t.ppf(1 - LEVEL / 2, self.df)) * self.error
+        half = float(special.stdtrit(self.df, 1 - LEVEL / 2)) * self.error
         return self.mean - half, self.mean + half
 
     def above(self, bound: float = 0.0) -> float:
         """One-sided p value: small if the difference is larger than the bound. NaN if there is an obstacle."""
-        return math.nan if self.obstacle else float(stats.t.sf(self._distance(bound), self.df))
+        return math.nan if self.obstacle else float(special.stdtr(self.df, -self._distance(bound)))
 
     def below(self, bound: float = 0.0) -> float:
         """One-sided p value: small if the difference is smaller than the bound. NaN if there is an obstacle."""
-        return math.nan if self.obstacle else float(stats.t.cdf(self._distance(bound), self.df))
+        return math.nan if self.obstacle else float(special.stdtr(self.df, self._distance(bound)))
 
     @property
     def p(self) -> float:
@@ -330,8 +339,28 @@ def contrast(terms: Sequence[tuple[float, Row]]) -> Effect:
                 filter(None, (row.obstacle or few_repetitions(row.source, row.scores.count) for _, row in terms))
             )
         ),
-        tuple(_mixed([row for _, row in terms])),
+        tuple(mixed([row.origins for _, row in terms])),
     )
+
+
+def reproduction(here: Floats, there: Floats, between: Variance, remarks: tuple[str, ...] = ()) -> Effect:
+    """The difference of two sets of trainings of one experiment, ranked on the same test images: here minus there.
+
+    The test images are those of both, so that only trainings make the difference uncertain, and one training here can
+    be compared if the pool has several.
+
+    Args:
+        here: (n,) the metric of each repetition, in per cent.
+        there: (m,) the same elsewhere, as in the reference results.
+        between: variance between repetitions, from `variance_between` over rows of both.
+        remarks: different devices or versions.
+    """
+    nothing = Variance(0.0, math.inf)
+    mean = float(here.mean() - there.mean())
+    if not between.df:
+        return Effect(mean, (), nothing, nothing, "no variance between trainings, as there are single ones", remarks)
+    trainings = Variance(between.value * (1 / len(here) + 1 / len(there)), between.df)
+    return Effect(mean, (trainings,), nothing, nothing, "", remarks)
 
 
 def _training_variances(terms: Sequence[tuple[float, Row]]) -> tuple[Variance, ...]:
@@ -387,10 +416,10 @@ def few_repetitions(source: str, count: int) -> str:
     return "single seed" if count == 1 else ""
 
 
-def _mixed(rows: Sequence[Row]) -> Iterable[str]:
-    """Devices and versions in which the runs of rows differ."""
-    for kind in rows[0].origins:
-        names = frozenset[str]().union(*(row.origins.get(kind, frozenset()) for row in rows))
+def mixed(origins: Sequence[Mapping[str, frozenset[str]]]) -> Iterable[str]:
+    """Devices and versions in which runs differ, from the origins of several rows."""
+    for kind in origins[0]:
+        names = frozenset[str]().union(*(one.get(kind, frozenset()) for one in origins))
         if len(names) > 1:
             yield f"different {kind}: {', '.join(sorted(names))}"
 
@@ -507,6 +536,8 @@ class Design:
 
     def power(self, points: float, seeds: int) -> float:
         """Chance that a true difference is found, if it is the first that Holm's method looks at."""
+        from scipy import stats  # it takes seconds, and only plans need the noncentral distribution
+
         trainings = Variance(2 * self.seed_deviation**2 / seeds, self.rows * (seeds - 1))
         identities = Variance(self.identity_deviation**2 / self.identities, self.identities - 1)
         variance = trainings.value + identities.value

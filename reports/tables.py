@@ -12,7 +12,7 @@ import pandas as pd
 from ablations.engine.study import Group, Study, column_label, group_label
 from msinet.data.layouts import card_of
 from msinet.models.registry import CARDS
-from reports.results import Factors
+from reports.results import WITHIN_FAMILY, Factors
 
 #: Marks of a value within its column and group in plain text.
 BEST, SECOND, NOISE = "*", "+", "≈"
@@ -59,6 +59,10 @@ class TableCell:
     """marks of the measured values by metric: some of BEST, SECOND and NOISE"""
     paper_marks: Mapping[str, str] = field(default_factory=dict)
     """marks of the paper's values: BEST or SECOND"""
+    reference: "TableCell | None" = None
+    """the reference results of the cell, with runs"""
+    agreement: str = ""
+    """agrees or differs: the measured values compared with the reference; empty: not judged"""
 
     @property
     def done(self) -> int:
@@ -69,6 +73,11 @@ class TableCell:
     def run_ids(self) -> tuple[str, ...]:
         """The runs behind the measured values."""
         return tuple(self.runs["run_id"]) if self.done else ()
+
+    @property
+    def ranked_in_family(self) -> bool:
+        """True if the runs also ranked every query among the images of its own family, as on rendered sets."""
+        return self.done > 0 and all(name in self.runs and self.runs[name].notna().all() for name in WITHIN_FAMILY)
 
     def mean(self, metric: str) -> float:
         """Mean over the runs."""
@@ -88,8 +97,10 @@ class Row:
     cells: Mapping[Column, TableCell]
 
     def first(self, name: str) -> Any:
-        """A recorded value of the first finished run, from the left; None without runs."""
-        return next((cell.runs[name].iloc[0] for cell in self.cells.values() if cell.done and name in cell.runs), None)
+        """A recorded value of the first finished run, from the left, else of the reference; None without runs."""
+        references = [cell.reference for cell in self.cells.values() if cell.reference is not None]
+        cells = [cell for cell in (*self.cells.values(), *references) if cell.done and name in cell.runs]
+        return cells[0].runs[name].iloc[0] if cells else None
 
     @property
     def done(self) -> bool:
@@ -107,6 +118,13 @@ class Table:
     study: Study | None = None
     """None: a table of the paper that the suite does not run"""
     notes: Sequence[str] = ()
+    source_notes: Sequence[str] = ()
+    """where reference results come from; empty: the values were measured here"""
+
+    @property
+    def is_reference(self) -> bool:
+        """True if the values are reference results."""
+        return bool(self.source_notes)
 
     def label(self, factors: Factors) -> str:
         """A row as it is printed; a method of the paper by its name."""
@@ -126,6 +144,11 @@ class Table:
         return sum(cell.done for row in self.rows for cell in row.cells.values())
 
     @property
+    def columns_with_families(self) -> tuple[Column, ...]:
+        """Columns with runs that ranked every query among the images of its own family."""
+        return tuple(c for c in self.columns if any(row.cells[c].ranked_in_family for row in self.rows))
+
+    @property
     def planned(self) -> int:
         """Runs that the request asks for."""
         return sum(cell.planned for row in self.rows for cell in row.cells.values())
@@ -134,6 +157,11 @@ class Table:
 def table_group(group: str) -> str:
     """A group of rows as tables write it."""
     return group_label(group) if group in get_args(Group) else group  # type: ignore[arg-type]
+
+
+def random_weights(row: Row) -> bool:
+    """True for a network that could be trained but was not."""
+    return row.group == "untrained" and CARDS[str(dict(row.factors)["network"])].learns
 
 
 def network_of(row: Row) -> str:

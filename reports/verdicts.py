@@ -32,6 +32,7 @@ GROUPS: dict[Group, tuple[str, ...]] = {
     "scratch": ("scratch", "searched"),
     "pretrained": ("pretrained",),
     "either": ("pretrained", "pretext"),
+    "any": ("scratch", "pretrained", "pretext"),
 }
 #: Obstacles that the evidence of a claim shows.
 REASONS = 3
@@ -221,7 +222,7 @@ def label(c: Comparison) -> str:
 
 def command_for(c: Comparison, request: Request) -> str:
     """The command that runs both rows: pre-trained groups and VehicleID may need further options."""
-    pretrained = any(group != "scratch" for group, _ in c.rows)
+    pretrained = any(group in ("pretrained", "either") for group, _ in c.rows)
     if (pretrained or (c.train, c.test) == ("vehicleid", "vehicleid")) and not request.complete:
         request = replace(request, whole=True)
     words = ["python", "-m", "ablations", "run", c.study, *request.as_args()]

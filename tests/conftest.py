@@ -15,9 +15,11 @@ TEST_IDENTITIES = 5
 
 @pytest.fixture(autouse=True, scope="session")
 def _isolated(tmp_path_factory: pytest.TempPathFactory):
-    """Decoded images go to a folder of the test run; one thread, as the networks are tiny."""
+    """Decoded images go to a folder of the test run; no reference results; one thread and one run at once."""
     patch = pytest.MonkeyPatch()
+    patch.setattr("ablations.engine.parallel.cores", lambda: 1)
     patch.setenv("MSINET_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("MSINET_REFERENCE", str(tmp_path_factory.mktemp("reference")))
     patch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     yield

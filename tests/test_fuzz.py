@@ -33,6 +33,7 @@ from msinet.data import load_dataset
 from msinet.data.loading import decode
 from msinet.data.rendered import read_world
 from msinet.errors import UserError, WeightsError
+from msinet.io import file_errors
 from msinet.models import build_model, load_weights, save_weights
 from msinet.models.genotype import check_genotype
 from msinet.search import read_genotype
@@ -88,6 +89,49 @@ def damages(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 
 
 # Data sets: lists, names, factors
+
+
+@pytest.fixture(scope="module")
+def own_list(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """A list of the user whose content is restored after each example."""
+    folder = tmp_path_factory.mktemp("own")
+    image = next(data_root.rglob("*.jpg")).read_bytes()
+    rows = ["path,identity,camera,split"]
+    for i in range(6):
+        (folder / f"{i}.jpg").write_bytes(image)
+        rows.append(f"{i}.jpg,{'ab'[i % 2]},{i % 3 + 1},{('train', 'query', 'gallery')[i // 2]}")
+    (folder / "mine.csv").write_text("\n".join(rows) + "\n")
+    return folder / "mine.csv"
+
+
+def own_list_loads_or_refuses(path: Path) -> None:
+    try:
+        dataset = load_dataset("mine", path, needs=())
+        assert all(image.path.is_file() for image in (*dataset.train, *dataset.test))
+        assert len(dataset.fingerprint) == 12
+    except UserError as error:
+        assert "mine" in str(error)
+
+
+@few
+@given(damages())
+def test_damaged_lists_of_the_user(own_list: Path, damage: Callable[[bytes], bytes]) -> None:
+    with replaced(own_list, damage(own_list.read_bytes())):
+        own_list_loads_or_refuses(own_list)
+
+
+@few
+@given(st.lists(st.text(max_size=12), min_size=1, max_size=5), st.sampled_from([",", ";", "\t"]))
+@example(['"'], ",")
+@example(["\x00", "a", "1", "train"], ",")
+@example(["~nobody/x", "a", "1", "train"], ",")
+@example(["a" * 5000, "a", "1", "train"], ",")
+@example(["..", "a", "1", "train"], ",")
+@example(["0.jpg", "9" * 5000, "9" * 5000, "train"], ",")
+def test_strange_lines_in_lists_of_the_user(own_list: Path, values: list[str], separator: str) -> None:
+    line = separator.join(values).encode("utf-8", "surrogatepass")
+    with replaced(own_list, own_list.read_bytes() + line + b"\n"):
+        own_list_loads_or_refuses(own_list)
 
 
 LISTS = {
@@ -439,10 +483,34 @@ COMMANDS = {
     "train": (
         msinet,
         ["train", "--data-root", "EMPTY", "--out", "out"],
-        ("--model", "--recipe", "--seed", "--options"),
+        ("--model", "--recipe", "--seed", "--options", "--data-root", "--dataset", "--target", "--name", "--weights"),
     ),
-    "evaluate": (msinet, ["evaluate", "--data-root", "EMPTY", "--weights", "none"], ("--model", "--dataset")),
-    "status": (ablations, ["status", "table2", "--data-root", "EMPTY"], ("--profile", "--seeds", "--recipe")),
+    "evaluate": (
+        msinet,
+        ["evaluate", "--data-root", "EMPTY", "--weights", "none"],
+        ("--model", "--dataset", "--data-root", "--lambda", "--k1"),
+    ),
+    "embed": (
+        msinet,
+        ["embed", "EMPTY", "--weights", "none"],
+        ("--out", "--model", "--options", "--height", "--width"),
+    ),
+    "find": (msinet, ["find", "EMPTY", "--gallery", "EMPTY", "--weights", "none"], ("--k", "--out", "--gallery")),
+    "export": (
+        msinet,
+        ["export", "--weights", "none", "--out", "x.onnx"],
+        ("--out", "--weights", "--model", "--options"),
+    ),
+    "check": (msinet, ["data", "check", "EMPTY"], ("--datasets", "--name")),
+    "split": (msinet, ["data", "split", "EMPTY"], ("--out", "--test", "--queries", "--seed")),
+    "show": (msinet, ["data", "show", "EMPTY"], ("--datasets", "--name", "--out", "--rows")),
+    "figure6": (reports, ["figure6", "--data-root", "EMPTY", "--weights", "none"], ("--images", "--weights", "--name")),
+    "ranked": (reports, ["ranked", "--data-root", "EMPTY", "--weights", "none"], ("--queries", "--out", "--datasets")),
+    "status": (
+        ablations,
+        ["status", "table2", "--data-root", "EMPTY"],
+        ("--profile", "--seeds", "--recipe", "--name", "--data-root"),
+    ),
     "enqueue": (ablations, ["enqueue", "table1", "--data-root", "EMPTY"], ("--storage", "--datasets", "--models")),
     "worker": (ablations, ["worker", "--store", "EMPTY"], ("--storage", "--lease", "--attempts", "--idle-exit")),
     "cost": (bench, ["cost", "--models", "none"], ("--height", "--width", "--csv")),
@@ -466,6 +534,10 @@ strange = st.sampled_from(
         "None",
         "a=b",
         "://",
+        "~nobody/x",
+        "a\x00b",
+        "\udcff",
+        "EMPTY/x.csv",
     ]
 )
 
@@ -490,3 +562,33 @@ def test_strange_words_end_in_an_error_and_not_in_a_traceback(
     assert status == 2, out + err
     assert "Traceback" not in out + err
     assert err.startswith("error: ") or "--help" in err + out  # ours, or the parser's
+
+
+@few
+@given(
+    st.sampled_from(
+        [
+            ("msinet", "ratio"),
+            ("msinet", "genotype"),
+            ("msinet", "fusion"),
+            ("resnet18", "neck"),
+            ("deit_small", "depth"),
+        ]
+    )
+    | st.tuples(st.sampled_from(["osnet", "supernet", "vit_base"]), st.sampled_from(["pam", "patch", "interactions"])),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats()
+    | st.text(max_size=14)
+    | st.lists(st.integers(), max_size=2),
+)
+def test_any_value_as_an_option_of_a_network(place: tuple[str, str], value: Any) -> None:
+    network, option = place
+    with contextlib.suppress(UserError):
+        build_model(f"{network}_x0_25", 2, image=(32, 16), **{option: value})
+
+
+def test_a_network_larger_than_the_memory_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="not enough memory"), file_errors():
+        build_model("msinet_x9999_0", 2)

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from msinet.errors import UserError
 from msinet.io import stable_hash
-from msinet.training.recipe import Recipe, Search, Unsupervised, Variant, canonical, with_settings
+from msinet.training.recipe import Recipe, Variant, canonical, from_canonical, with_settings
 
 #: Raise by hand when numerics change, so that old records stop counting as results of the new code.
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 
 Init = Literal["scratch", "pretrained"]
 Scalar = str | int | float | bool
@@ -30,6 +30,8 @@ class Experiment:
     """options of the network, sorted by name"""
     genotype_from: "Experiment | None" = None
     """search whose genotype is trained; `known` replaces it by the genotype"""
+    same_weights: bool = False
+    """rank the target with the weights of `training`, which is a run of its own"""
 
     @property
     def is_search(self) -> bool:
@@ -50,6 +52,11 @@ class Experiment:
         return replace(self, genotype_from=None).with_options(genotype=genotype)
 
     @property
+    def training(self) -> "Experiment":
+        """The in-domain experiment whose weights this one ranks with; itself if it trains."""
+        return replace(self, target=self.source, same_weights=False) if self.same_weights else self
+
+    @property
     def cross_domain(self) -> bool:
         """True if the test set is not the training set."""
         return self.source != self.target
@@ -68,7 +75,8 @@ class Experiment:
 
     def to_json(self) -> dict[str, Any]:
         """The experiment as nested dictionaries and lists; settings of the recipe that have no effect are left out."""
-        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "genotype_from"}
+        left_out = {"genotype_from"} if self.same_weights else {"genotype_from", "same_weights"}
+        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in left_out}
         settings = canonical(self.recipe).items()
         found["recipe"] = {name: list(value) if isinstance(value, tuple) else value for name, value in settings}
         found["options"] = [list(option) for option in self.options]
@@ -84,13 +92,7 @@ class Experiment:
         try:
             settings = dict(found["recipe"])
             settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-            plain = Recipe(
-                search=Search() if "mechanism" in settings else None,
-                unsupervised=Unsupervised() if "method" in settings else None,
-            )
-            recipe = with_settings(plain, settings)
-            if canonical(recipe) != settings:
-                raise ValueError("its recipe has other settings")
+            recipe = from_canonical(settings)
             search = found.get("genotype_from")
             return cls(
                 **dict(found)
@@ -135,4 +137,5 @@ class Experiment:
         if self.genotype_from is not None:
             options += f" of {self.genotype_from}"
         data = f"{self.source}->{self.target}" if self.cross_domain else self.source
-        return f"{self.model}{options} {self.init} {data} seed {self.seed}"
+        weights = " with the same weights" if self.same_weights else ""
+        return f"{self.model}{options} {self.init} {data}{weights} seed {self.seed}"

@@ -33,6 +33,10 @@ class Job:
     """of a search: experiments that train its genotype"""
     data_root: str = ""
     """empty: the rendered world of the experiment's profile"""
+    name: str = ""
+    """another name for the only data set under the data root"""
+    keep_same_camera: bool = False
+    """whether gallery images of the query's identity and camera are ranked"""
     pretrained: str = ""
     """folder of pre-trained weights; empty: those of the rendered pretext set"""
     attempt: int = 1
@@ -60,6 +64,8 @@ class Job:
         return Request(
             profile=experiment.profile,
             data_root=Path(self.data_root) if self.data_root else None,
+            name=self.name,
+            keep_same_camera=self.keep_same_camera,
             datasets=tuple(dict.fromkeys((experiment.source, experiment.target))),
             pretrained=Path(self.pretrained) if self.pretrained else None,
             store=store.root,
@@ -88,6 +94,8 @@ def jobs(resolution: Resolution) -> list[Job]:
             one.experiment.to_json(),
             tuple(training.to_json() for training in resolution.trainings_of(one.run_id)),
             data_root,
+            request.name,
+            request.keep_same_camera,
             pretrained,
         )
         for one in resolution.runs()

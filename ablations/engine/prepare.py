@@ -41,7 +41,7 @@ def prepare(study: Study, request: Request, run_options: RunOptions) -> None:
 
 def _pretrain(model: str, seed: int, out: Path, request: Request, run_options: RunOptions) -> None:
     data = load_class_folders(request.root / PRETEXT)
-    pretraining = Pretraining(model, {}, data, resolve_pretraining(request.profile).recipe, seed)
+    pretraining = Pretraining(model, {}, data, resolve_pretraining(request.profile, model).recipe, seed)
     # Validation during the training would take too long.
     record = pretrain(out, pretraining, replace(run_options, evaluate_every=0))
     tqdm.write(

@@ -1,18 +1,25 @@
 """The user's request: profile, data, networks, seeds, changes to recipes, and the store."""
 
+import os
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ablations.engine.experiment import RESULTS_VERSION, Experiment, Init
-from msinet.data.layouts import available, card_of, main_datasets
+from msinet.data.datasets import Dataset
+from msinet.data.layouts import available, card_of, load_dataset, main_datasets, missing_root
+from msinet.data.own import notice
 from msinet.data.rendered import read_world
 from msinet.errors import DataError, UserError
 from msinet.io import cache_folder, stable_hash
+from msinet.models.registry import CARDS
 from msinet.models.registry import card_of as network_card
 from msinet.synthetic import SETS, SIZES, VERSION, folder_of
-from msinet.training.recipe import Method, canonical, override
+from msinet.training.recipe import Method, Recipe, canonical, override
 from msinet.training.recipes import (
+    RecipeOf,
+    find_profile,
     overridden,
     parse_settings,
     published,
@@ -33,34 +40,44 @@ class Request:
     profile: str = "mini"
     """smoke, mini, full or paper: size of images and length of training"""
     data_root: Path | None = None
-    """folder that holds the data sets in their native layouts; None: the rendered world, rendered on first use"""
+    """folder that holds the data sets in their native layouts, or a list of images (docs/own-images.md); None: the
+    rendered world, rendered on first use"""
     datasets: tuple[str, ...] = ()
     """data sets by the name of their cards (msinet data check lists them); empty: those found under the data root"""
     whole: bool = False
     """on the rendered world: VehicleID and the pre-trained group as well (smoke always has them)"""
     models: tuple[str, ...] = ()
-    """networks by the name of their cards, optionally with a width as osnet_x0_25; empty: all of the table"""
-    seeds: int = 1
-    """repetitions of every experiment: seeds 0 to N-1"""
+    """networks by the name of their cards, optionally with a width as osnet_x0_25, else at the profile's;
+    empty: all of the table"""
+    seeds: int = 0
+    """repetitions of every experiment: seeds 0 to N-1; 0: two in profile mini, else one"""
     recipe: tuple[str, ...] = ()
     """changes to the profile's recipe, as lr=0.01 epochs=80; such runs are results of their own"""
     search_recipe: tuple[str, ...] = ()
     """changes to the profile's search recipe, as epochs=40 alpha_lr=0.01, in every search"""
     unsupervised_recipe: tuple[str, ...] = ()
     """changes to the recipes of methods without labels, as eps=0.5 feature=transfer"""
+    recipe_of: RecipeOf = "paper"
+    """recipe of trainings: the paper's for all networks, or each network's own by its authors, if its card has one"""
     pretrained: Path | None = None
     """folder with pre-trained weights named after the networks, as osnet.pth or msinet.safetensors"""
     store: Path = Path("results")
     """folder of finished runs"""
+    name: str = ""
+    """another name for the only data set under the data root"""
+    keep_same_camera: bool = False
+    """rank gallery images of the query's identity and camera as well, for data sets with one camera"""
 
     def check(self) -> None:
-        """Raise a `UserError` for any unknown name, before anything is read."""
+        """Raise a `UserError` for any unknown name, before any image is read. The user's own data sets become known."""
+        if self.data_root is not None:
+            notice(self.root, self.name)
         for name in self.datasets:
             card_of(name)
         for name in self.models:
             network_card(name)
-        if self.seeds < 1:
-            raise UserError(f"--seeds must be at least 1, got {self.seeds}")
+        if self.seeds < 0:
+            raise UserError(f"--seeds must be at least 0, got {self.seeds}")
         overridden(published(self.profile, "light"), self.recipe)
         overridden(published(self.profile, "search"), self.search_recipe)
         overridden(published(self.profile, "unsupervised"), self.unsupervised_recipe)
@@ -77,9 +94,14 @@ class Request:
         return self.data_root is None
 
     @property
+    def repeats(self) -> int:
+        """The number of seeds."""
+        return self.seeds or (2 if self.profile == "mini" else 1)
+
+    @property
     def repetitions(self) -> str:
         """The number of seeds in words."""
-        return f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        return f"{self.repeats} seed{'s' if self.repeats > 1 else ''}"
 
     @property
     def complete(self) -> bool:
@@ -89,7 +111,11 @@ class Request:
     @property
     def root(self) -> Path:
         """The data root: the one given, or the folder of this profile's rendered world."""
-        return self.data_root or cache_folder() / "world" / f"{self.profile}-{VERSION}"
+        return (
+            Path(os.path.expanduser(self.data_root))
+            if self.data_root
+            else cache_folder() / "world" / f"{self.profile}-{VERSION}"
+        )
 
     @property
     def pretext_folder(self) -> Path:
@@ -125,19 +151,26 @@ class Request:
         Raises:
             DataError: no such data root, or none of the known layouts under it.
         """
-        if not self.root.is_dir():
-            raise DataError(
-                "the world is not rendered yet; python -m ablations run renders it on first use"
-                if self.rendered
-                else f"data root {self.root} does not exist"
-            )
+        if not self.root.exists():
+            if self.rendered:
+                raise DataError("the world is not rendered yet; python -m ablations run renders it on first use")
+            raise missing_root(self.root, "the folder of the data sets, or a list of images")
         if self.datasets:
             return self.datasets
-        there = available(self.root)
-        found = tuple(name for name in main_datasets() if name in there)
+        found = tuple(name for name in available(self.root) if not card_of(name).part_of)
         if not found:
             raise DataError(f"no known data set under {self.root}; msinet data check {self.root} says more")
         return found
+
+    def load(self, name: str) -> Dataset:
+        """A data set of the request.
+
+        Raises:
+            DataError: as `msinet.data.load_dataset`.
+        """
+        if self.name and self.data_root is not None:
+            notice(self.root, self.name)
+        return load_dataset(name, self.root, keep_same_camera=self.keep_same_camera)
 
     def as_args(self) -> list[str]:
         """The command-line words that give this request again."""
@@ -151,8 +184,8 @@ class Request:
         return words
 
     def named(self, network: str) -> str:
-        """The name of a network at the width that it has in this profile."""
-        return network_card(network).named(self.profile)
+        """A network's name at the width that it has in this profile; one with a width, as msinet_x1_0, is unchanged."""
+        return network if network not in CARDS else network_card(network).named(self.profile)
 
     def search(self, source: str, seed: int, **changes: Any) -> Experiment:
         """A search on a training set with this profile's recipe and changes to it."""
@@ -161,12 +194,24 @@ class Request:
         return Experiment(self.named("supernet"), source, source, recipe, self.profile, seed)
 
     def experiment(self, model: str, source: str, target: str, seed: int, init: Init = "scratch") -> Experiment:
-        """A training of a network with this profile's recipe."""
-        resolved = resolve(self.profile, source, model, cross_domain=source != target)
-        return Experiment(model, source, target, overridden(resolved, self.recipe).recipe, self.profile, seed, init)
+        """A training of a network with this profile's recipe and its evaluation.
+
+        Where the profile has no cross-domain trainings, the weights of the in-domain training are ranked.
+        """
+        across = source != target and find_profile(self.profile).cross_domain_training
+        recipe = _recipe(self.profile, source, model, across, self.recipe, self.recipe_of)
+        same_weights = source != target and not across
+        return Experiment(model, source, target, recipe, self.profile, seed, init, same_weights=same_weights)
 
     def unsupervised(self, method: Method, model: str, source: str, target: str, seed: int) -> Experiment:
         """A method without labels of the target, with this profile's recipe; the neck follows from its feature."""
         recipe = overridden(resolve_unsupervised(self.profile, method, target), self.unsupervised_recipe).recipe
         experiment = Experiment(model, source, target, recipe, self.profile, seed, "pretrained")
         return experiment.with_options(neck=recipe.method_settings.neck)
+
+
+@lru_cache(maxsize=1024)  # cells of a study differ in seeds more than in recipes
+def _recipe(
+    profile: str, source: str, model: str, cross_domain: bool, changes: tuple[str, ...], recipe_of: RecipeOf
+) -> Recipe:
+    return overridden(resolve(profile, source, model, cross_domain=cross_domain, recipe_of=recipe_of), changes).recipe

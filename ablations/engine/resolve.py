@@ -1,12 +1,13 @@
 """Resolves a study and a request against a store: which run fills each table cell, and the state of that run.
 
 Commands, workers, sweeps and reports all use `resolve`. It reads the data sets' file lists for their fingerprints. If
-the data are not on this machine, it uses the fingerprints in the store's records instead.
+the data are not on this machine, or the store holds reference results, it uses the fingerprints in the store's records
+instead.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -16,12 +17,12 @@ from ablations.engine.request import Request
 from ablations.engine.store import Store
 from ablations.engine.study import Cell, Study
 from msinet.data.datasets import Dataset
-from msinet.data.layouts import load_dataset, main_datasets
+from msinet.data.layouts import main_datasets
 from msinet.errors import UserError
 from msinet.io import file_hash
-from msinet.models.genotype import GENOTYPE, read_genotype
 
-#: `missing` runs have not started, `waiting` ones need a search first, `blocked` ones lack pre-trained weights.
+#: `missing` runs have not started, `waiting` ones need a search or a training first, `blocked` ones lack pre-trained
+#: weights.
 State = stores.State | Literal["waiting", "blocked"]
 #: Suffixes of pre-trained weights.
 WEIGHTS = (".safetensors", ".pth", ".pt", ".pth.tar")
@@ -85,13 +86,18 @@ class Resolution:
     """of the data sets"""
     searches: Mapping[str, Run] = field(default_factory=dict)
     """searches behind the cells, by run id"""
+    trainings: Mapping[Experiment, Run] = field(default_factory=dict)
+    """trainings whose weights other cells rank with"""
 
     def runs(self) -> list[Run]:
-        """All runs, each once, although several cells may share it: searches stand before their trainings."""
+        """All runs, each once, although several cells may share it, and after the runs that it needs."""
         found: dict[Experiment | str, Run] = {}
         for one in self.cells:
             if one.search_id:
                 found.setdefault(one.search_id, self.searches[one.search_id])
+            if one.cell.experiment.same_weights:
+                training = self.trainings[one.cell.experiment.training]
+                found.setdefault(training.run_id or training.experiment, training)
             found.setdefault(one.run_id or one.cell.experiment, one.run)
         return list(found.values())
 
@@ -119,17 +125,17 @@ def resolve(study: Study, request: Request, store: Store) -> Resolution:
         fingerprints = _recorded(cells, store)
     resolver = _Resolver(request, store, fingerprints)
     found = [resolver.cell(cell) for cell in cells]
-    return Resolution(study, request, tuple(found), datasets, fingerprints, resolver.searches)
+    return Resolution(study, request, tuple(found), datasets, fingerprints, resolver.searches, resolver.trainings)
 
 
 def _datasets(request: Request, store: Store) -> tuple[dict[str, Dataset], tuple[str, ...]]:
     """The data sets on disk, and the names of those to use."""
-    if not request.root.is_dir() and (store.root / "runs").is_dir():
-        tested = set(store.frame().get("target", ()))
+    if store.recorded or (not request.root.exists() and store.has_runs):
+        tested = store.tested(request.profile)
         if names := request.datasets or tuple(name for name in main_datasets() if name in tested):
             return {}, names
     names = request.available_datasets()
-    return {name: load_dataset(name, request.root) for name in names}, names
+    return {name: request.load(name) for name in names}, names
 
 
 def _recorded(cells: Iterable[Cell], store: Store) -> dict[str, str]:
@@ -145,7 +151,8 @@ def _recorded(cells: Iterable[Cell], store: Store) -> dict[str, str]:
             continue  # of another results version
         for name, fingerprint in prints.items():
             if found.setdefault(name, fingerprint) != fingerprint:
-                raise UserError(f"{store.root} holds results on several versions of {name}; pass --data-root")
+                remedy = "delete the rows of one of them" if store.recorded else "pass --data-root"
+                raise UserError(f"{store.root} holds results on several versions of {name}; {remedy}")
     return found
 
 
@@ -155,6 +162,7 @@ class _Resolver:
     def __init__(self, request: Request, store: Store, fingerprints: Mapping[str, str]) -> None:
         self.request, self.store, self.fingerprints = request, store, fingerprints
         self.searches: dict[str, Run] = {}
+        self.trainings: dict[Experiment, Run] = {}
         self._weights = cache(self._find_weights)
         self._run = cache(self._find_run)
 
@@ -166,22 +174,33 @@ class _Resolver:
         found = self._run(search)
         if found.run_id:
             self.searches[found.run_id] = found
-        genotype = found_genotype(self.store, found.run_id)
-        if genotype is None:
-            run = Run(cell.experiment, "", "waiting", reason="for its search")
-            return ResolvedCell(cell, run, found.run_id)
-        cell = replace(cell, experiment=cell.experiment.known(genotype))
+        genotype = self.store.genotype(found.run_id)
+        if genotype is not None:
+            cell = replace(cell, experiment=cell.experiment.known(genotype))
         return ResolvedCell(cell, self._run(cell.experiment), found.run_id)
 
     def _find_run(self, experiment: Experiment) -> Run:
+        if experiment.same_weights:
+            training = self.trainings[experiment.training] = self._run(experiment.training)
+            own = self._find_own_run(experiment)
+            waits = own.state == "missing" and training.state != "done"
+            return replace(own, state="waiting", reason="for its training") if waits else own
+        return self._find_own_run(experiment)
+
+    def _find_own_run(self, experiment: Experiment) -> Run:
+        if experiment.genotype_from is not None:
+            return Run(experiment, "", "waiting", reason="for its search")
         if not {experiment.source, experiment.target} <= self.fingerprints.keys():
             return Run(experiment, "", "missing")
         if experiment.init == "scratch":
             return self._with(experiment, None, None)
-        weights, digest = self._weights(self.request.weights_name(experiment.model, experiment.seed))
-        if weights is not None:
-            return self._with(experiment, weights, digest)
-        digest = None if self.request.weights_folder else self._newest_weights(experiment)
+        if self.store.recorded:
+            digest = self._newest_weights(experiment)
+        else:
+            weights, digest = self._weights(self.request.weights_name(experiment.model, experiment.seed))
+            if weights is not None:
+                return self._with(experiment, weights, digest)
+            digest = None if self.request.weights_folder else self._newest_weights(experiment)
         if digest is not None:
             return self._with(experiment, None, digest)
         return Run(experiment, "", "blocked", reason=missing_weights(self.request, experiment.model))
@@ -196,21 +215,20 @@ class _Resolver:
 
     def _newest_weights(self, experiment: Experiment) -> str | None:
         """Weights of the newest finished run of an experiment, if no weights are on this machine."""
-        if not (self.store.root / "runs").is_dir():
-            return None
-        frame = self.store.frame()
-        if frame.empty:
-            return None
-        rows = frame[(frame["experiment"] == experiment.key) & frame["weights"].notna()].sort_values("finished")
         prints = self.fingerprints
-        same = [digest for run_id, digest in rows["weights"].items() if run_id == experiment.run_id(prints, digest)]
-        return str(same[-1]) if same else None
+        known = self._recorded_weights.get(experiment.key, [])
+        return next((digest for run_id, digest in known if run_id == experiment.run_id(prints, digest)), None)
 
-
-def found_genotype(store: Store, search_id: str) -> str | None:
-    """The genotype of a search, if it is finished."""
-    path = store.run_folder(search_id) / GENOTYPE
-    return read_genotype(path) if search_id and path.exists() else None
+    @cached_property
+    def _recorded_weights(self) -> dict[str, list[tuple[str, str]]]:
+        """Run ids and weights of the store's pre-trained runs by the key of their experiment, the newest first."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        if not self.store.has_runs or (frame := self.store.frame()).empty:
+            return found
+        rows = frame[frame["weights"].notna()].sort_values("finished", ascending=False)
+        for run_id, key, digest in zip(rows.index, rows["experiment"], rows["weights"], strict=True):
+            found.setdefault(key, []).append((run_id, digest))
+        return found
 
 
 def find_weights(folder: Path | None, name: str) -> Path | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ablations.engine.experiment import Experiment
 from msinet.errors import Busy, UserError
 from msinet.io import exclusive, write_json, write_text
+from msinet.models.genotype import GENOTYPE, read_genotype
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,9 @@ State = Literal["done", "running", "interrupted", "failed", "missing"]
 
 class Store:
     """A folder of runs, created on first use. Its frame is read once."""
+
+    #: Studies are resolved by the data and weights that the runs recorded, whatever is on this machine.
+    recorded = False
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -68,6 +72,35 @@ class Store:
         if self.failed_folder(run_id).is_dir():  # first: a training that failed leaves its partial folder as well
             return "failed"
         return "interrupted" if self.partial_folder(run_id).is_dir() else "missing"
+
+    @property
+    def has_runs(self) -> bool:
+        """True if a run was ever finished here."""
+        return (self.root / "runs").is_dir()
+
+    def tested(self, profile: str) -> set[str]:
+        """Data sets that finished runs were ranked on; reference results keep those of each profile apart."""
+        del profile  # a store is filled by one profile, as a rule
+        return set(self.frame().get("target", ()))
+
+    def genotype(self, run_id: str) -> str | None:
+        """The genotype of a search, if it is finished."""
+        path = self.run_folder(run_id) / GENOTYPE
+        return read_genotype(path) if run_id and path.exists() else None
+
+    def read(self, run_id: str, name: str) -> "pd.DataFrame":
+        """A CSV file of a finished run as written, shares in [0, 1].
+
+        Raises:
+            UserError: it cannot be read, as of a search.
+        """
+        import pandas as pd
+
+        path = self.run_folder(run_id) / name
+        try:
+            return pd.read_csv(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}); choose a finished training, not a search") from error
 
     def publish(self, run_id: str, experiment: Experiment, record: dict[str, Any]) -> None:
         """Complete a partial run and move it to the finished ones in one rename."""

@@ -9,7 +9,7 @@ from ablations.engine.experiment import Experiment, Init, Scalar
 from ablations.engine.request import Request
 from msinet.data.layouts import card_of, short_name
 from msinet.models.genotype import SEARCHED
-from msinet.models.registry import label_of, split_name, with_width
+from msinet.models.registry import in_study, label_of, split_name, with_width
 from msinet.training.recipe import Recipe, Schedule
 
 Group = Literal["untrained", "scratch", "pretrained", "pretext", "searched"]
@@ -124,7 +124,7 @@ def cross(
         make: the experiment of a row at a point; None: the table has no such cell.
     """
     cells = []
-    for group, seed in [(g, s) for g in groups for s in range(1 if g == "untrained" else request.seeds)]:
+    for group, seed in [(g, s) for g in groups for s in range(1 if g == "untrained" else request.repeats)]:
         for row, (train, test) in product(rows, tasks):
             factors = {name: value for name, value in row.items() if name != "draw"}
             point = Point(request, group, train, test, seed, int(row.get("draw", 0)))
@@ -171,6 +171,17 @@ def tasks(request: Request, datasets: Sequence[str]) -> list[Task]:
     return inside + [(name, other) for name in datasets for other in card_of(name).across if other in datasets]
 
 
+def first_tasks(request: Request, datasets: Sequence[str]) -> list[Task]:
+    """The columns of Table 2: all tasks; on the rendered world, unless all are asked for, MS and its test across sets.
+
+    Few cells that are trained long enough say more than many that are not.
+    """
+    every = tasks(request, datasets)
+    if request.complete or request.datasets:
+        return every
+    return [task for task in every if task[0] == "msmt17"] or every
+
+
 def vehicle_tasks(request: Request, datasets: Sequence[str]) -> list[Task]:
     """VeRi-776 in-domain and to VehicleID, as in the paper; without VeRi-776 all tasks."""
     every = tasks(request, datasets)
@@ -186,9 +197,14 @@ def home(datasets: Sequence[str], preferred: str = "msmt17") -> list[Task]:
 # --- Rows that are networks ----------------------------------------------------------------------
 
 
+def table_networks(request: Request, study: str) -> list[str]:
+    """Networks that a table compares by default; short tables leave heavy ones out."""
+    return [card.name for card in in_study(study) if request.complete or not card.heavy]
+
+
 def network_rows(request: Request, default: Iterable[str]) -> list[Row]:
-    """A row per network: those asked for, else the default ones at the profile's width."""
-    names = map(split_name, request.models or map(request.named, default))
+    """A row per network: those asked for, else the default ones; without a width, at that of the profile."""
+    names = map(split_name, map(request.named, request.models or default))
     return [{"network": name, "width": width, "alignment": "none"} for name, width in names]
 
 

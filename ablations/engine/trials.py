@@ -13,12 +13,11 @@ from tqdm import tqdm
 from ablations.engine.experiment import Experiment
 from ablations.engine.queue import open_storage
 from ablations.engine.request import Request
-from ablations.engine.resolve import Resolution, found_genotype, resolve
+from ablations.engine.resolve import Resolution, resolve
 from ablations.engine.runner import execute
 from ablations.engine.store import Store
 from ablations.engine.study import single
 from ablations.engine.sweep import Sweep, SweepOptions, Values, shortened, summary_path
-from msinet.data import load_dataset
 from msinet.errors import UserError
 from msinet.io import exclusive, stable_hash, write_csv, write_json
 from msinet.training.options import RunOptions
@@ -66,7 +65,7 @@ class _Trials:
         self.outer, self.request = request, replace(request, datasets=names)
         self.store = Store(request.store)
         self.default = sweep.default(self.request, self.task[0])
-        fingerprints = [load_dataset(name, request.root).fingerprint for name in names]
+        fingerprints = [request.load(name).fingerprint for name in names]
         settings = [list(self.vary), request.profile, request.recipe, request.search_recipe, options.pruning]
         self.key = stable_hash([*fingerprints, *settings])
 
@@ -128,7 +127,7 @@ class _Trials:
             *searches, training = self.resolved(experiment).runs()
             record = json.loads((self.store.run_folder(training.run_id) / "record.json").read_text(encoding="utf-8"))
             if searches:
-                trial.set_user_attr("genotype", found_genotype(self.store, searches[0].run_id))
+                trial.set_user_attr("genotype", self.store.genotype(searches[0].run_id))
             trial.set_user_attr("run_ids", [one.run_id for one in (*searches, training)])
             trial.report(record["mAP"], step=round(rung / RUNGS[0]))
             if rung < 1 and trial.should_prune():
@@ -143,7 +142,7 @@ class _Trials:
     def default_genotype(self) -> str:
         """The genotype of the default values; empty if it is unknown or nothing is searched."""
         searches = self.resolved(self.sweep.trial(self.request, self.task, self.default)).searches
-        return next((genotype for run_id in searches if (genotype := found_genotype(self.store, run_id))), "")
+        return next((genotype for run_id in searches if (genotype := self.store.genotype(run_id))), "")
 
     def write_outcome(self) -> Path:
         """Write the best values, and all trials as CSV."""

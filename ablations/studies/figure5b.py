@@ -27,7 +27,7 @@ LABELS = {
 
 def draws_per_seed(request: Request) -> int:
     """Random genotypes of each seed, so that all seeds together have `GENOTYPES` or more."""
-    return -(-FEWER.get(request.profile, GENOTYPES) // request.seeds)
+    return -(-FEWER.get(request.profile, GENOTYPES) // request.repeats)
 
 
 def random_genotype(seed: int, draw: int) -> str:

@@ -1,5 +1,7 @@
 """Table 2: networks in-domain and cross-domain, from scratch and pre-trained (Sec. 4.3)."""
 
+from collections.abc import Sequence
+
 from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
 from ablations.engine.study import (
@@ -7,17 +9,28 @@ from ablations.engine.study import (
     Point,
     Row,
     Study,
+    Task,
     cross,
+    first_tasks,
     model_of,
     network_label,
     network_rows,
-    tasks,
+    table_networks,
     trained_groups,
 )
-from msinet.models.registry import card_of, in_study
+from msinet.models.registry import card_of
 
-#: The untrained row.
-UNTRAINED: Row = {"network": "colour_histogram", "width": 1.0, "alignment": "none"}
+#: Rows that bound what colours alone, and everything but small details, reveal; oracles know rendered images alone.
+BOUNDS = ("colour_histogram",)
+ORACLES = ("oracle_colours", "oracle_coarse")
+
+
+def untrained(request: Request, networks: Sequence[Row], columns: Sequence[Task]) -> list[Cell]:
+    """The rows that nothing was trained for: bounds of coarse cues and, in a whole table, random weights."""
+    names = (*BOUNDS, *(ORACLES if request.rendered else ()))
+    rows: list[Row] = [{"network": name, "width": 1.0, "alignment": "none"} for name in names]
+    rows += [] if request.models else networks
+    return cross(request, ("untrained",), rows, columns, lambda row, point: point.untrained(model_of(row)))
 
 
 def make(row: Row, point: Point) -> Experiment | None:
@@ -30,15 +43,15 @@ def make(row: Row, point: Point) -> Experiment | None:
 
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
-    """The untrained row, then the networks and their variants with spatial alignment."""
-    columns = tasks(request, datasets)
-    cards = in_study("table2")
-    rows = network_rows(request, [card.name for card in cards])
+    """The untrained rows, then the networks and their variants with spatial alignment."""
+    columns = first_tasks(request, datasets)
+    networks = table_networks(request, "table2")
+    rows = network_rows(request, networks)
+    without = untrained(request, rows, columns)
     if not request.models:
-        aligned = [card.name for card in cards if "pam=True" in dict(card.variants)]
+        aligned = [name for name in networks if "pam=True" in dict(card_of(name).variants)]
         rows += [{**row, "alignment": "pam-self"} for row in network_rows(request, aligned)]
-    untrained = cross(request, ("untrained",), [UNTRAINED], columns, lambda row, point: point.untrained(model_of(row)))
-    return untrained + cross(request, trained_groups(request), rows, columns, make)
+    return without + cross(request, trained_groups(request), rows, columns, make)
 
 
 STUDY = Study(

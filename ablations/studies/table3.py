@@ -1,7 +1,7 @@
 """Table 3: supervised methods on the person sets (Sec. 4.4). The paper cites all rows but MSINet's from others.
 
-The networks of this suite among them are those of Table 2 and share its runs. The other rows show only the paper's
-numbers.
+The networks of Table 2 among them share its runs. Methods that are not determined by what is public (docs/table3.md)
+show the paper's numbers alone.
 """
 
 from ablations.engine.request import Request
@@ -28,5 +28,6 @@ STUDY = Study(
     cells=cells,
     label=network_label,
     remark="The paper's rows do not share one protocol: OSNet's is from scratch, CDNet's and MSINet's pre-trained, "
-    "PCB's with refined parts (RPP), SFT's with its re-ranking; rows shown as not run have no network in this suite.",
+    "PCB's with refined parts (RPP), SFT's with its re-ranking. Rows without a network here are only cited; "
+    "docs/table3.md says why.",
 )

@@ -11,19 +11,21 @@ from typing import Any
 
 import tyro
 
-from msinet.cli.data import Check, Render, Show
+from msinet import __version__
+from msinet.cli.data import Check, Render, Show, Split
 from msinet.cli.describe import List, ShowRecipe
-from msinet.cli.networks import Embed, Evaluate, Export
+from msinet.cli.networks import Embed, Evaluate, Export, Find
 from msinet.cli.training import Learn, Pretrain, Search, Train
 from msinet.errors import UserError
 from msinet.io import file_errors
+from msinet.terminal import expanded
 
 Command = Callable[[], int]
 
 
 @dataclass(frozen=True)
 class Data:
-    """Render, check and look at data sets. More: msinet data --help."""
+    """Render, check, split and look at data sets. More: msinet data --help."""
 
     def __call__(self) -> int:
         """Print the help of `msinet data`."""
@@ -38,8 +40,8 @@ PARALLEL: dict[str, Callable[..., Any]] = {
     "evaluate": Evaluate,
     "embed": Embed,
 }
-COMMANDS = PARALLEL | {"learn": Learn, "export": Export, "recipe": ShowRecipe, "list": List, "data": Data}
-DATA_COMMANDS: dict[str, Callable[..., Any]] = {"render": Render, "check": Check, "show": Show}
+COMMANDS = PARALLEL | {"learn": Learn, "find": Find, "export": Export, "recipe": ShowRecipe, "list": List, "data": Data}
+DATA_COMMANDS: dict[str, Callable[..., Any]] = {"render": Render, "check": Check, "split": Split, "show": Show}
 
 
 def run_command(args: Sequence[str] | None = None) -> int:
@@ -55,6 +57,9 @@ def run_command(args: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 for a user error, 130 for Ctrl-C.
     """
     words = list(sys.argv[1:] if args is None else args)
+    if words[:1] == ["--version"]:
+        print(f"msinet {__version__}")
+        return 0
     ranks = _ranks()
     try:
         ranks.start()
@@ -92,10 +97,12 @@ def _parse(words: list[str], ranks: Any) -> Command:
         raise UserError(f"msinet {words[0]} runs in one process; start it without torchrun")
     with nullcontext() if ranks.leads() else redirect_stderr(StringIO()):
         if words[:1] == ["data"]:
-            return _choose(DATA_COMMANDS, "msinet data", "Render, check and look at data sets.", words[1:])
+            return _choose(DATA_COMMANDS, "msinet data", "Render, check, split and look at data sets.", words[1:])
         return _choose(COMMANDS, "msinet", "Light networks for object re-identification.", words)
 
 
 def _choose(commands: Mapping[str, Callable[..., Any]], prog: str, what: str, words: list[str]) -> Command:
-    command: Command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=prog, description=what, args=words)
+    command: Command = expanded(
+        tyro.extras.subcommand_cli_from_dict(dict(commands), prog=prog, description=what, args=words)
+    )
     return command

@@ -1,11 +1,12 @@
 """Commands on data sets: msinet data render | check | show."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from msinet.cli.selection import DataOptions
 from msinet.errors import unknown_name
 
 
@@ -14,17 +15,47 @@ class Check:
     """Compare the data sets under a data root with their published sizes, and list images that cannot be decoded."""
 
     root: Annotated[Path, tyro.conf.Positional]
-    """data root, or the folder of one data set"""
+    """data root, the folder of one data set, or a list of images (CSV)"""
     datasets: tuple[str, ...] = ()
     """data sets to check; empty: all that are found"""
     decode: bool = True
     """decode every image, not only names and sizes"""
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
 
     def __call__(self) -> int:
         """Check the data sets; status 1 if one cannot be used."""
         from msinet.data.check import check
+        from msinet.data.own import notice
 
-        return 0 if check(self.root, datasets=self.datasets, decode=self.decode) else 1
+        if self.selection.name:
+            notice(self.root, self.selection.name)
+        keep = self.selection.keep_same_camera
+        return 0 if check(self.root, datasets=self.datasets, decode=self.decode, keep_same_camera=keep) else 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """Divide labelled images into training images, queries and gallery, and write the list."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """folder with a folder of images per identity (folders in it are cameras), or a CSV file with path and identity"""
+    out: Path = Path("list.csv")
+    """list to write (CSV)"""
+    test: float = 0.5
+    """share of the identities that are for testing, above 0 and below 1"""
+    queries: int = 1
+    """queries of each test identity; its other images are gallery"""
+    seed: int = 0
+    """another seed gives another split"""
+
+    def __call__(self) -> int:
+        """Split and write the list."""
+        from msinet.data.splitting import split
+
+        found = split(self.source, self.out, test=self.test, queries=self.queries, seed=self.seed)
+        print(", ".join(f"{number} {name}" for name, number in found.items()) + f"; written: {self.out}")
+        print(f"check it with msinet data check {self.out}")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +120,7 @@ class Show:
     """data root, or the folder of one data set"""
     datasets: tuple[str, ...] = ()
     """data sets to show; empty: all that are found"""
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     out: Path = Path("sheets")
     """folder for the sheets"""
     rows: int = 10
@@ -102,10 +134,13 @@ class Show:
         """Draw the sheets."""
         from msinet.data import load_dataset
         from msinet.data.check import recognised
+        from msinet.data.own import notice
         from msinet.data.sheets import show
 
+        if self.selection.name:
+            notice(self.root, self.selection.name)
         for name in recognised(self.root, self.datasets):
-            dataset = load_dataset(name, self.root)
+            dataset = load_dataset(name, self.root, needs=("query", "gallery"))
             written = show(dataset, self.out, rows=self.rows, columns=self.columns, height=self.height)
             print("written: " + ", ".join(map(str, written)))
         return 0

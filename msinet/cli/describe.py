@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class ShowRecipe:
     """name of the profile; `msinet list` shows profiles"""
     dataset: str = "market1501"
     """training set; `msinet list` shows data sets"""
+    data_root: Path | None = None
+    """list of images (CSV), or folder that holds one, for a --dataset of the user"""
     model: str = "msinet"
     """name of the network; `msinet list` shows networks"""
     target: str = ""
@@ -51,6 +55,8 @@ class ShowRecipe:
     """print the recipe of a method without labels, such as gs (docs/table4.md)"""
     recipe: tuple[str, ...] = ()
     """changes to the recipe, such as lr=0.01 epochs=80"""
+    recipe_of: Literal["paper", "authors"] = "paper"
+    """recipe of trainings: the paper's for all networks, or the network's own by its authors, if its card has one"""
 
     def __call__(self) -> int:
         """Print the recipe.
@@ -60,6 +66,7 @@ class ShowRecipe:
                 --method.
         """
         from msinet.data.layouts import card_of
+        from msinet.data.own import notice
         from msinet.errors import UserError
         from msinet.training.recipes import (
             describe_recipe,
@@ -74,17 +81,19 @@ class ShowRecipe:
             raise UserError("give one of --search and --pretraining, not both")
         if self.method and (self.search or self.pretraining):
             raise UserError("give --method alone, or one of --search and --pretraining")
+        if self.data_root is not None:
+            notice(self.data_root)
         if self.target:
             card_of(self.target)
         if self.search:
             resolved = resolve_search(self.profile, self.dataset)
         elif self.pretraining:
-            resolved = resolve_pretraining(self.profile)
+            resolved = resolve_pretraining(self.profile, self.model)
         elif self.method:
             resolved = resolve_unsupervised(self.profile, self.method, self.dataset)  # type: ignore[arg-type]
         else:
             across = self.target not in ("", self.dataset)
-            resolved = resolve(self.profile, self.dataset, self.model, cross_domain=across)
+            resolved = resolve(self.profile, self.dataset, self.model, cross_domain=across, recipe_of=self.recipe_of)
         print(describe_recipe(overridden(resolved, self.recipe)))
         return 0
 

@@ -1,21 +1,23 @@
-"""Commands on trained networks: msinet evaluate | embed | export."""
+"""Commands on trained networks: msinet evaluate | embed | find | export."""
 
-import json
+import os
+import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from msinet.errors import WeightsError
+from msinet.cli.selection import DataOptions
+from msinet.errors import UserError, first_few
 from msinet.training.options import RunOptions
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
     from msinet.data import Dataset
     from msinet.data.loading import PixelSource
+    from msinet.neighbours import Collection, Embedder
+    from msinet.training.evaluation import Distances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,8 @@ class WeightsFile:
     """A file of weights, and what it may leave open."""
 
     weights: Path
-    """file of `msinet train`, or a released one (MSINet's authors, torchreid's OSNet, torchvision's ResNet)"""
+    """file of `msinet train`, or of another code base (released MSINet, torchreid, torchvision, timm, BoT, fast-reid,
+    TransReID)"""
     model: str = ""
     """name of the network, for weights that do not name it; `msinet list` shows networks"""
     options: tuple[str, ...] = ()
@@ -35,82 +38,116 @@ class WeightsFile:
     partial: bool = False
     """accept weights that cover only a part of the network"""
 
-    def load(self, dataset: str) -> "tuple[nn.Module, int, int]":
-        """The network with its weights, and the height and width of its images; the default size is the data set's."""
-        from msinet.models import CARDS, build_model, load_weights
-        from msinet.models.weights import read_metadata
-        from msinet.training.recipes import parse_settings, resolve
+    def load(self, dataset: str = "market1501", device: str = "cpu") -> "Embedder":
+        """The network with its weights; the default size of images is the data set's. Prints what matched."""
+        from msinet.neighbours import load_network
+        from msinet.training.recipes import parse_settings
 
-        known = read_metadata(self.weights)
-        name = self.model or known.get("model", "")
-        if not name:
-            raise WeightsError(
-                f"{self.weights} does not say which network it holds; pass --model, one of {', '.join(CARDS)}"
-            )
-        options = parse_settings(self.options) or json.loads(known.get("options", "{}"))
-        default = resolve("paper", dataset, name).recipe.image
-        height = self.height or int(known.get("height", default.height))
-        width = self.width or int(known.get("width", default.width))
-        model = build_model(name, int(known.get("num_classes", 1)), image=(height, width), **options)
-        print(load_weights(model, self.weights, partial=self.partial))
-        return model, height, width
+        options = parse_settings(self.options) or None
+        found = load_network(
+            self.weights,
+            self.model,
+            options,
+            image=(self.height, self.width),
+            dataset=dataset,
+            device=device,
+            partial=self.partial,
+        )
+        print(found.report)
+        return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class _OnDataset(WeightsFile):
-    data_root: Path
-    """folder that holds the data sets in their native layouts"""
-    dataset: str = "market1501"
-    """test set; `msinet list` shows data sets"""
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+def opened(weights: WeightsFile, dataset: "Dataset", options: RunOptions) -> "tuple[Embedder, PixelSource]":
+    """The network on its device, and the test images of a data set in the network's size."""
+    from msinet.data import open_pixels
+    from msinet.precision import use_precision
 
-    def opened(self) -> "tuple[nn.Module, Dataset, PixelSource, torch.device]":
-        """The network on its device, the data set, its test images in the network's size, and the device."""
-        from msinet.data import load_dataset, open_pixels
-        from msinet.environment import pick_device
-
-        dataset = load_dataset(self.dataset, self.data_root)
-        model, height, width = self.load(dataset.name)
-        device = pick_device(self.run_options.device)
-        cache, progress = self.run_options.cache, self.run_options.progress
-        pixels = open_pixels(dataset, "test", height, width, cache=cache, progress=progress)
-        return model.to(device), dataset, pixels, device
+    use_precision("fp32")
+    embedder = weights.load(dataset.name, options.device)
+    size = (embedder.height, embedder.width)
+    return embedder, open_pixels(dataset, "test", *size, cache=options.cache, progress=options.progress)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(_OnDataset):
+class Evaluate(WeightsFile):
     """Rank the test images of a data set with given weights: CMC, mAP and mINP."""
 
+    data_root: Path
+    """folder that holds the data sets in their native layouts, or a list of images (CSV)"""
+    dataset: str = ""
+    """test set; empty: market1501, or the only one under --data-root"""
     rerank: bool = False
-    """apply k-reciprocal re-ranking (k1 20, k2 6, lambda 0.3); the paper's numbers are without"""
+    """apply k-reciprocal re-ranking; the paper's numbers are without"""
+    k1: int = 20
+    """re-ranking: neighbours that are compared"""
+    k2: int = 6
+    """re-ranking: neighbours over which sets are averaged; 1: no averaging"""
+    weight: Annotated[float, tyro.conf.arg(name="lambda")] = 0.3
+    """re-ranking: weight of the feature distance, in [0, 1]"""
+    blur: int = 0
+    """apply SFT's post-processing to so many nearest gallery images; its authors take 50, on MSMT17 150; 0: none"""
+    blur_temperature: float = 0.1
+    """of that post-processing; on MSMT17 its authors take 0.02"""
     out: Path | None = None
     """JSON file for the metrics"""
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+
+    def distances(self) -> "tuple[Distances | None, str]":
+        """The distances of the re-ranking, None without, and what is printed about it.
+
+        Raises:
+            UserError: both kinds of re-ranking, or a negative number of images.
+        """
+        from msinet.retrieval import blur, rerank
+
+        if self.blur < 0 or (self.rerank and self.blur):
+            raise UserError(
+                f"--blur takes a number of images above 0 and does not go with --rerank, got {self.blur}; choose one"
+            )
+        if self.blur:
+            return partial(blur, nearest=self.blur, temperature=self.blur_temperature), f", {self.blur} nearest blurred"
+        if not self.rerank:
+            return None, ""
+        note = f", re-ranked with k1 {self.k1}, k2 {self.k2}, lambda {self.weight:g}"
+        return partial(rerank, k1=self.k1, k2=self.k2, weight=self.weight), note
 
     def __call__(self) -> int:
         """Evaluate, print and write the metrics."""
         from msinet import distributed
         from msinet.cli.training import metrics_line
+        from msinet.data.layouts import ALL
         from msinet.environment import describe
         from msinet.io import write_json
         from msinet.training import evaluate_model
 
-        model, dataset, pixels, device = self.opened()
-        progress = self.run_options.progress
-        result = evaluate_model(model, dataset, pixels, device, progress=progress, reranked=self.rerank)
-        print(metrics_line(dataset.name + (", re-ranked" if self.rerank else ""), result.metrics))
+        names = self.selection.chosen([self.dataset] if self.dataset else [], self.data_root, "market1501")
+        distances, note = self.distances()
+        dataset = self.selection.load(names, self.data_root, ALL[1:])
+        embedder, pixels = opened(self, dataset, self.run_options)
+        network, device, progress = embedder.network, embedder.device, self.run_options.progress
+        result = evaluate_model(network, dataset, pixels, device, progress=progress, distances=distances)
+        print(metrics_line(dataset.name + note, result.metrics))
+        print(result.counts)
         if len(result.draws) > 1:
             print(f"  standard deviation over {len(result.draws)} draws: " + metrics_line("", result.std))
         if self.out is not None and distributed.leads():
+            settings = {"k1": self.k1, "k2": self.k2, "lambda": self.weight} if self.rerank else {}
             write_json(
                 self.out,
                 {
                     **result.metrics,
                     **{f"{name}_std_draws": value for name, value in result.std.items()},
+                    **result.counts.record(),
                     "dataset": dataset.name,
                     "fingerprint": dataset.fingerprint,
+                    "same_camera": "removed" if dataset.remove_same_camera else "kept",
                     "weights": str(self.weights),
-                    **dict(zip(("height", "width"), pixels[0].shape, strict=False)),
+                    "height": embedder.height,
+                    "width": embedder.width,
                     "reranked": self.rerank,
+                    **settings,
+                    "blurred": self.blur,
                     **describe(device),
                 },
             )
@@ -119,51 +156,163 @@ class Evaluate(_OnDataset):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed(_OnDataset):
-    """Write one feature row per test image: features.npz with features, paths, identities, cameras."""
+class Embed(WeightsFile):
+    """Write one feature row per image: of a folder or an image, or of the test images of a data set."""
 
+    images: Annotated[Path | None, tyro.conf.Positional] = None
+    """folder of images, or one image; no labels are needed"""
+    data_root: Path | None = None
+    """in place of images: folder that holds the data sets in their native layouts, or a list of images (CSV)"""
+    dataset: str = ""
+    """test set; empty: market1501, or the only one under --data-root"""
     out: Path = Path("features.npz")
-    """file to write"""
+    """file to write: .npz, or .csv with a column per number"""
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Compute and write the features."""
+        from msinet import distributed
+
+        if (self.images is None) == (self.data_root is None):
+            raise UserError("embed needs either a folder of images (or one image), or --data-root; see --help")
+        if self.out.suffix.lower() not in (".npz", ".csv"):
+            raise UserError(f"--out {self.out}: the suffix chooses the format, .npz or .csv")
+        columns = self._of_files() if self.data_root is None else self._of_dataset(self.data_root)
+        if distributed.leads():
+            write_features(self.out, columns)
+            rows, length = columns["features"].shape
+            print(f"{rows} features of {length} numbers, written: {self.out}")
+        return 0
+
+    def _of_files(self) -> dict[str, Any]:
+        """The columns of a folder or an image."""
         import numpy as np
 
-        from msinet import distributed
-        from msinet.io import atomic_path
+        from msinet.neighbours import image_files
+
+        assert self.images is not None
+        paths = image_files(self.images)
+        found = collected(self.load(device=self.run_options.device), self, paths, self.run_options)
+        top = os.path.abspath(self.images if self.images.is_dir() else self.images.parent)
+        names = [found.path(i).relative_to(top).as_posix() for i in range(len(found))]
+        return {"features": found.features, "paths": np.array(names)}
+
+    def _of_dataset(self, root: Path) -> dict[str, Any]:
+        """The columns of the test images of a data set."""
+        import numpy as np
+
         from msinet.training import embed
 
-        model, dataset, pixels, device = self.opened()
-        features = embed(model, pixels, device, progress=self.run_options.progress)
-        if not distributed.leads():
-            return 0
-        with atomic_path(self.out) as temporary, temporary.open("wb") as stream:
-            np.savez(
-                stream,
-                features=features.numpy(),
-                paths=np.array([i.path.relative_to(dataset.root).as_posix() for i in dataset.test]),
-                identities=np.array([i.identity for i in dataset.test]),
-                cameras=np.array([i.camera for i in dataset.test]),
-                query=dataset.draws[0].query,
-                gallery=dataset.draws[0].gallery,
-            )
-        print(f"{features.shape[0]} features of {features.shape[1]} numbers, written: {self.out}")
+        names = self.selection.chosen([self.dataset] if self.dataset else [], root, "market1501")
+        dataset = self.selection.load(names, root, ())
+        if not dataset.test:
+            raise UserError(f"{dataset.name} has no test images; embed a folder instead, without --data-root")
+        embedder, pixels = opened(self, dataset, self.run_options)
+        features = embed(embedder.network, pixels, embedder.device, progress=self.run_options.progress)
+        words = dataset.identity_names
+        return {
+            "features": features.numpy(),
+            "paths": np.array([i.path.relative_to(dataset.root).as_posix() for i in dataset.test]),
+            "identities": np.array([words.get(i.identity, i.identity) for i in dataset.test]),
+            "cameras": np.array([dataset.camera_names.get(i.camera, i.camera) for i in dataset.test]),
+            "query": dataset.draws[0].query,
+            "gallery": dataset.draws[0].gallery,
+        }
+
+
+def collected(embedder: "Embedder", weights: WeightsFile, paths: "list[Path]", options: RunOptions) -> "Collection":
+    """The features of image files by a network, cached; names images that cannot be decoded on standard error."""
+    from msinet.neighbours import collect
+    from msinet.precision import use_precision
+
+    use_precision("fp32")
+    found = collect(embedder, weights.weights, paths, progress=options.progress)
+    if found.unreadable:
+        message = f"{len(found.unreadable)} of {len(paths)} image(s) left out: {first_few(found.unreadable)}"
+        print(message, file=sys.stderr)
+    return found
+
+
+def write_features(path: Path, columns: dict[str, Any]) -> None:
+    """Write features and what is known about their images as .npz, or as .csv with a line per image."""
+    import csv
+
+    import numpy as np
+
+    from msinet.io import atomic_path
+
+    if path.suffix.lower() == ".npz":
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **columns)
+        return
+    features = columns["features"]
+    roles = np.full(len(features), "", dtype="U7")
+    for role in ("gallery", "query"):
+        if role in columns:
+            roles[columns[role]] = role
+    known = {"path": "paths", "identity": "identities", "camera": "cameras"}
+    known = {name: column for name, column in known.items() if column in columns}
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as text,
+    ):
+        writer = csv.writer(text, lineterminator="\n")
+        role_names = ["split"] if "query" in columns else []
+        writer.writerow([*known, *role_names, *(f"f{i}" for i in range(features.shape[1]))])
+        for row in range(len(features)):
+            about = [str(columns[column][row]) for column in known.values()]
+            writer.writerow([*about, *([roles[row]] if role_names else []), *map(float, features[row])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Find(WeightsFile):
+    """Show the images of a folder that are nearest to a query, as a picture, a CSV file and a page."""
+
+    query: Annotated[Path, tyro.conf.Positional]
+    """image, or folder of images with a ranked list for each"""
+    gallery: Path
+    """folder of images, or a list of images (CSV), whose identities are then shown"""
+    k: int = 10
+    """number of images in a ranked list"""
+    out: Path = Path("neighbours")
+    """folder for ranked.png, ranked.csv and ranked.html"""
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+
+    def __call__(self) -> int:
+        """Rank, print and write the lists."""
+        from msinet.neighbour_lists import find, gallery_of, write_lists
+        from msinet.neighbours import image_files
+
+        if self.k < 1:
+            raise UserError(f"--k must be at least 1, got {self.k}")
+        queries = image_files(self.query)
+        paths, labels = gallery_of(self.gallery)
+        embedder = self.load(device=self.run_options.device)
+        found = collected(embedder, self, paths, self.run_options)
+        own = collected(embedder, self, queries, self.run_options)
+        lists = find(own, found, self.k, labels)
+        for line in lists[0].lines() if len(lists) == 1 else ():
+            print(line)
+        print("written: " + ", ".join(map(str, write_lists(lists, self.out))))
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export(WeightsFile):
-    """Write a network for other runtimes: an ONNX file of its deployed form, compared with torch before it appears."""
+    """Write the deployed form of a network for other runtimes, compared with torch before the file appears."""
 
     out: Path
-    """ONNX file: input images (B, 3, H, W) normalised with ImageNet's statistics, output features (B, D)"""
+    """X.onnx, or X.pt or X.torchscript for TorchScript: input images (B, 3, H, W) normalised with ImageNet's
+    statistics, output features (B, D)"""
 
     def __call__(self) -> int:
         """Export and compare."""
-        from msinet.export import export_onnx, need_onnx
+        from msinet.export import describe_export, export, need_format
 
-        need_onnx()
-        model, height, width = self.load("market1501")
-        difference = export_onnx(model, self.out, (height, width))
+        need_format(self.out)
+        embedder = self.load()
+        image = (embedder.height, embedder.width)
+        difference = export(embedder.network, self.out, image, describe_export(embedder))
         print(f"features equal torch's to {difference:.1e} of the largest; written: {self.out}")
         return 0

@@ -2,20 +2,22 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
+from msinet.cli.selection import DataOptions
+from msinet.data.layouts import ALL
 from msinet.errors import UserError
 from msinet.training.options import RunOptions
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a network on one data set and rank the test images of that data set or of another."""
+    """Train a network on one or more data sets and rank the test images of the first or of another data set."""
 
     data_root: Path
-    """folder that holds the data sets in their native layouts"""
+    """folder that holds the data sets in their native layouts, or a list of images (CSV)"""
     out: Path
     """folder for the results; the same command resumes an unfinished run in it"""
     model: str = "msinet"
@@ -24,31 +26,37 @@ class Train:
     """options of the network, such as genotype=GGEGAGGNGAEA ratio=3 fusion=sum"""
     genotype: Path | None = None
     """genotype.json of `msinet search`; or pass the letters as option genotype=..."""
-    dataset: str = "market1501"
-    """training set; `msinet list` shows data sets"""
+    dataset: tuple[str, ...] = ()
+    """training sets, whose identities are kept apart; empty: market1501, or the only one under --data-root"""
     target: str = ""
-    """test set, empty: the training set's; another data set selects the cross-domain recipe"""
+    """test set, empty: the first training set's; a set that is not trained on selects the cross-domain recipe"""
     profile: str = "mini"
     """name of the profile; `msinet list` shows profiles"""
     recipe: tuple[str, ...] = ()
     """changes to the profile's recipe, such as lr=0.01 epochs=80; `msinet recipe` shows the settings"""
+    recipe_of: Literal["paper", "authors"] = "paper"
+    """recipe to start from: the paper's for all networks, or the network's own by its authors, if its card has one"""
     weights: Path | None = None
     """pre-trained weights to start from"""
     seed: int = 0
     """repetition; all random numbers follow from it"""
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Train, rank and print the metrics."""
-        from msinet.data import load_dataset
+        from msinet.data.matches import count_queries
         from msinet.retrieval import METRICS
         from msinet.search import read_genotype
         from msinet.training.recipes import overridden, parse_settings, resolve
         from msinet.training.run import Training, run
 
-        source = load_dataset(self.dataset, self.data_root)
-        target = load_dataset(self.target, self.data_root) if self.target else source
-        resolved = resolve(self.profile, self.dataset, self.model, cross_domain=source.name != target.name)
+        names = self.selection.chosen(self.dataset, self.data_root, "market1501")
+        tested = self.target or names[0]
+        source = self.selection.load(names, self.data_root, ALL if tested == names[0] else ("train",))
+        target = source if names == (tested,) else self.selection.load((tested,), self.data_root, ALL[1:])
+        across = tested not in names
+        resolved = resolve(self.profile, source.name, self.model, cross_domain=across, recipe_of=self.recipe_of)
         recipe = overridden(resolved, self.recipe).recipe
         options = parse_settings(self.options)
         if self.genotype is not None:
@@ -58,6 +66,7 @@ class Train:
         training = Training(self.model, options, source, target, recipe, self.seed, self.weights)
         record = run(self.out, training, self.run_options)
         print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
+        print(count_queries(target))
         print(f"written: {self.out}/record.json, history.csv, queries.csv, model.safetensors, log.txt")
         return 0
 
@@ -121,11 +130,11 @@ class Search:
     """Search an architecture by twins contrast (or a baseline); `train --genotype` trains the result."""
 
     data_root: Path
-    """folder that holds the data sets in their native layouts"""
+    """folder that holds the data sets in their native layouts, or a list of images (CSV)"""
     out: Path
     """folder for the results; the same command resumes an unfinished search in it"""
-    dataset: str = "msmt17"
-    """training set; `msinet list` shows data sets"""
+    dataset: tuple[str, ...] = ()
+    """training sets, whose identities are kept apart; empty: msmt17, or the only one under --data-root"""
     profile: str = "mini"
     """name of the profile; `msinet list` shows profiles"""
     recipe: tuple[str, ...] = ()
@@ -136,16 +145,17 @@ class Search:
     """options of the supernet, such as ratio=2 fusion=minus"""
     seed: int = 0
     """repetition; all random numbers follow from it"""
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Search and print the genotype."""
-        from msinet.data import load_dataset
         from msinet.search import SearchRun, search, search_line
         from msinet.training.recipes import overridden, parse_settings, resolve_search
 
-        source = load_dataset(self.dataset, self.data_root)
-        recipe = overridden(resolve_search(self.profile, self.dataset), self.recipe).recipe
+        names = self.selection.chosen(self.dataset, self.data_root, "msmt17")
+        source = self.selection.load(names, self.data_root, ("train",))
+        recipe = overridden(resolve_search(self.profile, source.name), self.recipe).recipe
         search_run = SearchRun(source, recipe, self.seed, self.model, parse_settings(self.options))
         record = search(self.out, search_run, self.run_options)
         print(search_line(record))
@@ -185,7 +195,7 @@ class Pretrain:
         root = self.imagenet or self.data
         if root is None or (self.imagenet and self.data):
             raise UserError("pretrain needs one of --data DIR and --imagenet DIR, a folder with train/ and val/")
-        resolved = resolve_pretraining(self.profile or ("paper" if self.imagenet else "mini"))
+        resolved = resolve_pretraining(self.profile or ("paper" if self.imagenet else "mini"), self.model)
         recipe = overridden(resolved, self.recipe).recipe
         out = self.out or Path("weights") / f"{self.model}.safetensors"
         data = load_class_folders(root, "imagenet" if self.imagenet else "")

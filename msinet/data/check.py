@@ -5,12 +5,21 @@ from pathlib import Path
 import numpy as np
 
 from msinet.data.datasets import Dataset
-from msinet.data.layouts import available, card_of, cards, load_dataset
+from msinet.data.layouts import available, card_of, cards, load_dataset, missing_root, nearly
 from msinet.data.loading import undecodable
-from msinet.errors import DataError
+from msinet.data.matches import count_queries
+from msinet.errors import DataError, first_few
+from msinet.io import file_hash
 
 
-def check(root: Path, *, datasets: tuple[str, ...] = (), decode: bool = True, progress: bool = True) -> bool:
+def check(
+    root: Path,
+    *,
+    datasets: tuple[str, ...] = (),
+    decode: bool = True,
+    progress: bool = True,
+    keep_same_camera: bool = False,
+) -> bool:
     """Print the splits of every data set under `root`, and its images that cannot be decoded.
 
     Args:
@@ -18,6 +27,7 @@ def check(root: Path, *, datasets: tuple[str, ...] = (), decode: bool = True, pr
         datasets: names to look for; empty: all that are recognised.
         decode: read every image; otherwise only names, lists and sizes.
         progress: show a bar.
+        keep_same_camera: as for `load_dataset`.
 
     Returns:
         Whether every set can be used. Counts that differ from the published ones are shown but are no error.
@@ -27,7 +37,7 @@ def check(root: Path, *, datasets: tuple[str, ...] = (), decode: bool = True, pr
         DataError: no such root, or no known layout in it.
     """
     names = recognised(root, datasets)
-    usable = [_check_one(name, root, decode, progress) for name in names]
+    usable = [_check_one(name, root, decode, progress, keep_same_camera) for name in names]
     return all(usable)
 
 
@@ -37,19 +47,22 @@ def recognised(root: Path, datasets: tuple[str, ...] = ()) -> tuple[str, ...]:
     Raises:
         DataError: no such root, or no known layout in it.
     """
-    if not root.is_dir():
-        raise DataError(f"data root {root} does not exist")
+    if not root.exists():
+        raise missing_root(root, "the folder of the data sets, or a list of images")
     names = datasets or tuple(name for name in available(root) if not card_of(name).part_of)
     if not names:
         wanted = "; ".join(f"{card.name}: {', '.join(card.needs)}" for card in cards() if not card.part_of)
-        raise DataError(f"no known layout under {root}. A set is recognised by these entries of its folder: {wanted}")
+        raise DataError(
+            f"no known layout under {root}.{nearly(root)} A set is recognised by these entries of its folder: {wanted}."
+            " Or give a list: a CSV file with the columns path, identity and split (msinet data split makes one)"
+        )
     return names
 
 
-def _check_one(name: str, root: Path, decode: bool, progress: bool) -> bool:
+def _check_one(name: str, root: Path, decode: bool, progress: bool, keep_same_camera: bool) -> bool:
     card = card_of(name)
     try:
-        dataset = load_dataset(name, root)
+        dataset = load_dataset(name, root, keep_same_camera=keep_same_camera)
     except DataError as error:
         print(f"{name}\n  UNUSABLE: {error}\n")
         return False
@@ -60,7 +73,7 @@ def _check_one(name: str, root: Path, decode: bool, progress: bool) -> bool:
         expected = card.expected.get(split)
         same = "-" if expected is None else "the same" if found == expected else "{} {} {}".format(*expected)
         print(f"  {split:<8} {found[0]:>10} {found[1]:>8} {found[2]:>7}   {same}")
-    for line in _remarks(dataset):
+    for line in [*_remarks(dataset), *(_copies(dataset) if decode else ())]:
         print(f"  {line}")
     problems = undecodable((*dataset.train, *dataset.test), progress=progress) if decode else []
     for problem in problems:
@@ -74,7 +87,18 @@ def _check_one(name: str, root: Path, decode: bool, progress: bool) -> bool:
 def _remarks(dataset: Dataset) -> list[str]:
     """Properties of a data set that may surprise."""
     card = card_of(dataset.name)
-    remarks = []
+    remarks = [str(count_queries(dataset))]
+    if not dataset.remove_same_camera:
+        remarks.append("no gallery image is left out because of its camera")
+    if dataset.layout == "list":
+        remarks.append(f"taken for {card.kind} images, by their shape")
+    if dataset.skipped:
+        remarks.append(f"{len(dataset.skipped)} files are no images by their suffix: {first_few(dataset.skipped)}")
+    tested = {image.identity for image in dataset.test}
+    both = [image for image in dataset.train if image.identity in tested]
+    if both and not card.numbers_restart:
+        names = sorted({dataset.identity_name(image) for image in both})
+        remarks.append(f"{len(names)} identities are in both training and test: {first_few(names)}")
     if dataset.junk:
         remarks.append(f"{dataset.junk} junk images of identity -1 left out")
     single = int((np.bincount(dataset.labels) == 1).sum())
@@ -86,3 +110,34 @@ def _remarks(dataset: Dataset) -> list[str]:
     if distractors:
         remarks.append(f"{distractors} distractors of identity {card.distractor} kept in the gallery")
     return remarks
+
+
+def _copies(dataset: Dataset) -> list[str]:
+    """Remarks about equal files in query and gallery, which a network finds without knowing the identity.
+
+    With cameras they are left out of the ranking, if they have the same label.
+    """
+    draw = dataset.draws[0]
+    gallery: dict[int, list[int]] = {}
+    for i in draw.gallery:
+        gallery.setdefault(dataset.test[i].path.stat().st_size, []).append(i)
+    hashes: dict[Path, str] = {}
+
+    def digest(path: Path) -> str:
+        if path not in hashes:
+            hashes[path] = file_hash(path)
+        return hashes[path]
+
+    found, counted = [], 0
+    for q in draw.query:
+        query = dataset.test[q]
+        same = [dataset.test[g] for g in gallery.get(query.path.stat().st_size, ())]
+        copies = [one for one in same if one.path == query.path or digest(one.path) == digest(query.path)]
+        if copies:
+            found.append(query.path)
+        removed = (query.identity, query.camera) if dataset.remove_same_camera else None
+        counted += any((one.identity, one.camera) != removed for one in copies)
+    if not found:
+        return []
+    ranked = f"{counted} of them are ranked" if counted else "none is ranked, as they have one camera"
+    return [f"{len(found)} queries are in the gallery as the same file or a copy ({ranked}): {first_few(found)}"]

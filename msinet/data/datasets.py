@@ -9,8 +9,18 @@ from typing import Literal
 
 import numpy as np
 
-#: Of image files.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+#: Suffixes of image files: the raster formats that Pillow reads without further programs.
+SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "tga", "jp2", "j2k", "avif"),
+    )
+)
+#: Files that operating systems leave in folders of images.
+SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
+#: Joins the names of data sets that are trained on together: `market1501+msmt17`.
+JOIN = "+"
 #: `market1501-heldout`: some training identities of market1501 are ranked, the others train.
 HELD_OUT = "-heldout"
 
@@ -53,6 +63,14 @@ class Dataset:
     """images of identity -1, which are in no split"""
     world: str = ""
     """fingerprint of the rendering; empty for photographs"""
+    skipped: tuple[Path, ...] = ()
+    """files in the folders of the images that are no images by their suffix"""
+    identity_names: Mapping[int, str] = field(default_factory=dict)
+    """words that a list uses as identities, by number; empty: the numbers themselves"""
+    camera_names: Mapping[int, str] = field(default_factory=dict)
+    """words that a list uses as cameras, by number; empty: the numbers themselves"""
+    parts: tuple[str, ...] = ()
+    """fingerprints of the data sets that this one joins; empty for a single set"""
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -64,6 +82,14 @@ class Dataset:
     def num_classes(self) -> int:
         """Training identities."""
         return int(self.labels.max()) + 1 if len(self.labels) else 0
+
+    def identity_name(self, image: Image) -> str:
+        """The identity of an image as the data set writes it."""
+        return self.identity_names.get(image.identity, str(image.identity))
+
+    def camera_name(self, image: Image) -> str:
+        """The camera of an image as the data set writes it; empty in a set without cameras."""
+        return self.camera_names.get(image.camera, str(image.camera) if image.camera else "")
 
     def splits(self) -> dict[str, list[Image]]:
         """Train, query and gallery (of the first draw) by name."""
@@ -81,13 +107,23 @@ class Dataset:
         Of photographs they change with any file size as well, of rendered sets with the fingerprint of the rendering.
         """
         digest = hashlib.sha256(f"{self.name} {self.layout} {self.remove_same_camera} {self.world}\n".encode())
+        digest.update(" ".join(self.parts).encode())
         for role, images in (("train", self.train), ("test", self.test)):
-            for image in images:
+            for image in () if self.parts else images:
                 where = image.path.relative_to(self.root).as_posix()
                 size = 0 if self.world else image.path.stat().st_size
-                digest.update(f"{role} {where} {image.identity} {image.camera} {size}\n".encode())
+                line = f"{role} {where} {image.identity} {image.camera} {size}\n"
+                digest.update(line.encode(errors="surrogateescape"))  # names may be no text
         for draw in self.draws:
             digest.update(draw.query.astype(np.int64).tobytes() + b"|" + draw.gallery.astype(np.int64).tobytes())
+        return digest.hexdigest()[:12]
+
+    def contents(self, role: Literal["train", "test"]) -> str:
+        """Twelve hex digits that change when an image file of a role is written again; for caches on this machine."""
+        digest = hashlib.sha256()
+        for image in self.train if role == "train" else self.test:
+            stat = image.path.stat()
+            digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()[:12]
 
 
@@ -117,6 +153,8 @@ class DatasetCard:
     """data sets on which networks trained on it are tested as well"""
     extra: bool = False
     """on the rendered world: used only with --whole, or when it is named"""
+    numbers_restart: bool = False
+    """whether test identities are numbered from 0 again, so that equal numbers are different identities"""
     part_of: str = ""
     """the data set of which it is another test list; used only when it is named"""
 
@@ -138,6 +176,8 @@ def register(card: DatasetCard) -> Callable[[Parser], Parser]:
             raise ValueError(f"data set {card.name!r} ({card.short}) is registered twice")
         if card.name.endswith(HELD_OUT):
             raise ValueError(f"{HELD_OUT!r} at the end of {card.name!r} is reserved for held-out identities")
+        if JOIN in card.name:
+            raise ValueError(f"{JOIN!r} in {card.name!r} is reserved for data sets that are joined")
         REGISTERED[card.name] = card, parser
         return parser
 

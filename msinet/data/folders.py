@@ -83,7 +83,7 @@ def load_class_folders(root: Path | str, name: str = "") -> ClassFolders:
         DataError: no such root, no train/ or val/, fewer than two classes, a class without training images,
             a class in val/ that train/ lacks, or no images in val/.
     """
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))  # unlike Path.expanduser, raises nothing for an unknown user
     if not root.is_dir():
         raise DataError(f"{root} does not exist or is not a folder; {EXPECTED}")
     root = root.resolve()
@@ -95,13 +95,13 @@ def load_class_folders(root: Path | str, name: str = "") -> ClassFolders:
     if len(classes) < 2:
         raise DataError(f"{root / 'train'} holds {len(classes)} class folder(s) and needs at least two; {EXPECTED}")
     if empty := [one for one in classes if not train[one]]:
-        raise DataError(f"{root / 'train'}: no .jpg, .jpeg or .png in {first_few(empty)}; fill or remove the folders")
+        raise DataError(f"{root / 'train'}: no images in {first_few(empty)}; fill or remove the folders")
     if strange := sorted(set(val) - set(classes)):
         raise DataError(
             f"{root / 'val'}: {first_few(strange)} not in {root / 'train'}; both must have the same class folders"
         )
     if not any(val.values()):
-        raise DataError(f"{root / 'val'}: no .jpg, .jpeg or .png in its class folders; {EXPECTED}")
+        raise DataError(f"{root / 'val'}: no images in its class folders; {EXPECTED}")
     if (world := read_world(root)) is not None:
         check_samples(root, world)
     name = name or ("rendered" if world else root.name)

@@ -64,7 +64,7 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
     images = sorted(shown.values(), key=lambda i: i.path)
     sheets = {
         "identities": (
-            by_identity(images, factors, dataset.root, rows, columns),
+            by_identity(dataset, images, factors, rows, columns),
             "one identity per row, through different cameras",
         ),
         "cameras": (by_camera(images, rows, columns), "one camera per row, different identities"),
@@ -83,7 +83,7 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
 
 
 def by_identity(
-    images: Sequence[Image], factors: dict[str, dict[str, str]], root: Path, rows: int, columns: int
+    dataset: Dataset, images: Sequence[Image], factors: dict[str, dict[str, str]], rows: int, columns: int
 ) -> list[Line]:
     """One row per identity, by family if known, images of different cameras first."""
     groups: dict[int, list[Image]] = {}
@@ -91,7 +91,7 @@ def by_identity(
         groups.setdefault(image.identity, []).append(image)
 
     def family(identity: int) -> tuple[int, int]:
-        known = factors.get(groups[identity][0].path.relative_to(root).as_posix(), {})
+        known = factors.get(groups[identity][0].path.relative_to(dataset.root).as_posix(), {})
         return int(known.get("family") or 0), identity
 
     lines = []
@@ -102,7 +102,10 @@ def by_identity(
             turn[image.camera] = turn.get(image.camera, 0) + 1
             order.append((turn[image.camera], image.camera, image))
         order.sort(key=lambda entry: entry[:2])
-        label = f"identity {identity}" + (f"\nfamily {family(identity)[0]}" if factors else "")
+        name = dataset.identity_names.get(identity)
+        label = (f"identity\n{name[:14]}" if name else f"identity {identity}") + (
+            f"\nfamily {family(identity)[0]}" if factors else ""
+        )
         lines.append(Line(label, tuple((i.path, f"camera {c}" if c else "") for _, c, i in order[:columns])))
     return lines
 

@@ -1,6 +1,7 @@
 """Conversion of decoded pixels to network input, for training and for test (Sec. 4.2-4.3)."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,24 +35,65 @@ def augment(
     After a random resized crop the result has the given `size` (height, width), by default the image's own.
     """
     height, width = pixels.shape[:2]
-    if rng.random() < recipe.flip:
+    drawn = draw(height, width, rng, recipe, size)
+    if drawn.flip:
         pixels = pixels[:, ::-1]
     if recipe.crop:
-        box = crop_box(height, width, recipe.crop, rng)
-        tensor = tv.resized_crop(_tensor(pixels).movedim(-1, 0), *box, list(size or (height, width)), antialias=True)
+        image = _tensor(pixels).movedim(-1, 0)
+        tensor = tv.resized_crop(image, *drawn.crop, list(size or (height, width)), antialias=True)
         pixels = tensor.movedim(0, -1).numpy()
     elif recipe.pad:
-        p = recipe.pad
+        p, (top, left) = recipe.pad, drawn.shift
         padded = np.zeros((height + 2 * p, width + 2 * p, 3), np.uint8)
         padded[p : p + height, p : p + width] = pixels
-        top, left = rng.integers(0, 2 * p + 1, 2)
         pixels = padded[top : top + height, left : left + width]
     if recipe.jitter:
-        pixels = _jitter(pixels, rng)
+        pixels = jittered(pixels, drawn.jitter)
     tensor = normalize(pixels)
-    if rng.random() < recipe.erase:
-        _erase(tensor, rng, noise=recipe.erase_fill == "noise")
+    top, left, h, w = drawn.erase
+    if h:
+        fill = ERASE_FILL
+        if recipe.erase_fill == "noise":
+            fill = (0.5 + 0.5 * torch.from_numpy(rng.standard_normal((3, h, w), np.float32)) - MEAN) / STD
+        tensor[:, top : top + h, left : left + w] = fill
     return tensor
+
+
+#: A change of colour (its place in `CHANGES`) and its factor.
+Jitter = tuple[tuple[int, float], ...]
+CHANGES = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Random numbers of one augmented image, without the noise of an erased box."""
+
+    flip: bool
+    crop: tuple[int, int, int, int]
+    """top, left, height, width of a random resized crop; zeros without one"""
+    shift: tuple[int, int]
+    """top and left of the crop in the padded image"""
+    jitter: Jitter
+    """changes of colour in their order"""
+    erase: tuple[int, int, int, int]
+    """top, left, height, width of the erased box; zeros without one"""
+
+
+def draw(
+    height: int, width: int, rng: np.random.Generator, recipe: Augmentation, size: tuple[int, int] | None = None
+) -> Drawn:
+    """The random numbers of an image (height, width); `size` (height, width) is that after a random resized crop."""
+    flip = bool(rng.random() < recipe.flip)
+    crop, shift = (0, 0, 0, 0), (0, 0)
+    if recipe.crop:
+        crop = crop_box(height, width, recipe.crop, rng)
+        height, width = size or (height, width)
+    elif recipe.pad:
+        top, left = rng.integers(0, 2 * recipe.pad + 1, 2)
+        shift = int(top), int(left)
+    jitter = draw_jitter(rng) if recipe.jitter else ()
+    erase = draw_box(height, width, rng) if rng.random() < recipe.erase else (0, 0, 0, 0)
+    return Drawn(flip, crop, shift, jitter, erase)
 
 
 def crop_box(height: int, width: int, crop: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -84,31 +126,26 @@ def centre_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return centre
 
 
-def _jitter(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast and saturation by random factors, in random order."""
+def draw_jitter(rng: np.random.Generator) -> Jitter:
+    """Random factors of brightness, contrast and saturation, in random order."""
+    factors = rng.uniform(0.6, 1.4), rng.uniform(0.6, 1.4), rng.uniform(0.7, 1.3)
+    return tuple((int(i), factors[i]) for i in rng.permutation(len(factors)))
+
+
+def jittered(pixels: np.ndarray, changes: Jitter) -> np.ndarray:
+    """An image (H, W, 3) uint8 after these changes of colour."""
     tensor = _tensor(pixels).movedim(-1, 0)  # (3, H, W)
-    changes = (
-        (tv.adjust_brightness, rng.uniform(0.6, 1.4)),
-        (tv.adjust_contrast, rng.uniform(0.6, 1.4)),
-        (tv.adjust_saturation, rng.uniform(0.7, 1.3)),
-    )
-    for i in rng.permutation(len(changes)):
-        change, factor = changes[i]
-        tensor = change(tensor, factor)
+    for number, factor in changes:
+        tensor = CHANGES[number](tensor, factor)
     return tensor.movedim(0, -1).numpy()
 
 
-def _erase(tensor: Tensor, rng: np.random.Generator, *, noise: bool) -> None:
-    """Random erasing in place: 2-40 % of the area, aspect 0.3-3.33, at most 100 tries for a box that fits."""
-    _, height, width = tensor.shape
+def draw_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a box to erase: 2-40 % of the area, aspect 0.3-3.33; zeros if none of 100 fits."""
     for _ in range(100):
         area = rng.uniform(0.02, 0.4) * height * width
         aspect = rng.uniform(0.3, 1 / 0.3)
         h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
         if h < height and w < width:
-            top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-            fill = ERASE_FILL
-            if noise:
-                fill = (0.5 + 0.5 * torch.from_numpy(rng.standard_normal((3, h, w), np.float32)) - MEAN) / STD
-            tensor[:, top : top + h, left : left + w] = fill
-            return
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    return 0, 0, 0, 0

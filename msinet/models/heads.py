@@ -5,14 +5,18 @@ in evaluation one feature row per image.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msinet.errors import unknown_name
-from msinet.models.blocks import init_weights
+from msinet.errors import UserError, unknown_name
+from msinet.models.blocks import ConvBN, init_weights
 from msinet.models.sam import PositionActivation
+
+#: Stripes of PCB, and channels to which a part is reduced.
+PARTS, REDUCED = 6, 256
 
 
 class Output(NamedTuple):
@@ -39,9 +43,15 @@ class ReIDNet(nn.Module):
         self.backbone = backbone
         self.head = head
         self.channels = channels  # of the final map
+        self.image: tuple[int, int] | None = None  # the only (height, width) it takes, if its layers depend on it
         self.pam: PositionActivation | None = None  # for spatial alignment, only in training
 
     def forward(self, images: Tensor) -> Tensor | Output:  # (B, 3, H, W)
+        if self.image is not None and images.shape[2:] != self.image:
+            raise UserError(
+                f"this network was built for images of {self.image[0]}x{self.image[1]}, "
+                f"not {images.shape[2]}x{images.shape[3]}"
+            )
         local_map, final_map = self.backbone(images)
         result: Tensor | Output = self.head(local_map, final_map)
         if self.pam is not None and isinstance(result, Output):
@@ -52,6 +62,12 @@ class ReIDNet(nn.Module):
         """Features without classification, for methods that have no classes."""
         embedding: Embedding = self.head.embed(*self.backbone(images))  # type: ignore[operator]
         return embedding
+
+    def begin_epoch(self, share: float) -> None:
+        """Prepare an epoch of a training that ends after this share of it; few heads change with it."""
+        prepare = getattr(self.head, "begin_epoch", None)
+        if prepare is not None:
+            prepare(share)
 
 
 def frozen_bias_bn(channels: int) -> nn.BatchNorm1d:
@@ -75,6 +91,27 @@ def pool_halves(feature_map: Tensor) -> Tensor:
     if half == 0:
         return pool(feature_map).repeat(1, 2)
     return torch.cat([pool(feature_map[:, :, :half]), pool(feature_map[:, :, half:])], 1)
+
+
+def pool_stripes(feature_map: Tensor, parts: int, kind: Literal["avg", "max"] = "avg") -> Tensor:
+    """Average or maximum of equal stripes from top to bottom: (B, C, H, W) to (B, C, parts).
+
+    Raises:
+        UserError: no feature map, or one whose rows do not divide into the stripes.
+    """
+    if feature_map.ndim != 4:
+        raise UserError(
+            f"parts are cut from a feature map (B, C, H, W), but the backbone gives {tuple(feature_map.shape)}; "
+            "choose a backbone with a map, such as resnet50"
+        )
+    rows = feature_map.shape[2]
+    if rows % parts:
+        raise UserError(
+            f"a map of {rows} rows does not divide into {parts} stripes; choose images whose height is a multiple of "
+            f"{16 * parts} pixels, such as {16 * parts * -(-rows // parts)}"
+        )
+    stripes: Tensor = feature_map.unflatten(2, (parts, -1))  # type: ignore[no-untyped-call]  # (B, C, parts, h, W)
+    return stripes.mean((3, 4)) if kind == "avg" else stripes.amax((3, 4))
 
 
 class FBLNeck(nn.Module):
@@ -217,8 +254,96 @@ class TokenNeck(nn.Module):
         return Embedding(v, v)
 
 
+class PartNeck(nn.Module):
+    """PCB's neck (Sun et al., 2018): the map is cut into stripes, each of which is classified.
+
+    One reduction serves all parts. The test feature joins the pooled parts before it, each of unit length.
+
+    Args:
+        local_channels: not used.
+        channels: of the final map.
+        num_classes: training identities.
+        parts: number of stripes, by which the rows of the map must divide.
+        dropout: on the pooled parts before the reduction.
+
+    Raises:
+        UserError: fewer than two parts.
+    """
+
+    training_only: tuple[str, ...] = ("reduce",)
+
+    def __init__(
+        self, local_channels: int, channels: int, num_classes: int, parts: int = PARTS, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        if parts < 2:
+            raise UserError(f"a neck of parts needs at least 2 of them, got {parts}; the authors have {PARTS}")
+        self.parts = parts
+        self.dropout = nn.Dropout(dropout)
+        dim = min(REDUCED, channels)
+        self.reduce = ConvBN(channels, dim)
+        self.classifier = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(parts))
+
+    def pool(self, final_map: Tensor) -> Tensor:
+        """The parts of a map: (B, C, H, W) to (B, C, parts)."""
+        return pool_stripes(final_map, self.parts)
+
+    def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
+        pooled = self.pool(final_map)  # (B, C, parts)
+        feature = F.normalize(pooled, dim=1).flatten(1)  # (B, C * parts)
+        if not self.training:
+            return feature
+        reduced = self.reduce(self.dropout(pooled).unsqueeze(3)).squeeze(3)  # (B, 256, parts)
+        logits = tuple(one(reduced[:, :, i]) for i, one in enumerate(self.classifier))
+        return Output(logits, (feature,), final_map)
+
+
+class RefinedPartNeck(PartNeck):
+    """PCB+RPP's neck: every position belongs to all parts, with weights that it learns (refined part pooling).
+
+    A training begins with stripes. After `FIRST_STAGE` of its epochs the weights take their place.
+    """
+
+    #: Share of the epochs with stripes: 20 of 50.
+    FIRST_STAGE = 0.4
+    #: Consecutive channels that are averaged before positions are assigned to parts.
+    GROUP = 8
+
+    def __init__(
+        self, local_channels: int, channels: int, num_classes: int, parts: int = PARTS, dropout: float = 0.5
+    ) -> None:
+        super().__init__(local_channels, channels, num_classes, parts, dropout)
+        self.assign = nn.Conv2d(channels // self.GROUP, parts, 1)
+        self.refined = True
+
+    def begin_epoch(self, share: float) -> None:
+        """Take stripes or refined parts in an epoch that ends after this share of the training."""
+        self.refined = share > self.FIRST_STAGE
+
+    def pool(self, final_map: Tensor) -> Tensor:
+        """The parts of a map: (B, C, H, W) to (B, C, parts)."""
+        if not self.refined:
+            return super().pool(final_map)
+        weights = self.weights(final_map).flatten(2)  # (B, parts, N)
+        return self.parts * final_map.flatten(2) @ weights.transpose(1, 2) / weights.shape[2]
+
+    def weights(self, final_map: Tensor) -> Tensor:
+        """Share of each position in each part: (B, C, H, W) to (B, parts, H, W), which adds up to 1 over the parts."""
+        groups = self.dropout(final_map).unflatten(1, (-1, self.GROUP)).mean(2)  # (B, C/8, H, W)
+        shares: Tensor = self.assign(groups - groups.mean((2, 3), keepdim=True)).softmax(1)
+        return shares
+
+
 Neck = Callable[[int, int, int], nn.Module]
-NECKS: dict[str, Neck] = {"fbl": FBLNeck, "transfer": TransferNeck, "cdnet": CDNetNeck, "bn": BNNeck, "fc": FCHead}
+NECKS: dict[str, Neck] = {
+    "fbl": FBLNeck,
+    "transfer": TransferNeck,
+    "cdnet": CDNetNeck,
+    "bn": BNNeck,
+    "fc": FCHead,
+    "pcb": PartNeck,
+    "rpp": RefinedPartNeck,
+}
 
 
 class Backbone(Protocol):

@@ -52,7 +52,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, x1: Tensor, x2: Tensor) -> Pair:
         # Energies grow with H*W; half precision would saturate the softmax.
-        with torch.autocast(x1.device.type, enabled=False):
+        with torch.autocast("cpu" if x1.is_meta else x1.device.type, enabled=False):
             dtype = torch.promote_types(x1.dtype, torch.float32)
             flat1, flat2 = x1.to(dtype).flatten(2), x2.to(dtype).flatten(2)  # (B, C, N)
             energy = flat1 @ flat2.transpose(1, 2)  # (B, C, C)

@@ -64,7 +64,24 @@ WEIGHTS = NetworkWeights(
 
 @register(
     NetworkCard(
-        name="osnet", label="OSNet", order=20, colour="#D55E00", marker="s", studies=("table2", "table3", "calibration")
+        name="osnet",
+        label="OSNet",
+        order=20,
+        colour="#D55E00",
+        marker="s",
+        studies=("table2", "table3", "calibration"),
+        authors={
+            "sampler": "shuffled",
+            "pad": 0,
+            "erase": 0.0,
+            "optimizer": "amsgrad",
+            "lr": 0.0015,
+            "epochs": 150,
+            "warmup": 0,
+            "milestones": (60, 120),
+            "triplet": False,
+        },
+        authors_source="torchreid's fine-tuning; without its first ten epochs that train the classifier alone",
     ),
     WEIGHTS,
 )

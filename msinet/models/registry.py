@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_origin
 
 from msinet.errors import UserError, unknown_name
 
@@ -49,6 +49,14 @@ class NetworkCard:
     """kind of its training recipe"""
     settings: tuple[tuple[str, dict[str, Any]], ...] = ()
     """changes to its recipe by profile, or by profile and kind of data: (("mini", {"lr": 1e-3}),)"""
+    authors: Mapping[str, Any] = field(default_factory=dict)
+    """its authors' own recipe as changes to the paper's, {"optimizer": "adam"}; empty: the paper's is its own"""
+    authors_source: str = ""
+    """where that recipe comes from, and what is left out of it"""
+    rows: int = 1
+    """rows of the final map, of 16 pixels each, come in multiples of this number; recipes make images high enough"""
+    heavy: bool = False
+    """True: short tables leave it out; --whole and --models include it"""
     cross_domain: bool = True
     """whether tables test it across data sets"""
     learns: bool = True
@@ -59,6 +67,10 @@ class NetworkCard:
     def width(self, profile: str) -> float:
         """The width in a profile."""
         return dict(self.widths).get(profile, 1.0)
+
+    def height(self, least: int) -> int:
+        """The smallest height of images in pixels, `least` or more, at which the map divides into the parts."""
+        return least if self.rows == 1 else -(-least // (16 * self.rows)) * 16 * self.rows
 
     def named(self, profile: str) -> str:
         """The name with the width of a profile."""
@@ -79,6 +91,8 @@ class WeightLayout:
     """pattern of entries of the file that no network here needs"""
     lacks: str = "(?!)"
     """pattern of our entries that the layout does not have"""
+    remark: str = ""
+    """a difference between the networks that the entries do not show; reports print it"""
 
     def translate(self, key: str) -> str:
         """Our name of an entry."""
@@ -104,6 +118,8 @@ class NetworkWeights:
     """changes entries whose shape depends on the image size; a WeightsError if it cannot"""
     differences: "Callable[[nn.Module, State, Notes], str] | None" = None
     """names differences that the entries' names and shapes do not show; empty: none"""
+    base: "NetworkWeights | None" = None
+    """of the network that this one extends: its files are read as well, and the entries they lack keep their values"""
     notes: "Callable[[nn.Module], Notes] | None" = None
     """what is noted in a weights file because the weights do not show it"""
 
@@ -179,8 +195,9 @@ def _entry(name: str) -> "tuple[Builder, NetworkWeights | None]":
 
 
 def all_weights() -> list[NetworkWeights]:
-    """The rules for weights files of all networks. Imports every network file."""
-    return list(dict.fromkeys(weights for name in CARDS if (weights := _entry(name)[1])))
+    """The rules for weights files of all networks, those that extend others first. Imports every network file."""
+    found = list(dict.fromkeys(weights for name in CARDS if (weights := _entry(name)[1])))
+    return sorted(found, key=lambda weights: weights.base is None)
 
 
 def with_width(name: str, width: float) -> str:
@@ -231,6 +248,21 @@ def in_study(study: str) -> tuple[NetworkCard, ...]:
     return tuple(card for card in CARDS.values() if study in card.studies)
 
 
+#: Words for the types of options.
+TYPES = {bool: "True or False", int: "a whole number", str: "a word"}
+
+
+def _check_type(what: str, value: Any, annotation: Any) -> None:
+    """Refuse a value that has another type than an option; other annotations than those of `TYPES` are not checked.
+
+    Raises:
+        UserError: the type differs.
+    """
+    expected = str if get_origin(annotation) is Literal else annotation
+    if expected in TYPES and type(value) is not expected and not (expected is str and callable(value)):
+        raise UserError(f"{what} must be {TYPES[expected]}, got {value!r}")
+
+
 def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 128), **options: Any) -> "nn.Module":
     """Build a network by name, with fresh weights from torch's global random state.
 
@@ -247,9 +279,10 @@ def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 1
     builder, _ = _entry(base)
     parameters = inspect.signature(builder).parameters
     allowed = set(parameters) - {"num_classes", "width", "image"}
-    for option in options:
+    for option, value in options.items():
         if option not in allowed:
             raise unknown_name(f"option of {base}", option, allowed)
+        _check_type(f"option {option} of {base}", value, parameters[option].annotation)
     if num_classes < 1:
         raise UserError(f"{name} needs at least one training identity, got {num_classes}")
     if "image" in parameters:

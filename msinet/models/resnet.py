@@ -53,16 +53,59 @@ def _resnet(
     return network
 
 
+TRUNK = (r"^(conv1|bn1|layer\d)\.", r"backbone.\1.")
 WEIGHTS = NetworkWeights(
     "ResNet",
     r"backbone\.layer1\.",
     (
         WeightLayout(
+            "torchreid PCB",
+            r"conv5\.layers\.",
+            (
+                (r"^(conv1|bn1|layer\d)\.", r"backbone.\1."),
+                (r"^conv5\.layers\.0\.", "head.reduce.conv."),
+                (r"^conv5\.layers\.1\.", "head.reduce.bn."),
+                (r"^classifier\.", "head.classifier."),
+            ),
+            lacks=r"head\.assign\.",  # refined parts start from stripes
+        ),
+        WeightLayout(
+            "PCB_RPP_for_reID",
+            r"local_conv\.",
+            (
+                (r"^base\.", "backbone."),
+                (r"^local_conv\.", "head.reduce.conv."),
+                (r"^feat_bn2d\.", "head.reduce.bn."),
+                (r"^instance(\d)\.", r"head.classifier.\1."),
+                (r"^local_mask\.", "head.assign."),
+            ),
+            extra=r"backbone\.fc\.",
+            lacks=r"head\.assign\.",
+        ),
+        WeightLayout(
             "torchvision ResNet",
             r"layer1\.0\.conv1\.",
-            ((r"^(conv1|bn1|layer\d)\.", r"backbone.\1."),),
+            (TRUNK,),
             extra=r"fc\.",  # classifies ImageNet from the pooled map, which no neck here does
-            lacks=r"head\.",
+            lacks=r"head\.|.*\.attention\.",
+        ),
+        WeightLayout(
+            "strong baseline (BoT)",
+            r"bottleneck\.",
+            (TRUNK, (r"^bottleneck\.", "head.bn."), (r"^classifier\.", "head.classifier.")),
+            extra=r"fc\.",
+            remark="the strong baseline's released ResNet has no ReLU before its max pooling, and this one has; "
+            "features differ if the weights were trained without",
+        ),
+        WeightLayout(
+            "fast-reid",
+            r"heads\.",
+            (
+                TRUNK,
+                (r"^heads\.(bottleneck\.0|bnneck)\.", "head.bn."),
+                (r"^heads\.(classifier\.)?weight$", "head.classifier.weight"),
+            ),
+            extra=r"pixel_(mean|std)$",
         ),
     ),
 )
@@ -82,7 +125,16 @@ def resnet18(num_classes: int, *, width: float = 1.0, neck: str = "bn", pam: boo
         colour="#CC79A7",
         marker="v",
         studies=("table2", "calibration"),
-        settings=(("mini", {"lr": 1e-3}),),
+        heavy=True,
+        authors={
+            "optimizer": "adam",
+            "lr": 3.5e-4,
+            "epochs": 120,
+            "warmup": 10,
+            "milestones": (40, 70),
+            "normalize_triplet": False,
+        },
+        authors_source="reid-strong-baseline (Luo et al., 2019); without its centre loss of weight 5e-4",
     ),
     WEIGHTS,
 )

@@ -131,28 +131,31 @@ def _fit_positions(network: nn.Module, state: State, notes: Notes) -> State:
     return {**state, POSITIONS: torch.cat([first, patches], 1)}
 
 
+TIMM = (
+    (r"^cls_token$", "backbone.class_token"),
+    (r"^pos_embed$", "backbone.pos_embedding"),
+    (r"^patch_embed\.proj\.", "backbone.conv_proj."),
+    (r"^norm\.", "backbone.ln."),
+    (r"^blocks\.", "backbone.layers."),
+    (r"\.norm([12])\.", r".ln_\1."),
+    (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
+    (r"\.attn\.proj\.", ".self_attention.out_proj."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.3."),
+)
 WEIGHTS = NetworkWeights(
     "vision transformer",
     r"backbone\.layers\.0\.",
     (
         # Both have heads for ImageNet's classes; the second token of distilled ones (DeiT) goes with its head.
         WeightLayout(
-            "timm ViT",
-            r"blocks\.0\.attn\.",
-            (
-                (r"^cls_token$", "backbone.class_token"),
-                (r"^pos_embed$", "backbone.pos_embedding"),
-                (r"^patch_embed\.proj\.", "backbone.conv_proj."),
-                (r"^norm\.", "backbone.ln."),
-                (r"^blocks\.", "backbone.layers."),
-                (r"\.norm([12])\.", r".ln_\1."),
-                (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
-                (r"\.attn\.proj\.", ".self_attention.out_proj."),
-                (r"\.mlp\.fc1\.", ".mlp.0."),
-                (r"\.mlp\.fc2\.", ".mlp.3."),
-            ),
-            extra=r"(head|head_dist|pre_logits)\.|dist_token$",
-            lacks=r"head\.",
+            "timm ViT", r"blocks\.0\.attn\.", TIMM, extra=r"(head|head_dist|pre_logits)\.|dist_token$", lacks=r"head\."
+        ),
+        WeightLayout(
+            "TransReID",
+            r"bottleneck\.",
+            (*TIMM, (r"^bottleneck\.", "head.bn."), (r"^classifier\.", "head.classifier.")),
+            extra=r"fc\.",  # classifies ImageNet
         ),
         WeightLayout(
             "torchvision ViT",

@@ -7,7 +7,8 @@ ours, and everything is compared before the first weight of the network changes.
 import json
 import os
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from msinet.errors import WeightsError, first_few
-from msinet.io import StrPath, atomic_path
+from msinet.io import StrPath, atomic_path, nearest_existing
+from msinet.models import foreign
 from msinet.models.registry import NetworkWeights, Notes, State, WeightLayout, all_weights
 
 #: Files that `save_weights` wrote.
@@ -27,7 +29,7 @@ OWN = WeightLayout("our own", r"backbone\.")
 UNRECOGNISED = WeightLayout("unrecognised", "")
 
 #: Rows of identities or classes, which are useless on another data set.
-CLASSIFIER = re.compile(r"(.*\.)?(local_)?classifier\.(weight|bias)")
+CLASSIFIER = re.compile(r"(.*\.)?(local_)?classifier\.(\d+\.)?(weight|bias)")
 #: Counts that evaluation never reads and that old files do not have.
 COUNTER = re.compile(r".*\.num_batches_tracked")
 
@@ -56,6 +58,7 @@ class LoadReport:
         missing: entries of the network that the file lacks; they keep their values.
         unexpected: entries of the file that the network lacks; they were left out.
         mismatched: entries of both whose shapes differ; left out as well.
+        remark: a difference between the networks that the entries do not show.
     """
 
     path: Path
@@ -65,6 +68,7 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
+    remark: str = ""
 
     def __str__(self) -> str:
         parts = [f"{self.path} ({self.layout} layout): {self.matched} of {self.total} entries matched"]
@@ -75,16 +79,16 @@ class LoadReport:
         ):
             if keys:
                 parts.append(f"{len(keys)} {words} ({first_few(keys, 4)})")
-        return "; ".join(parts)
+        return "; ".join([*parts, self.remark] if self.remark else parts)
 
 
 def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> LoadReport:
     """Load a weights file into `model`, all or nothing.
 
     The layout (our own, or one of the network files) is recognised from the keys. A transformer's position embedding
-    is resized to the network's image size. A wrapping `state_dict` or `model` entry and the prefix `module.` are
-    removed. Classifiers of another number of classes, the alignment module of SAM and torchvision's missing neck are
-    no errors: the report names them.
+    is resized to the network's image size. Wrapping entries and prefixes of other code bases (`msinet.models.foreign`)
+    are removed. Classifiers of another number of classes, the alignment module of SAM and torchvision's missing neck
+    are no errors: the report names them.
 
     Args:
         model: on any device; weights take its type and device.
@@ -97,10 +101,9 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
     """
     path = Path(path)
     raw, notes = _read(path)
-    layouts = [OWN, *(layout for weights in all_weights() for layout in weights.layouts)]
-    layout = next((one for one in layouts if any(re.match(one.marker, key) for key in raw)), UNRECOGNISED)
-    state = {layout.translate(key): tensor for key, tensor in raw.items()}
+    layouts = [*(layout for weights in all_weights() for layout in weights.layouts), OWN]
     own: State = model.state_dict()
+    layout, state = _translated(raw, layouts, own)
     weights = _recognised(own)
     if weights and weights.adapt:
         try:
@@ -117,12 +120,13 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
         missing=tuple(key for key in own if key not in state),
         unexpected=tuple(key for key in state if key not in own),
         mismatched=tuple(key for key in state if key in own and key not in fitting),
+        remark=layout.remark,
     )
     if not fitting:
         raise WeightsError(
             f"nothing in {path} ({layout.name} layout; {first_few(raw, 4)}) fits the network; "
             f"{_likeness(_recognised(state), weights) or 'build the network that it belongs to'}. "
-            f"Known layouts: {', '.join(one.name for one in layouts)}"
+            f"Known layouts: {', '.join(one.name for one in (OWN, *layouts))}"
         )
     if not partial and (problems := _problems(report, layout, model, state, notes)):
         raise WeightsError(
@@ -132,6 +136,22 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
         )
     model.load_state_dict(fitting, strict=False)
     return report
+
+
+def _translated(raw: State, layouts: Sequence[WeightLayout], own: State) -> tuple[WeightLayout, State]:
+    """The layout, of those whose marker is in the file, that fits most entries of the network, and the entries by it.
+
+    Other code bases put a prefix before the entries of a backbone; the file is read with it and without it.
+    """
+    best: tuple[int, WeightLayout, State] | None = None
+    for found in (raw, foreign.without_prefixes(raw)):
+        for layout in layouts:
+            if any(re.match(layout.marker, key) for key in found):
+                state = {layout.translate(key): tensor for key, tensor in found.items()}
+                fits = sum(key in own and tensor.shape == own[key].shape for key, tensor in state.items())
+                if best is None or fits > best[0]:
+                    best = fits, layout, state
+    return (UNRECOGNISED, raw) if best is None else best[1:]
 
 
 def save_weights(model: nn.Module, path: StrPath, notes: Notes) -> None:
@@ -175,11 +195,13 @@ def _read(path: Path) -> tuple[State, dict[str, str]]:
     """The checked tensors of a file under its own keys, and its metadata."""
     if not os.path.isfile(path):  # unlike Path.is_file, raises nothing for a folder that is closed to us
         kind = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise WeightsError(f"weights file {path} {kind}; give the path of a .safetensors, .pth or .tar file")
+        raise WeightsError(
+            f"weights file {path} {kind}; give the path of a .safetensors, .pth or .tar file.{nearest_existing(path)}"
+        )
     if path.stat().st_size == 0:
         raise WeightsError(f"{path} is empty (0 bytes): an interrupted download or save; fetch it again")
-    payload, metadata = _safetensors(path) if path.suffix == ".safetensors" else (_torch(path), {})
-    return _check(path, _unwrap(payload)), metadata
+    payload, metadata = _safetensors(path) if foreign.is_safetensors(path) else (_torch(path), {})
+    return _check(path, foreign.unwrapped(payload)), metadata
 
 
 def _safetensors(path: Path) -> tuple[State, dict[str, str]]:
@@ -193,7 +215,12 @@ def _safetensors(path: Path) -> tuple[State, dict[str, str]]:
 def _torch(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
-            return torch.load(path, weights_only=True, map_location="cpu")
+            try:
+                return torch.load(path, weights_only=True, map_location="cpu")
+            except UnicodeDecodeError:  # Python 2 wrote bytes where Python 3 writes text
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "pickle_load_args only works")  # the encoding does work
+                    return torch.load(path, weights_only=True, map_location="cpu", encoding="latin1")
     except Exception as error:  # damaged bytes raise anything from IndexError to UnicodeDecodeError
         if forbidden := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise WeightsError(
@@ -207,18 +234,10 @@ def _torch(path: Path) -> Any:
 def _damaged(path: Path, error: Exception) -> WeightsError:
     if isinstance(error, PermissionError):
         return WeightsError(f"{path} cannot be read: {error.strerror}; change its permissions")
+    if kind := foreign.kind_of(path):
+        return WeightsError(f"{path} is {kind}, not a weights file; {EXPECTED}")
     lines = str(error).splitlines() or [type(error).__name__]
     return WeightsError(f"{path} is damaged or not a weights file: fetch or save it again ({lines[0][:160]})")
-
-
-def _unwrap(payload: Any) -> Any:
-    """The bare state, without the dictionary of a training checkpoint and the prefix of a wrapper."""
-    for name in ("state_dict", "model"):
-        if isinstance(payload, Mapping) and isinstance(payload.get(name), Mapping):
-            payload = payload[name]
-    if isinstance(payload, Mapping) and all(str(key).startswith("module.") for key in payload):
-        return {key.removeprefix("module."): value for key, value in payload.items()}
-    return payload
 
 
 def _check(path: Path, state: Any) -> State:
@@ -267,7 +286,7 @@ def _recognised(state: State) -> NetworkWeights | None:
 
 def _likeness(of_file: NetworkWeights | None, of_model: NetworkWeights | None) -> str:
     """A sentence if the file belongs to another network."""
-    if of_file is None or of_file is of_model:
+    if of_file is None or of_file is of_model or (of_model and of_file is of_model.base):
         return ""
     model = of_model.network if of_model else "this network"
     return f"it looks like a checkpoint of {of_file.network}, not of {model}: build {of_file.network} for it"

@@ -7,7 +7,8 @@ from numpy.typing import ArrayLike
 
 from msinet.errors import DataError
 from msinet.retrieval.metrics import Retrieval
-from msinet.retrieval.ranking import Features, evaluate
+from msinet.retrieval.ranking import evaluate
+from msinet.retrieval.similarities import Features
 
 #: Length of the CMC curve.
 MAX_RANK = 50

@@ -13,7 +13,7 @@ from scipy import sparse
 from torch import Tensor
 
 from msinet.errors import UserError
-from msinet.retrieval.ranking import Features, as_features, unit_rows
+from msinet.retrieval.similarities import Features, as_features, unit_rows
 
 Indices = NDArray[np.int64]
 Distances = NDArray[np.float32]

@@ -32,18 +32,21 @@ class Memory(nn.Module):
         return F.normalize(features) @ self.centres.clone().T / self.temperature  # a clone: rows change before backward
 
     @torch.no_grad()
-    def update(self, features: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor, labels: Tensor, turns: int | None = None) -> None:
         """Eq. 3 sample by sample, in batch order: c <- normalise(beta c + (1 - beta) f).
 
         Args:
             features: (B, D).
             labels: (B,).
+            turns: most samples of one class; None: counted, for which a GPU has to be waited for.
         """
         features = F.normalize(features.detach())
         # Samples of different classes do not meet, so the first of each class go together, then the second, ...
         earlier = (labels[:, None] == labels).tril(-1).sum(1)  # (B,): how many of its class came before
-        for turn in range(int(earlier.max()) + 1):
-            now = earlier == turn
-            rows = labels[now]
-            mixed = self.momentum * self.centres[rows] + (1 - self.momentum) * features[now]
-            self.centres[rows] = F.normalize(mixed)
+        # Shapes are fixed, as a CUDA graph needs them: samples of other turns are written to a spare row.
+        spare = len(self.centres)
+        rows = torch.cat([self.centres, self.centres.new_zeros(1, self.centres.shape[1])])  # (n + 1, D)
+        for turn in range(turns or int(earlier.max()) + 1):
+            now = torch.where(earlier == turn, labels, spare)  # (B,)
+            rows[now] = F.normalize(self.momentum * rows[now] + (1 - self.momentum) * features)
+        self.centres.copy_(rows[:spare])

@@ -14,6 +14,7 @@ from msinet.io import write_csv, write_json
 from msinet.models.genotype import GENOTYPE, OPERATIONS, SEARCHED
 from msinet.models.heads import ReIDNet
 from msinet.models.supernet import alphas_of, genotype_of
+from msinet.precision import use_precision
 from msinet.search.definition import SearchRun
 from msinet.search.memory import Memory
 from msinet.search.tpe import search_trials
@@ -53,6 +54,7 @@ def search(
 
 def _search(here: RunFolder, search_run: SearchRun, on_step: OnStep | None) -> Record:
     source, recipe, size, options = search_run.source, search_run.recipe, search_run.recipe.image, here.options
+    use_precision(recipe.precision)
     torch.manual_seed(search_run.derived_seed)
     network = search_run.build()
     for name, side in zip(("training", "validation"), search_run.sides, strict=True):
@@ -91,7 +93,13 @@ def _search_supernet(
     )
     twins = Twins(network, *memories).to(here.device).to(memory_format=torch.channels_last)
     task = SEARCHES[search.mechanism](
-        twins, pixels, search_run.sides, search_run.recipe, search_run.derived_seed, here.options.workers
+        twins,
+        pixels,
+        search_run.sides,
+        search_run.recipe,
+        search_run.derived_seed,
+        here.options.workers,
+        graphs=here.graphs,
     )
     here.replace_result()
     return here.fit(task, search_run.identity, on_step, search_run.title)

@@ -116,7 +116,7 @@ def _try(
     own = Subset(pixels, side.positions)
     batches = Batches(own, side.labels, trial_recipe(recipe, steps), seed, here.device, here.options.workers)
     result = fit(
-        Supervised(network, batches),
+        Supervised(network, batches, graphs=here.graphs),
         here.path / f"trial{number}",
         stable_hash([search_run.identity, number, genotype]),
         here.options,

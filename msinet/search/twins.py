@@ -1,6 +1,7 @@
 """The twins contrastive mechanism: weights and architecture take turns, each against a memory of its own (Sec. 3.1)."""
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +21,9 @@ from msinet.search.memory import Memory
 from msinet.search.split import Side, side_batches
 from msinet.training.batches import Batches
 from msinet.training.fit import Row, Task, Values
+from msinet.training.graphs import StaticStep, capture, load_optimizer, read_every, set_learning_rate, tensor_rates
 from msinet.training.recipe import Recipe
-from msinet.training.supervised import build_optimizer, set_learning_rate
+from msinet.training.supervised import build_optimizer
 
 
 class Twins(nn.Module):
@@ -111,10 +113,20 @@ class TwinsSearch(Task):
         recipe: of the search.
         seed: derived seed of batches and augmentation.
         workers: processes that prepare batches; the result does not depend on it.
+        graphs: capture both steps as CUDA graphs (`msinet.training.graphs`); not with leak, which passes gradients from
+            one to the other.
     """
 
     def __init__(
-        self, twins: Twins, pixels: PixelSource, sides: tuple[Side, Side], recipe: Recipe, seed: int, workers: int = 0
+        self,
+        twins: Twins,
+        pixels: PixelSource,
+        sides: tuple[Side, Side],
+        recipe: Recipe,
+        seed: int,
+        workers: int = 0,
+        *,
+        graphs: bool = False,
     ) -> None:
         self.network = self.twins = twins
         self.recipe, self.options = recipe, recipe.search_settings
@@ -127,18 +139,27 @@ class TwinsSearch(Task):
         self.alpha_optimizer = torch.optim.Adam(
             twins.alphas, self.options.alpha_lr, betas=(0.5, 0.999), weight_decay=self.options.alpha_weight_decay
         )
+        self.read_every = read_every(device)
+        self.take_weight_step: Callable[..., dict[str, Tensor]] = self.weight_step
+        self.take_architecture_step: Callable[..., dict[str, Tensor]] = self.architecture_step
+        if graphs and not self.options.leak:
+            tensor_rates(self.weight_optimizer)
+            tensor_rates(self.alpha_optimizer)
+            self.take_weight_step = StaticStep(self.weight_step, capture)
+            self.take_architecture_step = StaticStep(self.architecture_step, capture)
 
     def step(self, epoch: int, step: int) -> Values:
         """One iteration of Sec. 3.1: the weights on a training batch, the architecture on a validation batch."""
         del epoch
         if self.options.order == "alphas":
             return self._alphas_first(step)
-        return self.weight_step() | self.architecture_step()
+        weights = self.take_weight_step(*self.training.inputs())
+        return weights | self.take_architecture_step(*self.validation.inputs())
 
-    def weight_step(self) -> dict[str, Tensor]:
+    def weight_step(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Loss of a training batch against its memory, step of the weights, update of the memory."""
         learn(self.twins.weights, self.twins.alphas)
-        batch = self.compare(self.training, self.twins.training_memory)  # Eq. 2
+        batch = self.compare(*self.training.images(*inputs), self.twins.training_memory)  # Eq. 2
         batch.loss.backward()  # type: ignore[no-untyped-call]  # adds to the leaked gradients, if there are any
         distributed.sum_gradients(self.twins.weights)
         self.weight_optimizer.step()
@@ -146,13 +167,13 @@ class TwinsSearch(Task):
         self.update(self.twins.training_memory, batch)  # Eq. 3
         return {"loss": batch.loss.detach(), "accuracy": batch.accuracy}
 
-    def architecture_step(self) -> dict[str, Tensor]:
+    def architecture_step(self, *inputs: Tensor) -> dict[str, Tensor]:
         """The same with a validation batch, the other memory and the architecture (first order)."""
         if self.options.leak:
             learn([*self.twins.alphas, *self.twins.weights], [])
         else:  # without gradients of the weights, which spares a third of the backward pass
             learn(self.twins.alphas, self.twins.weights)
-        batch = self.compare(self.validation, self.twins.validation_memory)  # Eq. 2
+        batch = self.compare(*self.validation.images(*inputs), self.twins.validation_memory)  # Eq. 2
         batch.loss.backward()  # type: ignore[no-untyped-call]
         distributed.sum_gradients(self.twins.alphas)
         if self.options.leak:
@@ -162,9 +183,8 @@ class TwinsSearch(Task):
         self.update(self.twins.validation_memory, batch)  # Eq. 3
         return {"val_loss": batch.loss.detach(), "val_accuracy": batch.accuracy}
 
-    def compare(self, batches: SideBatches, memory: Memory) -> Comparison:
-        """Classify the next batch of a side by its memory (Eq. 2)."""
-        images, own = batches.next()
+    def compare(self, images: Tensor, own: Tensor, memory: Memory) -> Comparison:
+        """Classify images (B, 3, H, W) with labels (B,) of a side by its memory (Eq. 2)."""
         output: Output = self.twins.network(images)
         labels, features = distributed.gather(own), distributed.gather(output.embeddings[0])  # (B,), (B, D)
         logits = self.logits(output, features, memory)
@@ -178,15 +198,13 @@ class TwinsSearch(Task):
 
     def update(self, memory: Memory, batch: Comparison) -> None:
         """Move the memory towards the batch (Eq. 3)."""
-        memory.update(batch.features, batch.labels)
+        memory.update(batch.features, batch.labels, turns=self.recipe.sampler.images)
 
     def _alphas_first(self, step: int) -> dict[str, Tensor]:
         """An iteration in the released code's order, which leaves out each epoch's first step of the architecture."""
-        if step:
-            before = self.architecture_step()
-            return self.weight_step() | before
-        self.validation.next()  # stays unused
-        return self.weight_step()
+        before = self.validation.inputs()  # of an epoch's first step they stay unused
+        values = self.take_architecture_step(*before) if step else {}
+        return self.take_weight_step(*self.training.inputs()) | values
 
     def initialize(self) -> None:
         """Fill the memories with class centroids, unless they start empty as in the released code."""
@@ -233,8 +251,8 @@ class TwinsSearch(Task):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.twins.load_state_dict(state["twins"])
-        self.weight_optimizer.load_state_dict(state["weights"])
-        self.alpha_optimizer.load_state_dict(state["alphas"])
+        load_optimizer(self.weight_optimizer, state["weights"])
+        load_optimizer(self.alpha_optimizer, state["alphas"])
         for parameter, gradient in zip(self.twins.weights, state["leaked"], strict=False):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
 

@@ -11,9 +11,11 @@ from msinet.synthetic.scene import Identity
 from msinet.synthetic.sets import STYLES
 
 #: Raise when the same seed gives other images.
-VERSION = 2
-#: Families that have the same look, at least.
-FAMILIES_OF_LOOK = 2
+VERSION = 3
+#: Looks for each family. Below 1, some looks belong to several families.
+LOOKS_PER_FAMILY = 0.75
+#: Sizes of families, and the share of each.
+FAMILY_SIZES = {2: 0.6, 3: 0.3, 4: 0.1}
 #: Draws until an identity or a look that differs from all others.
 ATTEMPTS = 200
 #: Modules of the kinds of identities.
@@ -71,15 +73,15 @@ class Group:
 def draw_identities(style: str, number: int, rng: np.random.Generator) -> tuple[list[Identity], list[int]]:
     """Draw identities in families of two to four, and the family of each.
 
-    Families share their look: type, build, colours and patterns. There are fewer looks than families, and fewer pairs
-    of colours than looks. Members of a family differ in one or two details. No two identities look the same.
+    Families share their look: type, build, colours and patterns. There are fewer looks than families, and half as many
+    pairs of colours as looks. Members of a family differ in one or two details. No two identities look the same.
 
     Raises:
         UserError: the palette has too few colours for so many identities.
     """
     sizes = _family_sizes(number, rng)
     kind, palette = KINDS[STYLES[style].kind], STYLES[style].palette
-    looks = _draw_looks(kind, palette, max(1, len(sizes) // FAMILIES_OF_LOOK), rng)
+    looks = _draw_looks(kind, palette, max(1, int(len(sizes) * LOOKS_PER_FAMILY)), rng)
     subjects: list[Identity] = []
     seen: set[Identity] = set()
     for family, size in enumerate(sizes):
@@ -100,7 +102,7 @@ def _family_sizes(number: int, rng: np.random.Generator) -> list[int]:
     """Numbers from two to four that add up to `number`, which is at least 2."""
     sizes: list[int] = []
     while left := number - sum(sizes):
-        size = int(rng.integers(2, 5))
+        size = int(rng.choice(list(FAMILY_SIZES), p=list(FAMILY_SIZES.values())))
         if left <= 4:
             size = left
         elif left - size == 1:

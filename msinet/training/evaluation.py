@@ -1,18 +1,25 @@
 """Evaluation of a network on a data set: CMC, mAP and mINP (Sec. 4.1)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from msinet import distributed
 from msinet.data.datasets import Dataset, Draw
-from msinet.data.factors import families
+from msinet.data.factors import families, oracle_features, read_factors
 from msinet.data.loading import PixelSource, test_batches
+from msinet.data.matches import QueryCounts, count_queries
+from msinet.models.oracle import Oracle
 from msinet.progress import bar
-from msinet.retrieval import Retrieval, evaluate, evaluate_distances, evaluate_within, mean_over_draws, rerank
+from msinet.retrieval import Retrieval, evaluate, evaluate_distances, evaluate_within, mean_over_draws
+
+#: Computes distances (Q, G) from features of queries (Q, D) and gallery (G, D).
+Distances = Callable[[Tensor, Tensor], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Evaluation:
     """their sample standard deviation over the draws; 0 for a single draw"""
     draws: tuple[Retrieval, ...]
     """per-query results of each draw"""
+    counts: QueryCounts
+    """how many queries of the first draw were ranked, and why others were not"""
 
 
 @torch.inference_mode()
@@ -51,19 +60,25 @@ def embed(
     return torch.cat(features)[: len(pixels)]
 
 
-def rank(features: Tensor | np.ndarray, dataset: Dataset, *, reranked: bool = False) -> Evaluation:
-    """Rank the test features (N, D) of a data set by its protocol, once per draw; on request with re-ranking."""
+def rank(features: Tensor | np.ndarray, dataset: Dataset, *, distances: Distances | None = None) -> Evaluation:
+    """Rank the test features (N, D) of a data set by its protocol, once per draw.
+
+    Args:
+        features: of the test images, in their order.
+        dataset: with the draws.
+        distances: of a re-ranking, as `msinet.retrieval.rerank` or `blur`; None: of the features themselves.
+    """
     features = torch.as_tensor(features)
     draws = []
     for draw in dataset.draws:
         query, gallery = features[torch.from_numpy(draw.query)], features[torch.from_numpy(draw.gallery)]
         labels = _labels(dataset, draw)
-        if reranked:
-            draws.append(evaluate_distances(rerank(query, gallery), **labels))
-        else:
+        if distances is None:
             draws.append(evaluate(query, gallery, **labels))
+        else:
+            draws.append(evaluate_distances(distances(query, gallery), **labels))
     means, stds = mean_over_draws(draws)
-    return Evaluation(means, stds, tuple(draws))
+    return Evaluation(means, stds, tuple(draws), count_queries(dataset))
 
 
 def rank_within_families(features: Tensor | np.ndarray, dataset: Dataset) -> Evaluation:
@@ -79,7 +94,15 @@ def rank_within_families(features: Tensor | np.ndarray, dataset: Dataset) -> Eva
         groups = {"query_groups": family[draw.query], "gallery_groups": family[draw.gallery]}
         draws.append(evaluate_within(query, gallery, **groups, **_labels(dataset, draw)))
     means, stds = mean_over_draws(draws)
-    return Evaluation(means, stds, tuple(draws))
+    return Evaluation(means, stds, tuple(draws), count_queries(dataset))
+
+
+def within_family_metrics(features: Tensor | np.ndarray, dataset: Dataset) -> dict[str, float]:
+    """R1 and mAP of `rank_within_families` in [0, 1], as records name them; none for photographs."""
+    if not read_factors(dataset):
+        return {}
+    metrics = rank_within_families(features, dataset).metrics
+    return {f"within_family_{name}": metrics[name] for name in ("R1", "mAP")}
 
 
 def _labels(dataset: Dataset, draw: Draw) -> dict[str, Any]:
@@ -94,6 +117,19 @@ def _labels(dataset: Dataset, draw: Draw) -> dict[str, Any]:
     }
 
 
+def dataset_features(
+    model: nn.Module, dataset: Dataset, pixels: PixelSource, device: torch.device, *, progress: bool = False
+) -> Tensor:
+    """Features (N, D) of every test image of a data set: those of a network, or of an oracle that sees no pixels.
+
+    Raises:
+        UserError: an oracle and a set that was not rendered.
+    """
+    if isinstance(model, Oracle):
+        return torch.from_numpy(oracle_features(dataset, model.knows))
+    return embed(model, pixels, device, progress=progress)
+
+
 def evaluate_model(
     model: nn.Module,
     dataset: Dataset,
@@ -101,7 +137,7 @@ def evaluate_model(
     device: torch.device,
     *,
     progress: bool = False,
-    reranked: bool = False,
+    distances: Distances | None = None,
 ) -> Evaluation:
-    """Embed every test image of a data set and rank it by the set's protocol."""
-    return rank(embed(model, pixels, device, progress=progress), dataset, reranked=reranked)
+    """Embed every test image of a data set and rank it by the set's protocol, on request by other distances."""
+    return rank(dataset_features(model, dataset, pixels, device, progress=progress), dataset, distances=distances)

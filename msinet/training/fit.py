@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -44,6 +45,8 @@ class Task(ABC):
     epochs: int
     seed: int
     """derived seed of the training"""
+    read_every: int = 1
+    """steps after which `fit` reads their values; more than one on a GPU, which reading waits for"""
 
     @property
     def trained(self) -> nn.Module:
@@ -71,7 +74,7 @@ class Task(ABC):
 
         Returns:
             Values whose means over the epoch enter its row of the history; the progress bar shows "loss". A step may
-            return no values, for example if losses are read once per several steps.
+            return no values. Tensors are read later (`read_every`) and must not be overwritten by the next steps.
         """
 
     def end_epoch(self, epoch: int) -> Row:
@@ -107,7 +110,6 @@ class Progress:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
-        self.step += 1
 
     def end_epoch(self, begun: Row, ended: Row) -> None:
         """Write the epoch's row of the history and move on to the next epoch."""
@@ -175,6 +177,8 @@ class _Loop:
     def __init__(self, task: Task, folder: Path, identity: str, on_step: OnStep | None) -> None:
         self.task, self.folder, self.identity, self.on_step = task, folder, identity, on_step
         self.at = Progress()
+        self.pending: list[tuple[tuple[int, int], Values]] = []
+        """steps whose values are not read yet"""
         self.saved = time.monotonic()
 
     def restore(self) -> bool:
@@ -207,21 +211,31 @@ class _Loop:
                 if self.on_step is not None:
                     self.on_step((epoch + at.step / steps) / task.epochs)
                 self.save_in_time(where, signalled)
+            self.read()
             at.end_epoch(row, task.end_epoch(epoch))
         self.save(where)
         if distributed.any_rank(signalled()):  # during the last evaluation
             raise KeyboardInterrupt
 
     def step(self, epoch: int, step: int) -> Row:
-        """Take one step and count its values."""
+        """Take one step. Returns its values if it is time to read them."""
         began = time.perf_counter()
         distributed.reseed(self.task.seed, epoch, step)
-        found = self.task.step(epoch, step)
-        values = {name: value.item() if isinstance(value, Tensor) else value for name, value in found.items()}
-        for value in values.values():
-            if not math.isfinite(value):
-                raise self.diverged(f"the loss became {value} in", (epoch, step))
-        self.at.add(values)
+        self.pending.append(((epoch, step), self.task.step(epoch, step)))
+        self.at.step += 1
+        self.at.seconds += time.perf_counter() - began
+        return self.read() if len(self.pending) >= self.task.read_every else {}
+
+    def read(self) -> Row:
+        """Count the values of all steps since the last reading. Returns those of the last step."""
+        began = time.perf_counter()
+        pending, self.pending = self.pending, []
+        values: Row = {}
+        for (where, _), values in zip(pending, _numbers([found for _, found in pending]), strict=True):
+            for value in values.values():
+                if not math.isfinite(value):
+                    raise self.diverged(f"the loss became {value} in", where)
+            self.at.add(values)
         self.at.seconds += time.perf_counter() - began
         return values
 
@@ -236,7 +250,8 @@ class _Loop:
             raise KeyboardInterrupt
 
     def save(self, where: tuple[int, int]) -> None:
-        """Write a checkpoint, unless the network has a NaN: that must not replace a good one."""
+        """Write a checkpoint, unless a loss or the network has a NaN: that must not replace a good one."""
+        self.read()
         # Running statistics too: in training the loss does not depend on them.
         if not all(bool(value.isfinite().all()) for value in self.task.network.state_dict().values()):
             raise self.diverged("a weight became NaN or infinite by", where)
@@ -251,6 +266,15 @@ class _Loop:
             f"{what} epoch {where[0] + 1}, step {where[1] + 1}; {kept}. "
             "Lower the learning rate or lengthen the warm-up, and start again with --no-resume"
         )
+
+
+def _numbers(steps: list[Values]) -> list[Row]:
+    """The values of steps as numbers, copied from the device at once."""
+    tensors = [value.detach() for values in steps for value in values.values() if isinstance(value, Tensor)]
+    read = iter(torch.stack([one.double() for one in tensors]).tolist() if tensors else ())
+    return [
+        {name: next(read) if isinstance(value, Tensor) else value for name, value in values.items()} for values in steps
+    ]
 
 
 class _Signals:

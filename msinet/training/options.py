@@ -25,6 +25,9 @@ class RunOptions:
     deterministic: bool = False
     """on a GPU, only algorithms that give the same bits every time, which may be slower; on the CPU it is always so"""
 
+    graphs: bool | None = None
+    """on a GPU, capture the steps of a training as CUDA graphs; None: unless deterministic or with several processes"""
+
     def __post_init__(self) -> None:
         for name in ("workers", "evaluate_every"):
             if getattr(self, name) < 0:

@@ -21,6 +21,7 @@ from msinet.environment import describe
 from msinet.errors import UserError
 from msinet.io import stable_hash, write_csv, write_json
 from msinet.models import Output, build_model, save_weights
+from msinet.precision import use_precision
 from msinet.progress import bar
 from msinet.training.batches import Batches
 from msinet.training.fit import OnStep, Row
@@ -58,9 +59,14 @@ class Pretraining:
             raise UserError("recipe: crop must lie in (0, 1] in pre-training, got 0.0")
 
     @property
-    def derived_seed(self) -> int:
-        """The seed of everything random. The data count by their fingerprint: a folder may have any name."""
+    def weights_seed(self) -> int:
+        """The seed of the initial weights. The data count by their fingerprint: a folder may have any name."""
         return derived_seed(self.data.fingerprint, self.model, self.seed)
+
+    @property
+    def batches_seed(self) -> int:
+        """The seed of batches and augmentation: all networks see the same images in the same order."""
+        return derived_seed(self.data.fingerprint, "batches", self.seed)
 
     @property
     def identity(self) -> str:
@@ -101,8 +107,9 @@ def pretrain(
 
 def _pretrain(here: RunFolder, pretraining: Pretraining, on_step: OnStep | None) -> Record:
     model, options, data, recipe = pretraining.model, dict(pretraining.options), pretraining.data, pretraining.recipe
-    size, seed = (recipe.image.height, recipe.image.width), pretraining.derived_seed
-    torch.manual_seed(seed)
+    size, seed = (recipe.image.height, recipe.image.width), pretraining.batches_seed
+    use_precision(recipe.precision)
+    torch.manual_seed(pretraining.weights_seed)
     network = build_model(model, len(data.classes), image=size, **options)
     if not any(p.requires_grad for p in network.parameters()):
         raise UserError(f"{model} has nothing to train; evaluate it without training")
@@ -117,7 +124,7 @@ def _pretrain(here: RunFolder, pretraining: Pretraining, on_step: OnStep | None)
     here.log(f"{model} {options} on {data.name} ({data.fingerprint}), seed {pretraining.seed}, {describe(here.device)}")
     pixels = FolderImages(data.root, data.train)
     batches = Batches(pixels, data.train_labels, recipe, seed, here.device, here.options.workers)
-    task = Supervised(network, batches, evaluate, here.options.evaluate_every)
+    task = Supervised(network, batches, evaluate, here.options.evaluate_every, graphs=here.graphs)
     here.replace_result()
     result = here.fit(task, pretraining.identity, on_step, f"{model} {data.name} seed {pretraining.seed}")
     began = time.perf_counter()

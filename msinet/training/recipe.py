@@ -91,19 +91,21 @@ class Sampler:
 class Optimizer:
     """The optimizer of the weights."""
 
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """sgd (momentum 0.9) or adam"""
+    optimizer: Literal["sgd", "nesterov", "adam", "amsgrad"] = "sgd"
+    """sgd (momentum 0.9), the same with Nesterov's momentum, adam, or its variant amsgrad"""
     lr: float = 0.065
     """learning rate after warm-up"""
     weight_decay: float = 5e-4
     """on every parameter, batch norms and biases included"""
     bias_lr: float = 1.0
     """learning rate of biases, as a multiple"""
+    backbone_lr: float = 1.0
+    """learning rate of the layers before the head, as a multiple"""
 
     def __post_init__(self) -> None:
-        _one_of(self, {"optimizer": ("sgd", "adam")})
+        _one_of(self, {"optimizer": ("sgd", "nesterov", "adam", "amsgrad")})
         _above_zero(self, ("lr",))
-        _at_least(self, {"weight_decay": 0, "bias_lr": 0})
+        _at_least(self, {"weight_decay": 0, "bias_lr": 0, "backbone_lr": 0})
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ class Schedule:
     warmup: int = 10
     """epochs of linear warm-up from a hundredth of the learning rate"""
     milestones: tuple[int, ...] = (150, 225, 300)
-    """epochs at which the learning rate falls to a tenth"""
+    """epochs at which the learning rate falls, to a tenth unless `decay` differs"""
+    decay: float = 0.1
+    """factor of the learning rate at each milestone"""
     cosine_to: float | None = None
     """after the warm-up a cosine over all epochs, down to this share of the learning rate; None: no cosine"""
     epoch_decay: float = 1.0
@@ -125,17 +129,18 @@ class Schedule:
         _at_least(self, {"epochs": 0, "warmup": 0})
         if self.cosine_to is not None:
             _at_least(self, {"cosine_to": 0})
-        if not 0 < self.epoch_decay <= 1:
-            raise UserError(f"recipe: epoch_decay must lie in (0, 1], got {self.epoch_decay}")
+        for name in ("decay", "epoch_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"recipe: {name} must lie in (0, 1], got {getattr(self, name)}")
 
     def learning_rate(self, base: float, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0: base * w(e) * 0.1^(milestones passed) * decay^e * cosine(e).
+        """The learning rate of epoch e: base * w(e) * decay^(milestones passed) * epoch_decay^e * cosine(e).
 
-        w rises linearly from 0.01 over the warm-up.
+        Epochs count from 0; w rises linearly from 0.01 over the warm-up.
         """
         share = epoch / self.warmup if epoch < self.warmup else 1.0
         warm = 0.01 * (1 - share) + share
-        rate = base * warm * 0.1 ** sum(epoch >= m for m in self.milestones) * self.epoch_decay**epoch
+        rate = base * warm * self.decay ** sum(epoch >= m for m in self.milestones) * self.epoch_decay**epoch
         if self.cosine_to is not None and epoch >= self.warmup:
             cosine = 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
             rate *= self.cosine_to + (1 - self.cosine_to) * cosine
@@ -161,6 +166,8 @@ class Losses:
 
     label_smoothing: float = 0.1
     """epsilon of the identity loss"""
+    identity_margin: float = 0.0
+    """subtracted from the logit of an image's own identity (AM-softmax, for SFT); 0: none"""
     triplet: bool = True
     """whether there is a triplet loss; classifiers have none"""
     margin: float = 0.3
@@ -169,6 +176,8 @@ class Losses:
     """log(1 + exp(positive - negative)) in place of the margin (transformers)"""
     normalize_triplet: bool = True
     """compare unit vectors in the triplet loss, as the released code does"""
+    over_heads: Literal["sum", "mean"] = "sum"
+    """how the losses of several heads are joined: summed, or each kind averaged (MGN)"""
     alignment: Variant = "none"
     """spatial alignment: none, self-pos, self-neg, unified, separated or pam-self (which needs a network with pam)"""
     alignment_weight: float = 2.0
@@ -183,8 +192,8 @@ class Losses:
     def __post_init__(self) -> None:
         if self.alignment not in get_args(Variant):
             raise unknown_name("variant of spatial alignment", self.alignment, get_args(Variant))
-        _one_of(self, {"alignment_grid": ("anchor", "partner")})
-        _at_least(self, {"alignment_weight": 0})
+        _one_of(self, {"alignment_grid": ("anchor", "partner"), "over_heads": ("sum", "mean")})
+        _at_least(self, {"alignment_weight": 0, "identity_margin": 0})
         if not 0 <= self.label_smoothing <= 1:
             raise UserError(f"recipe: label_smoothing must lie in [0, 1], got {self.label_smoothing}")
 
@@ -362,6 +371,11 @@ class Unsupervised:
         return {"global": "bn", "transfer": "transfer"}[self.feature]
 
 
+#: Precisions, and their names in `canonical`. There "fp32" is tf32: it named what torch does by default when runs got
+#: their ids, and on CPUs they are the same. Otherwise every finished run would have another id.
+CANONICAL_PRECISIONS = {"fp32": "ieee", "tf32": "fp32", "bf16": "bf16"}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All settings of a training, with `search` of an architecture search, or with `unsupervised` of such a method."""
@@ -372,8 +386,9 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     losses: Losses = field(default_factory=Losses)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """of the network's maps in training: bf16 halves their memory traffic; weights, losses and ranking stay fp32"""
+    precision: Literal["fp32", "tf32", "bf16"] = "tf32"
+    """fp32: IEEE arithmetic; tf32: GPUs round inputs of matrix products and convolutions to TF32, CPUs compute in fp32;
+    bf16: the network's maps in training, while weights, losses and ranking stay fp32"""
     search: Search | None = None
     """None: a training"""
     unsupervised: Unsupervised | None = None
@@ -382,12 +397,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.search is not None and self.unsupervised is not None:
             raise UserError("recipe: an architecture search needs labels; unsupervised methods train a given network")
-        if self.unsupervised is not None and (self.precision != "fp32" or self.sampler.sampler != "identities"):
-            raise UserError("recipe: unsupervised methods run in fp32 and draw batches of identities")
-        if self.precision not in ("fp32", "bf16"):
-            raise unknown_name("precision", self.precision, ("fp32", "bf16"))
-        if self.search is not None and self.precision != "fp32":
-            raise UserError("recipe: a search runs in fp32; precision is a setting of trainings")
+        if self.unsupervised is not None and (self.precision == "bf16" or self.sampler.sampler != "identities"):
+            raise UserError("recipe: unsupervised methods run in fp32 or tf32 and draw batches of identities")
+        _one_of(self, {"precision": CANONICAL_PRECISIONS})
+        if self.search is not None and self.precision == "bf16":
+            raise UserError("recipe: a search runs in fp32 or tf32; bf16 is for trainings")
         if self.search is not None and self.sampler.sampler != "identities":
             raise UserError("recipe: a search draws batches of identities; sampler is a setting of trainings")
 
@@ -510,12 +524,20 @@ def canonical(recipe: Recipe) -> dict[str, Any]:
     idle = set[str]()
     if losses.alignment == "none":
         idle |= {name for name in settings(recipe) if name.startswith("alignment_")}
+    if recipe.schedule.decay == 0.1:
+        idle |= {"decay"}
+    if not losses.identity_margin:
+        idle |= {"identity_margin"}
     if losses.soft_margin or not losses.triplet:
         idle |= {"margin"}
     if not losses.triplet:
         idle |= {"soft_margin", "normalize_triplet"}
     if not recipe.augmentation.erase:
         idle |= {"erase_fill"}
+    if recipe.optimizer.backbone_lr == 1:
+        idle |= {"backbone_lr"}
+    if losses.over_heads == "sum":
+        idle |= {"over_heads"}
     if recipe.search is not None:  # it has losses of its own, of which some smooth labels
         idle |= {loss.name for loss in fields(losses)} - {"label_smoothing"}
     if recipe.unsupervised is not None:
@@ -523,4 +545,20 @@ def canonical(recipe: Recipe) -> dict[str, Any]:
         idle |= {name for names in OWN_SETTINGS.values() for name in names} - set(OWN_SETTINGS[method])
         idle |= {loss.name for loss in fields(losses)} - ({"label_smoothing", "margin"} if method == "idm" else set())
     found = {name: value for name, value in settings(recipe).items() if name not in idle}
-    return {"version": CANONICAL_VERSION, **found}
+    return {"version": CANONICAL_VERSION, **found, "precision": CANONICAL_PRECISIONS[recipe.precision]}
+
+
+def from_canonical(found: Mapping[str, Any]) -> Recipe:
+    """The recipe that `canonical` describes; settings that are left out have their defaults.
+
+    Raises:
+        ValueError: it was made by another version.
+    """
+    names = {name: precision for precision, name in CANONICAL_PRECISIONS.items()}
+    default = Recipe(
+        search=Search() if "mechanism" in found else None, unsupervised=Unsupervised() if "method" in found else None
+    )
+    recipe = with_settings(default, {**found, "precision": names.get(found.get("precision", ""))})
+    if canonical(recipe) != found:
+        raise ValueError("its recipe has other settings")
+    return recipe

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from msinet import distributed
 from msinet.data.datasets import Dataset
@@ -18,17 +19,21 @@ from msinet.data.factors import query_factors
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe
 from msinet.errors import UserError
-from msinet.io import file_hash, stable_hash, write_csv, write_json
+from msinet.io import file_hash, stable_hash, write_csv, write_json, write_text
 from msinet.models import build_model, load_weights, save_weights
 from msinet.models.weights import LoadReport
+from msinet.precision import use_precision
 from msinet.training.batches import Batches
-from msinet.training.evaluation import Evaluation, evaluate_model
+from msinet.training.evaluation import Evaluation, dataset_features, rank, within_family_metrics
 from msinet.training.fit import OnStep, Result, Row, Task
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical
-from msinet.training.run_folder import Record, RunFolder, run_folder
+from msinet.training.run_folder import RECORD, WEIGHTS, Record, RunFolder, run_folder
 from msinet.training.seeds import derived_seed
 from msinet.training.supervised import Supervised
+
+#: Losses and metrics of a run by epoch.
+HISTORY = "history.csv"
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,18 @@ class Training:
     """repetition; initial weights, batches and augmentation follow from it"""
     weights: Path | None = None
     """pre-trained weights to start from"""
+    trained: Path | None = None
+    """folder of a finished run of the same training, whose weights are ranked in place of training again"""
 
     @property
-    def derived_seed(self) -> int:
-        """The seed of everything random."""
+    def weights_seed(self) -> int:
+        """The seed of the initial weights, which differ from network to network."""
         return derived_seed(self.source.name, self.model, self.seed)
+
+    @property
+    def batches_seed(self) -> int:
+        """The seed of batches and augmentation: all networks see the same images in the same order."""
+        return derived_seed(self.source.name, "batches", self.seed)
 
     @cached_property
     def weights_hash(self) -> str | None:
@@ -109,8 +121,9 @@ class WithLabels(Kind):
         """Train with the losses of the recipe."""
         pixels = open_images(here, training.source, "train", training.recipe)
         labels, recipe = training.source.labels, training.recipe
-        batches = Batches(pixels, labels, recipe, training.derived_seed, here.device, here.options.workers)
-        return Supervised(network, batches, lambda: evaluate(network), here.options.evaluate_every)
+        batches = Batches(pixels, labels, recipe, training.batches_seed, here.device, here.options.workers)
+        every, graphs = here.options.evaluate_every, here.graphs
+        return Supervised(network, batches, lambda: evaluate(network), every, graphs=graphs)
 
 
 def run(
@@ -145,68 +158,81 @@ def run(
 
 def _run(here: RunFolder, training: Training, on_step: OnStep | None, kind: Kind) -> Record:
     source, target, recipe = training.source, training.target, training.recipe
+    use_precision(recipe.precision)
     network = _build(here, training, kind)
     network = network.to(here.device).to(memory_format=torch.channels_last)  # the faster layout on CPUs and GPUs
     trains = recipe.schedule.epochs > 0 and any(p.requires_grad for p in network.parameters())
+    trains = trains and training.trained is None
 
-    def evaluation(trained: nn.Module) -> Evaluation:
-        return evaluate_model(trained, target, test_pixels, here.device, progress=here.options.progress)
+    def features(network: nn.Module) -> Tensor:
+        return dataset_features(network, target, test_pixels, here.device, progress=here.options.progress)
 
     # Reading all images first names a broken one before hours are spent.
-    task = kind.task(here, training, network, lambda trained: evaluation(trained).metrics) if trains else None
+    task = kind.task(here, training, network, lambda one: rank(features(one), target).metrics) if trains else None
     test_pixels = open_images(here, target, "test", recipe) if target.draws else []
-
     described = f"{training.model} {dict(training.options)} on {source.name} ({source.fingerprint})"
     here.log(f"{described}, seed {training.seed}, {describe(here.device)}")
-    result = Result((), 0.0, 0)
+    result, steps = Result((), 0.0, 0), 0
     here.replace_result()
     if task is not None:
         result = here.fit(task, training.identity, on_step, f"{training.model} {source.name} seed {training.seed}")
-        network = task.trained
+        network, steps = task.trained, result.steps
+    elif training.trained is not None:
+        here.log(str(load_weights(network, training.trained / WEIGHTS)))
+        steps = int(json.loads((training.trained / RECORD).read_text(encoding="utf-8"))["steps"])
     began = time.perf_counter()
-    final = evaluation(network) if target.draws else None
+    found_features = features(network) if target.draws else None
+    final = None if found_features is None else rank(found_features, target)
     seconds_evaluating = time.perf_counter() - began
     if final is not None:
-        here.log(f"{target.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items()))
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in final.metrics.items())
+        here.log(f"{target.name}: {metrics}; {final.counts}")
     found = {
-        **(_ranked(final) if final is not None else {}),
+        **({} if final is None or found_features is None else _ranked(final, found_features, target)),
+        "source": source.name,
+        "target": target.name,
+        "same_camera": "removed" if target.remove_same_camera else "kept",
         "source_fingerprint": source.fingerprint,
         "target_fingerprint": target.fingerprint,
         "source_layout": source.layout,
         "target_layout": target.layout,
         "weights": training.weights_hash,
         "identities": source.num_classes,
-        "steps": result.steps,
+        "steps": steps,
         "seconds_training": result.seconds,
         "seconds_evaluating": seconds_evaluating,
         **_best_on_test(result),
         **_clusters(result),
+        **({"trained_by": training.trained.name} if training.trained else {}),
     }
     record = here.record(found, recipe)
     if distributed.leads():
-        save_weights(network, here.path / "model.safetensors", _metadata(training))
-        write_csv(here.path / "history.csv", result.history)
+        save_weights(network, here.path / WEIGHTS, _metadata(training))
+        if training.trained is None:
+            write_csv(here.path / HISTORY, result.history)
+        else:
+            write_text(here.path / HISTORY, (training.trained / HISTORY).read_text(encoding="utf-8"))
         if final is not None:
             write_csv(here.path / "queries.csv", _per_query(final, target))
         write_json(here.result, record)
     return record
 
 
-def _ranked(final: Evaluation) -> dict[str, float]:
-    """Metrics of the final evaluation."""
+def _ranked(final: Evaluation, features: Tensor, target: Dataset) -> dict[str, Any]:
+    """Metrics of the final evaluation, and how many queries they are of."""
     return {
         **final.metrics,
         **{f"{name}_std_draws": value for name, value in final.std.items()},
+        **within_family_metrics(features, target),
         "draws": len(final.draws),
-        "queries": len(final.draws[0].valid),
-        "queries_without_match": int((~final.draws[0].valid).sum()),
+        **final.counts.record(),
     }
 
 
 def _build(here: RunFolder, training: Training, kind: Kind) -> nn.Module:
     """The network with its initial weights."""
     image = training.recipe.image
-    torch.manual_seed(training.derived_seed)
+    torch.manual_seed(training.weights_seed)
     network = build_model(
         training.model, training.source.num_classes, image=(image.height, image.width), **training.options
     )
@@ -215,7 +241,10 @@ def _build(here: RunFolder, training: Training, kind: Kind) -> nn.Module:
             f"alignment pam-self needs a network with a position activation module: {training.model} with pam=True"
         )
     if training.weights is not None:
-        here.log(str(kind.load(network, training.weights)))
+        report = str(kind.load(network, training.weights))
+        here.log(report)
+        if distributed.leads():
+            tqdm.write(report)
     return network
 
 
@@ -268,8 +297,8 @@ def _per_query(evaluation: Evaluation, dataset: Dataset) -> Iterable[dict[str, A
             yield {
                 "draw": number,
                 "query": image.path.relative_to(dataset.root).as_posix(),
-                "identity": image.identity,
-                "camera": image.camera,
+                "identity": dataset.identity_name(image),
+                "camera": dataset.camera_names.get(image.camera, image.camera),
                 "positives": int(ranked.positives[row]),
                 "first_rank": int(ranked.first_rank[row]),
                 "ap": float(ranked.ap[row]),

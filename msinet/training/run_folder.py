@@ -1,5 +1,6 @@
 """The folder of a run: lock, log, device, record, publication and removal of checkpoints."""
 
+import gc
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,14 +15,17 @@ from msinet import distributed
 from msinet.environment import describe, pick_device
 from msinet.errors import UserError
 from msinet.io import exclusive
+from msinet.precision import precision_used
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.fit import OnStep, Result, Task, fit
+from msinet.training.graphs import use_graphs
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, settings
 
 Record = dict[str, str | int | float | bool | None]
 #: The record of a run; it is written last, so that its presence means the run is whole.
 RECORD = "record.json"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class RunFolder:
     """file that is written last"""
     device: torch.device
     options: RunOptions
+
+    @property
+    def graphs(self) -> bool:
+        """True if steps are captured as CUDA graphs here."""
+        return use_graphs(self.options, self.device)
 
     def log(self, message: str) -> None:
         """Append a line with the time to log.txt; of several processes one writes."""
@@ -52,10 +61,14 @@ class RunFolder:
         return fit(task, self.path, identity, self.options, on_step, title)
 
     def record(self, found: Mapping[str, Any], recipe: Recipe) -> Record:
-        """The flat record of a run: what was found, every setting as `recipe.<name>`, the environment, the time."""
+        """The flat record of a run: what was found, every setting as `recipe.<name>`, the environment, the time.
+
+        `precision_used` is the precision in which the device computed: on a CPU tf32 is fp32.
+        """
         values = {f"recipe.{name}": str(v) if isinstance(v, tuple) else v for name, v in settings(recipe).items()}
+        used = {"precision_used": precision_used(recipe.precision, self.device)}
         finished = datetime.now(UTC).isoformat(timespec="seconds")
-        return {**found, **values, **describe(self.device), "finished": finished}
+        return {**found, **values, **used, **describe(self.device), "finished": finished}
 
 
 @contextmanager
@@ -82,9 +95,16 @@ def run_folder(folder: Path, options: RunOptions, kind: str, result: Path | None
         distributed.barrier()
         try:
             if distributed.leads() and result.exists() and options.resume:
-                raise UserError(f"{name} holds a finished {kind}; choose another --out, or --no-resume to start again")
+                weights = folder / WEIGHTS
+                hint = f" (its schedule has ended; --weights {weights} starts from its weights)" * weights.is_file()
+                raise UserError(
+                    f"{name} holds a finished {kind}; choose another --out{hint}, or --no-resume to start again"
+                )
             options.prepare()
-            yield RunFolder(folder, result, pick_device(options.device), options)
+            device = pick_device(options.device)
+            yield RunFolder(folder, result, device, options)
+            if device.type == "cuda":
+                gc.collect()  # a task and its graphs refer to each other, and keep a GPU's memory
             if distributed.leads():
                 remove_checkpoints(folder) if inside else shutil.rmtree(folder)
             distributed.barrier()

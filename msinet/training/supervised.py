@@ -1,5 +1,6 @@
 """Training with labels: re-identification, and classification for pre-training."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 from msinet import distributed
 from msinet.losses import alignment_loss, identity_loss, triplet_loss
 from msinet.models import Output
+from msinet.models.heads import ReIDNet
 from msinet.models.sam import at_least_float
 from msinet.training.batches import Batches
 from msinet.training.fit import Row, Task, Values
+from msinet.training.graphs import StaticStep, capture, load_optimizer, read_every, set_learning_rate, tensor_rates
 from msinet.training.recipe import Recipe
 
 
@@ -23,26 +26,44 @@ class Supervised(Task):
         batches: of the training set.
         evaluate: called after every `evaluate_every` epochs; its values join the history.
         evaluate_every: 0 for never.
+        graphs: capture steps as CUDA graphs (`msinet.training.graphs`).
     """
 
     def __init__(
-        self, network: nn.Module, batches: Batches, evaluate: Callable[[], Row] | None = None, evaluate_every: int = 0
+        self,
+        network: nn.Module,
+        batches: Batches,
+        evaluate: Callable[[], Row] | None = None,
+        evaluate_every: int = 0,
+        *,
+        graphs: bool = False,
     ) -> None:
         self.network, self.batches, self.recipe = network, batches, batches.recipe
         self.epochs, self.seed = self.recipe.schedule.epochs, batches.seed
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
         self.optimizer = build_optimizer(network, self.recipe)
+        self.read_every = read_every(batches.device)
+        self.train: Callable[..., Values] = self.learn
+        if graphs:
+            tensor_rates(self.optimizer)
+            self.train = StaticStep(self.learn, capture)
 
     def begin_epoch(self, epoch: int, step: int) -> Row:
         """Set the learning rate."""
         learning_rate = self.recipe.learning_rate(epoch)
         set_learning_rate(self.optimizer, learning_rate)
+        if isinstance(self.network, ReIDNet):
+            self.network.begin_epoch((epoch + 1) / self.epochs)
         return {"steps": self.batches.begin_epoch(epoch, step), "lr": learning_rate}
 
     def step(self, epoch: int, step: int) -> Values:
-        """Forward, losses of the whole batch, backward, step of the optimizer."""
+        """Train on the next batch."""
         del epoch, step
-        images, labels = self.batches.next()
+        return self.train(*self.batches.inputs())
+
+    def learn(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Forward, losses of the whole batch, backward, step of the optimizer. It never waits for a GPU."""
+        images, labels = self.batches.images(*inputs)
         output = gather(forward(self.network, images, self.recipe), feature_map=self.recipe.losses.alignment != "none")
         labels = distributed.gather(labels)
         parts = losses(output, labels, self.recipe)
@@ -50,7 +71,8 @@ class Supervised(Task):
         parts["loss"].backward()  # type: ignore[no-untyped-call]
         distributed.sum_gradients(self.network.parameters())
         self.optimizer.step()
-        return parts | {"accuracy": (output.logits[0].argmax(1) == labels).float().mean()}
+        accuracy = (output.logits[0].argmax(1) == labels).float().mean()
+        return {name: one.detach() for name, one in parts.items()} | {"accuracy": accuracy}
 
     def end_epoch(self, epoch: int) -> Row:
         """Evaluate, if it is time."""
@@ -65,39 +87,43 @@ class Supervised(Task):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore network and optimizer."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 or Adam; weight decay on every trained parameter, biases faster where the recipe says."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    parameters: Any = list(trained.values())
-    if recipe.optimizer.bias_lr != 1:
-        biases = [p for name, p in trained.items() if name.endswith("bias")]
-        others = [p for name, p in trained.items() if not name.endswith("bias")]
-        parameters = [{"params": others, "times": 1.0}, {"params": biases, "times": recipe.optimizer.bias_lr}]
-    if recipe.optimizer.optimizer == "adam":
-        return torch.optim.Adam(parameters, recipe.optimizer.lr, weight_decay=recipe.optimizer.weight_decay, fused=True)
-    return torch.optim.SGD(
-        parameters, recipe.optimizer.lr, momentum=0.9, weight_decay=recipe.optimizer.weight_decay, fused=True
-    )
+    """The optimizer of a recipe, with weight decay on every trained parameter.
+
+    SGD has momentum 0.9. Biases and the backbone learn faster or slower than the rest where the recipe says so.
+    """
+    chosen = recipe.optimizer
+    groups = defaultdict[float, list[nn.Parameter]](list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            times = chosen.bias_lr if name.endswith("bias") else 1.0
+            groups[times * (chosen.backbone_lr if name.startswith("backbone.") else 1.0)].append(parameter)
+    parameters = [{"params": members, "times": times} for times, members in groups.items()]
+    common: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay, "fused": True}
+    if chosen.optimizer in ("adam", "amsgrad"):
+        return torch.optim.Adam(parameters, amsgrad=chosen.optimizer == "amsgrad", **common)
+    return torch.optim.SGD(parameters, momentum=0.9, nesterov=chosen.optimizer == "nesterov", **common)
 
 
 def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-    """The total loss and its parts: identity and triplet loss, each summed over the heads, and spatial alignment.
+    """The total loss and its parts: identity and triplet loss, each summed or averaged over the heads, and alignment.
 
     Eq. 5-8. Classification has the identity loss alone.
 
     Raises:
         UserError: alignment pam-self and a network without the module that it needs.
     """
-    identity = torch.stack([identity_loss(one, labels, recipe.losses.label_smoothing) for one in output.logits]).sum()
+    smoothing, margin = recipe.losses.label_smoothing, recipe.losses.identity_margin
+    joined = torch.sum if recipe.losses.over_heads == "sum" else torch.mean
+    identity = joined(torch.stack([identity_loss(one, labels, smoothing, margin) for one in output.logits]))
     if not recipe.losses.triplet:
         return {"loss": identity, "identity": identity}
-    margin = None if recipe.losses.soft_margin else recipe.losses.margin
-    triplet = torch.stack(
-        [triplet_loss(one, labels, margin, normalize=recipe.losses.normalize_triplet) for one in output.embeddings]
-    ).sum()
+    least = None if recipe.losses.soft_margin else recipe.losses.margin
+    normalize = recipe.losses.normalize_triplet
+    triplet = joined(torch.stack([triplet_loss(one, labels, least, normalize=normalize) for one in output.embeddings]))
     if recipe.losses.alignment == "none":
         return {"loss": identity + triplet, "identity": identity, "triplet": triplet}
     alignment = alignment_loss(
@@ -134,9 +160,3 @@ def gather(output: Output, *, feature_map: bool) -> Output:
         distributed.gather(output.feature_map) if feature_map else output.feature_map,
         None if output.activation is None else distributed.gather(output.activation),
     )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the learning rate of all parameters, times the factor of their group."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group.get("times", 1.0)

@@ -92,7 +92,7 @@ class WithoutLabels(Kind):
             raise UserError(f"{training.model} learns no features; choose another network")
         conditions = Conditions(
             recipe,
-            training.derived_seed,
+            training.batches_seed,
             here.device,
             options.workers,
             evaluate if target.draws else None,

@@ -35,7 +35,7 @@ def claim_line(verdict: Verdict, request: Request) -> Data:
     elif claim.not_run or any(not reason.startswith("single") for reason in verdict.reasons):
         pass  # more seeds do not decide it
     elif verdict.status in ("undecided", "not testable", "not run"):
-        wanted = replace(request, seeds=max(3, request.seeds + 2 * (verdict.status == "undecided")))
+        wanted = replace(request, seeds=max(3, request.repeats + 2 * (verdict.status == "undecided")))
         commands = list(dict.fromkeys(command_for(c, wanted) for c in claim.comparisons))
         if claim.selection is not None:
             commands = [run_command(claim.selection.study, wanted)]

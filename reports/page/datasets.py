@@ -4,8 +4,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from msinet.data import load_dataset
-from msinet.data.sheets import show
+from msinet.data import Dataset
 from msinet.errors import UserError
 from msinet.progress import bar
 from reports.page.report import Data, Missing, Part, Report, jpeg
@@ -15,6 +14,8 @@ from reports.results import run_command
 def datasets(report: Report) -> Part:
     """The section of data sets; contact sheets are written next to the page."""
     command = run_command("table2", report.request)
+    if report.results.is_reference:
+        return Part({"datasets": []}, (Missing("contact sheets", "reference results have no images", command),))
     try:
         names = report.request.available_datasets()
     except UserError as error:
@@ -23,23 +24,24 @@ def datasets(report: Report) -> Part:
     missing = []
     for name in bar(iterable=names, desc="contact sheets"):
         try:
-            entries.append(entry(name, report.request.root, report.out / "sheets"))
+            entries.append(entry(report.request.load(name), report.out / "sheets"))
         except UserError as error:
             missing.append(Missing(f"contact sheets of {name}", str(error), command))
     return Part({"datasets": entries}, tuple(missing))
 
 
-def entry(name: str, root: Path, folder: Path) -> Data:
+def entry(dataset: Dataset, folder: Path) -> Data:
     """Sizes and contact sheets of a data set."""
-    dataset = load_dataset(name, root)
+    from msinet.data.sheets import show  # imports torch, which a report of reference results does not need
+
     pictures: list[Data] = []
     for path in show(dataset, folder, rows=6, columns=12, height=96):
         with PIL.Image.open(path) as sheet:
             picture = jpeg(sheet.convert("RGB"), 80)
-            kind = path.stem.removeprefix(f"{name}-")
+            kind = path.stem.removeprefix(f"{dataset.name}-")
             pictures.append({"kind": kind, "picture": picture, "width": sheet.width, "height": sheet.height})
     return {
-        "name": name,
+        "name": dataset.name,
         "layout": dataset.layout,
         "fingerprint": dataset.fingerprint,
         "splits": [

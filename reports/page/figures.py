@@ -16,7 +16,6 @@ from reports.curves import draw_study_curves
 from reports.factors import by_factor, draw_study_factors
 from reports.figures import draw_study
 from reports.page.report import Data, Missing, Part, Report, data_uri
-from reports.pictures import figure1, figure4, figure6
 from reports.results import file_name, run_command
 from reports.searches import draw_searches
 
@@ -43,7 +42,7 @@ def figures(report: Report) -> Part:
             drawn |= {path.with_suffix(""): figure.title for path in figure.draw() if path.suffix == ".png"}
         except UserError as error:
             missing.append(Missing(figure.title, str(error), figure.command))
-    entries = figure_entries(drawn, report.request.store / "figures", report.request.profile)
+    entries = figure_entries(drawn, report.results.folder / "figures", report.request.profile)
     return Part({"figures": entries, "figure_files": {e["name"]: e["csv"] for e in entries}}, tuple(missing))
 
 
@@ -53,9 +52,7 @@ def planned(report: Report) -> Iterator[Figure]:
     for name, study in STUDIES.items():
         if study.baseline and (table := report.table(name)):
             yield Figure(table.title, partial(draw_study, results, name, folder), run_command(name, request))
-    for name, draw, images in (("figure1", figure1, 8), ("figure4", figure4, 5), ("figure6", figure6, 3)):
-        make = partial(draw, results, folder, images, report.run_options)
-        yield Figure(STUDIES[name].title, make, run_command(name, request))
+    yield from pictures(report)
     for name in ("table1", "figure5a"):
         title = f"Searches of {name}: trajectories and genotypes"
         yield Figure(title, partial(draw_searches, results, name, folder), run_command(name, request))
@@ -64,6 +61,22 @@ def planned(report: Report) -> Iterator[Figure]:
     if request.rendered:
         yield Figure("Table 2 by factor of the query", lambda: _factors(report), table2)
     yield from costs(report)
+
+
+def pictures(report: Report) -> Iterator[Figure]:
+    """Figures of images, which need the weights of runs."""
+    for name, images in (("figure1", 8), ("figure4", 5), ("figure6", 3)):
+        yield Figure(STUDIES[name].title, partial(_picture, report, name, images), run_command(name, report.request))
+
+
+def _picture(report: Report, name: str, images: int) -> list[Path]:
+    if report.results.is_reference:
+        raise UserError("reference results have no weights")
+    from reports import pictures  # it imports torch, which a report of reference results does not need
+
+    draw = getattr(pictures, name)
+    written: list[Path] = draw(report.results, report.out / "figures", images, report.run_options)
+    return written
 
 
 def _factors(report: Report) -> list[Path]:
@@ -85,7 +98,7 @@ def costs(report: Report) -> Iterator[Figure]:
     batch, command, table2 = int(latencies["batch"].max()), run_command("table2", request), report.table("table2")
     if table2 is not None and any(row.first("parameters") for row in table2.rows):
         # There are results, so the latencies are of networks of another width.
-        timed = request.models or tuple(request.named(card.name) for card in in_study("table2"))
+        timed = tuple(map(request.named, request.models or (card.name for card in in_study("table2"))))
         command = report.bench_command("latency", "--models", *timed, "--batches", str(batch))
     for column in ("M", "MS", "VR"):
         title = f"{column}: accuracy against latency, deployed, batch {batch}"

@@ -3,17 +3,20 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import PIL.Image
 
-from msinet.data import Dataset, load_dataset
-from msinet.data.loading import decode
+from msinet.data import Dataset, Image
 from msinet.errors import UserError
 from msinet.progress import bar
+from msinet.training.options import RunOptions
 from reports.page.report import Data, Missing, Part, Report, jpeg
-from reports.ranked import RankedList, ranked_lists, spread_queries
 from reports.results import run_command
-from reports.tables import Column, Row, Table, table_group
+from reports.tables import Column, Row, Table, random_weights, table_group
+
+if TYPE_CHECKING:
+    from reports.ranked import RankedList
 
 #: Length of the ranked lists.
 TOP = 15
@@ -34,6 +37,8 @@ class Thumbnails:
         Raises:
             DataError: the image cannot be decoded.
         """
+        from msinet.data.loading import decode
+
         if path not in self.places:
             image = PIL.Image.fromarray(decode(path))
             image.thumbnail((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.LANCZOS)
@@ -48,11 +53,15 @@ def ranked(report: Report) -> Part:
     sets: list[Data] = []
     missing: list[Missing] = []
     table = report.table("table2")
-    if table is None or not table.done:
+    if report.results.is_reference:
+        missing.append(
+            Missing("ranked lists", "reference results have no weights", run_command("table2", report.request))
+        )
+    elif table is None or not table.done:
         missing.append(Missing("ranked lists", "no trained network", run_command("table2", report.request)))
     else:
         for column in bar(iterable=table.columns, desc="ranked lists"):
-            rows = [row for row in table.rows if row.cells[column].done]
+            rows = [row for row in table.rows if row.cells[column].done and not random_weights(row)]
             if rows:
                 found, gaps = column_lists(report, table, rows, column, thumbnails)
                 sets += found
@@ -65,8 +74,10 @@ def column_lists(
     report: Report, table: Table, rows: Sequence[Row], column: Column, thumbnails: Thumbnails
 ) -> tuple[list[Data], list[Missing]]:
     """Lists of a column's rows, by the first run of each."""
+    from reports.ranked import ranked_lists, spread_queries  # imports torch, which reference results do not need
+
     try:
-        dataset = load_dataset(column.test, report.request.root)
+        dataset = report.request.load(column.test)
     except UserError as error:
         command = run_command("table2", report.request)
         return [], [Missing(f"ranked lists on {column.label}", str(error), command)]
@@ -80,7 +91,7 @@ def column_lists(
             missing.append(Missing(f"ranked lists of {name} on {column.label}", str(error)))
             continue
         about = {"name": name, "group": table_group(row.group), "run": run["run_id"], "mAP": run["mAP"]}
-        networks.append(about | {"lists": [_list(one, thumbnails) for one in lists]})
+        networks.append(about | {"lists": [_list(one, dataset, thumbnails) for one in lists]})
     if not networks:
         return [], missing
     images = [dataset.test[dataset.draws[0].query[position]] for position in chosen]
@@ -88,25 +99,51 @@ def column_lists(
         "name": column.label.replace(">", " → "),
         "about": about_lists(dataset, column.train),
         "networks": networks,
-        "queries": [[thumbnails.place(i.path), i.identity, i.camera, i.path.name] for i in images],
+        "queries": [[thumbnails.place(i.path), *_labels(i, dataset), i.path.name] for i in images],
     }
     return [found], missing
 
 
-def _list(one: RankedList, thumbnails: Thumbnails) -> Data:
+def browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options: RunOptions) -> Data:
+    """Values of the page of given weights."""
+    from reports.given import given_lists
+    from reports.ranked import spread_queries
+
+    chosen, thumbnails = spread_queries(dataset, queries), Thumbnails()
+    networks = [
+        {
+            "name": one.label,
+            "group": one.network,
+            "run": "",
+            "mAP": one.mean_ap,
+            "lists": [_list(ranked_list, dataset, thumbnails) for ranked_list in one.lists],
+        }
+        for one in given_lists(weights, dataset, chosen, TOP, run_options)
+    ]
+    images = [dataset.test[dataset.draws[0].query[position]] for position in chosen]
+    found = {
+        "name": dataset.name,
+        "about": about_lists(dataset, dataset.name),
+        "networks": networks,
+        "queries": [[thumbnails.place(i.path), *_labels(i, dataset), i.path.name] for i in images],
+    }
+    lists = {"thumbnails": thumbnails.uris, "sets": [found]}
+    return {"ranked": lists, "top": TOP, "thumbnail": THUMBNAIL}
+
+
+def _labels(image: Image, dataset: Dataset) -> tuple[str | int, str | int]:
+    """Identity and camera of an image, in the words of a list if it has some."""
+    identity, camera = image.identity, image.camera
+    return dataset.identity_names.get(identity, identity), dataset.camera_names.get(camera, camera)
+
+
+def _list(one: "RankedList", dataset: Dataset, thumbnails: Thumbnails) -> Data:
     return {
         "ap": None if math.isnan(one.ap) else one.ap,
         "first": one.first_rank,
         "positives": one.positives,
         "items": [
-            [
-                thumbnails.place(image.path),
-                round(distance, 2),
-                int(right),
-                image.identity,
-                image.camera,
-                image.path.name,
-            ]
+            [thumbnails.place(image.path), round(distance, 2), int(right), *_labels(image, dataset), image.path.name]
             for image, distance, right in zip(one.gallery, one.distances, one.right, strict=True)
         ],
     }

@@ -18,7 +18,7 @@ from msinet.errors import UserError
 from msinet.progress import bar
 from msinet.training.options import RunOptions
 from reports.costs import read_latencies
-from reports.layout import build_table
+from reports.layout import build_table, shown_table
 from reports.results import Results
 from reports.tables import Table
 from reports.verdicts import Verdict, judge
@@ -75,6 +75,13 @@ class Report:
             return build_table(self.results, name)
         except UserError as error:
             return str(error)
+
+    def shown(self, name: str) -> Table | None:
+        """The table of a study, or that of the reference results if nothing was measured here."""
+        table, reference = self.table(name), self.results.reference
+        if (table is None or not table.done) and reference is not None and reference.found(name) is not None:
+            return shown_table(self.results, name)[1]
+        return table
 
     def table(self, name: str) -> Table | None:
         """The table of a study, if there is one."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ablations.engine.store import Store
-from msinet.environment import describe
+from msinet.environment import DESCRIBED
+from msinet.errors import UserError
 from reports.page.report import Data, Part, Report
 from reports.results import SHARES, Results
 from reports.tables import Table
@@ -44,7 +44,7 @@ def shown_in(tables: Mapping[str, Table | str]) -> dict[str, list[str]]:
 
 
 def run_entries(results: Results, used: Mapping[str, Sequence[str]]) -> list[Data]:
-    """Every run of the store, finished or not, the newest first.
+    """Every run of the store, finished or not, or every reference result, the newest first.
 
     Args:
         results: of a request, whose store is shown.
@@ -64,13 +64,12 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _finished(results: Results, run_id: str, row: "pd.Series[Any]") -> Data:
-    folder = results.store.run_folder(run_id)
+    folder = results.folder_of(run_id)
     values = {str(name): value for name, value in row.items() if not (isinstance(value, float) and math.isnan(value))}
     settings = {name: value for name, value in values.items() if name.startswith(("recipe.", "option."))}
     asked = {name: values[name] for name in EXPERIMENT if name in values}
     measured = {name: values[name] for name in SHARES if name in values}
-    where = (*describe(torch.device("cpu")), "processes", "finished")
-    environment = {name: values[name] for name in where if name in values}
+    environment = {name: values[name] for name in (*DESCRIBED, "finished") if name in values}
     known = {*settings, *asked, *measured, *environment, "experiment"}
     entry = _described(asked, settings)
     if "genotype" in values:
@@ -86,10 +85,17 @@ def _finished(results: Results, run_id: str, row: "pd.Series[Any]") -> Data:
         "metrics": [[name.replace("_", " "), f"{value:.2f} %"] for name, value in measured.items()],
         "outcome": _pairs({name: value for name, value in values.items() if name not in known}),
         "environment": _pairs(environment),
-        "history": _history(folder / "history.csv"),
+        "history": _finished_history(results, run_id),
         "log": _tail(folder / "log.txt"),
         "error": "",
     }
+
+
+def _finished_history(results: Results, run_id: str) -> Data:
+    try:
+        return _history(results.read(run_id, "history.csv"))
+    except UserError:  # none, or empty: nothing was trained
+        return {}
 
 
 def _unfinished(store: Store, folder: Path) -> Data:
@@ -111,7 +117,7 @@ def _unfinished(store: Store, folder: Path) -> Data:
             "state": store.state(folder.name),
             "folder": str(folder),
             "finished": datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds"),
-            "history": _history(partial / "history.csv"),
+            "history": _partial_history(partial / "history.csv"),
             "log": _tail(partial / "log.txt"),
             "error": error.read_text(encoding="utf-8", errors="replace")[-ERROR_CHARACTERS:] if error.is_file() else "",
         }
@@ -155,12 +161,15 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(float(value), digits)
 
 
-def _history(path: Path) -> Data:
-    """Columns of a training's history against its steps: at most `POINTS` points, the last among them."""
+def _partial_history(path: Path) -> Data:
     try:
-        frame = pd.read_csv(path)
-    except (OSError, ValueError):  # none, or empty: nothing was trained
+        return _history(pd.read_csv(path))
+    except (OSError, ValueError):  # none, or empty: nothing was trained yet
         return {}
+
+
+def _history(frame: pd.DataFrame) -> Data:
+    """Columns of a training's history against its steps: at most `POINTS` points, the last among them."""
     if frame.empty or "epoch" not in frame:
         return {}
     x = frame["steps"].cumsum() if "steps" in frame else frame["epoch"]

@@ -33,10 +33,11 @@ def summary(report: Report) -> Part:
             "request": {
                 "profile": request.profile,
                 "recipe": list(request.recipe),
-                "seeds": request.seeds,
+                "seeds": report.results.seeds,
+                "reference": report.results.is_reference,
                 "rendered": request.rendered,
                 "root": str(request.root),
-                "store": str(request.store),
+                "store": str(report.results.store.root),
             },
             "devices": sorted(set(devices)),
             "versions": sorted(set(records.get("torch", ()))),
@@ -93,7 +94,7 @@ def glance_rows(table: Table | None, times: dict[str, float]) -> list[Data]:
                 "group": table_group(row.group),
                 "label": table.label(row.factors),
                 "ours": network_of(row) == "msinet",
-                "trained": cost.parameters_without_classifier > 0,
+                "trained": row.group != "untrained",
                 "best": [False] * 3 + [BEST in row.cells[c].marks.get(c.headline, "") for c in table.columns],
                 "values": [
                     cost.parameters_without_classifier / 1e6 or None,

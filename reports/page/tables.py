@@ -30,11 +30,12 @@ def tables(report: Report) -> Part:
         title, command = STUDIES[name].title, run_command(name, report.request)
         if isinstance(table, str):
             missing.append(Missing(title, table, command))
-            continue
-        write_table(table, report.out / "tables" / file_name(name, report.request))
-        panels.append(table_panel(name, table))
-        if table.done < table.planned:
+        elif table.done < table.planned:
             missing.append(Missing(title, f"{table.done} of {table.planned} runs", command))
+        shown = report.shown(name)
+        if shown is not None:
+            write_table(shown, report.out / "tables" / file_name(name, report.request))
+            panels.append(table_panel(name, shown))
     measured, lacking = measurements(report)
     panels += [file_panel(name, MEASURED[name], frame) for name, frame in measured.items()]
     return Part({"tables": panels, "table_files": {p["name"]: p["files"] for p in panels}}, (*missing, *lacking))
@@ -64,7 +65,8 @@ def table_panel(name: str, table: Table) -> Data:
     headings, lines = grid(table)
     columns: list[Data] = [{"title": "group", "metrics": [], "numeric": False, "paper": False}]
     columns += [
-        {"title": h.title, "metrics": list(h.metrics), "numeric": h.numeric, "paper": h.paper} for h in headings
+        {"title": h.title, "metrics": list(h.metrics), "numeric": h.numeric, "paper": h.kind != "measured"}
+        for h in headings
     ]
     rows = [[{"text": line.group, "values": [], "runs": ()}, *map(_shown, line.cells)] for line in lines]
     return {

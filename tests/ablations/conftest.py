@@ -28,7 +28,7 @@ from msinet.synthetic import SETS, SIZES, Size
 CHILD = """
 import os, signal, sys
 import ablations.__main__ as commands
-import ablations.engine.runner as runner
+import ablations.engine.attempt as runner
 import ablations.engine.worker as workers
 from msinet.training import fit
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where pytest runs in the background it is ignored
@@ -83,7 +83,7 @@ def words() -> Callable[..., list[str]]:
         found = [command, study, "--profile", "smoke", "--store", str(store)]
         found += ["--data-root", str(root)] if root is not None else []
         found += [word for name, values in lists.items() if values for word in (name, *values)]
-        return [*found, *(["--no-progress", "--device", "cpu"] if command == "run" else []), *more]
+        return [*found, *(["--no-progress", "--device", "cpu", "--jobs", "1"] if command == "run" else []), *more]
 
     return build
 

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import ablations.engine.attempt
 import ablations.engine.prepare
-import ablations.engine.runner
 from ablations.__main__ import main
 from ablations.engine.request import PRETEXT, Request
 from ablations.engine.resolve import resolve
@@ -95,7 +95,7 @@ def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_one_command_renders_pretrains_and_fills_both_groups(there: Finished) -> None:
     assert there.status == 0
     assert "not run" not in there.out
-    assert there.out.endswith("16 finished\n")  # six columns twice, and the colour histogram on four test sets
+    assert there.out.endswith("24 finished\n")  # six columns twice, and three untrained rows on four test sets
     root = asked(there.store).root
     assert root.is_relative_to(there.cache / "world")
     assert {path.name for path in root.iterdir() if not path.name.startswith(".")} == set(FOLDERS.values())
@@ -150,14 +150,14 @@ def test_a_second_run_does_nothing(
     files = {path: path.stat().st_mtime_ns for path in asked(there.store).root.rglob("*") if path.is_file()}
     monkeypatch.setattr(rendering, "_render_set", never)
     monkeypatch.setattr(ablations.engine.prepare, "pretrain", never)
-    monkeypatch.setattr(ablations.engine.runner, "run", never)
+    monkeypatch.setattr(ablations.engine.attempt, "run", never)
     assert main(words("run", there.store, datasets=())) == 0
-    assert capsys.readouterr().out.endswith("16 done\n")
+    assert capsys.readouterr().out.endswith("24 done\n")
     assert outcome(there.store) == before
     for path, changed in files.items():
         assert path.stat().st_mtime_ns == changed or path.name == ".render.lock"
     assert main(words("status", there.store, datasets=())) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "16 done"
+    assert capsys.readouterr().out.splitlines()[-1] == "24 done"
 
 
 @pytest.mark.parametrize("more", [(), ("--datasets", "market1501")])
@@ -174,7 +174,7 @@ def test_list_before_has_the_columns_asked_for(nothing: Path, capsys) -> None:
     for more, columns in (((), COLUMNS), (("--datasets", "veri776", "market1501"), ("VR", "M"))):
         assert main(["list", "table2", "--profile", "smoke", "--models", MODEL, *more]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert len(lines) == 3 * len(columns)
+        assert len(lines) == 5 * len(columns)
         assert {line.split()[-4] for line in lines} >= {"scratch", "pretrained"}
     assert not nothing.exists()
 
@@ -225,14 +225,14 @@ def test_only_the_sets_asked_for_are_rendered_and_given_weights_win(
     more = ("--pretrained", str(folder))
     assert main(words("run", store, *more, recipe=("epochs=0",))) == 0
     out = capsys.readouterr().out
-    assert out.endswith("3 finished\n")
+    assert out.endswith("5 finished\n")
     assert set(table(store, recipe=("epochs=0",), pretrained=folder)["group"]) == {"untrained", "scratch", "pretrained"}
     root = asked(store).root
     assert {path.name for path in root.iterdir() if not path.name.startswith(".")} == {FOLDERS["market1501"]}
     assert not (store / "pretrained").exists()
     # A world of some sets has their columns.
     assert main(words("status", store, "--pretrained", str(folder), datasets=(), recipe=("epochs=0",))) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "3 done"
+    assert capsys.readouterr().out.splitlines()[-1] == "5 done"
 
 
 def test_given_weights_win_over_those_of_the_pretext_set(there: Finished, tmp_path: Path) -> None:
@@ -244,13 +244,16 @@ def test_given_weights_win_over_those_of_the_pretext_set(there: Finished, tmp_pa
 
 
 def test_the_short_default_of_mini(there: Finished, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    # Nothing is run. VehicleID is there for its column across sets, but has none of its own.
+    # Nothing is run. By default MS and its weights on M; on request all columns and pre-trained networks.
     monkeypatch.setattr(Request, "root", asked(there.store).root)
-    for more, planned, blocked in (((), 4 + 5, 0), (("--whole",), 4 + 6, 6), (("--datasets", "vehicleid"), 1 + 1, 0)):
+    for more, expected in (
+        ((), "8 missing, 2 waiting"),
+        (("--whole",), "20 missing, 4 waiting, 12 blocked"),
+        (("--datasets", "vehicleid"), "5 missing"),
+    ):
         command = ["status", "table2", "--models", MODEL, "--store", str(there.store / "none"), *more]
         assert main(command) == 0
-        total = capsys.readouterr().out.splitlines()[-1]
-        assert total == f"{planned} missing" + (f", {blocked} blocked" if blocked else "")
+        assert capsys.readouterr().out.splitlines()[-1] == expected
 
 
 def test_the_weights_folder_is_named_after_recipe_and_images(there: Finished, tmp_path: Path, monkeypatch) -> None:
@@ -329,7 +332,7 @@ def test_an_interrupted_command_goes_on(
         assert not done
     # The same images, weights and runs: their names are hashes.
     runs, before = outcome(store), outcome(finished.store)
-    assert len(runs) == 3
+    assert len(runs) == 5
     assert runs.items() < before.items()
     ours, theirs = (sorted(s.glob("pretrained/*/*.safetensors")) for s in (store, finished.store))
     assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]

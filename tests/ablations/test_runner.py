@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 import ablations.__main__
-import ablations.engine.runner
+import ablations.engine.attempt
 from ablations.__main__ import main
 from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
@@ -155,8 +155,8 @@ def test_a_second_run_does_nothing(finished: Finished, monkeypatch: pytest.Monke
         raise AssertionError("nothing should be run")
 
     files = {path: path.stat().st_mtime_ns for path in (finished.store / "runs").rglob("*")}
-    for work in ("run", "count", "open_pixels"):
-        monkeypatch.setattr(ablations.engine.runner, work, never)
+    for module, work in (("attempt", "run"), ("attempt", "count"), ("runner", "open_pixels")):
+        monkeypatch.setattr(f"ablations.engine.{module}.{work}", never)
     assert main(finished.words("run")) == 0
     assert capsys.readouterr().out.endswith("10 done\n")
     assert {path: path.stat().st_mtime_ns for path in (finished.store / "runs").rglob("*")} == files
@@ -386,7 +386,7 @@ def test_a_failure_does_not_cost_the_others(
 ) -> None:
     store = tmp_path / "results"
     command = words("run", store, root=data_root, models=("osnet_x0_25", MODEL))
-    train = ablations.engine.runner.run
+    train = ablations.engine.attempt.run
 
     def weak(folder: Path, training: Training, *more: Any) -> Any:
         if training.model == "osnet_x0_25":
@@ -394,7 +394,7 @@ def test_a_failure_does_not_cost_the_others(
         return train(folder, training, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ablations.engine.runner, "run", weak)
+        patch.setattr(ablations.engine.attempt, "run", weak)
         assert main(command) == 1
     out = capsys.readouterr().out
     assert out.endswith("2 finished, 1 failed\n")

@@ -99,11 +99,11 @@ def test_a_failed_search_leaves_its_training_out_and_the_rest_runs(
     def broken(*_: object, **__: object) -> None:
         raise UserError("the search broke")
 
-    monkeypatch.setattr("ablations.engine.runner.search", broken)
+    monkeypatch.setattr("ablations.engine.attempt.search", broken)
     assert main(table1(words, "run", tmp_path)) == 1
     out = capsys.readouterr().out
     assert "FAILED: the search broke" in out
-    assert "its search is not finished" in out
+    assert "what it needs is not finished" in out
     assert out.splitlines()[-1] == "1 finished, 1 failed, 1 blocked"
     monkeypatch.undo()
     assert main(table1(words, "run", tmp_path)) == 0

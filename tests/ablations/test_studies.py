@@ -31,7 +31,7 @@ SMOKE = Request(profile="smoke")
 
 def photographs(**settings: Any) -> Request:
     """A request on photographs; what a table consists of is known without reading them."""
-    return Request(data_root=Path("/photographs"), **settings)
+    return Request(data_root=Path("/photographs"), **{"seeds": 1, **settings})
 
 
 def cells(name: str, request: Request = SMOKE, datasets: tuple[str, ...] = ALL) -> list[Cell]:
@@ -106,7 +106,7 @@ def test_all_of_table_2() -> None:
     # Six columns of four networks; the paper has no CDNet across data sets, and MSINet-SAM only pre-trained.
     found = cells("table2", photographs(seeds=2))
     assert Counter(cell.group for cell in found) == {
-        "untrained": 6,
+        "untrained": 6 * (1 + 4),  # the colour histogram and random weights
         "scratch": 2 * (6 * 4 - 2),
         "pretrained": 2 * (6 * 5 - 2),
     }
@@ -119,12 +119,24 @@ def test_all_of_table_2() -> None:
     assert len(set(trained)) == len(trained)  # no cell shares a run with another
 
 
-def test_the_colour_histogram_is_ranked_once_per_test_set() -> None:
-    # It learns nothing, so neither seeds nor training sets make a difference: six columns, four runs.
-    plain = [cell for cell in cells("table2", photographs(seeds=3)) if cell.group == "untrained"]
-    assert {column(cell) for cell in plain} == COLUMNS
-    assert all(cell.experiment.source == cell.experiment.target == cell.test for cell in plain)
-    assert len({cell.experiment for cell in plain}) == 4
+def test_untrained_rows_are_ranked_once_per_test_set() -> None:
+    # Nothing is learned, so neither seeds nor training sets make a difference: six columns, four runs.
+    for request, more in ((photographs(seeds=3), 0), (Request(whole=True, seeds=3), 2)):
+        found = [cell for cell in cells("table2", request) if cell.group == "untrained"]
+        assert Counter(column(cell) for cell in found) == dict.fromkeys(COLUMNS, 5 + more)
+        assert all(cell.experiment.source == cell.experiment.target == cell.test for cell in found)
+        assert len({cell.experiment for cell in found}) == 4 * (5 + more)
+        assert {cell.experiment.recipe.schedule.epochs for cell in found} == {0}
+
+
+def test_oracles_need_the_labels_of_the_rendered_world() -> None:
+    bounds = ["colour histogram", "oracle of colours", "oracle of colours, types and patterns"]
+    networks = ["ResNet50", "OSNet", "CDNet", "MSINet"]
+    for request, rows in ((Request(whole=True), bounds + networks), (photographs(), bounds[:1] + networks)):
+        for name in ("table2", "calibration"):
+            found = [cell for cell in cells(name, request) if cell.group == "untrained"]
+            labels = list(dict.fromkeys(row(cell, name) for cell in found))
+            assert labels == [label for label in rows if label != "CDNet" or name == "table2"]
 
 
 @pytest.mark.parametrize(
@@ -206,9 +218,12 @@ def test_the_smoke_profile_has_quarter_widths() -> None:
     assert {row(cell) for cell in found if cell.group == "scratch"} == {
         f"{name} x0.25" for name in ("ResNet50", "OSNet", "CDNet", "MSINet")
     }
-    # A network that is asked for keeps its width.
+    # A network that is asked for has the width of the profile, unless its name has one: the rows of the table narrow.
     asked = cells("table2", Request(profile="smoke", models=("msinet",)), ("market1501",))
-    assert {row(cell) for cell in asked} == {"colour histogram", "MSINet"}
+    assert {row(cell) for cell in asked if cell.group != "untrained"} == {"MSINet x0.25"}
+    asked = cells("table2", Request(profile="smoke", models=("msinet_x1_0",)), ("market1501",))
+    assert {row(cell) for cell in asked if cell.group != "untrained"} == {"MSINet"}
+    assert "MSINet" not in {row(cell) for cell in asked if cell.group == "untrained"}  # no row of random weights
 
 
 def test_recipes_of_the_paper() -> None:
@@ -243,13 +258,25 @@ def test_changes_to_the_recipe_reach_every_training() -> None:
     changed = Request(profile="smoke", recipe=("lr=0.5", "epochs=9", "erase=0.25"))
     for recipe in (cell.experiment.recipe for cell in cells("table2", changed) if cell.group != "untrained"):
         assert (recipe.optimizer.lr, recipe.schedule.epochs, recipe.augmentation.erase) == (0.5, 9, 0.25)
-    # The histogram is the same run whatever the schedule, but not whatever the image size.
-    histograms = [
+    # An untrained row is the same run whatever the schedule, but not whatever the image size.
+    bounds = [
         {cell.experiment.key for cell in cells("table2", request) if cell.group == "untrained"}
         for request in (SMOKE, changed, Request(profile="smoke", recipe=("height=64",)))
     ]
-    assert histograms[0] == histograms[1]
-    assert not histograms[0] & histograms[2]
+    assert bounds[0] == bounds[1]
+    assert not bounds[0] & bounds[2]
+
+
+def test_a_request_for_the_authors_recipes_changes_theirs_alone() -> None:
+    found: dict[str, dict[str, str]] = {}
+    for whose in ("paper", "authors"):
+        request = Request(whole=True, recipe_of=whose)  # type: ignore[arg-type]
+        for cell in find_study("table2").cells(request, ("msmt17",)):
+            if cell.group == "scratch":
+                found.setdefault(cell.experiment.model, {})[whose] = cell.experiment.key
+    differ = {name for name, keys in found.items() if keys["paper"] != keys["authors"]}
+    assert differ == {card.name for card in in_study("table2") if card.authors} == {"resnet50", "osnet", "cdnet"}
+    assert "--recipe-of authors" in " ".join(Request(recipe_of="authors").as_args())
 
 
 def test_the_order_is_row_by_row_within_a_seed() -> None:
@@ -270,19 +297,21 @@ def test_the_order_is_row_by_row_within_a_seed() -> None:
 def test_the_default_leaves_out_what_takes_long() -> None:
     found = cells("table2", Request())
     assert {cell.group for cell in found} == {"untrained", "scratch"}
-    assert list(dict.fromkeys(map(column, found))) == ["M", "MS", "VR", "MS>M", "VR>VID"]
-    assert Counter(map(row, found)) == {"colour histogram": 5, "ResNet50": 5, "OSNet": 5, "CDNet": 3, "MSINet": 5}
+    assert list(dict.fromkeys(map(column, found))) == ["MS", "MS>M"]
+    trained = [cell for cell in found if cell.group == "scratch"]
+    assert Counter(map(row, trained)) == {"OSNet": 4, "CDNet": 2, "MSINet": 4}  # two seeds
 
 
 def test_the_whole_of_it_has_vehicleid_and_the_pretrained_group() -> None:
-    part, whole = (cells("table2", Request(whole=whole)) for whole in (False, True))
+    part, whole = (cells("table2", Request(whole=whole, seeds=1)) for whole in (False, True))
     assert {cell.experiment for cell in part} < {cell.experiment for cell in whole}
     assert {cell.group for cell in whole} == {"untrained", "scratch", "pretext"}
-    assert set(map(column, whole)) - set(map(column, part)) == {"VID"}
-    # The same experiments as on photographs, but the replacement of ImageNet is named.
-    assert [c.experiment for c in whole] == [c.experiment for c in cells("table2", photographs())]
+    assert set(map(column, whole)) - set(map(column, part)) == {"M", "VR", "VID", "VR>VID"}
+    # The same experiments as on photographs and the oracles, but the replacement of ImageNet is named.
+    seen = [c.experiment for c in whole if not c.experiment.model.startswith("oracle")]
+    assert seen == [c.experiment for c in cells("table2", photographs())]
     assert group_label("pretext") == "pre-trained on the rendered pretext set"
-    given = cells("table2", Request(whole=True, pretrained=Path("w")))
+    given = cells("table2", Request(whole=True, seeds=1, pretrained=Path("w")))
     assert [c.experiment for c in given] == [c.experiment for c in whole]
     assert {cell.group for cell in given} == {"untrained", "scratch", "pretrained"}
 
@@ -302,7 +331,7 @@ def test_data_sets_that_are_asked_for_are_there() -> None:
 def test_a_world_of_some_sets_has_their_columns(found: tuple[str, ...]) -> None:
     # As `msinet data render --datasets` or an interrupted rendering leaves it.
     columns = {column(cell) for cell in cells("table2", Request(), found)}
-    assert columns == ({"M"} if len(found) == 1 else {"M", "MS", "VR", "MS>M"})
+    assert columns == ({"M"} if len(found) == 1 else {"MS", "MS>M"})
 
 
 # Calibration
@@ -311,12 +340,10 @@ def test_a_world_of_some_sets_has_their_columns(found: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("request_", [Request(whole=True), photographs(), Request(whole=True, seeds=2)])
 def test_all_of_the_calibration(request_: Request) -> None:
     found = cells("calibration", request_)
-    assert Counter((cell.group, row(cell)) for cell in found) == {
-        ("untrained", "colour histogram"): 6,
-        ("untrained", "MSINet"): 6,
-        ("scratch", "ResNet50"): 6 * request_.seeds,
-        ("scratch", "OSNet"): 6 * request_.seeds,
-        ("scratch", "MSINet"): 6 * request_.seeds,
+    assert Counter((cell.group, row(cell)) for cell in found if cell.group == "scratch") == {
+        ("scratch", "ResNet50"): 6 * request_.repeats,
+        ("scratch", "OSNet"): 6 * request_.repeats,
+        ("scratch", "MSINet"): 6 * request_.repeats,
     }
     assert {column(cell) for cell in found} == COLUMNS
 
@@ -331,7 +358,7 @@ def test_the_calibration_shares_its_trainings_with_table_2() -> None:
 
 def test_random_weights_are_never_trained() -> None:
     for profile in ("smoke", "mini"):
-        found = cells("calibration", Request(profile=profile, recipe=("epochs=9", "lr=0.5")))
+        found = cells("calibration", Request(profile=profile, whole=True, recipe=("epochs=9", "lr=0.5")))
         random = [c.experiment for c in found if c.group == "untrained" and dict(c.factors)["network"] == "msinet"]
         assert {e.recipe.schedule.epochs for e in random} == {0}
         assert {e.model for e in random} == {"msinet_x0_25" if profile == "smoke" else "msinet"}
@@ -346,11 +373,16 @@ def test_random_weights_are_never_trained() -> None:
 # Tables 3, 5 and 6
 
 
-def test_table_3_is_a_part_of_table_2_on_persons() -> None:
+def test_table_3_is_on_persons_and_shares_the_runs_of_table_2() -> None:
     found = cells("table3", photographs())
     assert {column(cell) for cell in found} == {"M", "MS"}
     assert {cell.group for cell in found} == {"pretrained"}
-    assert {c.experiment for c in found} < {c.experiment for c in cells("table2", photographs())}
+    shared = {card.name for card in in_study("table2")}
+    own = {c.experiment for c in found if c.experiment.model not in shared}
+    assert {"rga_sc", "ianet", "sft", "batnet"} <= {experiment.model for experiment in own}
+    assert {c.experiment for c in found} - own < {c.experiment for c in cells("table2", photographs())}
+    # The paper's one recipe for all, but for the height of images that are cut into six parts.
+    assert differences([experiment.recipe for experiment in own]) == {"height"}
     assert {cell.group for cell in cells("table3", Request())} == {"scratch"}
 
 
@@ -388,7 +420,7 @@ def test_table_6_shows_where_a_transformer_is_not_the_papers(profile: str, label
         transformer = dict(cell.factors)["network"] != "msinet"
         assert cell.experiment.recipe.losses.soft_margin == transformer  # of TransReID's recipe
         assert bool(dict(cell.factors)["patch"]) == transformer
-    table2 = {cell.experiment.key for cell in cells("table2", replace(SMOKE, profile=profile))}
+    table2 = {cell.experiment.key for cell in cells("table2", replace(SMOKE, profile=profile, whole=True))}
     assert {c.experiment.key for c in found if dict(c.factors)["network"] == "msinet"} <= table2
 
 
@@ -497,7 +529,7 @@ def test_a_genotype_is_one_run_whoever_found_it() -> None:
         (["table2", "--recipe", "learning_rate=1"], ["unknown setting", "'learning_rate'", "lr", "epochs", "erase"]),
         (["table2", "--recipe", "lr"], ["'lr' is not NAME=VALUE"]),
         (["table2", "--recipe", "epochs=many"], ["epochs is a int", "'many'"]),
-        (["table2", "--seeds", "0"], ["--seeds must be at least 1"]),
+        (["table2", "--seeds", "-1"], ["--seeds must be at least 0"]),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "status", "list", "enqueue"])
@@ -546,17 +578,18 @@ def test_list_names_every_study_and_its_factors(capsys) -> None:
 def test_list_of_a_table_needs_no_data_and_has_one_line_per_cell(capsys) -> None:
     assert main(["list", "table2", "--seeds", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5 + 2 * (3 * 5 + 3)
-    assert sum("msinet scratch veri776->vehicleid seed 1" in line for line in lines) == 1
+    assert len(lines) == 2 * 6 + 2 * (2 * 2 + 1)
+    assert sum("msinet scratch msmt17->market1501 with the same weights seed 1" in line for line in lines) == 1
     assert main(["list", "table2", "--seeds", "2", "--whole"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 + 2 * 2 * (6 * 4 - 2) + 2 * 6
-    assert sum("msinet pretrained veri776->vehicleid seed 1" in line for line in lines) == 1
+    assert len(lines) == 6 * 7 + 2 * 2 * (6 * 4 - 2) + 2 * 6
+    assert sum("msinet pretrained veri776->vehicleid with the same weights seed 1" in line for line in lines) == 1
     assert not any(PRETEXT in str(path) for path in Request().root.parent.glob("*/*"))  # nothing was rendered
 
 
 def test_list_of_a_table_with_data_has_the_columns_of_those_data(data_root: Path, capsys) -> None:
-    assert main(["list", "table2", "--data-root", str(data_root / "VeRi"), "--models", "cdnet"]) == 0
+    command = ["list", "table2", "--data-root", str(data_root / "VeRi"), "--models", "cdnet", "--seeds", "1"]
+    assert main(command) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[-4:] for line in lines] == [
         [init, "veri776", "seed", "0"] for init in ("scratch", "scratch", "pretrained")
@@ -582,8 +615,11 @@ def test_a_request_comes_back_from_its_own_words() -> None:
         seeds=3,
         recipe=("lr=0.01", "milestones=(2, 3)"),
         search_recipe=("overlap=0.5",),
+        recipe_of="authors",
         pretrained=Path("w"),
         store=Path("s"),
+        name="mine",
+        keep_same_camera=True,
     )
     assert all(getattr(request, f.name) != f.default for f in fields(Request))  # a new setting belongs here
     assert tyro.cli(Request, args=request.as_args()) == request

@@ -69,11 +69,14 @@ def test_attention_of_msinet_in_closed_form():
         ("osnet", 2_169_508 + 513 * 751, 2_169_508, 2_169_508),
         ("cdnet", 1_796_600 + 396_288 + 1026 * 751, 1_796_600 + 396_288, 1_796_600),
         ("resnet50", 23_512_128 + 2048 * 751, 23_512_128, 23_512_128),
+        ("pcb", 24_032_832 + 6 * 257 * 751, 24_032_832, 23_508_032),
+        ("pcb_rpp", 24_034_374 + 6 * 257 * 751, 24_034_374, 23_508_032 + 1_542),
+        ("mgn", 68_807_744 + 8 * 257 * 751, 68_807_744, 68_807_744),
         ("colour_histogram", 0, 0, 0),
     ],
 )
 def test_parameters_three_ways(name, everything, no_classifier, inference):
-    found = cost(name)
+    found = cost(name, CARDS[name].height(256))
     assert found.parameters == everything
     assert found.parameters_without_classifier == no_classifier
     assert found.parameters_at_inference == inference
@@ -86,7 +89,7 @@ def test_the_colour_histogram_multiplies_no_matrices():
 
 @pytest.mark.parametrize("name", sorted(CARDS))
 def test_every_registered_network_is_counted_in_full(name):
-    found = cost(name)
+    found = cost(name, CARDS[name].height(256))
     assert found.uncounted == ()
     assert sum(found.macs_by_operator.values()) == found.macs
     assert found.parameters_at_inference <= found.parameters_without_classifier <= found.parameters

@@ -18,6 +18,7 @@ import torchvision
 
 import msinet
 from msinet.cli import COMMANDS, DATA_COMMANDS, run_command
+from msinet.cli.selection import DataOptions
 from msinet.data.layouts import cards
 from msinet.models import CARDS, NetworkCard, build_model, load_weights
 from msinet.models.weights import read_metadata
@@ -130,8 +131,14 @@ def test_a_transformer_is_trained_and_found_again(data_root: Path, tmp_path: Pat
 def test_reranking_is_asked_for_and_said(trained: Path, data_root: Path, tmp_path: Path, capsys) -> None:
     weights = trained / "model.safetensors"
     assert use("evaluate", weights, data_root, "--rerank", "--out", tmp_path / "a.json") == 0
-    assert "market1501, re-ranked: mAP" in capsys.readouterr().out
+    assert "market1501, re-ranked with k1 20, k2 6, lambda 0.3: mAP" in capsys.readouterr().out
     assert json.loads((tmp_path / "a.json").read_text())["reranked"] is True
+    assert use("evaluate", weights, data_root, "--blur", "5", "--out", tmp_path / "a.json") == 0
+    assert "market1501, 5 nearest blurred: mAP" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a.json").read_text())["blurred"] == 5
+    for words in (("--blur", "-1"), ("--blur", "5", "--rerank")):
+        assert use("evaluate", weights, data_root, *words) == 2
+        assert "--blur takes a number of images above 0 and does not go with --rerank" in capsys.readouterr().err
 
 
 def test_another_target_switches_to_the_recipe_across_domains(data_root: Path, tmp_path: Path) -> None:
@@ -223,7 +230,9 @@ def test_what_cannot_be_used_is_one_line_and_status_2(data_root, tmp_path: Path,
 def test_a_finished_run_is_not_trained_over(trained: Path, data_root: Path, capsys) -> None:
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
     assert train(data_root, trained) == 2
-    assert "holds a finished training; choose another --out, or --no-resume" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "holds a finished training; choose another --out (its schedule has ended; --weights" in err
+    assert f"{trained}/model.safetensors starts from its weights), or --no-resume" in err
     assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
 
 
@@ -338,10 +347,13 @@ def test_help_lists_the_commands(words: list[str], commands: dict[str, Any], cap
 )
 def test_help_shows_every_option_with_its_default(words: list[str], command: Any, capsys) -> None:
     text = help_of(words, capsys).split("-h, --help")[1]  # behind the line of usage
-    shown = [f for f in dataclasses.fields(command) if f.name not in ("run_options", "root")]
-    if "run_options" in {f.name for f in dataclasses.fields(command)}:
-        shown += dataclasses.fields(RunOptions)
-    starts = {f.name: text.index(f"--{f.name.replace('_', '-')}") for f in shown}
+    groups = {"run_options": RunOptions, "selection": DataOptions}
+    known = {f.name: f for f in dataclasses.fields(command)}
+    shown = [f for name, f in known.items() if name not in (*groups, "root", "images", "query", "source")]
+    shown += [f for name, group in groups.items() if name in known for f in dataclasses.fields(group)]
+    flags = {"weight": "lambda"}
+    names = {f.name: flags.get(f.name, f.name).replace("_", "-") for f in shown}
+    starts = {name: re.search(rf"--{flag}(?![\w-])", text).start() for name, flag in names.items()}
     for option in shown:
         own = text[starts[option.name] :].split("(default: ")[:2]
         if option.default is dataclasses.MISSING:

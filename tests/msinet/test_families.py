@@ -4,14 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msinet.data import load_dataset
-from msinet.data.factors import ORACLES, families, one_hot, oracle_features, read_factors
+from msinet.data.factors import ORACLES, Oracle, families, one_hot, oracle_features, read_factors
 from msinet.errors import DataError, UserError
+from msinet.models import build_model
 from msinet.retrieval import evaluate, evaluate_within
-from msinet.training.evaluation import rank, rank_within_families
+from msinet.training.evaluation import rank, rank_within_families, within_family_metrics
+from msinet.training.options import RunOptions
+from msinet.training.recipe import ImageSize, Recipe, Schedule
+from msinet.training.run import Training, run
 
 SETS = ("market1501", "msmt17", "veri776", "vehicleid")
 
@@ -138,3 +143,29 @@ def test_photographs_have_neither_oracles_nor_families(data_root: Path) -> None:
     for use in (families, lambda d: oracle_features(d, "coarse"), lambda d: rank_within_families(np.ones((1, 1)), d)):
         with pytest.raises(UserError, match=r"has no factors\.csv: only rendered sets have factors"):
             use(dataset)
+
+
+@pytest.mark.parametrize("which", ORACLES)
+def test_an_oracle_is_a_row_like_a_network(world_root: Path, tmp_path: Path, which: Oracle) -> None:
+    dataset = load_dataset("vehicleid", world_root)
+    recipe = Recipe(image=ImageSize(16, 16), schedule=Schedule(epochs=0))
+    training = Training(f"oracle_{which}", {}, dataset, dataset, recipe)
+    record = run(tmp_path / "run", training, RunOptions(device="cpu", progress=False))
+    features = oracle_features(dataset, which)
+    inside = rank_within_families(features, dataset).metrics
+    for name, value in rank(features, dataset).metrics.items():
+        assert record[name] == value
+    assert (record["within_family_R1"], record["within_family_mAP"]) == (inside["R1"], inside["mAP"])
+
+
+def test_oracles_see_neither_photographs_nor_pixels(data_root: Path, tmp_path: Path) -> None:
+    dataset = load_dataset("market1501", data_root)
+    oracle = build_model("oracle_colours", 3)
+    with pytest.raises(UserError, match=r"oracle_colours sees no pixels: .* on a rendered set"):
+        oracle(torch.zeros(1, 3, 16, 16))
+    training = Training("oracle_colours", {}, dataset, dataset, Recipe(schedule=Schedule(epochs=0)))
+    with pytest.raises(UserError, match=r"has no factors\.csv: only rendered sets have factors"):
+        run(tmp_path, training, RunOptions(device="cpu", progress=False))
+    assert within_family_metrics(np.ones((len(dataset.test), 2)), dataset) == {}
+    with pytest.raises(UserError, match=r"oracle_coarse has no width to multiply by 0\.5"):
+        build_model("oracle_coarse_x0_5", 3)

@@ -113,16 +113,6 @@ def test_four_inks_become_rgb(tmp_path: Path) -> None:
     assert np.abs(difference).mean() < 4  # an inverted image would be off by a hundred
 
 
-def test_the_orientation_of_a_camera_is_ignored(tmp_path: Path) -> None:
-    """As in the released code: a file is taken as its pixels lie."""
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    picture().save(tmp_path / "turned.png", exif=exif)
-    with PIL.Image.open(tmp_path / "turned.png") as file:
-        assert file.getexif()[0x0112] == 6
-    np.testing.assert_array_equal(decode(tmp_path / "turned.png", 30, 20), np.asarray(picture()))
-
-
 @pytest.mark.parametrize("content", ["half", "text", "nothing"])
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_what_cannot_be_decoded_is_named(tmp_path: Path, suffix: str, content: str) -> None:

@@ -154,12 +154,14 @@ def test_a_feature_does_not_depend_on_the_other_images() -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_neck_runs_on_every_backbone(name: str, neck: str) -> None:
     network = build_model(f"{name}_x0_25", 7, neck=neck)
-    images = torch.randn(4, 3, 32, 32)
+    parts = neck in ("pcb", "rpp")
+    images = torch.randn(4, 3, 96 if parts else 32, 32)
     output = network(images)
     assert isinstance(output, Output)
-    assert len(output.logits) == len(output.embeddings) == (2 if neck in ("fbl", "transfer", "cdnet") else 1)
+    assert len(output.logits) == (6 if parts else len(output.embeddings))
+    assert len(output.embeddings) == (2 if neck in ("fbl", "cdnet", "transfer") else 1)
     assert all(logits.shape == (4, 7) for logits in output.logits)
-    assert output.feature_map.shape[2:] == (2, 2)
+    assert output.feature_map.shape[2:] == (6 if parts else 2, 2)
     sum(logits.sum() for logits in output.logits).backward()
     missed = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
     assert not missed

@@ -16,6 +16,7 @@ from msinet.errors import UserError
 from msinet.io import stable_hash
 from msinet.training import Recipe
 from msinet.training.recipe import (
+    CANONICAL_PRECISIONS,
     ImageSize,
     Losses,
     Optimizer,
@@ -23,6 +24,7 @@ from msinet.training.recipe import (
     Schedule,
     Search,
     canonical,
+    from_canonical,
     override,
     settings,
     with_settings,
@@ -231,7 +233,7 @@ def test_a_recipe_that_cannot_be_is_refused_by_name(name: str, value: object) ->
 @pytest.mark.parametrize(
     ("recipe", "changes", "message"),
     [
-        (Recipe(), {"optimizer": "lion"}, "unknown optimizer 'lion'.* Known: adam, sgd"),
+        (Recipe(), {"optimizer": "lion"}, "unknown optimizer 'lion'.* Known: adam, amsgrad, nesterov, sgd"),
         (Recipe(), {"sampler": "random"}, "unknown sampler 'random'.* Known: identities, shuffled"),
         (Recipe(), {"precision": "fp16"}, "unknown precision 'fp16'.*bf16"),
         (Recipe(), {"alignment": "pam"}, "unknown variant of spatial alignment 'pam'"),
@@ -316,7 +318,9 @@ def test_settings_come_back(case: tuple[Recipe, dict[str, Any], Recipe]) -> None
 def test_equal_recipes_have_equal_names(case: tuple[Recipe, dict[str, Any], Recipe]) -> None:
     recipe, _, other = case
     assert (recipe == other) <= (canonical(recipe) == canonical(other))
-    assert canonical(recipe).items() <= ({"version": 1} | settings(recipe)).items()
+    named = {"version": 1, "precision": CANONICAL_PRECISIONS[recipe.precision]}
+    assert canonical(recipe).items() <= (settings(recipe) | named).items()
+    assert canonical(from_canonical(canonical(recipe))) == canonical(recipe)
     assert stable_hash(canonical(with_settings(other, settings(recipe)))) == stable_hash(canonical(recipe))
 
 

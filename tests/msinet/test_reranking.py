@@ -133,6 +133,15 @@ def test_broken_features_are_named() -> None:
         evaluate_distances(np.zeros((0, 3)), query_ids=np.zeros(0, int), gallery_ids=np.zeros(3, int))
 
 
+def test_infinite_distances_rank_last() -> None:
+    distances = np.array([[3.0, np.inf, -np.inf, np.inf, 1.0]], np.float32)
+    ids, cameras = np.array([1, 2, 0, 1, 0]), np.array([0, 0, 0, 1, 1])
+    found = evaluate_distances(
+        distances, query_ids=[1], gallery_ids=ids, query_cameras=[0], gallery_cameras=cameras
+    )  # item 0 is removed
+    np.testing.assert_allclose(found.inp, 1 / 4)  # after items 2, 4 and, equally far, 1
+
+
 def test_distances_rank_as_their_features_do() -> None:
     query, gallery = clustered(6, 20, 300, 10)
     ids = np.arange(20) % 10, np.arange(300) % 10

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msinet.errors import DataError, UserError
-from msinet.retrieval import METRICS, Retrieval, evaluate, mean_over_draws, ranking, top_k
+from msinet.retrieval import METRICS, Retrieval, evaluate, mean_over_draws, similarities, top_k
 
 PER_QUERY = ("valid", "ap", "inp", "first_rank", "positives")
 Case = dict[str, Any]  # the arguments of evaluate
@@ -112,8 +112,8 @@ def test_agrees_with_the_oracle(case: Case) -> None:
     check(case)
 
 
-# Sizes around the tiles in which comparisons are counted, with few and with many competing items.
-@pytest.mark.parametrize("items", [4079, 4080, 4081, 16319, 16320, 16321, 33000])
+# Sizes around multiples of a cache line, and one above the number of 16-bit keys; few matches and many.
+@pytest.mark.parametrize("items", [4095, 4096, 4097, 70_001])
 @pytest.mark.parametrize("ids", [3, 2000])
 def test_agrees_with_the_oracle_on_long_galleries(items: int, ids: int) -> None:
     assert check(make_case(items, 6, items, ids, cameras=2) | {"query_ids": np.arange(6) % ids})
@@ -126,6 +126,14 @@ def test_agrees_with_the_oracle_without_ties() -> None:
     result = check(case)
     assert result
     assert 0.5 < result.mAP < 1
+
+
+def test_items_that_share_a_key_are_ranked_exactly() -> None:
+    case = make_case(3, 5, 3000, ids=40, cameras=3, dimensions=2)
+    angles = 1e-5 * np.random.default_rng(3).standard_normal(3000)
+    angles[1500] = np.pi  # far away, so that the others have few of the keys
+    case |= {"query": case["query"].astype(float), "gallery": np.stack([np.cos(angles), np.sin(angles)], axis=1)}
+    assert check(case)
 
 
 @some
@@ -406,7 +414,7 @@ def test_a_gallery_on_disk_is_ranked_as_one_in_memory(
     labels = {"query_ids": np.arange(7) % 5, "gallery_ids": np.arange(301) % 5}
     plain = evaluate(query, gallery.astype(np.float32), **labels)
     near = top_k(query, gallery.astype(np.float32), 9)
-    monkeypatch.setattr(ranking, "SLAB_BYTES", 16 * 8 * 40)
+    monkeypatch.setattr(similarities, "SLAB_BYTES", 16 * 8 * 40)
     found = evaluate(query, mapped, **labels)
     np.testing.assert_array_equal(found.first_rank, plain.first_rank)
     np.testing.assert_allclose(found.ap, plain.ap)
@@ -417,6 +425,6 @@ def test_a_broken_row_on_disk_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     gallery = np.ones((50, 4), np.float32)
     gallery[33, 2] = np.inf
     np.save(tmp_path / "gallery.npy", gallery)
-    monkeypatch.setattr(ranking, "SLAB_BYTES", 160)
+    monkeypatch.setattr(similarities, "SLAB_BYTES", 160)
     with pytest.raises(DataError, match="the first in row 33"):
         top_k(np.ones((2, 4), np.float32), np.load(tmp_path / "gallery.npy", mmap_mode="r"), 3)

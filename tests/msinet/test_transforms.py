@@ -11,7 +11,7 @@ import torch
 from torchvision import transforms as released
 
 from msinet.data import Augmentation, augment, normalize
-from msinet.data.transforms import _jitter
+from msinet.data.transforms import draw_jitter, jittered
 
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 NOTHING = Augmentation(flip=0, pad=0, jitter=False, erase=0)
@@ -186,6 +186,10 @@ class Forced:
         return list(self.order)
 
 
+def _jitter(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return jittered(pixels, draw_jitter(rng))
+
+
 ENHANCERS = (PIL.ImageEnhance.Brightness, PIL.ImageEnhance.Contrast, PIL.ImageEnhance.Color)
 
 
@@ -205,9 +209,9 @@ def enhanced(pixels: np.ndarray, factors: tuple[float, ...], order: tuple[int, .
 def test_jitter_matches_pillow(factors: tuple[float, float, float], order: tuple[int, int, int]) -> None:
     pixels = noise(24, 24)
     rng = Forced(factors, order)
-    jittered = _jitter(pixels, rng)  # type: ignore[arg-type]
-    assert jittered.dtype == np.uint8
-    assert np.abs(jittered.astype(int) - enhanced(pixels, factors, order)).max() <= 3  # each step rounds its way
+    found = _jitter(pixels, rng)  # type: ignore[arg-type]
+    assert found.dtype == np.uint8
+    assert np.abs(found.astype(int) - enhanced(pixels, factors, order)).max() <= 3  # each step rounds its way
     assert rng.ranges == [(0.6, 1.4), (0.6, 1.4), (0.7, 1.3)]  # 0.4, 0.4 and 0.3 about 1
 
 
@@ -239,8 +243,8 @@ def test_jitter_always_acts_and_keeps_shape_and_range() -> None:
 def test_jitter_keeps_grey_grey() -> None:
     grey = np.repeat(noise()[..., :1], 3, axis=-1)
     for seed in range(20):
-        jittered = _jitter(grey, np.random.default_rng(seed)).astype(int)
-        assert np.ptp(jittered, axis=-1).max() <= 1  # the weights of the three colours sum to 0.9999
+        found = _jitter(grey, np.random.default_rng(seed)).astype(int)
+        assert np.ptp(found, axis=-1).max() <= 1  # the weights of the three colours sum to 0.9999
     assert np.ptp(_jitter(noise(), np.random.default_rng(0)).astype(int), axis=-1).max() > 100
 
 

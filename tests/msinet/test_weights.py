@@ -386,7 +386,7 @@ SPOILS: list[tuple[str, Callable[[State], object], str]] = [
     ("nan", lambda s: {**s, KEY: s[KEY] * float("nan")}, f"{KEY} has NaN or infinite values.*earlier checkpoint"),
     ("infinite", lambda s: {**s, "head.bn.running_var": torch.full((128,), torch.inf)}, "running_var has NaN or inf"),
     ("no tensor", lambda s: {**s, KEY: 3}, f"'{KEY}' is no tensor but int"),
-    ("nested", lambda s: {"net": s}, "'net' is no tensor but dict; expected a dictionary of tensors"),
+    ("nested", lambda s: {"best": s}, "'best' is no tensor but dict; expected a dictionary of tensors"),
     ("numbered", lambda s: {3: s[KEY]}, "entry 3 is no tensor"),
     ("empty", lambda _: {}, "holds no weights"),
     ("list", lambda s: list(s.values()), "holds no weights"),
@@ -420,7 +420,7 @@ def test_damaged_files(tmp_path: Path, suffix: str) -> None:
     state = {key: value + 1 for key, value in network.state_dict().items()}
     torch.save(state, path) if suffix == ".pth" else save_file(state, path)
     whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], whole[:-1], whole[:3], b"<html>404: not found</html>", b"\x80\x02}q"):
+    for damaged in (whole[: len(whole) // 2], whole[:-1], whole[:3], b"\x80\x02}q"):
         path.write_bytes(damaged)
         refused(network, path, "damaged or not a weights file: fetch or save it again")
     path.write_bytes(whole)

@@ -333,7 +333,9 @@ def test_looks_repeat_in_a_mini_set_and_no_two_identities_are_alike(name: str) -
             identities.setdefault(module.appearance(shot.subject), set()).add(number)
     assert {len(numbers) for numbers in identities.values()} == {1}
     assert len(identities) == SIZES["mini"][name].identities + SIZES["mini"][name].test_identities
-    assert min(len(found) for found in families.values()) >= 2
+    # Half of the families share their look with another one, so that coarse cues do not even tell the family.
+    shared = sum(len(found) for found in families.values() if len(found) > 1)
+    assert 0.45 <= shared / sum(map(len, families.values())) <= 0.55
 
 
 @pytest.mark.parametrize("name", REID)
@@ -893,7 +895,7 @@ def test_a_renderer_that_differs_is_refused_before_it_renders(tmp_path: Path, mo
     assert set(rendering.EXPECTED) == set(STYLES)
     real = scene._sensor
     monkeypatch.setattr(scene, "_sensor", lambda pixels, gains, *rest: real(pixels, 1.03 * gains, *rest))
-    with pytest.raises(UserError, match=r"reference images of market1501 .* would not be version 2; install other"):
+    with pytest.raises(UserError, match=r"reference images of market1501 .* would not be version 3; install other"):
         draw(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -82,12 +82,14 @@ def test_means_by_level_are_those_of_the_queries(fill, asked: Request) -> None:
     written = fill()
     assert {key: len(files) for key, files in written.items()} == {
         ("untrained", "colour_histogram"): 1,
+        ("untrained", "oracle_colours"): 1,
+        ("untrained", "oracle_coarse"): 1,
         ("scratch", "msinet"): 2,
         ("scratch", "osnet"): 2,
     }
     data = by_factor(Results(asked), "table2").to_dict("records")
     found = {(r["network"], r["factor"], r["level"]): r for r in data}
-    assert len(found) == len(data) == 3 * len(EXPECTED)
+    assert len(found) == len(data) == 5 * len(EXPECTED)
     for (_, network), files in written.items():
         rows = []
         for file in files:
@@ -128,8 +130,9 @@ def test_the_command_writes_what_it_prints(fill, asked: Request, tmp_path: Path,
     assert text in out
     assert all(str(stem.with_suffix(suffix)) in out for suffix in (".md", ".csv"))
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in lines} == {7}  # factor, level, queries and three rows of the table
-    assert lines[0] == "| factor | level | queries | colour histogram | MSINet | OSNet |"  # as they were asked for
+    assert {line.count("|") for line in lines} == {9}  # factor, level, queries and five rows of the table
+    oracles = "oracle of colours | oracle of colours, types and patterns"
+    assert lines[0] == f"| factor | level | queries | colour histogram | {oracles} | MSINet | OSNet |"  # as asked for
     with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     for row in rows:
@@ -180,6 +183,6 @@ def test_the_figure_shows_every_level_with_its_queries(fill, asked: Request, tmp
     fill()
     assert main(["factors", "table2", *asked.as_args(), "--out", str(tmp_path)]) == 0
     data = pd.read_csv(tmp_path / "table2-mini-factors-mAP.csv")
-    assert len(data) == 3 * len(EXPECTED)
+    assert len(data) == 5 * len(EXPECTED)
     assert ((data["low"] <= data["mAP"] + 0.01) & (data["mAP"] <= data["high"] + 0.01)).all()
     assert (tmp_path / "table2-mini-factors-mAP.png").stat().st_size > 10_000

@@ -31,9 +31,11 @@ EPOCH = {"lr": 0.1, "loss": 2.0, "identity": 1.5, "triplet": 0.5, "accuracy": 0.
 def fill(hand, tools) -> Callable[..., Request]:
     """Two epochs of 10 and 9 steps per run, evaluated after the second alone; the histogram has no history."""
 
-    def filled(*, evaluated: bool = True) -> Request:
+    def filled(*, evaluated: bool = True, histogram: bool = True) -> Request:
         asked = hand.request(datasets=("market1501",), seeds=2, whole=False)
         for cell in tools.cells_of("table2", asked):
+            if cell.group == "untrained" and not histogram:
+                continue
             last = {"mAP": 0.3 + cell.seed / 10, "R1": 0.5} if evaluated else {}
             epochs = [EPOCH | {"epoch": 1, "steps": 10}, EPOCH | {"epoch": 2, "steps": 9, **last}]
             trained = cell.group != "untrained"
@@ -48,7 +50,9 @@ def test_points_are_those_of_the_histories(fill) -> None:
     data = curve_data(Results(fill()), "table2")
     evaluated = data.dropna(subset="mAP")
     points = {(r["row"], r["seed"], r["step"]): round(r["mAP"], 6) for _, r in evaluated.iterrows()}
-    assert points == {("colour histogram", 0, 0): 25.0, ("MSINet", 0, 19): 30.0, ("MSINet", 1, 19): 40.0}
+    bounds = ("colour histogram", "oracle of colours", "oracle of colours, types and patterns")
+    levels = {(label, 0, 0): 25.0 for label in bounds}
+    assert points == {**levels, ("MSINet", 0, 19): 30.0, ("MSINet", 1, 19): 40.0}
     assert set(data["column"]) == {"M"}
     trained = data[data["epoch"] > 0]
     assert trained[["row", "seed", "epoch", "step"]].to_numpy().tolist() == [
@@ -64,7 +68,7 @@ def test_the_command_writes_picture_vector_and_data(fill, tmp_path: Path) -> Non
     with PIL.Image.open(stem.with_suffix(".png")) as picture:
         assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
     assert "<svg" in stem.with_suffix(".svg").read_text(encoding="utf-8")
-    assert len(pd.read_csv(stem.with_suffix(".csv"))) == 3
+    assert len(pd.read_csv(stem.with_suffix(".csv"))) == 3 + 2
     assert (tmp_path / "out" / "table2-mini-training.png").exists()
 
 
@@ -74,8 +78,11 @@ def test_the_same_data_give_the_same_svg(fill, tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_runs_without_evaluations_have_training_curves_alone(fill, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = fill(evaluated=False)
+@pytest.mark.parametrize("histogram", [True, False])
+def test_runs_without_evaluations_have_training_curves_alone(
+    fill, histogram: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = fill(evaluated=False, histogram=histogram)
     assert main(["curves", "table2", *asked.as_args()]) == 0
     assert "--evaluate-every" in capsys.readouterr().out
     assert (asked.store / "figures" / "table2-mini-training.svg").exists()

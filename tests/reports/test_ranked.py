@@ -97,7 +97,7 @@ def test_features_are_kept_and_used_again(trained: Request, monkeypatch: pytest.
     kept = results.store.root / "features" / f"{run_id}.npy"
     assert np.load(kept).shape[0] == len(dataset.test)
     with monkeypatch.context() as patch:
-        patch.setattr(ranked, "embed", lambda *_, **__: pytest.fail("embedded again"))
+        patch.setattr(ranked, "dataset_features", lambda *_, **__: pytest.fail("embedded again"))
         assert ranked_lists(results, run_id, dataset, [0, 1], 15, CPU) == first
     kept.write_bytes(kept.read_bytes()[:-100])  # a disk that was full once
     assert ranked_lists(results, run_id, dataset, [0, 1], 15, CPU) == first

@@ -1,19 +1,24 @@
 """Finds and loads data sets in their native layouts.
 
-Each file of this folder is one data set: its parser, which turns a folder into a `Dataset`, and its card. Images are
-not decoded here. Only names, lists and file sizes are read, so a wrong layout is reported within a second.
+Each file of this folder is one data set: its parser, which turns a folder into a `Dataset`, and its card. Sets of the
+user, which have no file here, are those of `msinet.data.own`. Images are not decoded here. Only names, lists and file
+sizes are read, so a wrong layout is reported within a second.
 """
 
 import importlib
+import os
 import pkgutil
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from msinet.data.datasets import HELD_OUT, REGISTERED, Dataset, DatasetCard, Draw
+from msinet.data.datasets import HELD_OUT, JOIN, REGISTERED, Dataset, DatasetCard, Draw, Image
+from msinet.data.own import OWN, OwnSet, notice
 from msinet.data.rendered import check_samples, read_world
-from msinet.errors import DataError, first_few, unknown_name
+from msinet.errors import DataError, UserError, first_few, unknown_name
+from msinet.io import nearest_existing
 
 
 def _discover() -> None:
@@ -36,19 +41,24 @@ def main_datasets() -> list[str]:
 
 
 def card_of(name: str) -> DatasetCard:
-    """The card of a data set; that of NAME for NAME-heldout.
+    """The card of a data set; that of NAME for NAME-heldout, and for A+B that of A with the names of both.
 
     Raises:
         UserError: unknown data set; the message lists the known ones.
     """
     base = name.removesuffix(HELD_OUT)
-    if base not in REGISTERED:
-        raise unknown_name("data set", name, (card.name for card in cards()))
-    return REGISTERED[base][0]
+    if JOIN in base:
+        joined = [card_of(one) for one in base.split(JOIN)]
+        return replace(joined[0], name=base, short=JOIN.join(card.short for card in joined), expected={}, across=())
+    if base in REGISTERED:
+        return REGISTERED[base][0]
+    if base in OWN:
+        return OWN[base].card
+    raise unknown_name("data set", name, (*(card.name for card in cards()), *OWN))
 
 
 def short_name(name: str) -> str:
-    """The name in tables: M for market1501, M-heldout for market1501-heldout.
+    """The name in tables: M for market1501, M-heldout for market1501-heldout, M+MS for market1501+msmt17.
 
     Raises:
         UserError: unknown data set.
@@ -57,22 +67,92 @@ def short_name(name: str) -> str:
 
 
 def find_dataset(name: str, root: Path) -> Path | None:
-    """The folder of a data set under `root` (or `root` itself); None if its layout is not found.
+    """The folder of a data set under `root` (or `root` itself), or its list; None if it is not found.
+
+    The folder's usual names are looked for in `root`, then one level down.
 
     Raises:
         UserError: unknown data set.
     """
     card = card_of(name)
-    for folder in (*card.folders, "."):
-        if all((root / folder / need).exists() for need in card.needs):
-            return (root / folder).resolve()
+    if own := _own(name, root):
+        return own.path
+    usual = [root / folder for folder in (*card.folders, ".")]
+    for folder in usual + [below / inner for below in folders_in(root) for inner in card.folders]:
+        if all((folder / need).exists() for need in card.needs) and card.needs:
+            return folder.resolve()
     return None
 
 
+#: Folders of a data root that are searched; a folder of identities has more, and holds no data sets.
+MOST_FOLDERS = 100
+
+
+def folders_in(root: Path) -> list[Path]:
+    """The first folders in a folder, by name; none if it cannot be read."""
+    try:
+        with os.scandir(root) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return [root / name for name in names[:MOST_FOLDERS]]
+    except OSError:
+        return []
+
+
+def _own(name: str, root: Path) -> OwnSet | None:
+    """The user's set of that name, if it was noticed under this root."""
+    return own if (own := OWN.get(name)) and own.root == root.resolve() else None
+
+
 def available(root: Path) -> dict[str, Path]:
-    """The data sets whose layout is recognised under `root`, and their folders."""
-    found = {card.name: find_dataset(card.name, root) for card in cards()}
-    return {name: folder for name, folder in found.items() if folder is not None}
+    """The data sets that are recognised under `root`, and their folders or lists."""
+    if not _any_own(root):
+        notice(root)
+    own = {name: one.path for name, one in OWN.items() if one.root == root.resolve()}
+    known = {card.name: find_dataset(card.name, root) for card in cards()}
+    found = {name: folder for name, folder in known.items() if folder is not None and folder not in own.values()}
+    return found | own
+
+
+def _any_own(root: Path) -> bool:
+    return any(one.root == root.resolve() for one in OWN.values())
+
+
+def nearly(root: Path) -> str:
+    """A sentence about the folder under `root` that lacks the fewest entries of a known layout; empty if none has any.
+
+    A folder with all entries but an unusual name can be given as the data root itself, with a name of its own.
+    """
+    best: tuple[int, str] | None = None
+    for card in cards():
+        for folder in dict.fromkeys((root, *(root / one for one in card.folders), *folders_in(root))):
+            lacking = [need for need in card.needs if not (folder / need).exists()]
+            if len(lacking) == len(card.needs):
+                continue
+            words = f" {folder} has the layout of {card.name}: give it as the data root, and its name with --name."
+            if lacking:
+                words = f" Nearest is {folder}, which lacks {', '.join(lacking)} of the layout of {card.name}."
+            if best is None or len(lacking) < best[0]:
+                best = len(lacking), words
+    return best[1] if best else ""
+
+
+def missing_root(root: Path, wanted: str) -> DataError:
+    """The error for a data root that does not exist, with what does."""
+    return DataError(f"data root {root} does not exist; pass {wanted}.{nearest_existing(root)}")
+
+
+def default_dataset(root: Path, usual: str) -> str:
+    """The data set that a command uses if none is named: the usual one, or the only one under the data root.
+
+    Raises:
+        DataError: the root holds several others.
+    """
+    names = [name for name in available(root) if not card_of(name).part_of] if root.exists() else [usual]
+    if usual in names or not names:
+        return usual
+    if len(names) > 1:
+        raise DataError(f"{root} holds {', '.join(names)}; choose one with --dataset")
+    return names[0]
 
 
 #: One training identity in four is held out.
@@ -102,57 +182,119 @@ def hold_out(dataset: Dataset) -> Dataset:
     return result
 
 
-def load_dataset(name: str, root: Path | str) -> Dataset:
+#: Parts of a data set that a caller may need: its splits, and a query with a match.
+ALL = ("train", "query", "gallery", "match")
+
+
+def load_dataset(
+    name: str, root: Path | str, *, keep_same_camera: bool = False, needs: Collection[str] = ALL
+) -> Dataset:
     """Load a data set from a data root.
 
     Args:
-        name: of a card; NAME-heldout: only its training identities, some of which are ranked (`hold_out`).
-        root: the folder that holds the set's own folder, or that folder itself.
+        name: of a card; NAME-heldout: only its training identities, some of which are ranked (`hold_out`);
+            A+B: the training images of both (`join`).
+        root: the folder that holds the set's own folder, that folder itself, or a list of images.
+        keep_same_camera: rank gallery images of the query's identity and camera as well, for sets with one camera.
+        needs: parts that must not be empty, out of `ALL`; none: any image is enough.
 
     Raises:
         UserError: unknown name.
         DataError: no such root, layout not recognised, names or lists that do not parse, an empty
             split, a zero-byte image, or no query with a match in the gallery.
     """
+    root = Path(os.path.expanduser(root))  # unlike Path.expanduser, raises nothing for an unknown user
+    if root.exists() and not _any_own(root):
+        notice(root)
     if name.endswith(HELD_OUT):
-        return hold_out(load_dataset(name.removesuffix(HELD_OUT), root))
+        return hold_out(load_dataset(name.removesuffix(HELD_OUT), root, keep_same_camera=keep_same_camera))
+    if JOIN in name:
+        parts = [
+            load_dataset(one, root, keep_same_camera=keep_same_camera, needs=("train",) if i else needs)
+            for i, one in enumerate(name.split(JOIN))
+        ]
+        return join(parts)
+    dataset = _parse(name, root)
+    if keep_same_camera:
+        dataset = replace(dataset, remove_same_camera=False)
+    try:
+        _check_usable(dataset, needs)
+    except OSError as error:
+        raise DataError(f"{name} in {dataset.root}: {error}; repair it or remove it") from error
+    return dataset
+
+
+def _parse(name: str, root: Path) -> Dataset:
+    """The data set under a root, not yet checked."""
     card = card_of(name)
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise DataError(f"data root {root} does not exist; pass the folder that holds {card.folders[0]}/")
+    if not root.exists():
+        raise missing_root(root, f"the folder that holds {card.folders[0]}/, or a list of images")
     folder = find_dataset(name, root)
     if folder is None:
         others = ", ".join(f"{other} in {where}" for other, where in available(root).items())
         raise DataError(
-            f"no {name} under {root}: looked for {', '.join(card.needs)} in "
-            f"{', '.join(card.folders)} and {root} itself. Recognised there: {others or 'no known layout'}"
+            f"no {name} under {root}: looked for {', '.join(card.needs)} in {', '.join(card.folders)} and {root} itself"
+            f". Recognised there: {others or 'no known layout'}.{nearly(root)}"
         )
+    own = _own(name, root)
     try:
-        dataset = REGISTERED[name][1](folder)
-        if (world := read_world(folder)) is not None:
+        dataset = replace((own.parser if own else REGISTERED[name][1])(folder), name=name)
+        if folder.is_dir() and (world := read_world(folder)) is not None:
             check_samples(folder, world)
             dataset = replace(dataset, layout=f"{dataset.layout}, rendered", world=world["fingerprint"])
-        _check_usable(dataset)
     except OSError as error:  # no permission, a broken link, a file instead of a folder
         raise DataError(f"{name} in {folder}: {error}; repair it or remove it") from error
     return dataset
 
 
-def _check_usable(dataset: Dataset) -> None:
+def join(datasets: Sequence[Dataset]) -> Dataset:
+    """Several data sets as one: the training images of all, identities and cameras kept apart, the test of the first.
+
+    Raises:
+        UserError: a set occurs twice.
+    """
+    names = [dataset.name for dataset in datasets]
+    if len(set(names)) < len(names):
+        raise UserError(f"{JOIN.join(names)}: a data set occurs twice")
+    train: list[Image] = []
+    for dataset in datasets:
+        identity = max((image.identity for image in train), default=-1) + 1
+        camera = max((image.camera for image in train), default=-1) + 1
+        train += [replace(i, identity=identity + i.identity, camera=camera + i.camera) for i in dataset.train]
+    return replace(
+        datasets[0],
+        name=JOIN.join(names),
+        layout=JOIN.join(dataset.layout for dataset in datasets),
+        root=Path(os.path.commonpath([dataset.root for dataset in datasets])),
+        train=tuple(train),
+        world="",
+        skipped=tuple(path for dataset in datasets for path in dataset.skipped),
+        identity_names={},
+        camera_names={},
+        parts=tuple(dataset.fingerprint for dataset in datasets),
+    )
+
+
+def _check_usable(dataset: Dataset, needs: Collection[str] = ALL) -> None:
     for split, images in dataset.splits().items():
-        if not images:
+        if split in needs and not images:
             raise DataError(f"{dataset.name} in {dataset.root}: the {split} split holds no images")
+    if not dataset.train and not dataset.test:
+        raise DataError(f"{dataset.name} in {dataset.root}: no images")
     empty = [i.path for i in (*dataset.train, *dataset.test) if i.path.stat().st_size == 0]
     if empty:
         raise DataError(
             f"{dataset.name}: {len(empty)} zero-byte image(s): {first_few(empty)}; fetch them again or remove them"
         )
-    draw = dataset.draws[0]
-    if not _any_match(dataset, draw):
+    if "match" in needs and not _any_match(dataset, dataset.draws[0]):
+        same = dataset.remove_same_camera and _any_match(replace(dataset, remove_same_camera=False), dataset.draws[0])
         raise DataError(
             f"{dataset.name} in {dataset.root}: no query has a match in the gallery"
-            + (" from another camera" if dataset.remove_same_camera else "")
-            + "; query and gallery do not belong together"
+            + (
+                " from another camera; --keep-same-camera ranks those of the query's own camera as well"
+                if same
+                else "; query and gallery do not belong together"
+            )
         )
 
 

@@ -1,12 +1,13 @@
 """Reads file names and list files of any layout. Errors name the file and the line."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from msinet.data.datasets import SUFFIXES, Draw, Image
+from msinet.data.datasets import SUFFIXES, SYSTEM_FILES, Draw, Image
 from msinet.errors import DataError
 
 
@@ -17,8 +18,35 @@ def single_draw(query: Sequence[Image], gallery: Sequence[Image]) -> tuple[tuple
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files of a folder by name; anything else (Thumbs.db, ._x.jpg) is not an image."""
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    """Image files of a folder and the folders in it, by name; anything else (Thumbs.db, ._x.jpg) is not an image."""
+    return sorted(path for path in visible_files(folder) if path.suffix.lower() in SUFFIXES)
+
+
+def other_files(*folders: Path) -> tuple[Path, ...]:
+    """Files of some folders and the folders in them that are no images by their suffix, by name."""
+    return tuple(
+        sorted(
+            path
+            for folder in folders
+            for path in visible_files(folder)
+            if path.suffix.lower() not in SUFFIXES and path.name.lower() not in SYSTEM_FILES
+        )
+    )
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Files of a folder and the folders in it; names that start with a dot are left out.
+
+    Raises:
+        OSError: a folder that cannot be read.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                if entry.is_dir():
+                    yield from visible_files(folder / entry.name)
+                else:
+                    yield folder / entry.name
 
 
 def parse_name(path: Path, pattern: re.Pattern[str], grammar: str) -> re.Match[str]:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from msinet.data.datasets import Dataset, DatasetCard, Image, register
-from msinet.data.layouts.files import image_files, number_of, parse_name, single_draw
+from msinet.data.layouts.files import image_files, number_of, other_files, parse_name, single_draw
 
 MARKET_NAME = re.compile(r"(-1|\d+)_c(\d+)")
 
@@ -23,11 +23,22 @@ MARKET_NAME = re.compile(r"(-1|\d+)_c(\d+)")
 )
 def market1501(root: Path) -> Dataset:
     """`PPPP_cCsS_FFFFFF_BB.jpg`; identity -1 is junk and left out, identity 0 a distractor and kept."""
-    splits = [_read(root / folder) for folder in ("bounding_box_train", "query", "bounding_box_test")]
+    folders = [root / name for name in ("bounding_box_train", "query", "bounding_box_test")]
+    splits = [_read(folder) for folder in folders]
     train, query, gallery = ([image for image in images if image.identity >= 0] for images in splits)
     junk = sum(map(len, splits)) - len(train) - len(query) - len(gallery)
     test, draws = single_draw(query, gallery)
-    return Dataset("market1501", "Market-1501", root, tuple(train), test, draws, remove_same_camera=True, junk=junk)
+    return Dataset(
+        "market1501",
+        "Market-1501",
+        root,
+        tuple(train),
+        test,
+        draws,
+        remove_same_camera=True,
+        junk=junk,
+        skipped=other_files(*folders),
+    )
 
 
 def _read(folder: Path) -> list[Image]:

@@ -17,6 +17,7 @@ from msinet.errors import DataError
         needs=("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt"),
         expected={"train": (1041, 32621, 15), "query": (3060, 11659, 15), "gallery": (3060, 82161, 15)},
         across=("market1501",),
+        numbers_restart=True,
     )
 )
 def msmt17(root: Path) -> Dataset:

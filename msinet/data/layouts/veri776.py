@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from msinet.data.datasets import Dataset, DatasetCard, Image, register
-from msinet.data.layouts.files import image_files, inside, list_lines, number_of, parse_name, single_draw
+from msinet.data.layouts.files import image_files, inside, list_lines, number_of, other_files, parse_name, single_draw
 
 VERI_NAME = re.compile(r"(\d+)_c(\d+)_")
 
@@ -25,11 +25,16 @@ def veri776(root: Path) -> Dataset:
     """`VVVV_cCCC_TTTTTTTT_I.jpg` by the name lists where present. The gallery holds the queries too."""
     test, draws = single_draw(_read(root, "query"), _read(root, "test"))
     train = tuple(_read(root, "train"))
-    return Dataset("veri776", "VeRi-776", root, train, test, draws, remove_same_camera=True)
+    read = [root / f"image_{split}" for split in ("train", "query", "test") if not _list_of(root, split).is_file()]
+    return Dataset("veri776", "VeRi-776", root, train, test, draws, remove_same_camera=True, skipped=other_files(*read))
+
+
+def _list_of(root: Path, split: str) -> Path:
+    return root / f"name_{split}.txt"
 
 
 def _read(root: Path, split: str) -> list[Image]:
-    folder, source = root / f"image_{split}", root / f"name_{split}.txt"
+    folder, source = root / f"image_{split}", _list_of(root, split)
     if source.is_file():
         paths = [inside(folder, line, source, number) for number, line in list_lines(source)]
     else:

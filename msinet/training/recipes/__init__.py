@@ -3,15 +3,18 @@
 import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from msinet.data.layouts import card_of as dataset_card
 from msinet.errors import UserError, unknown_name
+from msinet.models.registry import NetworkCard
 from msinet.models.registry import card_of as network_card
 from msinet.training.recipe import Method, Recipe, Search, Unsupervised, override, settings, with_settings
 from msinet.training.recipes import full, mini, paper, smoke
 from msinet.training.recipes.layers import Profile
 
+#: Whose recipe trains a network: the paper's one for all of its kind, or that of the network's authors.
+RecipeOf = Literal["paper", "authors"]
 PROFILES: dict[str, Profile] = {one.PROFILE.name: one.PROFILE for one in (smoke, mini, full, paper)}
 
 
@@ -60,16 +63,52 @@ def published(profile: str, kind: str) -> Resolved:
     return resolved.changed(with_settings(resolved.recipe, chosen.changes.get(kind, {})), origin)
 
 
+def of_authors(profile: str, network: NetworkCard) -> Resolved:
+    """The recipe of a network's authors at the size and length of a profile.
+
+    It keeps its optimizer, losses and augmentation. Sizes in pixels shrink like those of the paper's recipe. A profile
+    with a fixed number of steps trains all networks for so many, another one for the same share of their epochs;
+    warm-up and milestones keep their shares.
+
+    Raises:
+        UserError: unknown profile.
+    """
+    full, short = (published(name, network.recipe) for name in ("paper", profile))
+    source = f"{network.label}'s authors"
+    resolved = full.changed(with_settings(full.recipe, network.authors), source)
+    whole, part, own = settings(full.recipe), settings(short.recipe), settings(resolved.recipe)
+    epochs = short.recipe.schedule.epochs
+    if part["steps_per_epoch"] is None:
+        epochs = max(1, round(resolved.recipe.schedule.epochs * epochs / full.recipe.schedule.epochs))
+    sizes = {name: round(own[name] * part[name] / whole[name]) for name in ("height", "width", "pad")}  # type: ignore[operator]
+    batches = {n: part[n] for n in ("identities", "images", "steps_per_epoch") if part[n] != whole[n]}
+    shortened = with_settings(resolved.recipe.with_epochs(epochs), sizes | batches)
+    return resolved.changed(shortened, f"{source}, in profile {profile}")
+
+
 def _sized(resolved: Resolved, profile: Profile, dataset: str) -> Resolved:
     """The recipe with the image size of a data set: vehicles are square."""
     card = dataset_card(dataset)
     if card.kind != "vehicle":
         return resolved
-    side = profile.vehicle_side or resolved.recipe.image.height
+    side = resolved.recipe.image.height
+    if profile.vehicle_side:  # instead of the paper's height, of which authors may have a multiple
+        side = round(profile.vehicle_side * side / published(profile.name, "light").recipe.image.height)
     return resolved.changed(with_settings(resolved.recipe, {"height": side, "width": side}), "vehicles are square")
 
 
-def resolve(profile: str, dataset: str, model: str = "", *, cross_domain: bool = False) -> Resolved:
+def _with_whole_parts(resolved: Resolved, network: NetworkCard) -> Resolved:
+    """The recipe with images so high that the network's map divides into its parts; square images stay square."""
+    image = resolved.recipe.image
+    height = network.height(image.height)
+    width = height if image.width == image.height else image.width
+    origin = f"{network.label} divides its map into {network.rows} parts"
+    return resolved.changed(with_settings(resolved.recipe, {"height": height, "width": width}), origin)
+
+
+def resolve(
+    profile: str, dataset: str, model: str = "", *, cross_domain: bool = False, recipe_of: RecipeOf = "paper"
+) -> Resolved:
     """The recipe with which a profile trains a network on a data set.
 
     Args:
@@ -77,19 +116,23 @@ def resolve(profile: str, dataset: str, model: str = "", *, cross_domain: bool =
         dataset: the training set.
         model: name of the network, whose card may change settings; empty: of any light one.
         cross_domain: 250 of 350 epochs, milestones unchanged, colour jitter instead of erasing (Sec. 4.3).
+        recipe_of: paper: one recipe for all networks of a kind; authors: that of the network's card, if it has one.
 
     Raises:
-        UserError: unknown profile, network or data set.
+        UserError: unknown profile, network, data set or kind of recipe.
     """
+    if recipe_of not in get_args(RecipeOf):
+        raise unknown_name("recipe_of", recipe_of, get_args(RecipeOf))
     chosen = find_profile(profile)
     network = network_card(model) if model else None
-    resolved = published(profile, network.recipe if network else "light")
-    if network is not None:
-        for when in (profile, f"{profile} {dataset_card(dataset).kind}"):
-            changes = dict(network.settings).get(when, {})
-            origin = f"{network.label} in profile {when}"
-            resolved = resolved.changed(with_settings(resolved.recipe, changes), origin)
+    if network is not None and network.authors and recipe_of == "authors":
+        resolved = of_authors(profile, network)
+    else:
+        resolved = published(profile, network.recipe if network else "light")
+        resolved = _adapted(resolved, profile, dataset, network)
     resolved = _sized(resolved, chosen, dataset)
+    if network is not None:
+        resolved = _with_whole_parts(resolved, network)
     if not cross_domain:
         return resolved
     recipe = resolved.recipe
@@ -98,6 +141,16 @@ def resolve(profile: str, dataset: str, model: str = "", *, cross_domain: bool =
         recipe = recipe.with_epochs(epochs)
     recipe = replace(recipe, schedule=replace(recipe.schedule, epochs=epochs))
     return resolved.changed(with_settings(recipe, {"jitter": True, "erase": 0.0}), "across data sets, Sec. 4.3")
+
+
+def _adapted(resolved: Resolved, profile: str, dataset: str, network: NetworkCard | None) -> Resolved:
+    """The paper's recipe with the changes of a network's card."""
+    if network is not None:
+        for when in (profile, f"{profile} {dataset_card(dataset).kind}"):
+            changes = dict(network.settings).get(when, {})
+            origin = f"{network.label} in profile {when}"
+            resolved = resolved.changed(with_settings(resolved.recipe, changes), origin)
+    return resolved
 
 
 def resolve_search(profile: str, dataset: str) -> Resolved:
@@ -134,13 +187,14 @@ def resolve_unsupervised(profile: str, method: Method, dataset: str) -> Resolved
     return _sized(resolved.changed(with_settings(resolved.recipe, own), f"{method} in {origin}"), chosen, dataset)
 
 
-def resolve_pretraining(profile: str) -> Resolved:
-    """The recipe with which a profile pre-trains.
+def resolve_pretraining(profile: str, model: str = "") -> Resolved:
+    """The recipe with which a profile pre-trains a network; empty: any whose map is not divided into parts.
 
     Raises:
-        UserError: unknown profile.
+        UserError: unknown profile or network.
     """
-    return published(profile, "pretraining")
+    resolved = published(profile, "pretraining")
+    return _with_whole_parts(resolved, network_card(model)) if model else resolved
 
 
 def overridden(resolved: Resolved, words: Iterable[str]) -> Resolved:

@@ -28,5 +28,7 @@ class Profile:
     """length to which the published schedule is stretched or shrunk"""
     vehicle_side: int = 0
     """height and width of vehicles in pixels; 0: the height of persons"""
+    cross_domain_training: bool = True
+    """whether tables train again for another test set (Sec. 4.3); False: they rank it with the in-domain weights"""
     stretch_cross_domain: bool = False
     """whether the shorter cross-domain training moves its milestones too"""

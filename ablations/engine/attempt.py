@@ -1,0 +1,155 @@
+"""One attempt at a run: train or search, publish what came out, or record the failure."""
+
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ablations.engine.budget import Budget, steps_of
+from ablations.engine.experiment import Experiment
+from ablations.engine.resolve import Run
+from ablations.engine.store import Store
+from bench.cost import count
+from msinet.data import Dataset
+from msinet.errors import Busy, UserError
+from msinet.io import file_hash
+from msinet.models import build_model, load_weights
+from msinet.search import SearchRun, search, search_line
+from msinet.training.checkpoint import remove_checkpoints
+from msinet.training.options import RunOptions
+from msinet.training.run import Training, run
+from msinet.training.run_folder import RECORD, Record
+from msinet.unsupervised import learn, load_start
+
+#: Outcome of an attempt and a message.
+Outcome = tuple[str, str]
+#: Message of a run that cannot start.
+BLOCKED = "not run, what it needs is not finished"
+OnStep = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Everything that runs of one call of `execute` share. Processes get a copy."""
+
+    datasets: Mapping[str, Dataset]
+    fingerprints: Mapping[str, str]
+    """of the data sets"""
+    root: Path
+    """folder of the store"""
+    run_options: RunOptions
+    costs: Mapping[Experiment, Record]
+    budget: Budget | None = None
+    """time that is left; each process learns from its own runs"""
+
+    @property
+    def store(self) -> Store:
+        """Where finished runs are published."""
+        return Store(self.root)
+
+    def attempt(self, one: Run, on_step: OnStep) -> Outcome:
+        """Carry out one run.
+
+        Args:
+            one: the run; if it is waiting for another one, that may have finished meanwhile.
+            on_step: called with the finished share of the run.
+
+        Returns:
+            "finished", "failed", "done" or "running" by another process, "blocked" as what it waits for is not
+            finished, or "postponed" as it would not end in time; and a message, which may be empty.
+        """
+        if one.state == "waiting":
+            ready = self.ready(one)
+            if ready is None:
+                return "blocked", BLOCKED
+            one = ready
+        store, began = self.store, time.monotonic()
+        steps = steps_of(one.experiment, self.datasets[one.experiment.source])
+        if self.budget is not None and not self.budget.admits(one.experiment, steps):
+            return "postponed", ""
+        try:
+            with store.lock(one.run_id):
+                if store.done(one.run_id):  # finished by another process meanwhile
+                    return "done", ""
+                record = self._publish(one, on_step)
+            if self.budget is not None:
+                self.budget.note(one.experiment, steps, time.monotonic() - began)
+            return "finished", f"{_summary(record)} -> {store.run_folder(one.run_id)}"
+        except Busy:
+            return "running", "another process works on it"
+        except Exception as error:  # one failure must not cost the other runs
+            path = store.fail(one.run_id, one.experiment, _report(error))
+            return "failed", f"FAILED: {error} -> {path}"
+
+    def ready(self, one: Run) -> Run | None:
+        """A waiting run as it can start now; None if the search or training that it needs is not finished."""
+        e = one.experiment
+        if e.genotype_from is not None:
+            genotype = self.store.genotype(e.genotype_from.run_id(self.fingerprints, None))
+            if genotype is None:
+                return None
+            e = e.known(genotype)
+        if e.same_weights and not self.store.done(self._id(e.training, one)):
+            return None
+        return Run(e, self._id(e, one), "missing", one.weights)
+
+    def _id(self, e: Experiment, one: Run) -> str:
+        return e.run_id(self.fingerprints, file_hash(one.weights) if one.weights else None)
+
+    def _publish(self, one: Run, on_step: OnStep) -> Record:
+        """Train or search, unless only the publication is missing, and publish."""
+        e, folder = one.experiment, self.store.partial_folder(one.run_id)
+        source, target = self.datasets[e.source], self.datasets[e.target]
+        costs = self.costs.get(e) or cost(e, source.num_classes, one.weights)
+        if not self.run_options.resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        if (folder / RECORD).exists():  # killed between the end of the run and its publication
+            record: Record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            remove_checkpoints(folder)
+        elif e.is_search:
+            search_run = SearchRun(source, e.recipe, e.seed, e.model, dict(e.options))
+            record = search(folder, search_run, self.run_options, on_step)
+        else:
+            training = Training(e.model, dict(e.options), source, target, e.recipe, e.seed, one.weights)
+            trained = self.store.run_folder(self._id(e.training, one)) if e.same_weights else None
+            work = learn if e.is_unsupervised else run
+            record = work(folder, replace(training, trained=trained), self.run_options, on_step)
+        self.store.publish(one.run_id, e, costs | record)
+        return record
+
+
+def cost(experiment: Experiment, num_classes: int, weights: Path | None) -> Record:
+    """Parameters and multiply-adds of an experiment's network at its image size.
+
+    Raises:
+        WeightsError: the pre-trained weights do not fit; this is found before any training.
+    """
+    options: dict[str, Any] = dict(experiment.options)
+    if experiment.recipe.search is not None:
+        options["mid"] = experiment.recipe.search.mid
+    image = experiment.recipe.image
+    model = build_model(experiment.model, num_classes, image=(image.height, image.width), **options)
+    if weights is not None:
+        (load_start if experiment.is_unsupervised else load_weights)(model, weights)
+    counted = count(model, image.height, image.width)
+    return {
+        "parameters": counted.parameters,
+        "parameters_without_classifier": counted.parameters_without_classifier,
+        "parameters_at_inference": counted.parameters_at_inference,
+        "macs": counted.macs,
+    }
+
+
+def _summary(record: dict[str, Any]) -> str:
+    if "genotype" in record:
+        return f"{search_line(record)} in {record['seconds_training']:.0f} s"
+    return f"R1 {100 * record['R1']:.1f}, mAP {100 * record['mAP']:.1f} in {record['seconds_training']:.0f} s"
+
+
+def _report(error: Exception) -> str:
+    """The traceback of an unexpected error; the message alone of a user error."""
+    return str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))

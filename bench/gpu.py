@@ -1,0 +1,460 @@
+"""`python -m bench gpu`: all that a machine with a GPU can measure in a given time, in at most eight files.
+
+Parts, each with a share of the time: the tests marked gpu, training and search steps, latency, memory, ranking, runs of
+the reference studies. Every row is on disk when it is measured. What fails is a row of errors.csv. The same command
+again skips what its folder holds, and `merge` joins the folders of several machines.
+"""
+
+import functools
+import importlib.util
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from bench.isolation import Failure, Report, Work, direct, isolated
+from bench.tables import Row, Rows, merge
+from msinet.errors import UserError
+from msinet.io import atomic_path, write_json
+
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests" / "gpu"
+#: Largest share of the time that is left which a part may take, in their order. Runs get the rest.
+SHARES = {"tests": 0.35, "steps": 0.25, "latency": 0.3, "memory": 0.15, "retrieval": 0.1, "runs": 1.0}
+#: Bytes of the archive of runs, below 16 MB.
+ARCHIVE_LIMIT = 15_000_000
+ARCHIVE = "runs.tar.gz"
+#: Files of a run in the archive. Those of the second group are left out if there is no room.
+SMALL = ("experiment.json", "record.json", "genotype.json", "alphas.csv", "history.csv")
+LARGE = ("queries.csv",)
+#: Columns of errors.csv.
+ERROR_COLUMNS = ("part", "item", "device", "error")
+MEMORY_COLUMNS = ("model", "form", "precision", "batch", "height", "width", "device", "weights_mib", "peak_mib")
+RANKING_COLUMNS = ("size", "features", "dim", "device", "product_seconds", "ranking_seconds", "ratio")
+#: Seconds that a first item of a part is assumed to take, with the start of its process.
+FIRST = 20.0
+
+
+@dataclass
+class Clock:
+    """The time of a part: an item is begun if the longest one so far would still fit."""
+
+    deadline: float
+    """of `time.monotonic`"""
+    longest: float = FIRST
+    began: float = field(default_factory=time.monotonic)
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self.deadline - time.monotonic()
+
+    def note(self) -> bool:
+        """Note the end of an item. Returns whether another one fits."""
+        now = time.monotonic()
+        self.longest = max(now - self.began, 0.5 * self.longest)
+        self.began = now
+        return self.left() > self.longest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings of a measurement."""
+
+    out: Path
+    store: Path
+    minutes: float
+    device: str
+    """cuda or cuda:N; on cpu what needs no GPU"""
+    parts: tuple[str, ...] = tuple(SHARES)
+    jobs: int = 6
+    networks: tuple[str, ...] = ()
+    """with options; empty: those of the paper's tables"""
+    sizes: tuple[tuple[int, int], ...] = ((64, 32), (256, 128))
+    """of images, for steps; the last one for latency and memory too"""
+    batches: tuple[int, ...] = (1, 32, 128)
+    seconds: float = 0.5
+    """of each contender"""
+    profile: str = ""
+    """of the runs; empty: as in the list of priorities"""
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if part not in SHARES:
+                raise UserError(f"unknown part {part!r}. Known: {', '.join(SHARES)}")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Return whether the device is a GPU."""
+        return self.device.startswith("cuda")
+
+
+class Measurement:
+    """One call of `bench gpu`: its files and its time."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.end = time.monotonic() + 60 * plan.minutes
+        self.about = _machine(plan.device)
+        self.device = str(self.about["device"])
+        plan.out.mkdir(parents=True, exist_ok=True)
+        self.errors = Rows(plan.out / "errors.csv", ERROR_COLUMNS, ERROR_COLUMNS[:3])
+        self.summary: dict[str, object] = {}
+
+    def __call__(self) -> None:
+        """Measure every part in turn."""
+        unpack(self.plan.out / ARCHIVE, self.plan.store)
+        for part in self.plan.parts:
+            left = self.end - time.monotonic()
+            if left <= 0:
+                self._note(part, "no time was left")
+                continue
+            print(f"{part}: {left / 60:.1f} minutes left", flush=True)
+            began = time.monotonic()
+            try:
+                PARTS[part](self, Clock(time.monotonic() + SHARES[part] * left))
+            except Exception as error:  # the parts after it must not suffer
+                self.fail(part, "", f"{type(error).__name__}: {error}")
+            self._note(part, f"{time.monotonic() - began:.0f} s")
+
+    def _note(self, part: str, what: str) -> None:
+        """Write down what happened, by device, so that folders of several machines can be joined."""
+        self.summary[part] = what
+        path = self.plan.out / "machine.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        write_json(path, {**known, self.device: {**self.about, "parts": self.summary}})
+
+    def fail(self, part: str, item: str, error: str) -> None:
+        """Record what failed."""
+        print(f"failed: {part} {item}: {error}", flush=True)
+        self.errors.append({"part": part, "item": item, "device": self.device, "error": error[:500]})
+
+    def failed(self, part: str, item: str) -> bool:
+        """Return whether an item failed in this folder before; it is not tried again."""
+        return {"part": part, "item": item, "device": self.device} in self.errors
+
+    def run(self, part: str, work: Work, items: Sequence[object], clock: Clock, rows: Rows) -> None:
+        """Measure items in a process of their own and write each row, until the time of the part is over."""
+        left = [item for item in items if not self.failed(part, str(item))]
+        results = isolated(work, left, patience=max(30.0, clock.left())) if self.plan.on_gpu else direct(work, left)
+        for item, row in results:
+            if isinstance(row, Failure):
+                self.fail(part, str(item), row)
+            else:
+                rows.append({"device": self.device, **row})
+            if not clock.note():
+                return
+
+
+# --- Parts ---------------------------------------------------------------------------------------
+
+
+def run_tests(m: Measurement, clock: Clock) -> None:
+    """Run the tests that need a GPU; the end of their output is in tests.txt."""
+    if importlib.util.find_spec("pytest") is None or not TESTS.is_dir():
+        m.fail("tests", "", f"pytest or {TESTS} is not here")
+        return
+    words = ["-m", "gpu", "-q", "-ra", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--durations=10"]
+    files = sorted(map(str, TESTS.glob("test_*.py")), reverse=True)  # trainings first
+    code, output = command([sys.executable, "-m", "pytest", *words, *files], clock.left())
+    path = m.plan.out / "tests.txt"
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    now = f"== {m.device}, {m.about['measured']}, torch {m.about['torch']}: status {code}\n{output[-200_000:]}\n"
+    path.write_text(before + now, encoding="utf-8")
+    if code not in (0, 5):  # 5: no test is there
+        m.fail("tests", str(m.about["measured"]), f"status {code}: {output.strip().splitlines()[-1] if output else ''}")
+
+
+def measure_steps(m: Measurement, clock: Clock) -> None:
+    """Training steps and search iterations, eager and captured."""
+    from bench import steps
+    from bench.networks import choose
+
+    rows = Rows(m.plan.out / "steps.csv", steps.COLUMNS, steps.KEYS)
+    modes = ("graph", "eager") if m.plan.on_gpu else ("eager",)
+    every = steps.contenders(choose(m.plan.networks), m.plan.sizes, modes)
+    left = [one for one in every if {**one._asdict(), "batch": 4 * one.identities, "device": m.device} not in rows]
+    m.run("steps", functools.partial(steps.time_steps, device=m.plan.device, seconds=m.plan.seconds), left, clock, rows)
+
+
+def measure_latency(m: Measurement, clock: Clock) -> None:
+    """Races of all networks by precision and batch; compiled ones come last, because compiling takes long."""
+    from bench.latency import COLUMNS, KEYS, LEAST, Conditions, Contender, measure
+    from bench.networks import choose
+
+    plan, image = m.plan, m.plan.sizes[-1]
+    rows = Rows(plan.out / "latency.csv", (*COLUMNS, "device"), (*KEYS, "device"))
+    for precision, batch, forms, networks in latency_groups(plan, choose(plan.networks)):
+        size = {"batch": batch, "height": image[0], "width": image[1], "device": m.device}
+        left = [
+            one
+            for one in (Contender(n, form, precision) for form in forms for n in networks)
+            if {**one._asdict(), "model": one.network, **size} not in rows
+            and not m.failed("latency", f"{' '.join(one)} batch {batch}")
+        ]
+        if not left:
+            continue
+        conditions = Conditions(batch, image, plan.device, max(30, LEAST), plan.seconds)
+        for contender, row in measure(left, conditions, patience=max(30.0, clock.left())):
+            if isinstance(row, Failure):
+                m.fail("latency", f"{' '.join(contender)} batch {batch}", row)
+            else:
+                rows.append({**row, "device": m.device})
+        if not clock.note():
+            return
+
+
+def latency_groups(plan: Plan, networks: Sequence[str]) -> Iterator[tuple[str, int, tuple[str, ...], Sequence[str]]]:
+    """Precision, batch, forms and networks of each race."""
+    precisions = ("tf32", "fp32", "bf16") if plan.on_gpu else ("fp32",)
+    forms = ("eager", "deployed", "cuda_graph") if plan.on_gpu else ("eager", "deployed")
+    for batch, precision in product(plan.batches, precisions):
+        yield precision, batch, forms, networks
+    for network, precision, batch in product(networks, precisions, plan.batches) if plan.on_gpu else ():
+        yield precision, batch, ("compiled",), (network,)
+
+
+def measure_memory(m: Measurement, clock: Clock) -> None:
+    """Peak memory of a batch; each contender in a process of its own, like `bench memory`."""
+    from bench.networks import choose
+
+    plan, image = m.plan, m.plan.sizes[-1]
+    rows = Rows(plan.out / "memory.csv", MEMORY_COLUMNS, MEMORY_COLUMNS[:7])
+    precisions = ("tf32", "bf16") if plan.on_gpu else ("fp32",)
+    items = [
+        (text, form, precision, batch, image, plan.device)
+        for batch, precision, form in product(plan.batches[-1:], precisions, ("eager", "deployed"))
+        for text in choose(plan.networks)
+    ]
+    left = [one for one in items if _memory_key(one) | {"device": m.device} not in rows]
+    m.run("memory", peak_memory, left, clock, rows)
+
+
+def _memory_key(item: Sequence[object]) -> dict[str, object]:
+    text, form, precision, batch, image, _ = item
+    assert isinstance(image, tuple)
+    return {"model": text, "form": form, "precision": precision, "batch": batch, "height": image[0], "width": image[1]}
+
+
+def peak_memory(items: Sequence[tuple[str, str, str, int, tuple[int, int], str]], report: Report) -> None:
+    """Report the peak of each batch. On a GPU its own counter is exact, so contenders may share a process."""
+    from bench.latency import one_batch
+
+    for number, item in enumerate(items):
+        report.at(number)
+        extra, weights = one_batch(*item)
+        peak = None if extra is None else extra / 2**20
+        report.row(number, {**_memory_key(item), "weights_mib": weights / 2**20, "peak_mib": peak})
+
+
+def measure_ranking(m: Measurement, clock: Clock) -> None:
+    """`evaluate` with features on the device, beside the bare product there."""
+    rows = Rows(m.plan.out / "retrieval.csv", RANKING_COLUMNS, RANKING_COLUMNS[:4])
+    items = [
+        (size, kind, 512, m.plan.device) for size, kind in product(("market1501", "msmt17"), ("clustered", "random"))
+    ]
+    left = [
+        one for one in items if {**dict(zip(RANKING_COLUMNS, one[:3], strict=False)), "device": m.device} not in rows
+    ]
+    m.run("retrieval", rank_on_device, left, clock, rows)
+
+
+def rank_on_device(items: Sequence[tuple[str, str, int, str]], report: Report) -> None:
+    """Report seconds of the product of all features on a device, and of their ranking."""
+    for number, item in enumerate(items):
+        report.at(number)
+        report.row(number, _ranked(*item))
+
+
+def _ranked(size: str, kind: str, dim: int, device: str) -> dict[str, object]:
+    from bench.retrieval import SIZES, made_up
+    from msinet.precision import use_precision
+    from msinet.retrieval import evaluate
+
+    use_precision("fp32")
+    features = made_up(*SIZES[size], dim, clustered=kind == "clustered")
+    query, gallery = features.query.to(device), features.gallery.to(device)
+    product_seconds = _best(lambda: query @ gallery.T, device)
+    ranking_seconds = _best(lambda: evaluate(query, gallery, **features.labels), device)  # type: ignore[arg-type]
+    return {
+        "size": size,
+        "features": kind,
+        "dim": dim,
+        "product_seconds": product_seconds,
+        "ranking_seconds": ranking_seconds,
+        "ratio": ranking_seconds / product_seconds,
+    }
+
+
+def _best(work: Callable[[], object], device: str) -> float:
+    import torch
+
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def run_studies(m: Measurement, clock: Clock) -> None:
+    """Run the reference studies by `ablations fill`, and pack the small files of all runs into the archive."""
+    plan = m.plan
+    words = ["fill", "--store", str(plan.store), "--minutes", f"{max(0.0, clock.left() - 15) / 60:.2f}"]
+    words += ["--device", plan.device, "--no-progress", "--step-times", str(plan.out / "steps.csv")]
+    words += ["--jobs", str(plan.jobs)]
+    words += ["--profile", plan.profile] if plan.profile else []
+    archive = functools.partial(pack, plan.store, plan.out / ARCHIVE)
+    code, output = command([sys.executable, "-m", "ablations", *words], clock.left(), archive)
+    print(output[-2000:], flush=True)
+    if code not in (0, 130):
+        lines = output.strip().splitlines()
+        m.fail("runs", str(m.about["measured"]), f"status {code}: {lines[-1] if lines else ''}")
+
+
+PARTS: dict[str, Callable[[Measurement, Clock], None]] = {
+    "tests": run_tests,
+    "steps": measure_steps,
+    "latency": measure_latency,
+    "memory": measure_memory,
+    "retrieval": measure_ranking,
+    "runs": run_studies,
+}
+
+
+def command(
+    words: Sequence[str], seconds: float, between: Callable[[], object] = lambda: None, patience: float = 10.0
+) -> tuple[int, str]:
+    """Run a command for at most some seconds; its exit status and its output.
+
+    When the time is over, it and its children are interrupted, so that they save their state, and killed after some
+    more seconds.
+
+    Args:
+        words: of the command.
+        seconds: until it is interrupted.
+        between: called every half minute meanwhile, and at the end.
+        patience: seconds until it is killed.
+    """
+    deadline = time.monotonic() + seconds
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=environment,
+        errors="replace",
+    )
+    output = None
+    while output is None and (left := deadline - time.monotonic()) > 0:
+        with suppress(subprocess.TimeoutExpired):
+            output, _ = process.communicate(timeout=min(30.0, left))
+        between()
+    if output is not None:
+        return process.returncode, output
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        output, _ = process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+    between()
+    return process.returncode, f"{output}\n(interrupted after {seconds:.0f} s)"
+
+
+def _machine(device: str) -> dict[str, object]:
+    import torch
+
+    from bench.latency import surroundings
+    from msinet.environment import pick_device
+
+    about = surroundings(where := pick_device(device))
+    if where.type == "cuda":
+        properties = torch.cuda.get_device_properties(where)
+        about |= {"gpu_memory_mib": properties.total_memory / 2**20, "cuda": torch.version.cuda}
+        about |= {"capability": f"{properties.major}.{properties.minor}"}
+    return about | {"cores": os.cpu_count()}
+
+
+# --- The archive ---------------------------------------------------------------------------------
+
+
+def pack(store: Path, archive: Path) -> None:
+    """Write the small files of all runs, and the errors of failed ones, into one archive below 16 MB."""
+    for names in ((*SMALL, *LARGE), SMALL):
+        paths = [path for name in names for path in sorted(store.glob(f"runs/*/{name}"))]
+        paths += sorted(store.glob("failed/*/error.txt"))
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w:gz") as tar:
+            for path in paths:
+                tar.add(path, path.relative_to(store).as_posix())
+        if content.tell() <= ARCHIVE_LIMIT:
+            break
+    if paths:
+        with atomic_path(archive) as temporary:
+            temporary.write_bytes(content.getvalue())
+
+
+def unpack(archive: Path, store: Path) -> None:
+    """Add runs of an archive that a store lacks, so that they are not run again."""
+    if not archive.exists():
+        return
+    with tarfile.open(archive) as tar:
+        members = [one for one in tar.getmembers() if one.isfile() and one.name.startswith("runs/")]
+        missing = [one for one in members if not (store / one.name).parent.is_dir()]
+        store.mkdir(parents=True, exist_ok=True)
+        tar.extractall(store, missing, filter="data")
+
+
+def join(folders: Sequence[Path], out: Path, store: Path) -> None:
+    """Join the output of other machines or earlier calls into a folder.
+
+    Raises:
+        UserError: a folder is missing, or a table has other columns.
+    """
+    from bench import steps
+    from bench.latency import COLUMNS, KEYS
+
+    tables = {
+        "errors.csv": (ERROR_COLUMNS, ERROR_COLUMNS[:3]),
+        "steps.csv": (steps.COLUMNS, steps.KEYS),
+        "latency.csv": ((*COLUMNS, "device"), (*KEYS, "device")),
+        "memory.csv": (MEMORY_COLUMNS, MEMORY_COLUMNS[:7]),
+        "retrieval.csv": (RANKING_COLUMNS, RANKING_COLUMNS[:4]),
+    }
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder of `bench gpu`")
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (columns, keys) in tables.items():
+        merge([path for folder in folders if (path := folder / name).exists()], Rows(out / name, columns, keys))
+    machines: dict[str, object] = {}
+    for folder in (*folders, out):
+        if (path := folder / "machine.json").exists():
+            machines |= json.loads(path.read_text(encoding="utf-8"))
+        unpack(folder / ARCHIVE, store)
+    write_json(out / "machine.json", machines)
+    texts = [path.read_text(encoding="utf-8") for folder in (out, *folders) if (path := folder / "tests.txt").exists()]
+    if texts:
+        calls = [call for text in texts for call in re.split(r"^(?=== )", text, flags=re.MULTILINE)]
+        (out / "tests.txt").write_text("".join(dict.fromkeys(calls)), encoding="utf-8")
+    pack(store, out / ARCHIVE)
+
+
+def count_rows(out: Path) -> Row:
+    """Rows of each table, for the last line of output."""
+    return {path.name: max(0, path.read_text(encoding="utf-8").count("\n") - 1) for path in sorted(out.glob("*.csv"))}

@@ -1,0 +1,86 @@
+"""CSV tables that grow row by row, so that what is measured is on disk at once. Imports neither torch nor pandas."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from msinet.errors import UserError
+
+Row = Mapping[str, object]
+Key = tuple[str, ...]
+
+
+class Rows:
+    """A CSV file to which rows are added; one that exists is continued.
+
+    A row that was cut off in the middle, because the process or the machine died, is removed.
+
+    Args:
+        path: of the file; made with the first row.
+        columns: its header.
+        keys: columns that name a row.
+
+    Raises:
+        UserError: the file has other columns.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], keys: Sequence[str]) -> None:
+        self.path, self.columns, self.keys = path, tuple(columns), tuple(keys)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")
+        found = list(csv.DictReader(io.StringIO(whole)))
+        if whole and tuple(next(csv.reader(io.StringIO(whole)))) != self.columns:
+            raise UserError(f"{path} has other columns than this version writes; give another folder")
+        self._started = bool(whole)
+        self.rows: list[dict[str, str]] = found
+        self._known = {self.key(row) for row in found}
+
+    def key(self, row: Row) -> Key:
+        """The name of a row."""
+        return tuple(_text(row.get(name, "")) for name in self.keys)
+
+    def __contains__(self, row: Row) -> bool:
+        return self.key(row) in self._known
+
+    def append(self, row: Row) -> None:
+        """Add a row, unless there is one with its key; it is on disk when this returns."""
+        if row in self:
+            return
+        values = {name: _text(row.get(name, "")) for name in self.columns}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = io.StringIO()
+        writer = csv.DictWriter(lines, self.columns, lineterminator="\n")
+        if not self._started:
+            writer.writeheader()
+        writer.writerow(values)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(lines.getvalue())
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._started = True
+        self._known.add(self.key(row))
+        self.rows.append(values)
+
+
+def merge(sources: Iterable[Path], target: Rows) -> None:
+    """Add the rows of other files with the same columns.
+
+    Raises:
+        UserError: a file has other columns.
+    """
+    for path in sources:
+        for row in Rows(path, target.columns, target.keys).rows:
+            target.append(row)
+
+
+def _text(value: object) -> str:
+    """A cell on one line, numbers with six digits."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return " ".join(str(value).split())

@@ -1,0 +1,54 @@
+"""Options that choose data sets, shared by commands."""
+
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msinet.errors import UserError, first_few
+
+if TYPE_CHECKING:
+    from msinet.data import Dataset
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How the data sets under a data root are named and ranked."""
+
+    name: str = ""
+    """another name for the only data set under the data root, such as dukemtmc for a folder in Market-1501's layout"""
+    keep_same_camera: bool = False
+    """rank gallery images of the query's identity and camera as well, for data sets with one camera"""
+
+    def chosen(self, names: Sequence[str], root: Path, usual: str) -> tuple[str, ...]:
+        """The data sets to use: those that are named, else the usual one, or the only one under the data root.
+
+        Raises:
+            UserError: several sets are possible, or a set is named twice.
+        """
+        from msinet.data.datasets import JOIN
+        from msinet.data.layouts import default_dataset
+        from msinet.data.own import notice
+
+        if self.name:
+            notice(root, self.name)
+        found = tuple(one for name in names for one in name.split(JOIN)) or (self.name or default_dataset(root, usual),)
+        if len(set(found)) < len(found):
+            raise UserError(f"--dataset names {first_few(found)}: give each data set once")
+        return found
+
+    def load(self, names: Sequence[str], root: Path, needs: Collection[str]) -> "Dataset":
+        """The data sets as one, which must have the parts `needs`; files left out are named on standard error.
+
+        Raises:
+            UserError: as `msinet.data.load_dataset`.
+        """
+        from msinet.data import load_dataset
+        from msinet.data.datasets import JOIN
+
+        dataset = load_dataset(JOIN.join(names), root, keep_same_camera=self.keep_same_camera, needs=needs)
+        if dataset.skipped:
+            message = f"{dataset.name}: {len(dataset.skipped)} file(s) left out, as they are no images by their suffix"
+            print(f"{message}: {first_few(dataset.skipped)}", file=sys.stderr)
+        return dataset

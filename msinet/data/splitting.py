@@ -1,0 +1,125 @@
+"""Splits labelled images into training images, queries and gallery, and writes the list (docs/own-images.md)."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from msinet.data.layouts.files import image_files
+from msinet.data.own import SPLITS, read_entries
+from msinet.errors import DataError, UserError, first_few
+from msinet.io import nearest_existing, write_csv
+
+EXPECTED = (
+    "expected <folder>/<identity>/*.jpg, or <folder>/<identity>/<camera>/*.jpg, or a CSV file with path and identity"
+)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image before the split."""
+
+    path: Path
+    identity: str
+    camera: str
+
+
+def split(source: Path, out: Path, *, test: float = 0.5, queries: int = 1, seed: int = 0) -> dict[str, int]:
+    """Split images by identity and write the list.
+
+    A share of the identities, drawn at random, is for testing; the others train. Of each test identity, `queries`
+    images, drawn at random, are queries and the others gallery. A test identity without an image to spare is gallery.
+    The split depends on the seed and on the names of identities and files, nothing else.
+
+    Args:
+        source: folder with a folder per identity, or a CSV file with the columns path and identity.
+        out: list to write.
+        test: share of the identities for testing, in (0, 1).
+        queries: of each test identity, at least 1.
+        seed: not negative.
+
+    Returns:
+        The number of images by split.
+
+    Raises:
+        DataError: no such source, no images, or fewer than two identities on a side.
+        UserError: an argument out of range, or an output that is not X.csv.
+    """
+    if not 0 < test < 1:
+        raise UserError(f"--test must be above 0 and below 1, got {test:g}")
+    if queries < 1 or seed < 0:
+        raise UserError(f"--queries must be at least 1 and --seed at least 0, got {queries} and {seed}")
+    if out.suffix.lower() != ".csv":
+        raise UserError(f"--out {out} must end with .csv")
+    images = _of_list(source) if source.is_file() else _of_folders(source)
+    cameras = any(image.camera for image in images)
+    rows = [
+        {
+            "path": _written(image.path, out),
+            "identity": image.identity,
+            **({"camera": image.camera} if cameras else {}),
+            "split": role,
+        }
+        for image, role in zip(images, roles(images, test, queries, seed), strict=True)
+    ]
+    write_csv(out, rows)
+    return {name: sum(row["split"] == name for row in rows) for name in SPLITS}
+
+
+def roles(images: Sequence[Labelled], test: float, queries: int, seed: int) -> list[str]:
+    """The split of each image; see `split`."""
+    identities = sorted({image.identity for image in images})
+    number = round(test * len(identities))
+    if number < 1 or len(identities) - number < 2:
+        raise DataError(
+            f"{len(identities)} identities give {number} for testing and {len(identities) - number} for training; "
+            "training needs at least two and testing one. Add identities or change --test"
+        )
+    rng = np.random.default_rng(seed)
+    tested = {identities[i] for i in rng.permutation(len(identities))[:number]}
+    found = ["gallery" if image.identity in tested else "train" for image in images]
+    positions: dict[str, list[int]] = {identity: [] for identity in sorted(tested)}
+    for i, image in enumerate(images):
+        if image.identity in tested:
+            positions[image.identity].append(i)
+    for mine in positions.values():
+        for i in rng.permutation(mine)[: min(queries, len(mine) - 1)]:
+            found[i] = "query"
+    return found
+
+
+def _written(path: Path, out: Path) -> str:
+    """An image's path relative to the list."""
+    return Path(os.path.relpath(path, out.resolve().parent)).as_posix()
+
+
+def _of_folders(source: Path) -> list[Labelled]:
+    if not source.is_dir():
+        raise DataError(f"{source} does not exist; {EXPECTED}.{nearest_existing(source)}")
+    source = source.resolve()
+    found = [(path, path.relative_to(source).parts) for path in image_files(source)]
+    loose = [path for path, parts in found if len(parts) == 1]
+    if loose:
+        raise DataError(f"{source}: {len(loose)} image(s) in no folder of an identity: {first_few(loose)}; {EXPECTED}")
+    if not found:
+        raise DataError(f"{source} holds no images; {EXPECTED}")
+    nested = all(len(parts) > 2 for _, parts in found)
+    return [Labelled(path, parts[0], parts[1] if nested else "") for path, parts in found]
+
+
+def _of_list(source: Path) -> list[Labelled]:
+    entries = read_entries(source, ("path", "identity"))
+    if not entries:
+        raise DataError(f"{source} lists no images; {EXPECTED}")
+    images = [
+        Labelled(Path(os.path.abspath(source.parent / os.path.expanduser(one.path))), one.identity, one.camera)
+        for one in entries
+    ]
+    missing = [image.path for image in images if not image.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{source}: {len(missing)} image(s) do not exist: {first_few(missing)}.{nearest_existing(missing[0])}"
+        )
+    return sorted(images, key=lambda image: str(image.path))

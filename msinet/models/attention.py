@@ -1,0 +1,79 @@
+"""Attachment of attention modules to the stages of any backbone with feature maps."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from msinet.errors import UserError
+from msinet.models.heads import Backbone, ReIDNet
+from msinet.models.registry import build_model, with_width
+
+#: Names of stages in backbones, in order: those of ResNets, those of OSNet, CDNet and MSINet.
+STAGES = ("layer1", "layer2", "layer3", "layer4", "stage1", "stage2", "stage3")
+#: Name of an attached module in its stage.
+ATTENTION = "attention"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a backbone and the size of its output for one image size."""
+
+    blocks: nn.Sequential
+    channels: int
+    height: int
+    width: int
+
+    def attach(self, module: nn.Module) -> None:
+        """Append a module, which must keep the shape of the map, under the name `attention`."""
+        self.blocks.add_module(ATTENTION, module)
+
+
+def backbone_of(name: str, width: float = 1.0) -> Backbone:
+    """The backbone of a network with fresh weights, without its head.
+
+    Args:
+        name: of a network whose backbone has stages, as resnet50 or msinet.
+        width: multiplies every channel count.
+
+    Raises:
+        UserError: unknown network, or one without stages of feature maps.
+    """
+    network = build_model(with_width(name, width), 1)
+    if not isinstance(network, ReIDNet) or not _stages(network.backbone):
+        raise UserError(
+            f"backbone {name!r} has no stages of feature maps; take that of a ResNet, of OSNet, of CDNet or of MSINet, "
+            "such as backbone=resnet50"
+        )
+    return cast(Backbone, network.backbone)
+
+
+def staged_backbone(name: str, width: float, image: tuple[int, int]) -> tuple[Backbone, list[Stage]]:
+    """A backbone and its stages, first one first.
+
+    Args:
+        name: as for `backbone_of`.
+        width: as for `backbone_of`.
+        image: (height, width) of the images, for which the sizes of the maps are given.
+
+    Raises:
+        UserError: as for `backbone_of`.
+    """
+    shapes: list[torch.Size] = []
+
+    def note(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        shapes.append(output.shape)
+
+    with torch.device("meta"):  # a twin without storage shows the sizes
+        twin: Any = backbone_of(name, width)
+        for blocks in _stages(twin):
+            blocks.register_forward_hook(note)
+        twin.eval()(torch.empty(1, 3, *image))
+    backbone = backbone_of(name, width)
+    return backbone, [Stage(blocks, *shape[1:]) for blocks, shape in zip(_stages(backbone), shapes, strict=True)]
+
+
+def _stages(backbone: object) -> list[nn.Sequential]:
+    found = [getattr(backbone, name, None) for name in STAGES]
+    return [blocks for blocks in found if isinstance(blocks, nn.Sequential)]

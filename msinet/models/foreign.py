@@ -1,0 +1,98 @@
+"""Weights files of other code bases: wrapping entries and prefixes, and the kinds of files that hold no weights."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msinet.models.registry import State
+
+#: Entries of checkpoints under which the weights are.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "state")
+#: Prefixes of all entries, from classes that wrap a whole network.
+AROUND = ("module.", "model.", "network.", "net.", "_orig_mod.")
+#: Prefixes of the entries of a backbone.
+BACKBONE = ("base.", "backbone.")
+#: What files are by their first bytes.
+MAGIC = {
+    b"version https://git-lfs": "a pointer of Git LFS, in place of the file itself: fetch it with git lfs pull",
+    b"\x89HDF": "an HDF5 file, as Keras writes it",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x1f\x8b": "a compressed archive: unpack it first",
+    b"7z\xbc\xaf": "a compressed archive: unpack it first",
+    b"Rar!": "a compressed archive: unpack it first",
+    b"%PDF": "a PDF document",
+    b"GGUF": "a GGUF file of a language model",
+}
+
+
+def unwrapped(payload: Any) -> Any:
+    """The bare state, without the dictionary of a training checkpoint and the prefixes of wrapping classes."""
+    found = True
+    while found:
+        found = False
+        for name in WRAPPERS:
+            if isinstance(payload, Mapping) and isinstance(payload.get(name), Mapping):
+                payload, found = payload[name], True
+    while isinstance(payload, Mapping) and payload:
+        prefix = next((one for one in AROUND if all(str(key).startswith(one) for key in payload)), None)
+        if prefix is None:
+            break
+        payload = {str(key).removeprefix(prefix): value for key, value in payload.items()}
+    return payload
+
+
+def without_prefixes(state: State) -> State:
+    """The entries without the prefix of a backbone; unchanged if two would get one name."""
+    found = {}
+    for key, value in state.items():
+        prefix = next((one for one in BACKBONE if key.startswith(one)), "")
+        found[key.removeprefix(prefix)] = value
+    return found if len(found) == len(state) else state
+
+
+def is_safetensors(path: Path) -> bool:
+    """True for a safetensors file by its first bytes or, for damaged ones, by its suffix."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    return path.suffix == ".safetensors" or (start[8:] == b"{" and 8 + length <= path.stat().st_size)
+
+
+def kind_of(path: Path) -> str:
+    """The kind of a file without weights, in words; empty if it is not known."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    for magic, kind in MAGIC.items():
+        if start.startswith(magic):
+            return kind
+    if start.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "a web page, as of a download that needs a login"
+    if zipfile.is_zipfile(path):
+        return _archive(path)
+    if path.suffix.lower() == ".onnx":
+        return "an ONNX network, which cannot be turned back into weights here"
+    text = start.strip()
+    if text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in text):
+        return f"text that begins with {text[:30].decode('ascii')!r}"
+    return ""
+
+
+def _archive(path: Path) -> str:
+    """The kind of a ZIP file; empty for a damaged file of torch.save."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return ""
+    if any("/code/" in name for name in names) and any(name.endswith("data.pkl") for name in names):
+        return "a TorchScript program: save its state_dict() with torch.save"
+    if any(name.endswith("data.pkl") for name in names):
+        return ""
+    return (
+        "a file of NumPy arrays"
+        if names and all(name.endswith(".npy") for name in names)
+        else "a ZIP archive: unpack it first"
+    )

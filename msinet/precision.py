@@ -1,0 +1,25 @@
+"""Precision of a GPU's arithmetic on fp32 numbers.
+
+torch lets cuDNN round the inputs of convolutions to TF32 (10 bits of mantissa) unless it is forbidden. Here both
+convolutions and matrix products do so in the precision tf32 alone. A CPU has no TF32: there tf32 is fp32.
+"""
+
+import torch
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+def use_precision(precision: str) -> None:
+    """Let a GPU round the inputs of matrix products and convolutions to TF32 in precision tf32, else forbid it.
+
+    This is a global switch of torch; every run sets it when it starts. These are torch's older names: `torch.compile`
+    fails if the newer ones (`fp32_precision`) are set (torch 2.9 to 2.15).
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def precision_used(precision: str, device: torch.device) -> str:
+    """The precision that a device really computes in: tf32 is fp32 on CPUs, and on GPUs older than Ampere."""
+    if precision != "tf32" or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
+        return precision
+    return "fp32"

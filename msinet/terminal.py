@@ -1,0 +1,64 @@
+"""Commands in any terminal: encodings, pipes that are closed early, paths with a tilde. Does not import torch."""
+
+import codecs
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+#: Lines and marks of help texts for terminals that cannot show them.
+PLAIN = str.maketrans(
+    dict.fromkeys("─━╌╴╶", "-") | dict.fromkeys("│┃╎", "|") | {"°": " deg", "•": "*", "→": "->", "…": "...", "–": "-"}
+)
+CORNERS = range(0x2500, 0x2580)
+#: Exit status of a command whose reader went away, as shells report SIGPIPE.
+CLOSED = 141
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Plain characters for lines and marks, escapes for other characters that an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(PLAIN)
+    drawn = "".join("+" if ord(one) in CORNERS else one for one in text)
+    return drawn.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+codecs.register_error("msinet", _plain)
+
+
+def quietly(command: Callable[[], int]) -> int:
+    """Run a command so that neither its output's encoding nor a closed pipe ends it in a traceback.
+
+    Returns:
+        The command's exit status, or 141 if nobody reads its output any more.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not those of tests
+            stream.reconfigure(errors="msinet")
+    try:
+        try:
+            return command()
+        finally:
+            if sys.stdout is not None:  # it was closed before the command began
+                sys.stdout.flush()  # here, where a closed pipe can be reported
+    except BrokenPipeError:
+        # What is still in the buffers would raise the same error when Python ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        return CLOSED
+
+
+def expanded(command: Any) -> Any:
+    """A command whose paths start at the user's home where they start with a tilde; other values are unchanged."""
+    if isinstance(command, Path):
+        return Path(os.path.expanduser(command))
+    if isinstance(command, tuple):
+        return tuple(map(expanded, command))
+    if not is_dataclass(command) or isinstance(command, type):
+        return command
+    known: dict[str, Any] = {one.name: getattr(command, one.name) for one in fields(command) if one.init}
+    changed = {name: new for name, value in known.items() if (new := expanded(value)) != value}
+    return replace(command, **changed) if changed else command

@@ -1,0 +1,130 @@
+"""A budget of time for runs, and the list of priorities."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ablations import __main__ as command_line
+from ablations.__main__ import Fill, main
+from ablations.engine import budget as budgets
+from ablations.engine.budget import MARGIN, OVERHEAD, Budget, key_of, steps_of
+from ablations.engine.experiment import Experiment
+from ablations.engine.priorities import PRIORITIES
+from ablations.engine.request import Request
+from ablations.studies import find_study
+from msinet.training.options import RunOptions
+from msinet.training.recipe import Recipe, Search, with_settings
+
+RECIPE = with_settings(Recipe(), {"height": 64, "width": 32, "epochs": 10, "steps_per_epoch": 30})
+MSINET = Experiment("msinet", "market1501", "market1501", RECIPE, "mini")
+OSNET = replace(MSINET, model="osnet")
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which a test may change."""
+    clock = [1000.0]
+    monkeypatch.setattr(budgets.time, "monotonic", lambda: clock[0])
+    return clock
+
+
+def test_a_run_is_begun_only_if_it_can_end(now: list[float]) -> None:
+    budget = Budget.of(5.0)
+    assert budget.admits(MSINET, 300)  # nothing is known yet
+    now[0] += 60
+    budget.note(MSINET, 300, 60.0)
+    assert budget.estimate(MSINET, 300) == pytest.approx(MARGIN * (OVERHEAD + 60))
+    assert budget.estimate(MSINET, 600) == pytest.approx(MARGIN * (OVERHEAD + 120))
+    assert budget.estimate(OSNET, 300) == budget.estimate(MSINET, 300)  # the slowest that is known
+    assert budget.estimate(OSNET, 0) == OVERHEAD
+    assert budget.left() == 240
+    assert budget.admits(OSNET, 600)
+    now[0] += 100
+    assert not budget.admits(OSNET, 600)
+    assert budget.admits(OSNET, 300)
+    now[0] += 150
+    assert not budget.admits(MSINET, 0)
+
+
+def test_times_come_from_finished_runs_and_from_the_table_of_steps(tmp_path: Path) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text(
+        "network,task,height,width,batch,precision,mode,device,loop_ms\n"
+        "msinet,train,64,32,64,tf32,graph,H200,8\nmsinet,train,64,32,64,tf32,eager,H200,60\n"
+        "supernet,search,64,32,64,tf32,graph,H200,40\nosnet,train,64,32,64,fp32,graph,H200,3\n"
+    )
+    records: list[dict[str, Any]] = [
+        {"model": "osnet", "recipe.height": 64, "recipe.width": 32, "steps": 100, "seconds_training": 2.0},
+        {"model": "cdnet", "recipe.height": 64, "recipe.width": 32, "steps": 0, "seconds_training": 0.0},
+        {
+            "model": "msinet",
+            "option.pam": True,
+            "recipe.height": 64,
+            "recipe.width": 32,
+            "steps": 10,
+            "seconds_training": 1.0,
+            "genotype": float("nan"),
+        },
+    ]
+    budget = Budget.of(1.0, path, records)
+    search = replace(MSINET, model="supernet", recipe=replace(RECIPE, search=Search()))
+    assert budget.rates == {
+        ("msinet", "train", 64, 32): 0.008,
+        ("supernet", "search", 64, 32): 0.04,
+        ("osnet", "train", 64, 32): 0.02,
+        ("msinet pam=True", "train", 64, 32): 0.1,
+    }
+    assert key_of(search) == ("supernet", "search", 64, 32)
+    assert key_of(MSINET.with_options(pam=True, ratio=2)) == ("msinet pam=True", "train", 64, 32)
+    assert Budget.of(1.0, tmp_path / "none.csv").rates == {}
+    assert Budget.of(1.0, path, jobs=3).rates[key_of(MSINET)] == pytest.approx(0.024)  # they share the GPU
+
+
+def test_steps_of_an_experiment() -> None:
+    dataset: Any = SimpleNamespace(train=range(640))
+    assert steps_of(MSINET, dataset) == 300
+    assert steps_of(replace(MSINET, recipe=with_settings(RECIPE, {"steps_per_epoch": None})), dataset) == 100
+    assert steps_of(replace(MSINET, recipe=with_settings(RECIPE, {"epochs": 0})), dataset) == 0
+
+
+def test_runs_that_would_not_end_are_postponed(tmp_path: Path, data_root: Path, capsys) -> None:
+    words = ["run", "table2", "--profile", "smoke", "--data-root", str(data_root), "--datasets", "market1501"]
+    words += ["--models", "msinet_x0_25", "--store", str(tmp_path), "--device", "cpu", "--no-progress", "--no-table"]
+    steps = tmp_path / "steps.csv"
+    steps.write_text("network,task,height,width,precision,mode,loop_ms\nmsinet_x0_25,train,32,16,tf32,graph,1e6\n")
+    assert main([*words, "--minutes", "0.5", "--step-times", str(steps)]) == 0
+    assert "postponed" in capsys.readouterr().out
+    records = [json.loads((path / "record.json").read_text()) for path in tmp_path.glob("runs/*")]
+    assert not any(record["steps"] for record in records)
+
+
+def test_the_studies_of_the_list_exist_and_the_main_table_is_first() -> None:
+    assert PRIORITIES[0].study == "table2"
+    assert len(set(PRIORITIES)) == len(PRIORITIES)
+    for wanted in PRIORITIES:
+        request = Request(profile=wanted.profile, seeds=wanted.seeds)
+        assert find_study(wanted.study).cells(request, request.default_datasets())
+
+
+def test_filling_runs_the_list_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch, now: list[float]) -> None:
+    ran: list[list[str]] = []
+
+    def run(words: list[str]) -> int:
+        ran.append(words)
+        now[0] += 120
+        return 1 if len(ran) == 2 else 0
+
+    monkeypatch.setattr(command_line, "main", run)
+    options = RunOptions(device="cuda", progress=False, graphs=False)
+    fill = Fill(minutes=5.0, store=Path("s"), jobs=4, step_times=Path("steps.csv"), run_options=options)
+    assert fill() == 1
+    assert [words[1] for words in ran] == [wanted.study for wanted in PRIORITIES[:3]]
+    assert [words[words.index("--minutes") + 1] for words in ran] == ["5.00", "3.00", "1.00"]
+    assert " ".join(ran[0]) == (
+        "run table2 --profile mini --seeds 1 --store s --minutes 5.00 --no-table --jobs 4 --step-times steps.csv "
+        "--device cuda --no-progress --graphs False"
+    )

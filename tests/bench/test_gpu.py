@@ -1,0 +1,307 @@
+"""Time, tables, isolation and merging of `bench gpu`, which need no GPU. What does: tests/gpu."""
+
+import json
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from contenders import measured, raced
+
+from bench import gpu, latency, steps
+from bench.__main__ import main
+from bench.gpu import Clock, Measurement, Plan, command, join, pack, unpack
+from bench.isolation import Failure, direct, isolated
+from bench.latency import Conditions, Contender, measure
+from bench.tables import Rows
+from msinet.errors import UserError
+
+# --- Tables --------------------------------------------------------------------------------------
+
+COLUMNS = ("name", "size", "seconds")
+
+
+def test_rows_are_on_disk_at_once_and_continue(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.csv"
+    rows = Rows(path, COLUMNS, COLUMNS[:2])
+    assert not path.exists()
+    rows.append({"name": "a, b", "size": 3, "seconds": 1 / 3})
+    assert path.read_text() == 'name,size,seconds\n"a, b",3,0.333333\n'
+    rows.append({"name": "c\nd", "size": 4, "seconds": None})
+    again = Rows(path, COLUMNS, COLUMNS[:2])
+    assert {"name": "a, b", "size": "3"} in again
+    assert {"name": "a, b", "size": 4} not in again
+    again.append({"name": "a, b", "size": 3, "seconds": 9.0})  # known
+    assert path.read_text().splitlines()[1:] == ['"a, b",3,0.333333', "c d,4,"]
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_row_that_was_cut_off_is_measured_again(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "a.csv"
+    rows = Rows(path, COLUMNS, COLUMNS[:2])
+    for number in range(2):
+        rows.append({"name": "a", "size": number, "seconds": 1.25})
+    whole = path.read_text()
+    path.write_text(whole[:-cut])
+    again = Rows(path, COLUMNS, COLUMNS[:2])
+    assert len(again.rows) == (1 if cut <= 9 else 0)
+    for number in range(2):
+        again.append({"name": "a", "size": number, "seconds": 1.25})
+    assert path.read_text() == whole
+
+
+def test_a_table_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    Rows(path, COLUMNS, COLUMNS[:1]).append({"name": "a"})
+    with pytest.raises(UserError, match="has other columns"):
+        Rows(path, (*COLUMNS, "device"), COLUMNS[:1])
+
+
+# --- Isolation -----------------------------------------------------------------------------------
+
+
+def test_a_contender_that_fails_costs_itself_alone() -> None:
+    found = dict(isolated(measured, ["a", "raises", "bb", "dies", "silent", "exits", "ccc"]))
+    assert {item: row["length"] for item, row in found.items() if not isinstance(row, Failure)} == {
+        "a": 1,
+        "bb": 2,
+        "ccc": 3,
+    }
+    assert found["raises"].startswith("ValueError: this one (contenders.py:")
+    assert found["dies"] == "its process ended with signal SIGKILL"
+    assert found["exits"] == "its process ended with status 3"
+    assert "silent" not in found
+    assert len({row["process"] for row in found.values() if not isinstance(row, Failure)}) == 3
+
+
+def test_a_contender_that_hangs_is_killed() -> None:
+    began = time.monotonic()
+    found = dict(isolated(measured, ["hangs"], patience=1.0))
+    assert found["hangs"] == "killed: no sign of life for 1 s"
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("run", [direct, isolated])
+def test_a_race_starts_again_without_the_one_that_failed(run: Callable[..., Any]) -> None:
+    found = dict(run(raced, ["a", "bad 1", "b", "bad 2"]))
+    assert found["a"] == found["b"] == {"together": 2}
+    assert isinstance(found["bad 1"], Failure)
+    assert "bad 2 cannot be prepared" in found["bad 2"]
+
+
+def test_whoever_wants_no_more_rows_ends_the_process() -> None:
+    results = isolated(measured, ["a", "hangs"])
+    assert next(results)[0] == "a"
+    began = time.monotonic()
+    results.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - began < 5
+
+
+# --- Latency -------------------------------------------------------------------------------------
+
+ON_CPU = Conditions(2, (32, 32), "cpu", 5, 0.01)
+
+
+def test_a_network_that_fails_leaves_the_others_in_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = latency.prepare
+
+    def broken(network: Any, form: str, *rest: Any) -> Any:
+        if form == "deployed":
+            raise RuntimeError("out of memory")
+        return prepare(network, form, *rest)
+
+    monkeypatch.setattr(latency, "prepare", broken)
+    monkeypatch.setattr(latency, "REFERENCE", "resnet18_x0_25")
+    contenders = [Contender("resnet18_x0_25", form, "fp32") for form in ("eager", "deployed", "channels_last")]
+    found = dict(measure(contenders, ON_CPU))
+    assert isinstance(found[contenders[1]], Failure)
+    assert found[contenders[1]].startswith("RuntimeError: out of memory")
+    for contender in (contenders[0], contenders[2]):
+        row = found[contender]
+        assert not isinstance(row, Failure)
+        assert set(row) == set(latency.COLUMNS)
+        assert float(str(row["ratio"])) > 0
+    assert list(found) == contenders
+
+
+def test_latency_keeps_rows_and_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    seen: list[int] = []
+
+    def made_up(contenders: Sequence[Contender], conditions: Conditions) -> Any:
+        out = (tmp_path / "a.part.csv").read_text().count("\n") if seen else 0
+        seen.append(out)
+        for one in contenders:
+            row = dict.fromkeys(latency.COLUMNS, 1.0) | {"model": one.network, "form": one.form, "precision": "fp32"}
+            row |= {"batch": conditions.batch, "height": 32, "width": 32}
+            yield one, (Failure("Boom: at last") if one.form == "deployed" else row)
+
+    monkeypatch.setattr(latency, "measure", made_up)
+    monkeypatch.setattr("bench.machine.rates", lambda _: (1.0, 1.0))
+    words = ["latency", "--models", "msinet", "--forms", "eager", "deployed", "--batches", "1", "2", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "a.csv")]) == 0
+    assert seen == [0, 2]  # the first batch was on disk when the second began
+    assert (tmp_path / "a.csv").read_text().count("\n") == 3
+    assert (tmp_path / "a.errors.csv").read_text().splitlines()[1:] == [
+        f"msinet,deployed,fp32,{batch},256,128,Boom: at last" for batch in (1, 2)
+    ]
+    assert "not measured: msinet deployed fp32, batch 2: Boom: at last" in capsys.readouterr().out
+
+
+# --- Time ----------------------------------------------------------------------------------------
+
+
+def test_no_item_begins_that_would_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: now)
+    clock = Clock(100.0, longest=5.0, began=0.0)
+    for passed, fits in ((10.0, True), (40.0, True), (75.0, False)):  # items of 10, 30 and 35 s; 25 s are left
+        now = passed
+        assert clock.note() is fits
+
+
+def test_a_command_has_a_limit_and_saves_its_state(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time, pathlib\n"
+        "def stop(*_):\n    pathlib.Path(sys.argv[1]).write_text('saved'); sys.exit(130)\n"
+        "signal.signal(signal.SIGINT, stop)\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    calls: list[int] = []
+    began = time.monotonic()
+    status, output = command([sys.executable, "-c", code, str(tmp_path / "a")], 2.0, lambda: calls.append(1))
+    assert time.monotonic() - began < 20
+    assert status == 130
+    assert output.startswith("ready")
+    assert output.endswith("(interrupted after 2 s)")
+    assert (tmp_path / "a").read_text() == "saved"
+    assert calls
+    assert command([sys.executable, "-c", "print(1)"], 20.0) == (0, "1\n")
+
+
+# --- The command ---------------------------------------------------------------------------------
+
+
+def plan(out: Path, **changes: Any) -> Plan:
+    small = {"networks": ("msinet_x0_25",), "sizes": ((32, 32),), "batches": (1,), "seconds": 0.02}
+    return Plan(out, out / "store", **{"minutes": 3.0, "device": "cpu", **small, **changes})
+
+
+def test_parts_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        steps, "contenders", lambda *_: [steps.Step("msinet_x0_25", "train", 32, 32, "tf32", "eager", 4)]
+    )
+    monkeypatch.setattr("bench.retrieval.SIZES", dict.fromkeys(("market1501", "msmt17"), (20, 60, 8, 3)))
+    monkeypatch.setattr("bench.latency.REFERENCE", "msinet_x0_25")
+    parts = ("steps", "latency", "retrieval")
+    Measurement(plan(tmp_path, parts=parts))()
+    tables = {name: (tmp_path / f"{name}.csv").read_text() for name in parts}
+    assert [text.count("\n") - 1 for text in tables.values()] == [1, 2, 4]
+    assert tables["steps"].splitlines()[1].startswith("msinet_x0_25,train,32,32,16,tf32,eager,cpu,")
+    monkeypatch.setattr(gpu, "isolated", None)
+    monkeypatch.setattr(gpu, "direct", lambda _, items: iter(()) if not items else pytest.fail(f"again: {items}"))
+    monkeypatch.setattr(latency, "measure", lambda *_: pytest.fail("again"))
+    Measurement(plan(tmp_path, parts=parts))()
+    assert {name: (tmp_path / f"{name}.csv").read_text() for name in parts} == tables
+    assert not (tmp_path / "errors.csv").exists()
+    assert set(json.loads((tmp_path / "machine.json").read_text())["cpu"]["parts"]) == set(parts)
+
+
+def test_a_part_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[float] = []
+
+    def broken(m: Measurement, clock: Clock) -> None:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setitem(gpu.PARTS, "steps", broken)
+    monkeypatch.setitem(gpu.PARTS, "latency", lambda _, clock: ran.append(clock.left()))
+    Measurement(plan(tmp_path, parts=("steps", "latency")))()
+    assert ran == [pytest.approx(54, abs=12)]  # 0.3 of three minutes
+    assert (tmp_path / "errors.csv").read_text().splitlines()[1:] == ["steps,,cpu,RuntimeError: no such thing"]
+
+
+def test_no_part_begins_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gpu.PARTS, "steps", lambda *_: pytest.fail("begun"))
+    Measurement(plan(tmp_path, parts=("steps",), minutes=0.0))()
+    assert json.loads((tmp_path / "machine.json").read_text())["cpu"]["parts"] == {"steps": "no time was left"}
+
+
+def test_items_stop_with_the_time_and_failures_are_not_tried_again(tmp_path: Path) -> None:
+    m = Measurement(plan(tmp_path))
+    rows = Rows(tmp_path / "a.csv", ("length", "device"), ("length", "device"))
+    m.run("part", measured, ["a", "raises", "bb"], Clock(time.monotonic() + 100), rows)
+    assert [row["length"] for row in rows.rows] == ["1", "2"]
+    m.run("part", measured, ["raises", "ccc"], Clock(time.monotonic() + 100), rows)
+    assert len(m.errors.rows) == 1
+    m.run("part", measured, ["dddd", "eeeee"], Clock(time.monotonic() - 1), rows)
+    assert [row["length"] for row in rows.rows] == ["1", "2", "3", "4"]
+
+
+def test_an_unknown_part_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gpu", "--out", str(tmp_path), "--device", "cpu", "--parts", "latancy"]) == 2
+    assert "unknown part 'latancy'" in capsys.readouterr().err
+
+
+# --- Archive and merging -------------------------------------------------------------------------
+
+
+def made_store(root: Path, runs: Sequence[str], queries: int = 10) -> Path:
+    for run in runs:
+        folder = root / "runs" / run
+        folder.mkdir(parents=True)
+        for name in ("experiment.json", "record.json"):
+            (folder / name).write_text(json.dumps({"run_id": run}))
+        (folder / "queries.csv").write_bytes(np.random.default_rng(0).bytes(queries))
+        (folder / "model.safetensors").write_bytes(bytes(1000))
+    return root
+
+
+def test_the_archive_has_the_small_files_and_gives_them_back(tmp_path: Path) -> None:
+    store = made_store(tmp_path / "store", ["a", "b"])
+    (store / "failed" / "c").mkdir(parents=True)
+    (store / "failed" / "c" / "error.txt").write_text("boom")
+    pack(store, tmp_path / "runs.tar.gz")
+    other = made_store(tmp_path / "other", ["b"], queries=3)
+    unpack(tmp_path / "runs.tar.gz", other)
+    assert (other / "runs" / "a" / "record.json").read_text() == '{"run_id": "a"}'
+    assert (other / "runs" / "a" / "queries.csv").stat().st_size == 10
+    assert (other / "runs" / "b" / "queries.csv").stat().st_size == 3  # its own
+    assert not (other / "runs" / "a" / "model.safetensors").exists()
+    with tarfile.open(tmp_path / "runs.tar.gz") as tar:
+        assert "failed/c/error.txt" in tar.getnames()
+
+
+def test_the_archive_stays_below_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = made_store(tmp_path / "store", ["a"], queries=2000)
+    monkeypatch.setattr(gpu, "ARCHIVE_LIMIT", 1000)
+    pack(store, tmp_path / "runs.tar.gz")
+    with tarfile.open(tmp_path / "runs.tar.gz") as tar:
+        assert "runs/a/record.json" in tar.getnames()
+        assert "runs/a/queries.csv" not in tar.getnames()
+
+
+def test_the_output_of_two_machines_is_joined(tmp_path: Path) -> None:
+    for number, machine in enumerate(("H100", "H200")):
+        out = tmp_path / machine
+        rows = Rows(out / "steps.csv", steps.COLUMNS, steps.KEYS)
+        for network in ("msinet", "osnet"):
+            rows.append({"network": network, "task": "train", "device": machine, "loop_ms": 1.0 + number})
+        errors = Rows(out / "errors.csv", gpu.ERROR_COLUMNS, gpu.ERROR_COLUMNS[:3])
+        errors.append({"part": "steps", "item": "x", "device": machine, "error": "boom"})
+        (out / "machine.json").write_text(json.dumps({machine: {"torch": "2.11"}}))
+        (out / "tests.txt").write_text(f"== {machine}\n")
+        pack(made_store(tmp_path / f"store{number}", ["shared", machine]), out / "runs.tar.gz")
+    joined = tmp_path / "joined"
+    for _ in range(2):  # joining again changes nothing
+        join([tmp_path / "H100", tmp_path / "H200"], joined, joined / "store")
+        assert (joined / "steps.csv").read_text().count("\n") == 5
+        assert (joined / "errors.csv").read_text().count("boom") == 2
+        assert set(json.loads((joined / "machine.json").read_text())) == {"H100", "H200"}
+        assert (joined / "tests.txt").read_text() == "== H100\n== H200\n"
+        assert {path.name for path in (joined / "store" / "runs").iterdir()} == {"shared", "H100", "H200"}
+    files = [path for path in joined.iterdir() if path.is_file()]
+    assert len(files) <= 8
+    with pytest.raises(UserError, match="is no folder of `bench gpu`"):
+        join([tmp_path / "nowhere"], joined, joined / "store")

@@ -1,0 +1,23 @@
+"""The README shows the committed reference results."""
+
+import re
+
+import pytest
+
+from reports import readme
+
+
+def test_the_generated_parts_are_those_of_the_reference_results() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.written(text) == text
+
+
+def test_a_missing_part_is_an_error() -> None:
+    with pytest.raises(ValueError, match="0 parts called table2"):
+        readme.written("# Title\n")
+
+
+def test_the_readme_is_short() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    assert text.count("\n") <= 150
+    assert len(re.findall(r"\w+", re.sub(r"<!-- reference .*?<!-- end -->", "", text, flags=re.S))) <= 1300
