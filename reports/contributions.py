@@ -321,7 +321,8 @@ def _check_row(row: Row) -> Iterator[str]:
     if wrong := [name for name in EXPERIMENT if definition[name] != row[name]]:
         yield f"{', '.join(wrong)}: not as in its definition"
     prints = {experiment.source: row["source_fingerprint"], experiment.target: row["target_fingerprint"]}
-    if experiment.run_id(prints, row.get("weights")) != row["run_id"]:
+    two = experiment.source == experiment.target and row["source_fingerprint"] != row["target_fingerprint"]
+    if two or experiment.run_id(prints, row.get("weights")) != row["run_id"]:
         yield "its experiment, data and weights have another run id"
     if missing := [name for name in ("device", "cpu", "torch", "code", "finished", "steps") if row.get(name) is None]:
         yield f"no {', '.join(missing)}"

@@ -13,6 +13,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
 from ablations.studies import find_study
+from msinet.errors import UserError
 from msinet.io import write_text
 from msinet.models.genotype import SEARCHED
 from reports.drawing import COLOURS, STYLE, add_title, write_figure
@@ -47,12 +48,14 @@ def draw_searches(results: Results, name: str, folder: Path) -> list[Path]:
     for one in found:
         label = f"{table.label(one.factors)}, seed {one.seed}"
         genotypes[label] = str(one.record["genotype"])
-        if "entropy" not in one.record or pd.isna(one.record["entropy"]):
+        try:
+            alphas = results.read(one.run_id, "alphas.csv")
+        except UserError:
             print(f"{label}: no trajectory, as it has no architecture parameters")
             continue
         title = f"{label}: weights of the operations, {one.record['source']}, profile {profile}"
         part = stem.with_name(f"{stem.name}-alphas-{'-'.join(re.findall(r'[a-z0-9_]+', label.lower()))}")
-        written += draw_trajectory(results.read(one.run_id, "alphas.csv"), title, part)
+        written += draw_trajectory(alphas, title, part)
     title = f"Genotypes on {found[0].record['source']}, profile {profile}; "
     title += "dot: as in the paper (3 of 12 by chance); dotted: down-sampling"
     return written + draw_genotypes(genotypes, title, stem.with_name(f"{stem.name}-genotypes"))

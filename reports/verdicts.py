@@ -221,14 +221,21 @@ def label(c: Comparison) -> str:
 
 
 def command_for(c: Comparison, request: Request) -> str:
-    """The command that runs both rows: pre-trained groups and VehicleID may need further options."""
+    """The command that runs both rows: those that short tables leave out need further options."""
     pretrained = any(group in ("pretrained", "either") for group, _ in c.rows)
-    if (pretrained or (c.train, c.test) == ("vehicleid", "vehicleid")) and not request.complete:
+    if not request.complete and not _asked_for(c, request):
         request = replace(request, whole=True)
     words = ["python", "-m", "ablations", "run", c.study, *request.as_args()]
     if pretrained and not request.rendered and request.pretrained is None:
         words += ["--pretrained", "DIR"]
     return shlex.join(words)
+
+
+def _asked_for(c: Comparison, request: Request) -> bool:
+    """True if the cells of a request have both rows of a comparison."""
+    cells = STUDIES[c.study].cells(request, request.default_datasets())
+    there = [cell for cell in cells if (cell.train, cell.test) == (c.train, c.test)]
+    return all(any(cell.group in GROUPS[group] and has(cell.factors, row) for cell in there) for group, row in c.rows)
 
 
 def paper_difference(c: Comparison) -> float | None:

@@ -203,7 +203,7 @@ class ReferenceStore(Store):
         import numpy as np
 
         try:
-            with np.load(self.arrays, allow_pickle=False) as found:
+            with self.arrays.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
                 return {name: found[name] for name in found.files}
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{self.arrays} cannot be read ({error!r:.200}); {REMEDY}") from error

@@ -222,8 +222,9 @@ def test_a_network_is_a_name_with_options() -> None:
 
 
 def test_networks_are_those_of_the_papers_tables() -> None:
-    # Tables 2 and 6, with MSINet-SAM as a network of its own.
+    # Tables 2, 3 and 6, with MSINet-SAM as a network of its own.
     everything = {"resnet50", "osnet", "cdnet", "msinet", "msinet pam=True", "deit_small", "deit_base", "vit_base"}
+    everything |= {"pcb", "pcb_rpp", "mgn", "ianet", "rga_sc", "sft", "batnet"}
     assert set(choose(())) == everything
     table2 = ["resnet50", "osnet", "cdnet", "msinet", "msinet pam=True"]
     assert choose((), "table2") == table2
@@ -282,4 +283,4 @@ def test_the_papers_costs() -> None:
     assert len(costs) == 8
     assert (costs["msinet"]["parameters_millions"], costs["msinet"]["relative_time"]) == ("2.3", "0.71")
     assert (costs["resnet50"]["parameters_millions"], costs["resnet50"]["approximate"]) == ("24", "yes")
-    assert set(costs) == set(choose(()))
+    assert set(costs) < set(choose(()))

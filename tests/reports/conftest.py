@@ -124,7 +124,7 @@ class HandStore:
 
     def request(self, *models: str, **settings: Any) -> Request:
         """On the rendered world, complete tables of one data set."""
-        settings = {"datasets": ("msmt17",), "whole": True, **settings}
+        settings = {"datasets": ("msmt17",), "whole": True, "seeds": 1, **settings}
         return Request(models=models or ("msinet",), store=self.store.root, **settings)
 
 

@@ -226,7 +226,7 @@ def test_narrow_networks_do_not_stand_for_the_paper_s(fill, hand) -> None:
 
 
 def test_other_patches_do_not_stand_for_the_paper_s_transformers(fill, hand) -> None:
-    asked = hand.request("msinet", "deit_small", seeds=4)
+    asked = hand.request("msinet", "deit_small_x1_0", seeds=4)
     results = fill("table6", asked, lambda c: 0.6 if dict(c.factors)["network"] == "msinet" else 0.5, "scratch")
     found = verdict(results, Comparison("table6", *MSMT, row(network="msinet"), row(network="deit_small")))
     assert (found.status, found.reasons) == ("not testable", ("patches of 8 pixels, not the paper's 16",))

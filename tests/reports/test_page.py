@@ -297,13 +297,13 @@ def test_text_of_files_is_never_markup(trained: Request, tools, tmp_path: Path) 
 def test_long_histories_and_logs_are_thinned(tmp_path: Path) -> None:
     frame = pd.DataFrame({"epoch": range(1, 5001), "steps": 3, "loss": np.linspace(5, 1, 5000), "mAP": math.nan})
     frame.to_csv(tmp_path / "history.csv", index=False)
-    history = runs._history(tmp_path / "history.csv")
+    history = runs._partial_history(tmp_path / "history.csv")
     assert len(history["x"]) == runs.POINTS
     assert (history["x"][0], history["x"][-1], history["series"]["loss"][-1]) == (3, 15000, 1.0)
     assert set(history["series"]) == {"loss"}
     (tmp_path / "log.txt").write_text("\n".join(["x" * 10_000] * 1000), encoding="utf-8")
     assert len(runs._tail(tmp_path / "log.txt")) < (runs.LINES + 1) * (runs.CHARACTERS + 10)
-    assert runs._history(tmp_path / "none.csv") == {}
+    assert runs._partial_history(tmp_path / "none.csv") == {}
     assert runs._tail(tmp_path / "none.txt") == ""
 
 
