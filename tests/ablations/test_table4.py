@@ -23,7 +23,7 @@ def test_the_whole_table_runs_once(data_root: Path, tmp_path: Path, capsys) -> N
     words = ["run", "table4", "--profile", "smoke", "--store", str(store), "--data-root", str(data_root)]
     words += ["--datasets", "market1501", "msmt17", "--models", "msinet_x0_25", "--pretrained", str(weights)]
     words += ["--recipe", "epochs=1", "steps_per_epoch=1", "--unsupervised-recipe", "epochs=1", "steps_per_epoch=1"]
-    words += ["--device", "cpu", "--no-progress"]
+    words += ["--device", "cpu", "--no-progress", "--jobs", "1"]
     assert main(words) == 0, capsys.readouterr().err
     frame = Store(store).frame()
     methods = {}
@@ -31,6 +31,8 @@ def test_the_whole_table_runs_once(data_root: Path, tmp_path: Path, capsys) -> N
         experiment = json.loads((store / "runs" / str(run_id) / "experiment.json").read_text())
         recipe = experiment["recipe"]
         name = TRANSFER if "method" not in recipe else START if not recipe["epochs"] else recipe["method"]
+        if name == TRANSFER and row["source"] == row["target"]:
+            continue  # the training whose weights are ranked across sets
         methods.setdefault(name, []).append((row["source"], row["target"], row["steps"], row["weights"]))
     counts = {name: len(found) for name, found in methods.items()}
     assert counts == dict.fromkeys(METHODS.values(), 1) | {START: 2, TRANSFER: 1}
