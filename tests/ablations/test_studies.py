@@ -381,13 +381,8 @@ def test_table_3_is_on_persons_and_shares_the_runs_of_table_2() -> None:
     own = {c.experiment for c in found if c.experiment.model not in shared}
     assert {"rga_sc", "ianet", "sft", "batnet"} <= {experiment.model for experiment in own}
     assert {c.experiment for c in found} - own < {c.experiment for c in cells("table2", photographs())}
-<<<<<<< HEAD
     # The paper's one recipe for all, but for the height of images that are cut into six parts.
     assert differences([experiment.recipe for experiment in own]) == {"height"}
-=======
-    whole = [experiment for experiment in own if CARDS[experiment.model].rows == 1]
-    assert len({experiment.recipe for experiment in whole}) == 1  # the paper's one recipe for all
->>>>>>> p-authors
     assert {cell.group for cell in cells("table3", Request())} == {"scratch"}
 
 
