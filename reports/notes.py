@@ -53,7 +53,11 @@ def settings(results: Results, study: Study) -> list[str]:
     ]
     if request.recipe_of == "authors":
         lines.append(_authors(trained))
-    across = [e for e in trained if e.cross_domain]
+    across = [e for e in trained if e.cross_domain and not e.same_weights]
+    if any(e.same_weights for e in trained):
+        lines.append(
+            "Across data sets (A>B): B is ranked with the weights of the training on A, without a recipe of its own."
+        )
     if across and len(inside) < len(trained):
         plain = not any(e.recipe.augmentation.erase for e in inside)
         jitter = "colour jitter" + ("" if plain else " instead of random erasing")

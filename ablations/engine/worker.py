@@ -60,7 +60,7 @@ def perform(job: Job, store: Store, *, run_options: RunOptions) -> int:
     study = single(job.parse(job.experiment), job.study)
     prepare(study, request, run_options)
     resolution = resolve(study, request, store)
-    if [one.run_id for one in resolution.runs()] != [job.run_id]:
+    if resolution.runs()[-1].run_id != job.run_id:  # a training whose weights it ranks with comes before it
         raise DataError(
             f"run {job.run_id} of {job.study} is another run here: the data under {request.root}, the weights or the "
             "code differ from those where it was enqueued"

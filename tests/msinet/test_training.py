@@ -35,6 +35,7 @@ from msinet.retrieval import METRICS
 from msinet.training import Recipe, evaluate_model, fit, supervised
 from msinet.training.batches import Batches
 from msinet.training.checkpoint import rng_state, set_rng_state
+from msinet.training.evaluation import dataset_features
 from msinet.training.options import RunOptions
 from msinet.training.recipe import settings
 from msinet.training.recipes import resolve
@@ -265,7 +266,7 @@ def test_a_second_signal_interrupts_at_once(market: Dataset, tmp_path: Path) -> 
 
 
 def test_a_signal_during_the_last_evaluation_is_not_lost(market, whole, tmp_path: Path, monkeypatch) -> None:
-    evaluate, calls = evaluate_model, []
+    evaluate, calls = dataset_features, []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         calls.append(0)
@@ -273,7 +274,7 @@ def test_a_signal_during_the_last_evaluation_is_not_lost(market, whole, tmp_path
             interrupt()
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr("msinet.training.run.evaluate_model", interrupted)
+    monkeypatch.setattr("msinet.training.run.dataset_features", interrupted)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path, market, evaluate_every=1)
     assert len(calls) == 2
@@ -843,7 +844,7 @@ def test_half_precision_stays_near_single(model: str) -> None:
 
 
 def test_a_training_in_half_precision_learns_and_keeps_weights_in_single(market: Dataset, tmp_path: Path) -> None:
-    record = go(tmp_path, market, recipe=changed(SMOKE, precision="bf16"))
+    record = go(tmp_path, market, recipe=changed(SMOKE, precision="bf16", epochs=6))
     assert record["mAP"] > 0
     losses_of_epochs = [float(row["loss"]) for row in history(tmp_path)]
     assert losses_of_epochs[-1] < losses_of_epochs[0]

@@ -156,13 +156,14 @@ def test_a_tampered_row_is_named(copy: Path, name: str) -> None:
     path = copy / "abacus" / "table2.csv"
     rows = pd.read_csv(path).to_dict("records")
     number = next(i for i, row in enumerate(rows) if row["steps"] and row["model"].startswith("msinet"))
-    edited(path, lambda rows: change(rows[number]))
+    # The request of another row may still ask for the cell.
+    edited(path, lambda rows: [change(row) for row in (rows if name == "request" else [rows[number]])])
     problems = [problem for problem in check(copy) if "machine.json" not in problem]
     assert problems
     assert all(str(path) in problem for problem in problems)
     frame = pd.read_csv(path)
     assert pd.Series(problems).str.contains(message).any(), problems
-    assert frame["run_id"].iloc[number] in problems[0]
+    assert any(frame["run_id"].iloc[number] in problem for problem in problems)
 
 
 def test_a_tampered_curve_is_named(copy: Path) -> None:

@@ -515,6 +515,15 @@ def test_pretrained_results_are_those_of_the_given_weights(hand, tools, tmp_path
 # Notes
 
 
+def test_notes_say_whose_weights_rank_another_set(hand, tools) -> None:
+    for profile, same in (("mini", True), ("full", False)):
+        asked = hand.request(datasets=("msmt17", "market1501"), profile=profile)
+        hand.publish(experiments(tools, asked)[0])
+        (line,) = (note for note in tools.table_of("table2", asked).notes if note.startswith("Across data sets"))
+        assert ("with the weights of the training on A" in line) == same
+        assert ("colour jitter" in line) != same
+
+
 def test_notes_say_what_a_reader_must_know(hand, tools) -> None:
     asked = hand.request(datasets=("msmt17", "market1501", "veri776"), profile="full", seeds=2)
     hand.publish(experiments(tools, asked)[0])
