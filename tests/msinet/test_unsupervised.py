@@ -461,7 +461,7 @@ def test_the_memory_of_earlier_batches_is_a_queue() -> None:
     assert torch.equal(memory.features, other.features)
     memory.clear()
     memory.add(anchors[:1], own[:1])
-    assert float(memory.triplet(anchors[:1], own[:1], 0.3)) == 0  # no negative
+    assert float(memory.triplet(anchors[:1], own[:1], 0.3).detach()) == 0  # no negative
 
 
 # --- Whole steps ---
