@@ -15,8 +15,9 @@ from msinet.models.heads import Embedding
 from msinet.search.memory import Memory
 from msinet.training.evaluation import embed
 from msinet.training.fit import Row, Task, Values
+from msinet.training.graphs import set_learning_rate
 from msinet.training.recipe import Recipe
-from msinet.training.supervised import build_optimizer, set_learning_rate
+from msinet.training.supervised import build_optimizer
 from msinet.unsupervised.batches import PlannedBatches
 from msinet.unsupervised.losses import contrast, mean_similarities
 from msinet.unsupervised.pseudo_labels import OUTLIER, check_clusters, cluster, distances, quality, singletons
