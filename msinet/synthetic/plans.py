@@ -38,10 +38,10 @@ class Size:
 SIZES: dict[str, dict[str, Size]] = {
     "smoke": dict.fromkeys(("market1501", "msmt17", "veri776", "vehicleid", "pretext"), Size(12, 8, 6, 6, 32)),
     "mini": {
-        "market1501": Size(120, 400, 10, 6, 96),
-        "msmt17": Size(150, 500, 10, 6, 96),
-        "veri776": Size(200, 200, 10, 6, 96),
-        "vehicleid": Size(200, 200, 10, 6, 96),
+        "market1501": Size(100, 400, 10, 6, 96),
+        "msmt17": Size(120, 500, 10, 6, 96),
+        "veri776": Size(100, 200, 10, 6, 96),
+        "vehicleid": Size(120, 200, 10, 6, 96),
         "pretext": Size(150, 100, 12, 12, 96),
     },
     # Identities as in the real sets, and images up to the cost of rendering them.

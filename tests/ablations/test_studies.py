@@ -615,6 +615,7 @@ def test_a_request_comes_back_from_its_own_words() -> None:
         seeds=3,
         recipe=("lr=0.01", "milestones=(2, 3)"),
         search_recipe=("overlap=0.5",),
+        unsupervised_recipe=("eps=0.5",),
         recipe_of="authors",
         pretrained=Path("w"),
         store=Path("s"),
