@@ -82,11 +82,11 @@ class Learn:
     dataset: str = "market1501"
     """target: its training images are clustered, its test images are ranked"""
     source: str = ""
-    """labelled set to adapt from, for method idm"""
+    """labelled set to adapt from, for methods spcl, idm and mmt"""
     images: Path | None = None
     """folder of images in place of the target; nothing is ranked then"""
     method: str = "gs"
-    """clustercontrast, gs, spcl, hdcrl or idm"""
+    """clustercontrast, gs, spcl, hdcrl, mmcl, idm or mmt"""
     model: str = "msinet"
     """name of the network, NAME_x0_25 for a quarter of the width; `msinet list` shows networks"""
     options: tuple[str, ...] = ()
@@ -120,7 +120,8 @@ class Learn:
         record = learn(self.out, training, self.run_options)
         if target.draws:
             print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
-        print(f"{record['clusters']} clusters and {record['outliers']} outliers in the last epoch")
+        if "clusters" in record:
+            print(f"{record['clusters']} clusters and {record['outliers']} outliers in the last epoch")
         print(f"written: {self.out}/record.json, history.csv, model.safetensors, log.txt")
         return 0
 

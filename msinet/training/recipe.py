@@ -281,15 +281,25 @@ class Search:
         return float(self.alpha_lr * 0.1 ** sum(epoch >= m for m in self.alpha_milestones))
 
 
-Method = Literal["clustercontrast", "gs", "spcl", "hdcrl", "idm"]
+Method = Literal["clustercontrast", "gs", "spcl", "hdcrl", "mmcl", "idm", "mmt"]
+#: Methods that learn from images without labels alone (USL), and those that adapt from a labelled source set (UDA).
+ALONE: tuple[Method, ...] = ("clustercontrast", "gs", "spcl", "hdcrl", "mmcl")
+ADAPTING: tuple[Method, ...] = ("spcl", "idm", "mmt")
+#: Settings of the clusters, and of the memory that features are compared with.
+CLUSTERS = ("k1", "k2", "neighbour_lists", "jaccard_scaled", "min_samples")
+MEMORY = ("memory_temperature", "memory_momentum")
 #: Settings of `Unsupervised` that only some methods have.
 OWN_SETTINGS: dict[Method, tuple[str, ...]] = {
-    "clustercontrast": ("memory_temperature", "memory_momentum", "hard_update"),
-    "gs": ("memory_temperature", "memory_momentum", "group"),
-    "spcl": ("memory_temperature", "memory_momentum", "eps_gap", "reliable"),
-    "hdcrl": ("memory_temperature", "memory_momentum", "distillation", "teacher_decay", "teacher_warmup"),
-    "idm": ("identity_weight", "bridge_prob", "bridge_feat", "diversity", "cross_batch"),
+    "clustercontrast": (*CLUSTERS, "eps", *MEMORY, "hard_update"),
+    "gs": (*CLUSTERS, "eps", *MEMORY, "group"),
+    "spcl": (*CLUSTERS, "eps", *MEMORY, "eps_gap", "reliable"),
+    "hdcrl": (*CLUSTERS, "eps", *MEMORY, "distillation", "teacher_decay", "teacher_warmup"),
+    "mmcl": ("memory_momentum", "similarity", "positive_weight", "hardest", "single_share"),
+    "idm": (*CLUSTERS, "eps", "identity_weight", "bridge_prob", "bridge_feat", "diversity", "cross_batch"),
+    "mmt": (*CLUSTERS, "teacher_decay", "source_share", "closest", "soft_identity", "soft_triplet"),
 }
+#: Settings of `Losses` that methods use.
+OWN_LOSSES: dict[Method, tuple[str, ...]] = {"idm": ("label_smoothing", "margin"), "mmt": ("label_smoothing",)}
 
 
 @dataclass(frozen=True)
@@ -300,7 +310,7 @@ class Unsupervised:
     """
 
     method: Method = "gs"
-    """clustercontrast, gs, spcl, hdcrl or idm (docs/table4.md)"""
+    """clustercontrast, gs, spcl, hdcrl, mmcl, idm or mmt (docs/table4.md)"""
     feature: Literal["global", "transfer"] = "global"
     """global: pooled final map after a batch norm; transfer: both branches after theirs (released MSINet code)"""
     k1: int = 30
@@ -312,13 +322,13 @@ class Unsupervised:
     jaccard_scaled: bool = False
     """distances are divided by the largest in their row before they are encoded, as in re-ranking"""
     eps: float = 0.6
-    """radius of DBSCAN"""
+    """radius of DBSCAN; mmt finds its own"""
     min_samples: int = 4
     """images within the radius that make a core point of DBSCAN"""
     memory_temperature: float = 0.05
     """tau of the contrast with the memory"""
     memory_momentum: float = 0.2
-    """how much of a memory's row stays when it is updated"""
+    """how much of a memory's row stays when it is updated; mmcl: in the last epoch, rising from 0"""
     hard_update: bool = False
     """of clustercontrast: only the least similar image of a cluster in a batch updates its centre"""
     group: int = 256
@@ -330,7 +340,7 @@ class Unsupervised:
     distillation: bool = True
     """of hdcrl: probability distillation, as the paper; False: the released code of its USL training"""
     teacher_decay: float = 0.999
-    """of hdcrl: largest decay of the teacher's moving average"""
+    """of hdcrl and mmt: largest decay of the teacher's moving average"""
     teacher_warmup: int = 49
     """of hdcrl: step that copies the student to the teacher; from then on its decay rises"""
     identity_weight: float = 0.3
@@ -343,6 +353,22 @@ class Unsupervised:
     """of idm: mu_3, weight of the diversity of the mixtures"""
     cross_batch: bool = True
     """of idm: triplets with a memory of earlier batches (the strong baseline)"""
+    similarity: float = 0.6
+    """of mmcl: least cosine of an image's positives"""
+    positive_weight: float = 5.0
+    """of mmcl: delta, weight of the positives"""
+    hardest: float = 0.01
+    """of mmcl: share of the negatives, the most similar ones, that enter the loss"""
+    single_share: float = 1 / 12
+    """of mmcl: share of the epochs, the first ones, in which an image is its only positive"""
+    source_share: float = 0.5
+    """of mmt: share of the epochs, the first ones, that train on the source"""
+    closest: float = 0.0016
+    """of mmt: share of the pairs, the closest ones, whose mean distance is the radius of DBSCAN"""
+    soft_identity: float = 0.5
+    """of mmt: weight of the other teacher's probabilities; the clusters have the rest"""
+    soft_triplet: float = 0.8
+    """of mmt: weight of the other teacher's triplets; the clusters have the rest"""
 
     def __post_init__(self) -> None:
         known = {"method": get_args(Method), "feature": ("global", "transfer"), "neighbour_lists": ("k1", "k1+1")}
@@ -350,7 +376,9 @@ class Unsupervised:
         _above_zero(self, ("eps", "memory_temperature"))
         _at_least(self, {"k1": 1, "k2": 1, "min_samples": 1, "group": 0, "eps_gap": 0, "teacher_warmup": 1})
         _at_least(self, dict.fromkeys(("identity_weight", "bridge_prob", "bridge_feat", "diversity"), 0))
-        for name in ("memory_momentum", "reliable", "teacher_decay"):
+        _above_zero(self, ("positive_weight", "closest"))
+        shares = ("hardest", "single_share", "source_share", "closest", "soft_identity", "soft_triplet")
+        for name in ("memory_momentum", "reliable", "teacher_decay", "similarity", *shares):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"recipe: {name} must lie in [0, 1], got {getattr(self, name)}")
         if self.eps + self.eps_gap >= 1:
@@ -360,10 +388,9 @@ class Unsupervised:
         if self.k2 > self.k1:
             raise UserError(f"recipe: k2 must be at most k1, got k1 {self.k1} and k2 {self.k2}")
 
-    @property
-    def adapts(self) -> bool:
-        """True if the method learns from a labelled source set as well (UDA)."""
-        return self.method == "idm"
+    def runs(self, *, across: bool) -> bool:
+        """Whether the method adapts from a labelled source set (across), or learns from images alone (not across)."""
+        return self.method in (ADAPTING if across else ALONE)
 
     @property
     def neck(self) -> str:
@@ -543,7 +570,7 @@ def canonical(recipe: Recipe) -> dict[str, Any]:
     if recipe.unsupervised is not None:
         method = recipe.unsupervised.method
         idle |= {name for names in OWN_SETTINGS.values() for name in names} - set(OWN_SETTINGS[method])
-        idle |= {loss.name for loss in fields(losses)} - ({"label_smoothing", "margin"} if method == "idm" else set())
+        idle |= {loss.name for loss in fields(losses)} - set(OWN_LOSSES.get(method, ()))
     found = {name: value for name, value in settings(recipe).items() if name not in idle}
     return {"version": CANONICAL_VERSION, **found, "precision": CANONICAL_PRECISIONS[recipe.precision]}
 

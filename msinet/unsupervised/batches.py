@@ -1,6 +1,7 @@
-"""Training batches of one epoch's plan; images come with their positions instead of labels."""
+"""Training batches of one epoch's plan: of the target, with positions instead of labels, and of a source."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +11,23 @@ from msinet.data.loading import PixelSource
 from msinet.errors import UserError
 from msinet.training.batches import Batches
 from msinet.training.recipe import Recipe
+from msinet.unsupervised.samplers import gallery_batches
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A source set: images with identities."""
+
+    pixels: PixelSource
+    labels: np.ndarray
+    """(N,) in [0, identities)"""
+    cameras: np.ndarray
+    """(N,)"""
+
+    @property
+    def identities(self) -> int:
+        """Number of identities."""
+        return int(self.labels.max()) + 1
 
 
 class PlannedBatches(Batches):
@@ -41,3 +59,18 @@ class PlannedBatches(Batches):
         for number, batch in enumerate(self.plan):
             if number >= step:
                 yield epoch, number, batch
+
+
+class SourceBatches(PlannedBatches):
+    """Batches of P identities of a source with K images each; `next` gives images (B, 3, H, W) and labels (B,)."""
+
+    def __init__(self, source: Labelled, recipe: Recipe, seed: int, device: torch.device, workers: int = 0) -> None:
+        super().__init__(source.pixels, recipe, seed, device, workers)
+        self.labels, self.cameras = source.labels, source.cameras
+
+    def draw(self, epoch: int, step: int, steps: int | None) -> int:
+        """Plan an epoch of that many batches (None: one pass), continue it from a step, and return their number."""
+        sampler = self.recipe.sampler
+        shape = (sampler.identities, sampler.images)
+        plan = gallery_batches(self.labels, self.cameras, shape, seed=self.seed, epoch=epoch, steps=steps)
+        return self.begin(plan, epoch, step)

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msinet.training.fit import Values
-from msinet.unsupervised.batches import PlannedBatches
 from msinet.unsupervised.losses import contrast, hardest_similarities, mean_similarities
 from msinet.unsupervised.task import Conditions, InstanceTask, Unlabelled
 from msinet.unsupervised.teacher import average, frozen
@@ -32,9 +31,7 @@ class HybridContrast(InstanceTask):
     def __init__(self, network: nn.Module, images: Unlabelled, conditions: Conditions) -> None:
         self.pair = StudentAndTeacher(network)
         super().__init__(self.pair, images, conditions)
-        self.second_view = PlannedBatches(
-            images.pixels, self.recipe, self.seed + 1, self.device, conditions.workers
-        )  # another seed: other augmentation of the same images
+        self.second_view = self.batches_of(images.pixels, 1)
         self.taken = 0
         """steps so far"""
 

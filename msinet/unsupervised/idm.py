@@ -12,11 +12,11 @@ from msinet.errors import UserError
 from msinet.losses import identity_loss, triplet_loss
 from msinet.models.heads import ReIDNet
 from msinet.training.fit import Row, Values
-from msinet.unsupervised.batches import PlannedBatches
+from msinet.unsupervised.batches import Labelled
+from msinet.unsupervised.losses import features_of
 from msinet.unsupervised.norms import join_norms, split_norms
 from msinet.unsupervised.pseudo_labels import OUTLIER, centroids
-from msinet.unsupervised.samplers import gallery_batches
-from msinet.unsupervised.task import Conditions, Labelled, PseudoLabelTask, Unlabelled
+from msinet.unsupervised.task import Conditions, PseudoLabelTask, Unlabelled
 
 
 class Mixer(nn.Module):
@@ -90,16 +90,6 @@ class Bridged(nn.Module):
         return network
 
 
-@torch.no_grad()
-def features_of(network: ReIDNet) -> int:
-    """Length of a network's feature."""
-    training = network.training
-    device = next(network.parameters()).device
-    length = int(network.eval()(torch.zeros(1, 3, 64, 32, device=device)).shape[1])
-    network.train(training)
-    return length
-
-
 class CrossBatchMemory:
     """The newest features of earlier batches, first in, first out (XBM).
 
@@ -161,10 +151,9 @@ class IntermediateDomains(PseudoLabelTask):
         self.source = source
         self.bridged = Bridged(network, source.identities + len(images.pixels)).to(conditions.device)
         super().__init__(self.bridged, images, conditions)
-        self.source_batches = PlannedBatches(source.pixels, self.recipe, self.seed + 1, self.device, conditions.workers)
+        self.of_source = self.source_batches(source)
         rows = len(source.pixels) + len(images.pixels)
         self.past = CrossBatchMemory(rows, self.bridged.classifier.shape[1], self.device)
-        self.source_labels = torch.from_numpy(source.labels).to(self.device)
 
     @property
     def trained(self) -> nn.Module:
@@ -174,7 +163,8 @@ class IntermediateDomains(PseudoLabelTask):
     def initialize(self) -> None:
         """Set the source's rows of the classifier to its class centroids."""
         features = self.extract(self.source.pixels)
-        rows = F.normalize(centroids(features, self.source_labels, self.source.identities))
+        labels = torch.from_numpy(self.source.labels).to(self.device)
+        rows = F.normalize(centroids(features, labels, self.source.identities))
         self.bridged.classifier.data[: self.source.identities] = rows
 
     def prepare(self, features: Tensor) -> None:
@@ -188,23 +178,14 @@ class IntermediateDomains(PseudoLabelTask):
     def begin_epoch(self, epoch: int, step: int) -> Row:
         """Begin the batches of both domains."""
         row = super().begin_epoch(epoch, step)
-        sampler = self.recipe.sampler
-        plan = gallery_batches(
-            self.source.labels,
-            self.source.cameras,
-            (sampler.identities, sampler.images),
-            seed=self.seed + 1,
-            epoch=epoch,
-            steps=int(row["steps"]),
-        )
-        self.source_batches.begin(plan, epoch, step)
+        self.of_source.draw(epoch, step, int(row["steps"]))
         return row
 
     def step(self, epoch: int, step: int) -> Values:
         """One batch of each domain and their mixtures."""
         del epoch, step
-        (source, first), (target, second) = self.source_batches.next(), self.batches.next()
-        labels = torch.cat([self.source_labels[first], self.targets[second] + self.source.identities])  # (2B,)
+        (source, own), (target, positions) = self.of_source.next(), self.batches.next()
+        labels = torch.cat([own, self.targets[positions] + self.source.identities])  # (2B,)
         pooled, feature = self.embed(self.bridged.network, torch.cat([source, target]))  # (3B, D) each
         logits = feature @ self.bridged.classifier[: self.source.identities + self.count].T  # (3B, classes)
         mixtures = self.bridged.mixer.weights

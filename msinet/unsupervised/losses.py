@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from msinet.models.heads import ReIDNet
 from msinet.unsupervised.pseudo_labels import centroids
 
 #: Added to probabilities before their logarithm, as in the released codes.
@@ -38,3 +39,13 @@ def contrast(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of -log(p + 1e-6) with p the softmax of logits (B, count) at the targets (B,)."""
     chosen = logits.softmax(1).gather(1, targets[:, None])
     return -(chosen + EPSILON).log().mean()
+
+
+@torch.no_grad()
+def features_of(network: ReIDNet) -> int:
+    """Length of a network's feature."""
+    training = network.training
+    device = next(network.parameters()).device
+    length = int(network.eval()(torch.zeros(1, 3, 64, 32, device=device)).shape[1])
+    network.train(training)
+    return length

@@ -15,22 +15,32 @@ from msinet.models.heads import ReIDNet
 from msinet.models.weights import LoadReport
 from msinet.training.fit import OnStep, Row, Task
 from msinet.training.options import RunOptions
-from msinet.training.recipe import Method
+from msinet.training.recipe import ADAPTING, ALONE, Method
 from msinet.training.run import Kind, Training, open_images, run
 from msinet.training.run_folder import Record, RunFolder
+from msinet.unsupervised.batches import Labelled
 from msinet.unsupervised.clustercontrast import ClusterContrast
 from msinet.unsupervised.gs import GroupSampling
 from msinet.unsupervised.hdcrl import HybridContrast
 from msinet.unsupervised.idm import IntermediateDomains
-from msinet.unsupervised.spcl import SelfPaced
-from msinet.unsupervised.task import Conditions, Labelled, PseudoLabelTask, Unlabelled
+from msinet.unsupervised.mmcl import MultiLabels
+from msinet.unsupervised.mmt import MutualMeanTeaching
+from msinet.unsupervised.spcl import SelfPaced, SelfPacedAdaptation
+from msinet.unsupervised.task import Conditions, PseudoLabelTask, Unlabelled
 
-#: Methods that need no source set, by name.
+#: Methods that learn from images alone, by name.
 USL: dict[Method, type[PseudoLabelTask]] = {
     "clustercontrast": ClusterContrast,
     "gs": GroupSampling,
     "spcl": SelfPaced,
     "hdcrl": HybridContrast,
+    "mmcl": MultiLabels,
+}
+#: Methods that adapt from a labelled source, by name.
+UDA: dict[Method, Callable[[ReIDNet, Unlabelled, Conditions, Labelled], PseudoLabelTask]] = {
+    "spcl": SelfPacedAdaptation,
+    "idm": IntermediateDomains,
+    "mmt": MutualMeanTeaching,
 }
 
 
@@ -60,20 +70,20 @@ def learn(
 
 def check(training: Training) -> None:
     """Raise a `UserError` unless source and target suit the method."""
-    settings = training.recipe.method_settings
-    same = training.source.fingerprint == training.target.fingerprint
-    if settings.adapts and same:
+    settings, source, target = training.recipe.method_settings, training.source, training.target
+    across = source.fingerprint != target.fingerprint
+    if not across and not settings.runs(across=False):
         raise UserError(
-            f"{settings.method} adapts from a labelled source to another target, but both are "
-            f"{training.target.name}; name another --source, or take a method that needs none, such as gs"
+            f"{settings.method} adapts from a labelled source to another target, but both are {target.name}; "
+            f"name another --source, or take a method that needs none: {', '.join(ALONE)}"
         )
-    if not settings.adapts and not same:
+    if across and not settings.runs(across=True):
         raise UserError(
-            f"{settings.method} learns from the target alone, but the source is {training.source.name} and the target "
-            f"{training.target.name}; leave the source out, or take idm"
+            f"{settings.method} learns from the target alone, but the source is {source.name} and the target "
+            f"{target.name}; leave the source out, or take one of {', '.join(ADAPTING)}"
         )
-    if settings.adapts and (training.source.train[0].identity < 0):
-        raise UserError(f"{settings.method} needs a source with identities, which {training.source.name} does not have")
+    if across and source.train[0].identity < 0:
+        raise UserError(f"{settings.method} needs a source with identities, which {source.name} does not have")
 
 
 class WithoutLabels(Kind):
@@ -100,12 +110,11 @@ class WithoutLabels(Kind):
             options.progress,
         )
         images = unlabelled(target, open_images(here, target, "train", recipe))
-        method = recipe.method_settings.method
-        if method in USL:
+        method, source = recipe.method_settings.method, training.source
+        if source.fingerprint == target.fingerprint:
             return USL[method](network, images, conditions)
-        source = training.source
         labelled = Labelled(open_images(here, source, "train", recipe), source.labels, cameras_of(source))
-        return IntermediateDomains(network, images, conditions, labelled)
+        return UDA[method](network, images, conditions, labelled)
 
 
 def load_start(network: nn.Module, path: Path) -> LoadReport:

@@ -1,12 +1,19 @@
 """SpCL (Ge et al., NeurIPS 2020): GS's memory with batches of clusters, of which only reliable ones are kept."""
 
+import copy
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from msinet.unsupervised.pseudo_labels import OUTLIER, cluster, distances, singletons
-from msinet.unsupervised.task import InstanceTask
+from msinet.training.fit import Row, Values
+from msinet.unsupervised.batches import Labelled
+from msinet.unsupervised.losses import contrast, mean_similarities
+from msinet.unsupervised.norms import join_norms, split_norms
+from msinet.unsupervised.pseudo_labels import OUTLIER, centroids, cluster, distances, singletons
+from msinet.unsupervised.task import Conditions, InstanceTask, Unlabelled
 
 
 class SelfPaced(InstanceTask):
@@ -35,6 +42,74 @@ class SelfPaced(InstanceTask):
         """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         self.threshold = state["threshold"]
+
+
+class SelfPacedAdaptation(SelfPaced):
+    """SpCL from a labelled source: the memory has a row for each identity of the source, then one per target image.
+
+    Source and target have batch norms of their own; the target's are those of the result.
+
+    Args:
+        network: to train.
+        images: of the target.
+        conditions: recipe, seed, device.
+        source: labelled images.
+    """
+
+    def __init__(self, network: nn.Module, images: Unlabelled, conditions: Conditions, source: Labelled) -> None:
+        split = copy.deepcopy(network)
+        split_norms(split, 2)
+        super().__init__(split, images, conditions)
+        self.source, self.of_source = source, self.source_batches(source)
+
+    @property
+    def trained(self) -> nn.Module:
+        """A copy of the network with the target's batch norms."""
+        network = copy.deepcopy(self.network)
+        join_norms(network)
+        return network
+
+    def initialize(self) -> None:
+        """Fill the memory with the source's class centroids and the features of the target's images."""
+        labels = torch.from_numpy(self.source.labels).to(self.device)
+        rows = F.normalize(centroids(self.extract(self.source.pixels), labels, self.source.identities))
+        rows = torch.cat([rows, self.extract()])  # (identities + N, D)
+        self.new_memory(*rows.shape).centres.copy_(rows)
+
+    def clustered_features(self) -> Tensor:
+        """The memory's rows of the target."""
+        return self.rows.centres[self.source.identities :].clone()
+
+    def begin_epoch(self, epoch: int, step: int) -> Row:
+        """Begin the batches of both domains."""
+        row = super().begin_epoch(epoch, step)
+        self.of_source.draw(epoch, step, int(row["steps"]))
+        return row
+
+    def step(self, epoch: int, step: int) -> Values:
+        """Compare a batch of each domain with the rows of both, train, and update the rows."""
+        del epoch, step
+        (source, own), (target, positions) = self.of_source.next(), self.batches.next()
+        features = F.normalize(self.embed(self.network, torch.cat([source, target])).feature)  # (2B, D)
+        labels = torch.cat([own, self.targets[positions] + self.source.identities])  # (2B,)
+        logits = self.logits(features, labels)  # (2B, identities + labels)
+        of_source, of_target = (contrast(*half) for half in zip(logits.chunk(2), labels.chunk(2), strict=True))
+        self.optimize(of_source + of_target)
+        self.rows.update(features, torch.cat([own, positions + self.source.identities]))
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return {
+            "loss": (of_source + of_target).detach(),
+            "source": of_source.detach(),
+            "target": of_target.detach(),
+            "accuracy": accuracy,
+        }
+
+    def logits(self, features: Tensor, own: Tensor) -> Tensor:
+        """Mean cosine with each label's rows over the temperature; labels of the source come first."""
+        del own
+        first = self.source.identities
+        labels = torch.cat([torch.arange(first, device=self.device), self.targets + first])  # of the rows
+        return mean_similarities(features, self.rows.centres, labels, first + self.count) / self.rows.temperature
 
 
 def dissimilarity(labels: np.ndarray, others: np.ndarray) -> np.ndarray:

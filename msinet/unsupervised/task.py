@@ -18,7 +18,7 @@ from msinet.training.fit import Row, Task, Values
 from msinet.training.graphs import set_learning_rate
 from msinet.training.recipe import Recipe
 from msinet.training.supervised import build_optimizer
-from msinet.unsupervised.batches import PlannedBatches
+from msinet.unsupervised.batches import Labelled, PlannedBatches, SourceBatches
 from msinet.unsupervised.losses import contrast, mean_similarities
 from msinet.unsupervised.pseudo_labels import OUTLIER, check_clusters, cluster, distances, quality, singletons
 from msinet.unsupervised.samplers import gallery_batches
@@ -33,22 +33,6 @@ class Unlabelled:
     """(N,); all equal where they are not known"""
     hidden: np.ndarray | None = None
     """(N,) identities, which are compared with the clusters and otherwise not used; None: not known"""
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A source set: images with identities."""
-
-    pixels: PixelSource
-    labels: np.ndarray
-    """(N,) in [0, identities)"""
-    cameras: np.ndarray
-    """(N,)"""
-
-    @property
-    def identities(self) -> int:
-        """Number of identities."""
-        return int(self.labels.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -86,7 +70,7 @@ class PseudoLabelTask(Task):
         self.network, self.images, self.conditions = network, images, conditions
         self.recipe, self.settings = conditions.recipe, conditions.recipe.method_settings
         self.epochs, self.seed, self.device = self.recipe.schedule.epochs, conditions.seed, conditions.device
-        self.batches = PlannedBatches(images.pixels, self.recipe, self.seed, self.device, conditions.workers)
+        self.batches = self.batches_of(images.pixels)
         self.optimizer = build_optimizer(network, self.recipe)
         self.labels = np.full(len(images.pixels), OUTLIER)
         """of the current epoch, (N,), outliers as `OUTLIER`"""
@@ -95,6 +79,10 @@ class PseudoLabelTask(Task):
         self.memory: Memory | None = None
 
     # --- What methods differ in ---
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch."""
+        return self.recipe.learning_rate(epoch)
 
     def clustered_features(self) -> Tensor:
         """Features (N, D) that are clustered at the start of an epoch."""
@@ -125,6 +113,14 @@ class PseudoLabelTask(Task):
 
     # --- What they share ---
 
+    def source_batches(self, source: Labelled, stream: int = 1) -> SourceBatches:
+        """Batches of a source."""
+        return SourceBatches(source, self.recipe, self.seed + stream, self.device, self.conditions.workers)
+
+    def batches_of(self, pixels: PixelSource, stream: int = 0) -> PlannedBatches:
+        """Batches of images; another stream has other augmentation."""
+        return PlannedBatches(pixels, self.recipe, self.seed + stream, self.device, self.conditions.workers)
+
     @property
     def trained(self) -> nn.Module:
         """The network that is evaluated and saved."""
@@ -132,8 +128,12 @@ class PseudoLabelTask(Task):
 
     def extract(self, pixels: PixelSource | None = None) -> Tensor:
         """Unit features (N, D) of images, by default all to cluster, by the trained network, on the device."""
+        return self.extract_by(self.trained, pixels)
+
+    def extract_by(self, network: nn.Module, pixels: PixelSource | None = None) -> Tensor:
+        """Unit features of another network."""
         chosen = self.images.pixels if pixels is None else pixels
-        found = embed(self.trained, chosen, self.device, progress=self.conditions.progress)
+        found = embed(network, chosen, self.device, progress=self.conditions.progress)
         return F.normalize(found.to(self.device).clone())  # a clone: rows of inference mode cannot be trained with
 
     def begin_epoch(self, epoch: int, step: int) -> Row:
@@ -149,7 +149,7 @@ class PseudoLabelTask(Task):
             check_clusters(labels, self.settings, keeps_outliers=self.keeps_outliers)
             self.set_labels(labels, epoch)
             self.prepare(features)
-        learning_rate = self.recipe.learning_rate(epoch)
+        learning_rate = self.learning_rate(epoch)
         set_learning_rate(self.optimizer, learning_rate)
         self.network.train()
         return {"steps": self.batches.begin(self.plan(epoch), epoch, step), "lr": learning_rate, **self.cluster_row()}

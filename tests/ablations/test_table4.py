@@ -35,14 +35,17 @@ def test_the_whole_table_runs_once(data_root: Path, tmp_path: Path, capsys) -> N
             continue  # the training whose weights are ranked across sets
         methods.setdefault(name, []).append((row["source"], row["target"], row["steps"], row["weights"]))
     counts = {name: len(found) for name, found in methods.items()}
-    assert counts == dict.fromkeys(METHODS.values(), 1) | {START: 2, TRANSFER: 1}
+    assert counts == dict.fromkeys(METHODS.values(), 1) | {"spcl": 2, START: 2, TRANSFER: 1}
     for method in METHODS.values():
-        ((source, target, steps, start),) = methods[method]
-        assert (source, target) == ("market1501", "msmt17" if Unsupervised(method).adapts else "market1501")
-        assert steps == 1
-        assert start == methods[START][0][3]
+        ways = [across for across in (False, True) if Unsupervised(method).runs(across=across)]
+        assert {(source, target) for source, target, *_ in methods[method]} == {
+            ("market1501", "msmt17" if across else "market1501") for across in ways
+        }
+        for *_, steps, start in methods[method]:
+            assert steps == 1
+            assert start == methods[START][0][3]
     clustered = frame[frame["clusters"].notna()]
-    assert len(clustered) == len(METHODS)
+    assert len(clustered) == len(METHODS)  # spcl twice, mmcl never
     assert clustered["ari"].notna().all()
     network = build_model("msinet_x0_25", 1, neck="bn")
     for run_id in clustered.index:  # the mixer and the norms of other domains are left out

@@ -21,22 +21,27 @@ from msinet.models.heads import Embedding, ReIDNet
 from msinet.retrieval import jaccard_distances, reranking
 from msinet.search.memory import Memory
 from msinet.training.options import RunOptions
-from msinet.training.recipe import OWN_SETTINGS, Method, Recipe, Unsupervised, canonical, settings
+from msinet.training.recipe import ADAPTING, ALONE, OWN_SETTINGS, Method, Recipe, Unsupervised, canonical, settings
 from msinet.training.recipes import published, resolve_unsupervised
 from msinet.training.run import Training
 from msinet.unsupervised import image_folder, learn, load_start
+from msinet.unsupervised.batches import Labelled
 from msinet.unsupervised.clustercontrast import hardest
-from msinet.unsupervised.idm import Bridged, CrossBatchMemory, IntermediateDomains, Mixer, bridge, mixed_identity_loss
+from msinet.unsupervised.idm import Bridged, CrossBatchMemory, Mixer, bridge, mixed_identity_loss
 from msinet.unsupervised.losses import contrast, hardest_similarities, mean_similarities
+from msinet.unsupervised.mmcl import multi_label_loss, positives
+from msinet.unsupervised.mmt import closest, soft_identity_loss, soft_triplet_loss
 from msinet.unsupervised.norms import DomainNorm
 from msinet.unsupervised.pseudo_labels import OUTLIER, check_clusters, cluster, distances, quality, singletons
-from msinet.unsupervised.run import USL
+from msinet.unsupervised.run import UDA, USL
 from msinet.unsupervised.samplers import gallery_batches, group_batches
 from msinet.unsupervised.spcl import dissimilarity, first_threshold, keep_reliable
-from msinet.unsupervised.task import Conditions, Labelled, Unlabelled
+from msinet.unsupervised.task import Conditions, Unlabelled
 from msinet.unsupervised.teacher import average
 
 METHODS = tuple(OWN_SETTINGS)
+#: Method, and whether it adapts from a source.
+WAYS = [*((method, False) for method in ALONE), *((method, True) for method in ADAPTING)]
 
 
 def blobs(seed: int, count: int, identities: int, dim: int = 8, noise: float = 0.4) -> tuple[Tensor, np.ndarray]:
@@ -464,6 +469,130 @@ def test_the_memory_of_earlier_batches_is_a_queue() -> None:
     assert float(memory.triplet(anchors[:1], own[:1], 0.3).detach()) == 0  # no negative
 
 
+# --- MMCL ---
+
+
+def test_labels_are_similar_rows_that_have_the_image_among_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("msinet.unsupervised.mmcl.BLOCK", 3)
+    rows, _ = blobs(3, 60, 6, dim=6, noise=0.9)
+    memory = F.normalize(rows.double())
+    images = torch.arange(0, 60, 4)
+    found = positives(memory, images, 0.5)
+    cosine = (memory @ memory.T).numpy()
+    sizes = []
+    for row, i in zip(found, images.tolist(), strict=True):
+        order = [i, *(int(j) for j in np.argsort(-cosine[i], kind="stable") if j != i)]
+        k = 1 + sum(cosine[i, j] > 0.5 for j in order[1:])
+        expected = {i}
+        for j in order[1:k]:
+            nearest = {int(g) for g in np.argsort(-cosine[j], kind="stable")[:k]}
+            if i not in nearest:
+                break
+            expected.add(j)
+        assert set(row.nonzero()[:, 0].tolist()) == expected
+        sizes.append((len(expected), k))
+    assert any(size < k for size, k in sizes)
+    assert max(size for size, _ in sizes) > 4  # more than a block
+
+
+def test_the_multi_label_loss_is_the_loop_over_samples() -> None:
+    features, memory = double(4, 5, seed=3).requires_grad_(True), F.normalize(double(30, 5, seed=4))
+    cosines = F.normalize(features) @ memory.T
+    positive = torch.zeros(4, 30, dtype=torch.bool)
+    for i, chosen in enumerate(([0], [1, 2, 3], [4, 9], list(range(29)))):
+        positive[i, chosen] = True
+    total = torch.zeros((), dtype=torch.float64)
+    for row, own in zip(cosines, positive, strict=True):
+        near = [(1 - row[j]) ** 2 for j in range(30) if own[j]]
+        far = sorted((row[j] for j in range(30) if not own[j]), key=lambda one: float(one.detach()), reverse=True)
+        far = far[: max(1, int(0.2 * len(far)))]
+        total = total + 5 * sum(near) / len(near) + sum((1 + s) ** 2 for s in far) / len(far)
+    same_gradients(multi_label_loss(cosines, positive, 5.0, 0.2), total / 4, features)
+    everything = torch.ones(1, 3, dtype=torch.bool)  # no negative
+    assert float(multi_label_loss(torch.full((1, 3), 0.5), everything, 2.0, 0.2)) == pytest.approx(0.5)
+
+
+def test_mmcl_starts_with_single_labels_and_a_momentum_of_zero() -> None:
+    task = make("mmcl", epochs=24, similarity=0.0)
+    task.initialize()
+    seen = {}
+    for epoch in (0, 1, 2):
+        task.begin_epoch(epoch, 0)
+        assert task.rows.momentum == pytest.approx(0.5 * epoch / 24)
+        seen[epoch] = float(task.step(epoch, 0)["positives"])
+        task.batches._stream = None
+    assert seen[0] == seen[1] == 1 < seen[2]  # a twelfth of 24 epochs
+
+
+# --- MMT ---
+
+
+def test_mutual_losses_are_loops_over_samples() -> None:
+    logits, teacher = double(5, 4, seed=1).requires_grad_(True), double(5, 4, seed=2)
+    total = sum(
+        -(teacher[i].exp() / teacher[i].exp().sum())[k] * (logits[i, k] - logits[i].exp().sum().log())
+        for i in range(5)
+        for k in range(4)
+    )
+    same_gradients(soft_identity_loss(logits, teacher), total / 5, logits)
+    pooled, other = double(6, 3, seed=3).requires_grad_(True), double(6, 7, seed=4)
+    labels = [0, 0, 1, 1, 1, 0]
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(6):
+        away = {j: (pooled[i] - pooled[j]).square().sum().sqrt() for j in range(6) if j != i}
+        positive = max((j for j in away if labels[j] == labels[i]), key=lambda j: float(away[j].detach()))
+        negative = min((j for j in away if labels[j] != labels[i]), key=lambda j: float(away[j].detach()))
+        ours = torch.stack([away[positive], away[negative]])
+        theirs = torch.stack([(other[i] - other[j]).norm() for j in (positive, negative)])
+        total = total - (theirs.softmax(0) * ours.log_softmax(0)).sum()
+    same_gradients(soft_triplet_loss(pooled, other, torch.tensor(labels)), total / 6, pooled)
+    alone = soft_triplet_loss(double(3, 2, seed=5), double(3, 2, seed=6), torch.zeros(3))
+    assert float(alone) == 0  # no negative
+
+
+def test_the_radius_is_the_mean_of_the_closest_pairs() -> None:
+    features, _ = blobs(0, 50, 6)
+    within = jaccard_distances(features, k1=8, k2=3, radius=0.99)
+    dense = plain_jaccard(features.numpy(), 8, 3, 9, scaled=False)
+    upper = np.sort(dense[np.triu_indices(50, 1)])
+    upper = upper[upper > 1e-6]  # not of equal encodings
+    count = round(0.05 * 50 * 49 / 2)
+    assert closest(within, 0.05) == pytest.approx(float(upper[:count].mean()), abs=1e-6)
+    many = closest(within, 1.0)  # those that are not stored count as 1
+    assert many == pytest.approx(float(np.where(upper <= 0.99, upper, 1).mean()), abs=1e-2)
+    assert many < 1
+
+
+def test_mmt_learns_the_source_and_then_from_the_other_teacher() -> None:
+    task = make("mmt", epochs=2, min_samples=1, closest=0.05)
+    task.initialize()
+    assert "clusters" not in task.begin_epoch(0, 0)
+    assert task.trained is task.couple.learners[0].network
+    before = [learner.classifier.clone() for learner in task.couple.learners]
+    task.step(0, 0)
+    changes = [(one.classifier - was) for one, was in zip(task.couple.learners, before, strict=True)]
+    assert not torch.equal(*changes)  # each has its own batches
+    row = task.begin_epoch(1, 0)
+    assert row["clusters"] > 1
+    assert task.trained is task.couple.teachers[0].network
+    assert task.settings.eps != 0.6
+    first, second = task.couple.learners
+    torch.testing.assert_close(first.classifier[: task.count], second.classifier[: task.count])
+    assert all(
+        torch.equal(*pair) for pair in zip(first.parameters(), task.couple.teachers[0].parameters(), strict=True)
+    )
+    values = {name: float(value) for name, value in task.step(1, 0).items()}
+    total = 0.5 * (values["hard_identity"] + values["soft_identity"])
+    total += 0.2 * values["hard_triplet"] + 0.8 * values["soft_triplet"]
+    assert values["loss"] == pytest.approx(total, rel=1e-5)
+    # The first step copies the learners; then the average moves half way.
+    for mine, theirs in zip(task.couple.teachers[0].parameters(), first.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    was = first.classifier.clone()
+    task.step(1, 1)
+    torch.testing.assert_close(task.couple.teachers[0].classifier, 0.5 * was + 0.5 * first.classifier)
+
+
 # --- Whole steps ---
 
 
@@ -481,16 +610,14 @@ def unlabelled(count: int = 24) -> Unlabelled:
     return Unlabelled(pixels(count), np.arange(count) % 3, np.arange(count) // 4)
 
 
-def make(method: Method, images: Unlabelled | None = None, **changes: Any) -> Any:
+def make(method: Method, *, across: bool | None = None, **changes: Any) -> Any:
     torch.manual_seed(0)
     network = build_model("msinet_x0_25", 3, neck="bn")
     conditions = Conditions(small(method, **changes), 1, CPU)
-    images = images or unlabelled()
-    if method == "idm":
-        return IntermediateDomains(
-            network, images, conditions, Labelled(pixels(20, 1), np.arange(20) // 4, np.zeros(20))
-        )
-    return USL[method](network, images, conditions)
+    if method not in ALONE if across is None else across:
+        source = Labelled(pixels(20, 1), np.arange(20) // 4, np.zeros(20))
+        return UDA[method](network, unlabelled(), conditions, source)
+    return USL[method](network, unlabelled(), conditions)
 
 
 @pytest.fixture
@@ -525,6 +652,34 @@ def test_a_step_with_instances_is_the_method_written_out(method: Method) -> None
     total = total / len(positions)
     assert float(values["contrast" if method == "hdcrl" else "loss"]) == pytest.approx(float(total), rel=1e-4)
     for feature, place in zip(features.detach(), positions, strict=True):
+        rows[place] = F.normalize(0.2 * rows[place] + 0.8 * feature, dim=0)
+    torch.testing.assert_close(task.rows.centres, rows, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("certain")
+def test_a_step_of_spcl_across_sets_is_the_method_written_out() -> None:
+    task, plain = make("spcl", across=True), make("spcl", across=True)
+    for one in (task, plain):
+        one.initialize()
+        one.begin_epoch(0, 0)
+    rows = plain.rows.centres.clone()
+    assert len(rows) == 5 + 24
+    unit = F.normalize(plain.trained.eval()(torch.zeros(1, 3, 32, 16)))
+    plain.network.train()
+    assert unit.shape[1] == rows.shape[1]
+    labels = torch.cat([torch.arange(5), plain.targets + 5])
+    values = task.step(0, 0)
+    (source, own), (target, positions) = plain.of_source.next(), plain.batches.next()
+    features = F.normalize(plain.network.embed(torch.cat([source, target])).feature)
+    wanted = torch.cat([own, plain.targets[positions] + 5])
+    losses = []
+    for feature, y in zip(features, wanted, strict=True):
+        scores = torch.stack([(rows[labels == k] @ feature).mean() / 0.05 for k in range(5 + 8)])
+        losses.append(-(scores.softmax(0)[y] + 1e-6).log())
+    half = len(losses) // 2
+    assert float(values["source"]) == pytest.approx(float(sum(losses[:half]) / half), rel=1e-4)
+    assert float(values["target"]) == pytest.approx(float(sum(losses[half:]) / half), rel=1e-4)
+    for feature, place in zip(features.detach(), [*own.tolist(), *(positions + 5).tolist()], strict=True):
         rows[place] = F.normalize(0.2 * rows[place] + 0.8 * feature, dim=0)
     torch.testing.assert_close(task.rows.centres, rows, rtol=1e-4, atol=1e-5)
 
@@ -612,7 +767,8 @@ def test_methods_share_their_settings_and_canonical_forms_leave_out_the_others()
         assert set(OWN_SETTINGS[method]) < set(canonical(recipe))
         others = {name for other in METHODS for name in OWN_SETTINGS[other]} - set(OWN_SETTINGS[method])
         assert not others & set(canonical(recipe))
-        assert ("label_smoothing" in canonical(recipe)) == (method == "idm")
+        assert ("label_smoothing" in canonical(recipe)) == (method in ("idm", "mmt"))
+        assert ("margin" in canonical(recipe)) == (method == "idm")
     assert "method" not in canonical(published("paper", "light").recipe)
 
 
@@ -623,10 +779,13 @@ def test_the_published_recipes() -> None:
         "gs": (50, 400, 64),
         "spcl": (50, 400, 64),
         "hdcrl": (70, 100, 256),
+        "mmcl": (60, None, 128),
         "idm": (50, 400, 64),
+        "mmt": (80, 400, 64),
     }
     assert {m: r.method_settings.eps for m, r in recipes.items()} == dict.fromkeys(METHODS, 0.6) | {"hdcrl": 0.5}
-    assert all(r.learning_rate(0) == pytest.approx(3.5e-4) for r in recipes.values())
+    first = {m: r.learning_rate(r.schedule.warmup) for m, r in recipes.items()}
+    assert first == {m: pytest.approx(0.01 if m == "mmcl" else 3.5e-4) for m in METHODS}
     assert recipes["gs"].learning_rate(20) == pytest.approx(3.5e-5)
     assert recipes["idm"].method_settings.jaccard_scaled
     assert not recipes["idm"].losses.normalize_triplet
@@ -657,9 +816,18 @@ OPTIONS = RunOptions(device="cpu", progress=False)
 def run(data_root: Path, market: Dataset) -> Iterator[Callable[..., dict[str, Any]]]:
     """Runs a method on the small data sets: four steps."""
 
-    def work(folder: Path, method: Method, at: Any = None, target: Dataset | None = None, **changes: Any) -> Any:
+    def work(
+        folder: Path,
+        method: Method,
+        at: Any = None,
+        target: Dataset | None = None,
+        *,
+        across: bool | None = None,
+        **changes: Any,
+    ) -> Any:
         target = target or market
-        source = load_dataset("msmt17", data_root) if method == "idm" else target
+        adapts = method not in ALONE if across is None else across
+        source = load_dataset("msmt17", data_root) if adapts else target
         training = Training("msinet_x0_25", {"neck": "bn"}, source, target, small(method, **changes))
         return learn(folder, training, OPTIONS, at_steps(at, 4))
 
@@ -670,15 +838,16 @@ def outcome(folder: Path) -> tuple[bytes, list[dict[str, str]]]:
     return (folder / "model.safetensors").read_bytes(), table(folder / "history.csv")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("at", [2, 3])
+@pytest.mark.parametrize(("method", "across"), WAYS)
 def test_an_interrupted_run_ends_in_the_same_bits(
-    method: Method, run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: Method, across: bool, at: int, run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path / "whole", method)
+    run(tmp_path / "whole", method, across=across)
     monkeypatch.setattr("msinet.training.fit.CHECKPOINT_SECONDS", 0)
-    with pytest.raises(Stopped):  # in the middle of the first epoch; the second one clusters after the resumption
-        run(tmp_path / "parts", method, {2: stop})
-    run(tmp_path / "parts", method)
+    with pytest.raises(Stopped):  # in the middle of the first epoch, or after the clusters of the second one
+        run(tmp_path / "parts", method, {at: stop}, across=across)
+    run(tmp_path / "parts", method, across=across)
     assert outcome(tmp_path / "parts")[0] == outcome(tmp_path / "whole")[0]
     assert outcome(tmp_path / "parts")[1] == outcome(tmp_path / "whole")[1]
 
@@ -696,18 +865,18 @@ def permuted(dataset: Dataset) -> Dataset:
     return replace(dataset, train=train)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "across"), WAYS)
 def test_hidden_labels_change_nothing_but_the_quality(
-    method: Method, run: Callable[..., Any], market: Dataset, tmp_path: Path
+    method: Method, across: bool, run: Callable[..., Any], market: Dataset, tmp_path: Path
 ) -> None:
-    first = run(tmp_path / "a", method, epochs=1)
+    first = run(tmp_path / "a", method, across=across, epochs=1)
     other = permuted(market)
     assert not np.array_equal(other.labels, market.labels)
-    second = run(tmp_path / "b", method, target=other, epochs=1)
+    second = run(tmp_path / "b", method, target=other, across=across, epochs=1)
     assert outcome(tmp_path / "a")[0] == outcome(tmp_path / "b")[0]
-    assert first["ari"] != second["ari"]
+    assert first.get("ari") != second.get("ari") or method == "mmcl"  # which has no clusters
     for name in ("clusters", "outliers", "mAP", "R1"):
-        assert first[name] == second[name]
+        assert first.get(name) == second.get(name)
 
 
 def test_a_folder_of_images_is_enough(tmp_path: Path, market: Dataset) -> None:

@@ -57,7 +57,25 @@ METHODS: dict[Method, Changes] = {
     "gs": {},
     "spcl": {},
     "hdcrl": {"eps": 0.5, "images": 16, "epochs": 70, "milestones": (30, 60), "steps_per_epoch": 100},
+    "mmcl": {
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "identities": 32,
+        "epochs": 60,
+        "milestones": (40,),
+        "steps_per_epoch": None,
+        "memory_momentum": 0.5,
+    },
     "idm": {"neighbour_lists": "k1+1", "jaccard_scaled": True, "triplet": True, "normalize_triplet": False},
+    # 80 epochs of 200 steps on the source and 40 of 400 on the target; the milestones are those of the source.
+    "mmt": {
+        "neighbour_lists": "k1+1",
+        "jaccard_scaled": True,
+        "triplet": True,
+        "epochs": 80,
+        "warmup": 5,
+        "milestones": (20, 35),
+    },
 }
 
 BASES: dict[str, Source] = {

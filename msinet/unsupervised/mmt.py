@@ -1,0 +1,260 @@
+"""MMT (Ge et al., ICLR 2020): two networks learn from clusters and from each other's moving average."""
+
+import copy
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+from torch import Tensor, nn
+
+from msinet.losses import identity_loss, triplet_loss
+from msinet.models.heads import ReIDNet
+from msinet.training.fit import Row, Values
+from msinet.training.graphs import set_learning_rate
+from msinet.training.supervised import build_optimizer
+from msinet.unsupervised.batches import Labelled
+from msinet.unsupervised.losses import features_of
+from msinet.unsupervised.pseudo_labels import OUTLIER, centroids, cluster, distances
+from msinet.unsupervised.samplers import group_batches
+from msinet.unsupervised.task import Conditions, PseudoLabelTask, Unlabelled
+from msinet.unsupervised.teacher import average, frozen
+
+#: Radius up to which distances are computed before DBSCAN's is known; others count as 1.
+WIDEST = 0.99
+#: Distances up to this are those of equal encodings.
+ZERO = 1e-6
+
+
+class Classified(NamedTuple):
+    """What a network says about a batch."""
+
+    pooled: Tensor  # (B, D): before the batch norm, for triplets
+    logits: Tensor  # (B, classes)
+
+
+class Learner(nn.Module):
+    """A network and a classifier, of which the first rows are used.
+
+    Args:
+        network: to train; it is copied.
+        classes: most rows.
+    """
+
+    def __init__(self, network: ReIDNet, classes: int) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        self.classifier = nn.Parameter(0.001 * torch.randn(classes, features_of(network)))
+
+    def forward(self, images: Tensor, classes: int) -> Classified:  # (B, 3, H, W)
+        """Pooled features, and logits of the first classes."""
+        pooled, feature = self.network.embed(images)
+        return Classified(pooled, feature @ self.classifier[:classes].T)
+
+
+class Couple(nn.Module):
+    """Two learners, and their teachers, which are their moving averages."""
+
+    def __init__(self, network: ReIDNet, classes: int) -> None:
+        super().__init__()
+        self._learners = nn.ModuleList(Learner(network, classes) for _ in range(2))
+        self._teachers = copy.deepcopy(self._learners)
+        frozen(self._teachers)
+
+    @property
+    def learners(self) -> list[Learner]:
+        """Both learners."""
+        return [cast(Learner, one) for one in self._learners]
+
+    @property
+    def teachers(self) -> list[Learner]:
+        """The teacher of the first and of the second learner."""
+        return [cast(Learner, one) for one in self._teachers]
+
+    def copy_to_teachers(self) -> None:
+        """Make the teachers equal to the learners, statistics of batch norms included."""
+        self._teachers.load_state_dict(self._learners.state_dict())
+
+    def move_teachers(self, decay: float) -> None:
+        """Move the teachers' parameters towards the learners'."""
+        average(self._teachers, self._learners, decay)
+
+
+class MutualMeanTeaching(PseudoLabelTask):
+    """Both networks train on the source first, with batches of their own; then on the target's clusters.
+
+    Each learns from the clusters and from the other's teacher, which sees another view of the same images. The first
+    teacher is the result: a choice made beforehand, where the released code keeps the better of both on the test set.
+    The radius of DBSCAN is the mean distance of the closest pairs at the start of the adaptation.
+
+    Args:
+        network: to train.
+        images: of the target.
+        conditions: recipe, seed, device.
+        source: labelled images.
+    """
+
+    keeps_outliers = False
+
+    def __init__(self, network: ReIDNet, images: Unlabelled, conditions: Conditions, source: Labelled) -> None:
+        self.source = source
+        self.couple = Couple(network, max(source.identities, len(images.pixels))).to(conditions.device)
+        super().__init__(self.couple, images, conditions)
+        self.optimizer = build_optimizer(self.couple, self.recipe)
+        self.source_epochs = int(self.settings.source_share * self.epochs)
+        self.of_source = [self.source_batches(source, stream) for stream in (1, 2)]
+        self.second_view = self.batches_of(images.pixels, 3)
+        self.adapting = False
+        self.taken = 0
+        """steps of the adaptation"""
+
+    @property
+    def trained(self) -> nn.Module:
+        """The first teacher; before the adaptation, the first learner."""
+        return (self.couple.teachers if self.adapting else self.couple.learners)[0].network
+
+    def learning_rate(self, epoch: int) -> float:
+        """Of the source the schedule's, of the adaptation constant."""
+        return self.recipe.learning_rate(epoch) if epoch < self.source_epochs else self.recipe.optimizer.lr
+
+    def begin_epoch(self, epoch: int, step: int) -> Row:
+        """Begin an epoch of the source or of the adaptation."""
+        if epoch < self.source_epochs:
+            return self.begin_source(epoch, step)
+        if not self.adapting:
+            self.couple.copy_to_teachers()
+            self.adapting = True
+        row = super().begin_epoch(epoch, step)
+        self.second_view.begin(self.batches.plan, epoch, step)
+        return row
+
+    def begin_source(self, epoch: int, step: int) -> Row:
+        """Plan batches of the source for each network, and random ones of the target."""
+        learning_rate, sampler = self.learning_rate(epoch), self.recipe.sampler
+        set_learning_rate(self.optimizer, learning_rate)
+        self.network.train()
+        steps = min(batches.draw(epoch, step, sampler.steps_per_epoch) for batches in self.of_source)
+        plan = group_batches(self.labels, 0, sampler.batch, seed=self.seed, epoch=epoch, steps=steps)
+        return {"steps": self.batches.begin(plan, epoch, step), "lr": learning_rate}
+
+    def clustered_features(self) -> Tensor:
+        """Mean of both teachers' features."""
+        first, second = (self.extract_by(learner.network) for learner in self.couple.teachers)
+        return F.normalize(first + second)
+
+    def find_labels(self, features: Tensor) -> np.ndarray:
+        """Clusters with a radius that is found once."""
+        within = distances(features, self.settings, None if self.labelled >= 0 else WIDEST)
+        if self.labelled < 0:
+            eps = min(max(closest(within, self.settings.closest), 1e-6), WIDEST - self.settings.eps_gap)
+            self.settings = replace(self.settings, eps=eps)
+        return cluster(within, self.settings.eps, self.settings.min_samples)
+
+    def prepare(self, features: Tensor) -> None:
+        """The clusters' centroids become the classifiers; the optimizer starts anew."""
+        inside = self.targets != OUTLIER
+        rows = F.normalize(centroids(features[inside], self.targets[inside], self.count))
+        for learner in (*self.couple.learners, *self.couple.teachers):
+            learner.classifier.data[: self.count] = rows
+        self.optimizer = build_optimizer(self.couple, self.recipe)
+
+    def step(self, epoch: int, step: int) -> Values:
+        """Train both networks, on the source or on the target."""
+        del epoch, step
+        return self.adapt() if self.adapting else self.learn_source()
+
+    def learn_source(self) -> Values:
+        """Both networks learn a batch of the source each; images of the target update their batch norms' statistics."""
+        target, _ = self.batches.next()
+        total, right = torch.zeros((), device=self.device), []
+        for learner, batches in zip(self.couple.learners, self.of_source, strict=True):
+            images, labels = batches.next()
+            pooled, logits = learner(images, self.source.identities)
+            total = total + self.hard_losses(pooled, logits, labels).sum()
+            right.append((logits.argmax(1) == labels).float().mean())
+            with torch.no_grad():
+                learner.network.embed(target)
+        self.optimize(total)
+        return {"loss": total.detach(), "accuracy": torch.stack(right).mean()}
+
+    def adapt(self) -> Values:
+        """Clusters and teachers teach both networks; then the teachers follow."""
+        (images, positions), (others, _) = self.batches.next(), self.second_view.next()
+        labels, views = self.targets[positions], (images, others)
+        students = [learner(view, self.count) for learner, view in zip(self.couple.learners, views, strict=True)]
+        with torch.no_grad():
+            teachers = [teacher(view, self.count) for teacher, view in zip(self.couple.teachers, views, strict=True)]
+        soft = torch.tensor([self.settings.soft_identity, self.settings.soft_triplet], device=self.device)
+        hard_part = soft_part = torch.zeros(2, device=self.device)
+        for mine, theirs in zip(students, reversed(teachers), strict=True):
+            hard_part = hard_part + self.hard_losses(mine.pooled, mine.logits, labels)
+            soft_part = soft_part + torch.stack(
+                [soft_identity_loss(mine.logits, theirs.logits), soft_triplet_loss(mine.pooled, theirs.pooled, labels)]
+            )
+        loss = ((1 - soft) * hard_part + soft * soft_part).sum()
+        self.optimize(loss)
+        decay = min(1 - 1 / (self.taken + 1), self.settings.teacher_decay)
+        self.couple.move_teachers(decay)
+        self.taken += 1
+        accuracy = torch.stack([(mine.logits.argmax(1) == labels).float().mean() for mine in students]).mean()
+        parts = {"hard": hard_part, "soft": soft_part}
+        return {"loss": loss.detach(), "accuracy": accuracy} | {
+            f"{kind}_{name}": values[place].detach()
+            for kind, values in parts.items()
+            for place, name in enumerate(("identity", "triplet"))
+        }
+
+    def hard_losses(self, pooled: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Identity and soft-margin triplet loss by labels: (2,)."""
+        identity = identity_loss(logits, labels, self.recipe.losses.label_smoothing)
+        return torch.stack([identity, triplet_loss(pooled, labels, None, normalize=False)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The phase, its steps and the radius as well."""
+        mine = {"adapting": self.adapting, "taken": self.taken, "eps": self.settings.eps}
+        return super().state_dict() | mine
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.adapting, self.taken = state["adapting"], state["taken"]
+        self.settings = replace(self.settings, eps=state["eps"])
+
+
+def closest(within: sparse.csr_array, share: float) -> float:
+    """Mean of the smallest share of the distances of two images, at least of one: stored distances (N, N) to a number.
+
+    Distances that are not stored count as 1; those of 0 are left out, as in the released code.
+    """
+    upper = sparse.triu(within, 1).data
+    upper = np.sort(upper[upper > ZERO])
+    pairs = within.shape[0] * (within.shape[0] - 1) // 2
+    count = max(1, round(share * pairs))
+    found = upper[:count]
+    return float((found.sum() + (count - len(found))) / count)
+
+
+def soft_identity_loss(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy with a teacher's probabilities, both from logits (B, classes)."""
+    return -(teacher.softmax(1) * logits.log_softmax(1)).sum(1).mean()
+
+
+def soft_triplet_loss(pooled: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the softmax over an anchor's distances to its hardest positive and negative with a teacher's.
+
+    Args:
+        pooled: (B, D), whose hardest pairs count.
+        teacher: (B, D'), which gives its distances of the same pairs.
+        labels: (B,).
+    """
+    same = labels[:, None] == labels
+    distance = torch.cdist(pooled, pooled, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
+    with torch.no_grad():
+        positive = distance.masked_fill(~same, -1).argmax(1)  # (B,)
+        negative = distance.masked_fill(same, torch.inf).argmin(1)
+        pairs = torch.stack([positive, negative], 1)  # (B, 2)
+        theirs = torch.cdist(teacher, teacher, compute_mode="donot_use_mm_for_euclid_dist").gather(1, pairs)
+        several = ~same.all(1)  # an anchor without a negative costs nothing
+    return -((theirs.softmax(1) * distance.gather(1, pairs).log_softmax(1)).sum(1) * several).mean()
