@@ -22,14 +22,14 @@ def install(session: nox.Session, *groups: str, project: str = ".") -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite except for slow tests, one process per core; `-- -k NAME` and the like go to pytest."""
-    install(session, "test", project=".[onnx,cluster]")
+    install(session, "test", project=".[onnx,ray,slurm]")
     session.run("pytest", "-m", "not slow", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session
 def tests_slow(session: nox.Session) -> None:
     """Run the slow tests: whole studies, kills and resumptions, ONNX."""
-    install(session, "test", project=".[onnx,cluster]")
+    install(session, "test", project=".[onnx,ray,slurm]")
     session.run("pytest", "-m", "slow", *session.posargs)
 
 
@@ -37,7 +37,7 @@ def tests_slow(session: nox.Session) -> None:
 def tests_oldest(session: nox.Session) -> None:
     """Run the test suite with the lower bounds of pyproject.toml on the oldest Python; words go to pytest."""
     session.env["UV_RESOLUTION"] = "lowest-direct"
-    install(session, "test", project=".[onnx,cluster]")
+    install(session, "test", project=".[onnx,ray,slurm]")
     session.run("pytest", *(session.posargs or ["-m", "not slow", "-n", "auto", "--dist", "worksteal"]))
 
 

@@ -1,4 +1,4 @@
-"""Command line: python -m ablations list | run | fill | sweep | status | show | enqueue | worker | proxy.
+"""Command line: python -m ablations list | run | fill | sweep | status | show.
 
 Commands import what they need when they run, so that `list` and `status` answer without torch.
 """
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ablations.engine.budget import Budget
-from ablations.engine.job import ATTEMPTS, default_storage, jobs
+from ablations.engine.options import ClusterOptions
 from ablations.engine.reference import has_reference
 from ablations.engine.request import Request
 from ablations.engine.resolve import Resolution, resolve
@@ -75,7 +75,8 @@ class Run:
     """table or figure"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
     jobs: int = 0
-    """runs at once, each in a process of its own; 0: one per core for small images on a CPU, else 1"""
+    """runs at once, each in a process of its own; 0: here one per core for small images on a CPU, else one; on a
+    cluster all"""
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
     minutes: float = 0.0
     """time for the runs: none is begun that would not end in it, by the time of finished ones; 0: no limit"""
@@ -83,6 +84,7 @@ class Run:
     """steps.csv of `bench gpu`, from which times are estimated before a run has finished"""
     table: bool = True
     """show the table"""
+    cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
 
     def __call__(self) -> int:
         """Run the study. Status 0: all is done; 1: a run failed or is in progress elsewhere; 130: interrupted."""
@@ -105,7 +107,9 @@ class Run:
                 shown_at = time.monotonic()
 
         budget = self._budget(store)
-        tally = execute(resolution, store, self.run_options, show_sometimes, jobs=self.jobs, budget=budget)
+        tally = execute(
+            resolution, store, self.run_options, show_sometimes, jobs=self.jobs, budget=budget, cluster=self.cluster
+        )
         status = show(self.name, self.request) if self.table else 0
         print(", ".join(f"{number} {outcome}" for outcome, number in tally.items()) or "nothing to run")
         return 1 if tally["failed"] or tally["running"] else status
@@ -173,6 +177,7 @@ class Sweep:
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: Request(seeds=2))
     options: Annotated[SweepOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=SweepOptions)
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
 
     def __call__(self) -> int:
         """Run the sweep, then its study. Status as of run."""
@@ -181,9 +186,9 @@ class Sweep:
 
         chosen, study = find_sweep(self.sweep), find_study(f"sweep_{self.sweep}")
         prepare(study, self.request, self.run_options)
-        outcome = run_sweep(self.request, self.run_options, chosen, self.options)
+        outcome = run_sweep(self.request, self.run_options, chosen, self.options, self.cluster)
         print(f"written: {outcome}, {outcome.with_suffix('.csv').name}")
-        return Run(study.name, self.request, run_options=self.run_options)()
+        return Run(study.name, self.request, run_options=self.run_options, cluster=self.cluster)()
 
 
 @dataclass(frozen=True)
@@ -193,27 +198,19 @@ class Status:
     name: Annotated[str, tyro.conf.Positional]
     """table or figure"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
-    storage: str = ""
-    """storage of the queue, as given to enqueue; empty: the journal in the store, if there is one"""
+    cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
 
     def __call__(self) -> int:
         """Print the state."""
         store = Store(self.request.store)
         resolution = resolve(find_study(self.name), self.request, store)
-        for line in status_lines(resolution, store, self._workers(store)):
+        for line in status_lines(resolution, store):
             print(line)
+        if self.cluster.on == "ray":
+            from ablations.engine.cluster import ray_line
+
+            print(ray_line(self.cluster))
         return 0
-
-    def _workers(self, store: Store) -> list[str]:
-        storage = self.storage or default_storage(store.root)
-        if not self.storage and not Path(storage).exists():
-            return []
-        from ablations.engine.queue import Queue, QueueError, worker_lines
-
-        try:
-            return worker_lines(Queue(storage, store))
-        except QueueError as error:  # the store's files have the rest
-            return [f"workers unknown: {error}"]
 
 
 @dataclass(frozen=True)
@@ -228,102 +225,6 @@ class Show:
         """Print the table and write its files."""
         find_study(self.name)
         return show(self.name, self.request)
-
-
-@dataclass(frozen=True)
-class Enqueue:
-    """Queue all missing runs for workers; the same command again adds what is missing then."""
-
-    name: Annotated[str, tyro.conf.Positional]
-    """table or figure"""
-    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
-    storage: str = ""
-    """journal file, for workers of this host; postgresql+psycopg://USER@HOST/DATABASE for workers of several hosts, or
-    grpc://HOST:PORT of a proxy; empty: queue.journal in the store"""
-    progress: bool = True
-    """show progress bars"""
-
-    def __call__(self) -> int:
-        """Queue the runs."""
-        from ablations.engine.prepare import prepare
-        from ablations.engine.queue import enqueue, rebuilt, shown
-
-        study, store = find_study(self.name), Store(self.request.store)
-        prepare(study, self.request, RunOptions(progress=self.progress))
-        resolution = resolve(study, self.request, store)
-        print_blocked("not queued", resolution)
-        queue = rebuilt(self.storage or default_storage(store.root), store)
-        tally = enqueue(queue, jobs(resolution))
-        waiting = sum(one.state == "waiting" for one in resolution.runs())
-        if waiting:
-            print(f"{waiting} training(s) follow when their search is finished")
-        print(", ".join(f"{number} {outcome}" for outcome, number in tally.items()) or "nothing to run")
-        print(f"queue: {shown(queue.where)}, store: {store.root}")
-        return 0
-
-
-@dataclass(frozen=True)
-class Work:
-    """Take runs from the queue until none is left. Start any number of workers, on any machine that sees the store."""
-
-    store: Path = Path("results")
-    """folder of finished runs, as this machine sees it"""
-    storage: str = ""
-    """storage of the queue, as given to enqueue"""
-    data_root: Path | None = None
-    """folder of the data sets on this machine, if not as for enqueue"""
-    pretrained: Path | None = None
-    """folder of the pre-trained weights on this machine, if not as for enqueue"""
-    max_runs: int = 0
-    """runs after which the worker ends; 0: no limit"""
-    idle_exit: float | None = None
-    """idle seconds after which the worker ends although others still work; None: it ends when nothing is left"""
-    attempts: int = ATTEMPTS
-    """attempts at a run before it has failed for good"""
-    lease: float = 90.0
-    """seconds without a beat after which a worker counts as lost"""
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
-
-    def __call__(self) -> int:
-        """Work. Status 0: nothing is left; 1: a run failed here; 2: this machine cannot do it; 130: interrupted."""
-        import multiprocessing
-        from functools import partial
-
-        from ablations.engine.queue import Queue
-        from ablations.engine.worker import Worker, perform
-
-        if self.lease < 1 or self.attempts < 1 or self.max_runs < 0:
-            raise UserError("--lease and --attempts must be at least 1, --max-runs at least 0")
-        multiprocessing.set_forkserver_preload(["ablations.engine.worker"])
-        return Worker(
-            Queue(self.storage or default_storage(self.store), Store(self.store)),
-            partial(perform, run_options=self.run_options),
-            lease=self.lease,
-            attempts=self.attempts,
-            max_runs=self.max_runs,
-            idle_exit=self.idle_exit,
-            data_root=self.data_root,
-            pretrained=self.pretrained,
-        )()
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """Share one database's connections among many workers; ends with Ctrl-C."""
-
-    storage: str
-    """URL of the database"""
-    host: str = "localhost"
-    """address to listen on; everyone who reaches it can change the queue"""
-    port: int = 13000
-    """port to listen on; workers are given grpc://HOST:PORT"""
-
-    def __call__(self) -> int:
-        """Run the proxy server."""
-        from ablations.engine.queue import run_proxy
-
-        run_proxy(self.storage, self.host, self.port)
-        return 0
 
 
 def print_blocked(what: str, resolution: Resolution) -> None:
@@ -352,16 +253,13 @@ def show(name: str, request: Request, *words: str) -> int:
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for a user error, 130 for Ctrl-C."""
     try:
-        command: List | Run | Fill | Sweep | Status | Show | Enqueue | Work | Proxy = tyro.cli(
+        command: List | Run | Fill | Sweep | Status | Show = tyro.cli(
             Annotated[List, tyro.conf.subcommand("list")]
             | Annotated[Run, tyro.conf.subcommand("run")]
             | Annotated[Fill, tyro.conf.subcommand("fill")]
             | Annotated[Sweep, tyro.conf.subcommand("sweep")]
             | Annotated[Status, tyro.conf.subcommand("status")]
-            | Annotated[Show, tyro.conf.subcommand("show")]
-            | Annotated[Enqueue, tyro.conf.subcommand("enqueue")]
-            | Annotated[Work, tyro.conf.subcommand("worker")]
-            | Annotated[Proxy, tyro.conf.subcommand("proxy")],
+            | Annotated[Show, tyro.conf.subcommand("show")],
             prog="python -m ablations",
             description="The experiments behind every table and figure.",
             args=args,

@@ -24,8 +24,6 @@ from hypothesis import strategies as st
 
 from ablations.__main__ import main as ablations
 from ablations.engine.experiment import Experiment
-from ablations.engine.job import Job
-from ablations.engine.queue import Queue, QueueError
 from ablations.engine.store import Store
 from bench.__main__ import main as bench
 from msinet.cli import run_command as msinet
@@ -380,7 +378,7 @@ def test_damaged_weights(network: torch.nn.Module, tmp_path: Path, damage: Calla
         assert str(bad) in str(error)
 
 
-# Genotypes, records, the queue
+# Genotypes, records
 
 
 @few
@@ -431,35 +429,6 @@ def test_strange_records(tmp_path: Path, name: str, content: bytes | Callable[[b
             assert len(store.frame()) == 1
         except UserError as error:
             assert "take it out" in str(error)
-
-
-@pytest.fixture(scope="module")
-def journal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store]:
-    root = tmp_path_factory.mktemp("queue")
-    store = Store(root / "results")
-    queue = Queue(str(root / "journal"), store, create=True)
-    for number in range(5):
-        queue.add(Job(f"r{number}", "table2", EXPERIMENT.to_json()))
-    trial = queue.take("w", 90)
-    assert trial is not None
-    queue.finish(trial)
-    return root / "journal", store
-
-
-@few
-@given(damages())
-def test_damaged_journals(journal: tuple[Path, Store], damage: Callable[[bytes], bytes]) -> None:
-    path, store = journal
-    with replaced(path, damage(path.read_bytes())):
-        try:
-            queue = Queue(str(path), store)
-            for trial in queue.trials():
-                Job.from_attrs(trial.user_attrs)
-            queue.add(Job("r9", "table2", EXPERIMENT.to_json()))
-        except QueueError as error:
-            assert str(path) in str(error)
-        except UserError as error:  # an attribute of a job has another name
-            assert "enqueue it again" in str(error)
 
 
 # Words of the command line
@@ -513,8 +482,11 @@ COMMANDS = {
         ["status", "table2", "--data-root", "EMPTY"],
         ("--profile", "--seeds", "--recipe", "--name", "--data-root"),
     ),
-    "enqueue": (ablations, ["enqueue", "table1", "--data-root", "EMPTY"], ("--storage", "--datasets", "--models")),
-    "worker": (ablations, ["worker", "--store", "EMPTY"], ("--storage", "--lease", "--attempts", "--idle-exit")),
+    "run": (
+        ablations,
+        ["run", "table1", "--data-root", "EMPTY"],
+        ("--datasets", "--models", "--jobs", "--attempts", "--hours", "--threads"),
+    ),
     "cost": (bench, ["cost", "--models", "none"], ("--height", "--width", "--csv")),
     "table": (reports, ["table", "table2", "--data-root", "EMPTY"], ("--profile", "--search-recipe", "--store")),
 }

@@ -1,1 +1,1 @@
-"""From a study to finished runs: request, grid of cells, store, resolution, runner, queue and workers."""
+"""From a study to finished runs: request, grid of cells, store, resolution, runner, clusters."""

@@ -1,4 +1,4 @@
-"""Runs one after the other, or several at once on one machine, each in a process with one thread.
+"""Runs one after the other, or several at once, each in a process of its own: here, or on a cluster (`cluster`).
 
 Networks on small images gain little from a second thread: two runs with a thread each finish sooner than one after the
 other with two, and threads that wait for each other collapse as soon as another program needs a core
@@ -9,9 +9,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -46,6 +48,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+def are_small(runs: Sequence[Run]) -> bool:
+    """Whether runs compute with one thread on a CPU."""
+    recipes = [one.experiment.recipe for one in runs]
+    return all(one.image.height * one.image.width * one.sampler.batch <= SMALL for one in recipes)
+
+
 def choose_jobs(runs: Sequence[Run], device: str, jobs: int = 0) -> Plan:
     """Number of runs at once and of threads.
 
@@ -62,8 +70,7 @@ def choose_jobs(runs: Sequence[Run], device: str, jobs: int = 0) -> Plan:
     """
     if jobs < 0:
         raise UserError(f"--jobs must be at least 0, got {jobs}")
-    recipes = [one.experiment.recipe for one in runs]
-    small = device == "cpu" and all(one.image.height * one.image.width * one.sampler.batch <= SMALL for one in recipes)
+    small = device == "cpu" and are_small(runs)
     most = max(1, len(runs))
     chosen = min(most, jobs or (cores() if small else 1))
     return Plan(chosen, 1 if small else max(1, torch.get_num_threads() // chosen))
@@ -80,47 +87,126 @@ def one_by_one(attempts: Attempts, runs: Sequence[Run], plan: Plan, on_step: OnS
         torch.set_num_threads(before)
 
 
-def at_once(attempts: Attempts, runs: Sequence[Run], plan: Plan, on_step: OnStep) -> Outcomes:
-    """Carry out runs in several processes; yields the number, outcome and message of each as it ends.
+class Engine(ABC):
+    """Carries out runs in other processes. A handle stands for a run that was handed over."""
 
-    Runs that wait for another one begin when it is finished.
+    limit: int = 0
+    """runs that are handed over at once; 0: all"""
+
+    @abstractmethod
+    def submit(self, runs: Mapping[int, Run]) -> list[Any]:
+        """Hand over runs by their number and return a handle of each."""
+
+    @abstractmethod
+    def finished(self, handles: Sequence[Any]) -> Iterable[Any]:
+        """The handles of runs that have ended; waits for about `POLL` seconds at most."""
+
+    @abstractmethod
+    def outcome(self, handle: Any, run: Run) -> Outcome | None:
+        """The outcome and message of a run that has ended; None: hand it over again."""
+
+    @abstractmethod
+    def stop(self, handles: Sequence[Any]) -> None:
+        """Have runs save their state and end."""
+
+
+def drive(engine: Engine, attempts: Attempts, runs: Sequence[Run]) -> Outcomes:
+    """Carry out runs by an engine; yields the number, outcome and message of each as it ends.
+
+    Runs that wait for another one are handed over when it is finished.
+
+    Raises:
+        KeyboardInterrupt: all runs saved their state first.
+    """
+    waiting = {number: run for number, run in enumerate(runs) if run.state == "waiting"}
+    todo = [number for number in range(len(runs)) if number not in waiting]
+    pending: dict[Any, int] = {}
+    try:
+        while pending or todo:
+            room = engine.limit - len(pending) if engine.limit else len(todo)
+            next_ones, todo = todo[:room], todo[room:]
+            if next_ones:
+                handles = engine.submit({number: runs[number] for number in next_ones})
+                pending |= dict(zip(handles, next_ones, strict=True))
+            done = list(engine.finished(list(pending)))
+            for handle in done:
+                number = pending.pop(handle)
+                outcome = engine.outcome(handle, runs[number])
+                if outcome is None:
+                    todo.append(number)
+                else:
+                    yield number, *outcome
+            todo += [number for number in waiting if done and attempts.ready(runs[number])]
+            for number in todo:
+                waiting.pop(number, None)
+    except BaseException:  # Ctrl-C, or the caller gives up
+        engine.stop(list(pending))
+        raise
+    for number in waiting:
+        yield number, "blocked", BLOCKED
+
+
+class Pool(Engine):
+    """Processes of this machine.
+
+    Args:
+        attempts: what the runs share.
+        plan: processes and threads.
+        count: number of runs.
+        on_step: called with the number and the finished share of a run.
+    """
+
+    def __init__(self, attempts: Attempts, plan: Plan, count: int, on_step: OnStep) -> None:
+        context: Any = multiprocessing.get_context(METHOD)
+        if METHOD == "forkserver":
+            context.set_forkserver_preload(["ablations.engine.attempt"])  # torch is imported once for all processes
+        self.on_step, self.shares = on_step, context.Array("d", count)
+        self.stopping, self.started = context.Event(), context.SimpleQueue()
+        arguments = (attempts, plan.threads, self.shares, self.stopping, self.started)
+        self.processes = ProcessPoolExecutor(plan.jobs, context, _start, arguments)
+
+    def submit(self, runs: Mapping[int, Run]) -> list[Future[Outcome]]:
+        """Queue runs for the next free process."""
+        return [self.processes.submit(_attempt, number, run) for number, run in runs.items()]
+
+    def finished(self, handles: Sequence[Future[Outcome]]) -> Iterable[Future[Outcome]]:
+        """Wait for the first run to end, and show the progress of the others."""
+        done, _ = wait(handles, timeout=POLL, return_when=FIRST_COMPLETED)
+        for number, share in enumerate(self.shares):
+            self.on_step(number, share)
+        return done
+
+    def outcome(self, handle: Future[Outcome], run: Run) -> Outcome:
+        """What the process returned."""
+        del run
+        return handle.result()
+
+    def stop(self, handles: Sequence[Future[Outcome]]) -> None:
+        """Interrupt the processes and wait until they have saved their states."""
+        del handles
+        self.stopping.set()
+        while not self.started.empty():
+            with suppress(ProcessLookupError):
+                os.kill(self.started.get(), signal.SIGTERM)
+        self.processes.shutdown(wait=True, cancel_futures=True)
+
+
+def at_once(attempts: Attempts, runs: Sequence[Run], plan: Plan, on_step: OnStep) -> Outcomes:
+    """Carry out runs in several processes of this machine.
 
     Raises:
         UserError: a process ended unexpectedly.
         KeyboardInterrupt: all processes saved their state first.
     """
-    context: Any = multiprocessing.get_context(METHOD)
-    if METHOD == "forkserver":
-        context.set_forkserver_preload(["ablations.engine.attempt"])  # torch is imported once for all processes
-    shares, stop, started = context.Array("d", len(runs)), context.Event(), context.SimpleQueue()
-    arguments = (attempts, plan.threads, shares, stop, started)
-    with ProcessPoolExecutor(plan.jobs, context, _start, arguments) as pool:
-        waiting = {number: run for number, run in enumerate(runs) if run.state == "waiting"}
-        pending: dict[Future[Outcome], int] = {
-            pool.submit(_attempt, number, run): number for number, run in enumerate(runs) if number not in waiting
-        }
+    pool = Pool(attempts, plan, len(runs), on_step)
+    with pool.processes:
         try:
-            while pending:
-                done, _ = wait(pending, timeout=POLL, return_when=FIRST_COMPLETED)
-                for number, share in enumerate(shares):
-                    on_step(number, share)
-                for future in done:
-                    yield pending.pop(future), *future.result()
-                for number in [number for number, run in waiting.items() if done and attempts.ready(run)]:
-                    pending[pool.submit(_attempt, number, waiting.pop(number))] = number
+            yield from drive(pool, attempts, runs)
         except BrokenProcessPool as error:
             raise UserError(
                 "a process of a run ended unexpectedly, perhaps for lack of memory; the same command resumes, "
                 "--jobs 1 needs less memory"
             ) from error
-        except BaseException:  # Ctrl-C, or the caller gives up
-            stop.set()
-            while not started.empty():
-                os.kill(started.get(), signal.SIGTERM)
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    for number in waiting:
-        yield number, "blocked", BLOCKED
 
 
 # --- In the process of a run ---------------------------------------------------------------------

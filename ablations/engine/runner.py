@@ -10,7 +10,9 @@ from tqdm import tqdm
 
 from ablations.engine.attempt import Attempts, cost
 from ablations.engine.budget import Budget, steps_of
+from ablations.engine.cluster import on_cluster
 from ablations.engine.experiment import Experiment
+from ablations.engine.options import ClusterOptions
 from ablations.engine.parallel import at_once, choose_jobs, one_by_one
 from ablations.engine.resolve import Resolution, Run
 from ablations.engine.store import Store
@@ -69,6 +71,7 @@ def execute(
     on_finish: Callable[[], object] = lambda: None,
     jobs: int = 0,
     budget: Budget | None = None,
+    cluster: ClusterOptions | None = None,
 ) -> Counter[str]:
     """Run what the store does not hold yet.
 
@@ -80,8 +83,9 @@ def execute(
         store: where finished runs are published.
         run_options: device, workers and the like.
         on_finish: called after each finished run.
-        jobs: runs at once, each in a process of its own; 0: see `choose_jobs`.
+        jobs: runs at once, each in a process of its own; 0: see `choose_jobs`, on a cluster all.
         budget: time that is left; None: no limit.
+        cluster: where runs are carried out; None: on this machine.
 
     Returns:
         The number of runs that were "done" before, "finished" now, "failed", "running" elsewhere, "blocked" as their
@@ -92,7 +96,9 @@ def execute(
             a run ended unexpectedly.
         KeyboardInterrupt: the states of the current runs were saved first.
     """
-    device = pick_device(run_options.device)  # a wrong name is one error now, not one per run
+    cluster = cluster or ClusterOptions()
+    # A wrong name is one error now, not one per run; a cluster may have devices that this machine has not.
+    device = pick_device("cpu" if cluster.remote else run_options.device)
     runs = [one for one in resolution.runs() if one.state != "blocked"]
     todo = [one for one in runs if one.state != "done"]
     tally = Counter({"done": len(runs) - len(todo)} if len(todo) < len(runs) else {})
@@ -101,14 +107,21 @@ def execute(
     costs = costs_of(todo, resolution.datasets)
     check_images(todo, resolution.datasets, costs, run_options)
     plan = choose_jobs(todo, device.type, jobs)
-    alone = plan.jobs == 1
+    alone = plan.jobs == 1 and not cluster.remote  # without a run there is one job
     # In a terminal the bar of the table is below that of the run; a log, or several runs at once, get only the table's.
     inner = replace(run_options, progress=alone and run_options.progress and sys.stderr.isatty())
     attempts = Attempts(resolution.datasets, resolution.fingerprints, store.root, inner, costs, budget)
     work = [_work(one.experiment, resolution.datasets, costs[one.experiment]) for one in todo]
-    title = f"{resolution.study.name}: {len(todo)} runs" + ("" if alone else f", {plan.jobs} at once")
+    title = f"{resolution.study.name}: {len(todo)} runs" + (
+        f" on {cluster.on}" if cluster.remote else "" if alone else f", {plan.jobs} at once"
+    )
     with _Meter(title, work, visible=run_options.progress, below=inner.progress) as meter:
-        outcomes = (one_by_one if alone else at_once)(attempts, todo, plan, meter.step)
+        if cluster.remote:
+            outcomes = (
+                on_cluster(cluster, attempts, todo, jobs) if todo else one_by_one(attempts, todo, plan, meter.step)
+            )
+        else:
+            outcomes = (one_by_one if alone else at_once)(attempts, todo, plan, meter.step)
         with closing(outcomes):
             for number, outcome, message in outcomes:
                 tally[outcome] += 1

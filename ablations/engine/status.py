@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import timedelta
 from statistics import fmean
 
@@ -13,14 +13,13 @@ from ablations.engine.store import Store
 LEFT = {"running": 0.5, "interrupted": 1.0, "missing": 1.0, "waiting": 1.0, "failed": 1.0}
 
 
-def status_lines(resolution: Resolution, store: Store, workers: Sequence[str] = ()) -> Iterable[str]:
-    """One line per run, then the workers, the remaining time, and the number of runs by state."""
+def status_lines(resolution: Resolution, store: Store) -> Iterable[str]:
+    """One line per run, then the remaining time and the number of runs by state."""
     runs = resolution.runs()
     width = max(len(str(one.experiment)) for one in runs)
     for one in runs:
         note = store.error(one.run_id) if one.state == "failed" else one.reason
         yield f"{one.run_id or '-' * 12}  {one.state:<11}  {one.experiment!s:<{width}}  {note}".rstrip()
-    yield from workers
     counts = Counter(one.state for one in runs)
     left = seconds_left(runs, store)
     if left is not None and counts["running"]:

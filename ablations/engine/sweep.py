@@ -47,6 +47,8 @@ class SweepOptions:
     """asha: run trials at a quarter, half and all of their length; only the better half continues each time"""
     storage: str = ""
     """journal file of the trials, or a database URL; empty: sweeps/ in the store"""
+    trials_at_once: int = 1
+    """trials at once on a cluster; with several, proposals depend on which trials finish first"""
 
     def varied(self, sweep: Sweep) -> tuple[str, ...]:
         """The settings to vary.
@@ -58,8 +60,8 @@ class SweepOptions:
         for name in vary:
             if name not in sweep.space:
                 raise unknown_name("setting to vary", name, sweep.space)
-        if self.trials < 1:
-            raise UserError("a sweep needs at least one trial")
+        if self.trials < 1 or self.trials_at_once < 1:
+            raise UserError("a sweep needs at least one trial, and one at once")
         low, high, _ = sweep.space[vary[0]]
         if self.grid and (len(vary) > 1 or not all(low <= value <= high for value in self.grid)):
             raise UserError(f"a grid is over one setting, with values in [{low:g}, {high:g}] for {vary[0]}")

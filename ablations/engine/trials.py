@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
+from ablations.engine.cluster import connection
 from ablations.engine.experiment import Experiment
-from ablations.engine.queue import open_storage
+from ablations.engine.options import ClusterOptions
 from ablations.engine.request import Request
 from ablations.engine.resolve import Resolution, resolve
 from ablations.engine.runner import execute
@@ -26,7 +28,13 @@ from msinet.training.options import RunOptions
 RUNGS = (0.25, 0.5, 1.0)
 
 
-def run_sweep(request: Request, run_options: RunOptions, sweep: Sweep, options: SweepOptions | None = None) -> Path:
+def run_sweep(
+    request: Request,
+    run_options: RunOptions,
+    sweep: Sweep,
+    options: SweepOptions | None = None,
+    cluster: ClusterOptions | None = None,
+) -> Path:
     """Run trials until so many are finished; after a stop the same call resumes.
 
     The first trial has the default values. Interrupted trials start again with the same values; what they had already
@@ -37,28 +45,62 @@ def run_sweep(request: Request, run_options: RunOptions, sweep: Sweep, options: 
         run_options: device, workers and the like.
         sweep: settings to choose.
         options: number of trials, grid, pruning and storage.
+        cluster: where trials are carried out; None: on this machine, one after the other.
 
     Returns:
         The JSON file with the outcome; the CSV file of the same name has the trials.
 
     Raises:
-        UserError: unknown names, a grid over several settings or out of range, too few data, another sweep at work.
+        UserError: unknown names, a grid over several settings or out of range, too few data, another sweep at work,
+            several trials at once on this machine alone.
     """
-    options = options or SweepOptions()
-    trials = _Trials(request, run_options, sweep, options)
+    options, cluster = options or SweepOptions(), cluster or ClusterOptions()
+    if options.trials_at_once > 1 and not cluster.remote:
+        raise UserError("several trials at once need --on ray or --on slurm; --on ray alone starts Ray on this machine")
+    trials = _Trials(request, run_options, sweep, options, cluster)
     folder = request.store / "sweeps"
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / f"{trials.key}.lock", f"a sweep in {folder}"):
         trials.open(options.storage or str(folder / f"{trials.key}.journal"))
-        trials.run()
+        with connection(cluster):
+            trials.run()
         return trials.write_outcome()
+
+
+def open_storage(where: str) -> optuna.storages.BaseStorage:
+    """Optuna's storage: a journal file, or a database by its URL.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    from optuna.storages import JournalStorage, get_storage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        if "://" in where:
+            return get_storage(where)
+        Path(where).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(where))
+    except Exception as error:
+        raise UserError(
+            f"the trials cannot be kept in {shown(where)} ({type(error).__name__}); give a journal file, or the URL of "
+            "a database whose driver is installed"
+        ) from None  # the original may hold the password
+
+
+def shown(where: str) -> str:
+    """A storage without its password, for messages."""
+    scheme, separator, rest = where.partition("://")
+    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else where
 
 
 class _Trials:
     """The trials of one sweep."""
 
-    def __init__(self, request: Request, run_options: RunOptions, sweep: Sweep, options: SweepOptions) -> None:
-        self.sweep, self.options, self.run_options = sweep, options, run_options
+    def __init__(
+        self, request: Request, run_options: RunOptions, sweep: Sweep, options: SweepOptions, cluster: ClusterOptions
+    ) -> None:
+        self.sweep, self.options, self.run_options, self.cluster = sweep, options, run_options, cluster
         self.vary = options.varied(sweep)
         self.task = sweep.data(request)
         names = tuple(dict.fromkeys(self.task))
@@ -100,27 +142,39 @@ class _Trials:
 
     def run(self) -> None:
         """Run trials until so many are finished."""
-        wanted = len(set(self.options.grid)) or self.options.trials
-        while (number := len(self.finished())) < wanted:
-            # A new sampler for each trial, so that a proposal depends only on the finished trials. Consecutive seeds
-            # would give similar proposals.
-            seed = int(np.random.SeedSequence(number).generate_state(1)[0])
-            self.book.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)
-            trial = self.book.ask()
-            values = {
-                name: trial.suggest_float(name, low, high, log=log)
-                for name, (low, high, log) in self.sweep.space.items()
-                if name in self.vary
-            }
-            shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-            tqdm.write(f"trial {number + 1} of {wanted}: {shown}")
-            self.run_trial(trial, values)
+        wanted, begun = len(set(self.options.grid)) or self.options.trials, set[Future[None]]()
+        with ThreadPoolExecutor(self.options.trials_at_once) as threads:
+            while (number := len(self.finished()) + len(begun)) < wanted or begun:
+                if number < wanted and len(begun) < self.options.trials_at_once:
+                    begun.add(threads.submit(self.run_trial, *self.next_trial(number, wanted)))
+                    if len(begun) < min(self.options.trials_at_once, wanted - len(self.finished())):
+                        continue
+                done, begun = wait(begun, return_when=FIRST_COMPLETED)
+                for one in done:
+                    one.result()  # raises what it raised
+
+    def next_trial(self, number: int, wanted: int) -> tuple[optuna.Trial, Values]:
+        """The next trial and its values."""
+        # A new sampler for each trial, so that a proposal depends only on the other trials. Consecutive seeds would
+        # give similar proposals.
+        seed = int(np.random.SeedSequence(number).generate_state(1)[0])
+        several = self.options.trials_at_once > 1
+        self.book.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=4, constant_liar=several)
+        trial = self.book.ask()
+        values = {
+            name: trial.suggest_float(name, low, high, log=log)
+            for name, (low, high, log) in self.sweep.space.items()
+            if name in self.vary
+        }
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        tqdm.write(f"trial {number + 1} of {wanted}: {shown}")
+        return trial, values
 
     def run_trial(self, trial: optuna.Trial, values: Values) -> None:
         """Run one trial at each rung of its length and report its mAP."""
         for rung in RUNGS if self.options.pruning == "asha" else (1.0,):
             experiment = shortened(self.sweep.trial(self.request, self.task, values), rung)
-            tally = execute(self.resolved(experiment), self.store, self.run_options)
+            tally = execute(self.resolved(experiment), self.store, self.run_options, cluster=self.cluster)
             if tally["running"] or tally["failed"]:
                 self.book.tell(trial, state=TrialState.FAIL)
                 raise UserError(f"a trial with {trial.params} failed; {self.store.root}/failed holds the error")

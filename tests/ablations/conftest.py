@@ -1,15 +1,8 @@
 """Commands in processes of their own, which can be interrupted and killed, without importing torch for each."""
 
-import getpass
 import hashlib
 import multiprocessing
-import os
-import pwd
-import shutil
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -29,7 +22,6 @@ CHILD = """
 import os, signal, sys
 import ablations.__main__ as commands
 import ablations.engine.attempt as runner
-import ablations.engine.worker as workers
 from msinet.training import fit
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where pytest runs in the background it is ignored
 sys.stdout = sys.stderr = open(log, "a", buffering=1)
@@ -123,7 +115,7 @@ def wait_for() -> Callable[..., None]:
 def start() -> Iterator[Start]:
     """Start `python -m ablations WORDS` with its output in a file; `prelude` is code that runs before it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ablations.__main__", "ablations.engine.worker", "pytest"])
+    context.set_forkserver_preload(["ablations.__main__", "ablations.engine.attempt", "pytest"])
     started: list[BaseProcess] = []
 
     def begin(words: list[str], log: Path, prelude: str = "") -> BaseProcess:
@@ -150,69 +142,3 @@ def finish(start: Start) -> Callable[..., int]:
         return process.exitcode
 
     return run
-
-
-#: Of the test server; its characters are those that URLs and Optuna's templates write otherwise.
-PASSWORD = "geheim/{wort}%@:"
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL server that lives as long as the tests. Skips where none is installed."""
-    pytest.importorskip("psycopg")
-    import sqlalchemy
-
-    found = [Path(path).parent for path in (shutil.which("pg_ctl"),) if path]
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    binaries = next((path for path in found if (path / "initdb").exists()), None)
-    if binaries is None:
-        pytest.skip("no PostgreSQL server here (Debian: apt-get install postgresql)")
-    become: list[str] = []
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: sockets have paths of at most 107 characters
-    if getpass.getuser() == "root":  # which PostgreSQL refuses to run as
-        try:
-            pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-        shutil.chown(folder, "postgres", "postgres")
-        become = ["runuser", "-u", "postgres", "--"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (folder / "password").write_text(PASSWORD)
-
-    def call(name: str, *words: str) -> None:
-        with (folder / "log").open("ab") as log:
-            subprocess.run(
-                [*become, str(binaries / name), *words],
-                check=True,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "LC_ALL": "C"},
-            )
-
-    data = str(folder / "data")
-    try:
-        call(
-            "initdb",
-            "-D",
-            data,
-            "-U",
-            "tester",
-            "-E",
-            "UTF8",
-            "-A",
-            "scram-sha-256",
-            "--pwfile",
-            str(folder / "password"),
-            "-N",
-        )
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c max_connections=50"
-        call("pg_ctl", "start", "-w", "-D", data, "-l", str(folder / "server.log"), "-o", options)
-        url = sqlalchemy.URL.create("postgresql+psycopg", "tester", PASSWORD, "127.0.0.1", port, "postgres")
-        yield url.render_as_string(hide_password=False)
-        call("pg_ctl", "stop", "-D", data, "-m", "immediate")
-    finally:
-        shutil.rmtree(folder)

@@ -532,7 +532,7 @@ def test_a_genotype_is_one_run_whoever_found_it() -> None:
         (["table2", "--seeds", "-1"], ["--seeds must be at least 0"]),
     ],
 )
-@pytest.mark.parametrize("command", ["run", "status", "list", "enqueue"])
+@pytest.mark.parametrize("command", ["run", "status", "list"])
 def test_unknown_names_fail_with_the_known_ones(
     words: list[str], message: list[str], command: str, data_root: Path, tmp_path: Path, capfd
 ) -> None:
