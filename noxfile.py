@@ -105,11 +105,17 @@ def run_study(session: nox.Session, name: str) -> None:
     session.run("python", "-m", "ablations", *words, *session.posargs, interrupt_timeout=PATIENCE)
 
 
+def project(session: nox.Session) -> str:
+    """This project with what `--on ray` or `--on slurm` needs."""
+    words = [word for argument in session.posargs for word in argument.split("=")]
+    return next((f".[{name}]" for name in ("ray", "slurm") if name in words and "--on" in words), ".")
+
+
 def register(session_name: str, parts: list[str], what: str) -> None:
     """Register the session that runs studies one after the other and draws those of `PICTURES`."""
 
     def run(session: nox.Session) -> None:
-        install(session)
+        install(session, project=project(session))
         for name in parts:
             run_study(session, name)
             if name in PICTURES:
@@ -126,10 +132,10 @@ register("reproduce_figure5", PARTS_OF_FIGURE_5, "Figure 5: all parts, one after
 
 def run_options() -> dict[str, int]:
     """Options of `ablations run` that do not change results, with the number of words that follow each."""
-    tree = ast.parse((ROOT / "msinet" / "training" / "options.py").read_text(encoding="utf-8"))
-    fields = [node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
-    found = {}
-    for field in fields:
+    files = (ROOT / "msinet" / "training" / "options.py", ROOT / "ablations" / "engine" / "options.py")
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    found = {"--jobs": 1, "--minutes": 1, "--step-times": 1, "--no-table": 0}
+    for field in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)):
         name = ast.unparse(field.target).replace("_", "-")
         flag = ast.unparse(field.annotation) == "bool"
         found |= {f"--{name}": 0, f"--no-{name}": 0} if flag else {f"--{name}": 1}
@@ -156,7 +162,7 @@ def reproduce_all(session: nox.Session) -> None:
 
     Studies beyond the paper run in profile smoke only: in the others they take hours. The report names their commands.
     """
-    install(session)
+    install(session, project=project(session))
     words = request(session.posargs)
     smoke = "smoke" in words or "--profile=smoke" in words
     paper = [name for name in STUDIES if name.startswith(("table", "figure"))]

@@ -1,19 +1,25 @@
 """The documentation names files, functions, settings and counts that exist."""
 
 import ast
+import contextlib
 import math
 import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
-from itertools import product
+from itertools import groupby, product, takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import ablations.__main__ as ablations
+import bench.__main__ as bench
+import reports.__main__ as reports
 from ablations.engine.request import Request
 from ablations.studies import STUDIES, find_study
+from msinet import cli as msinet
 from msinet import losses
 from msinet.data.datasets import REGISTERED
 from msinet.data.layouts import cards, load_dataset
@@ -326,3 +332,76 @@ def test_the_study_of_the_exercise_has_its_cells() -> None:
     assert study.label({"margin": 0.1}) == "margin 0.1"
     plain = [cell.experiment.key for cell in find_study("table2").cells(request, ("msmt17",))]
     assert [cell.experiment.key in plain for cell in cells] == [False, True, False] * 2
+
+
+# Commands
+
+
+def shown(page: str) -> Iterator[tuple[list[str], bool]]:
+    """The words of every command in the blocks and between the back-ticks of a page, and whether it is complete.
+
+    Between back-ticks a command may be short, as `msinet evaluate --rerank`.
+    """
+    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    lines = [(line, True) for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    for line, whole in lines + [(line, False) for line in quoted(page)]:
+        with contextlib.suppress(ValueError):  # a quotation mark that is an apostrophe
+            words = shlex.split(line.replace("\\|", "|"), comments=True)
+            for alone, command in groupby(words, lambda word: word not in ("&&", ";", "|", "&", ">", "done")):
+                if alone and (found := list(command)):
+                    yield found, whole
+
+
+def parsed(words: list[str]) -> tuple[str, list[str]] | None:
+    """The package of a command and its words; None: not a command of this project, or an incomplete one."""
+    while words and ("=" in words[0] or words[0] == "torchrun"):  # environment variables
+        words = words[words.index("-m") :] if words[0] == "torchrun" and "-m" in words else words[1:]
+    if words[:1] == ["python"]:
+        words = words[1:]
+    if words[:1] == ["-m"] and words[1:2] and words[1].split(".")[0] in ("msinet", "ablations", "bench", "reports"):
+        return (words[1], words[2:]) if "." not in words[1] else None
+    if words[:1] == ["msinet"]:
+        return "msinet", words[1:]
+    if words[:2] == ["nox", "-s"] and len(words) > 2 and words[2].startswith("reproduce_"):
+        name = words[2].removeprefix("reproduce_")
+        return ("ablations", ["run", name, *words[4:]]) if name in STUDIES else None
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shown_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    mains = {"ablations": ablations, "bench": bench, "reports": reports, "msinet": msinet}
+    for module in mains.values():
+        monkeypatch.setattr(module, "expanded", lambda _command: lambda: 0)
+    for words, whole in shown(page.read_text(encoding="utf-8")):
+        found = parsed(words)
+        if found is None or not found[1] or any("|" in word or word == "..." for word in found[1]):
+            continue  # several commands at once, or none
+        main = mains[found[0]].run_command if found[0] == "msinet" else mains[found[0]].main
+        try:
+            status = main(found[1])
+        except SystemExit as error:
+            status = int(error.code or 0)
+        said = capsys.readouterr().err
+        lacks = not whole and ("Required options" in said or "Missing argument" in said) and "nrecognized" not in said
+        assert status == 0 or lacks, (page.name, words, said)
+
+
+def test_sessions_that_are_shown_exist() -> None:
+    tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    sessions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)} | {"reproduce_figure5"}
+    for page in PAGES:
+        for words, _ in shown(page.read_text(encoding="utf-8")):
+            if words[:2] == ["nox", "-s"]:
+                names = takewhile(lambda word: word != "--" and not word.startswith("-"), words[2:])
+                known = {*sessions, *STUDIES, "NAME", "...", *(f"reproduce_{name}" for name in (*STUDIES, "NAME"))}
+                assert not set(names) - known, (page.name, words)
+
+
+def test_a_planted_command_is_found_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```sh\nmsinet train --data-rot DIR --out OUT\n```\n")
+    assert list(shown(page.read_text())) == [(["msinet", "train", "--data-rot", "DIR", "--out", "OUT"], True)]
+    monkeypatch.setattr(msinet, "expanded", lambda _command: lambda: 0)
+    with pytest.raises(SystemExit):
+        msinet.run_command(["train", "--data-rot", "DIR", "--out", "OUT"])

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ablations.engine.budget import Budget, steps_of
+from ablations.engine.engines import BLOCKED, Outcome
 from ablations.engine.experiment import Experiment
 from ablations.engine.resolve import Run
 from ablations.engine.store import Store
@@ -25,10 +28,6 @@ from msinet.training.run import Training, run
 from msinet.training.run_folder import RECORD, Record
 from msinet.unsupervised import learn, load_start
 
-#: Outcome of an attempt and a message.
-Outcome = tuple[str, str]
-#: Message of a run that cannot start.
-BLOCKED = "not run, what it needs is not finished"
 OnStep = Callable[[float], None]
 
 
@@ -50,6 +49,10 @@ class Attempts:
     def store(self) -> Store:
         """Where finished runs are published."""
         return Store(self.root)
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads in this process from now on."""
+        torch.set_num_threads(threads)
 
     def attempt(self, one: Run, on_step: OnStep) -> Outcome:
         """Carry out one run.

@@ -3,7 +3,7 @@
 The store's files are the truth: a run is done when its folder was published, by one rename. The engine only decides
 where and when an attempt at a run takes place. An attempt whose process or machine was lost takes place again,
 elsewhere, and goes on from the last checkpoint in the store. All machines see the checkout, the store and the data
-under the same paths.
+under the same paths. Importing this module does not import torch.
 """
 
 import os
@@ -14,13 +14,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ablations.engine.attempt import Attempts, Outcome
+from ablations.engine.engines import POLL, Engine, Outcome, Outcomes, are_small, drive
 from ablations.engine.options import ClusterOptions
-from ablations.engine.parallel import POLL, Engine, Outcomes, are_small, drive
 from ablations.engine.resolve import Run
 from msinet.errors import UserError
+
+if TYPE_CHECKING:
+    from ablations.engine.attempt import Attempts
 
 #: Seconds for which an attempt waits for a run that a lost process seems to hold.
 GRACE = 60.0
@@ -28,7 +30,7 @@ GRACE = 60.0
 THREADS = 4
 
 
-def on_cluster(options: ClusterOptions, attempts: Attempts, runs: Sequence[Run], jobs: int) -> Outcomes:
+def on_cluster(options: ClusterOptions, attempts: "Attempts", runs: Sequence[Run], jobs: int) -> Outcomes:
     """Carry out runs on a cluster; yields the number, outcome and message of each as it ends.
 
     Args:
@@ -58,17 +60,15 @@ def on_cluster(options: ClusterOptions, attempts: Attempts, runs: Sequence[Run],
 class CarryOut:
     """An attempt at a run, on the machine that the cluster chose."""
 
-    attempts: Attempts
+    attempts: "Attempts"
     threads: int
     folder: str = field(default_factory=os.getcwd)
     """current folder, which paths may be relative to"""
 
     def __call__(self, run: Run) -> Outcome:
         """Carry out a run. A lost predecessor may need a moment to end."""
-        import torch
-
         os.chdir(self.folder)
-        torch.set_num_threads(self.threads)
+        self.attempts.use_threads(self.threads)
         end = time.monotonic() + GRACE
         while True:
             outcome = self.attempts.attempt(run, lambda _share: None)

@@ -9,8 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -20,19 +19,15 @@ from typing import Any
 
 import torch
 
-from ablations.engine.attempt import BLOCKED, Attempts, Outcome
+from ablations.engine.attempt import Attempts
+from ablations.engine.engines import POLL, Engine, Outcome, Outcomes, are_small, drive
 from ablations.engine.resolve import Run
 from msinet.errors import UserError
 
-#: Pixels of a batch up to which a run computes with one thread: 64 images of 64x64.
-SMALL = 64 * 64 * 64
-#: Seconds between two looks at the runs in progress.
-POLL = 0.5
 #: How processes are started.
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 OnStep = Callable[[int, float], None]
-Outcomes = Generator[tuple[int, str, str], None, None]
 
 
 @dataclass(frozen=True)
@@ -46,12 +41,6 @@ class Plan:
 def cores() -> int:
     """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def are_small(runs: Sequence[Run]) -> bool:
-    """Whether runs compute with one thread on a CPU."""
-    recipes = [one.experiment.recipe for one in runs]
-    return all(one.image.height * one.image.width * one.sampler.batch <= SMALL for one in recipes)
 
 
 def choose_jobs(runs: Sequence[Run], device: str, jobs: int = 0) -> Plan:
@@ -85,65 +74,6 @@ def one_by_one(attempts: Attempts, runs: Sequence[Run], plan: Plan, on_step: OnS
             yield number, *attempts.attempt(run, lambda share, number=number: on_step(number, share))  # type: ignore[misc]
     finally:
         torch.set_num_threads(before)
-
-
-class Engine(ABC):
-    """Carries out runs in other processes. A handle stands for a run that was handed over."""
-
-    limit: int = 0
-    """runs that are handed over at once; 0: all"""
-
-    @abstractmethod
-    def submit(self, runs: Mapping[int, Run]) -> list[Any]:
-        """Hand over runs by their number and return a handle of each."""
-
-    @abstractmethod
-    def finished(self, handles: Sequence[Any]) -> Iterable[Any]:
-        """The handles of runs that have ended; waits for about `POLL` seconds at most."""
-
-    @abstractmethod
-    def outcome(self, handle: Any, run: Run) -> Outcome | None:
-        """The outcome and message of a run that has ended; None: hand it over again."""
-
-    @abstractmethod
-    def stop(self, handles: Sequence[Any]) -> None:
-        """Have runs save their state and end."""
-
-
-def drive(engine: Engine, attempts: Attempts, runs: Sequence[Run]) -> Outcomes:
-    """Carry out runs by an engine; yields the number, outcome and message of each as it ends.
-
-    Runs that wait for another one are handed over when it is finished.
-
-    Raises:
-        KeyboardInterrupt: all runs saved their state first.
-    """
-    waiting = {number: run for number, run in enumerate(runs) if run.state == "waiting"}
-    todo = [number for number in range(len(runs)) if number not in waiting]
-    pending: dict[Any, int] = {}
-    try:
-        while pending or todo:
-            room = engine.limit - len(pending) if engine.limit else len(todo)
-            next_ones, todo = todo[:room], todo[room:]
-            if next_ones:
-                handles = engine.submit({number: runs[number] for number in next_ones})
-                pending |= dict(zip(handles, next_ones, strict=True))
-            done = list(engine.finished(list(pending)))
-            for handle in done:
-                number = pending.pop(handle)
-                outcome = engine.outcome(handle, runs[number])
-                if outcome is None:
-                    todo.append(number)
-                else:
-                    yield number, *outcome
-            todo += [number for number in waiting if done and attempts.ready(runs[number])]
-            for number in todo:
-                waiting.pop(number, None)
-    except BaseException:  # Ctrl-C, or the caller gives up
-        engine.stop(list(pending))
-        raise
-    for number in waiting:
-        yield number, "blocked", BLOCKED
 
 
 class Pool(Engine):

@@ -1,5 +1,7 @@
 """Short runs that train nothing, on a real cluster; store, processes and publication are the real ones.
 
+Nothing here imports torch, so that a killed process is replaced in a moment.
+
 `python fake_cluster.py ROOT NUMBER WORDS...` hands that many over. WORDS are options of `ClusterOptions`, as on=ray.
 """
 
@@ -10,14 +12,16 @@ import os
 import secrets
 import sys
 import time
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ablations.engine.attempt import Attempts, OnStep, Outcome
 from ablations.engine.cluster import on_cluster
 from ablations.engine.experiment import Experiment
 from ablations.engine.options import ClusterOptions
 from ablations.engine.resolve import Run
+from ablations.engine.store import Store
+from msinet.errors import Busy
 from msinet.io import write_json
 from msinet.training.options import RunOptions
 from msinet.training.recipe import ImageSize, Recipe, Schedule
@@ -34,10 +38,36 @@ def append(path: Path, line: str) -> None:
     os.close(descriptor)
 
 
-class Fake(Attempts):
-    """Runs whose steps are hashes, with a checkpoint after each."""
+@dataclass(frozen=True)
+class Fake:
+    """What `Attempts` is to a cluster, with runs whose steps are hashes and have a checkpoint each."""
 
-    def _publish(self, one: Run, on_step: OnStep) -> dict[str, float]:
+    root: Path
+    run_options: RunOptions
+
+    @property
+    def store(self) -> Store:
+        return Store(self.root)
+
+    def ready(self, one: Run) -> Run | None:
+        del one
+        return None
+
+    def use_threads(self, threads: int) -> None:
+        assert threads == 1
+
+    def attempt(self, one: Run, on_step: Callable[[float], None]) -> tuple[str, str]:
+        """As `Attempts.attempt` does it."""
+        try:
+            with self.store.lock(one.run_id):
+                if self.store.done(one.run_id):
+                    return "done", ""
+                self.publish(one, on_step)
+        except Busy:
+            return "running", ""
+        return "finished", one.run_id
+
+    def publish(self, one: Run, on_step: Callable[[float], None]) -> None:
         store, run_id = self.store, one.run_id
         append(self.root / "pids", str(os.getpid()))
         witness = os.open(self.root / "witness" / run_id, os.O_RDWR | os.O_CREAT)
@@ -60,15 +90,6 @@ class Fake(Attempts):
         store.publish(run_id, one.experiment, {"value": at["value"], "nonce": nonce, "seconds_training": 0.1})
         append(self.root / "published", f"{run_id} {nonce}")
         os.close(witness)
-        return {"R1": 0.0, "mAP": 0.0, "seconds_training": 0.1}
-
-    def attempt(self, one: Run, on_step: OnStep) -> Outcome:
-        """Without data sets, from which the steps would follow."""
-        import ablations.engine.attempt as module
-
-        module.steps_of = lambda *_: STEPS
-        object.__setattr__(self, "datasets", {"market1501": None})
-        return super().attempt(one, on_step)
 
 
 def runs(number: int) -> list[Run]:
@@ -86,14 +107,15 @@ def options(words: list[str]) -> ClusterOptions:
 def main(root: Path, number: int, words: list[str]) -> int:
     """Hand over what the store lacks, and print the outcomes."""
     (root / "witness").mkdir(parents=True, exist_ok=True)
-    fake = Fake({}, {}, root, RunOptions(progress=False, device="cpu"), {})
+    fake = Fake(root, RunOptions(progress=False, device="cpu"))
     todo = [one for one in runs(number) if not fake.store.done(one.run_id)]
     bad = 0
-    for place, outcome, message in on_cluster(options(words), fake, todo, 0):
+    for place, outcome, message in on_cluster(options(words), fake, todo, 0):  # type: ignore[arg-type]
         print(todo[place].run_id, outcome, message, flush=True)
         bad += outcome not in ("finished", "done")
     return int(bad > 0)
 
 
 if __name__ == "__main__":
+    assert "torch" not in sys.modules
     sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

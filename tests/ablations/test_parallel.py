@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from ablations.__main__ import main
 from ablations.engine import parallel
-from ablations.engine.attempt import Attempts, OnStep, Outcome
+from ablations.engine.attempt import Attempts, OnStep
+from ablations.engine.engines import Outcome
 from ablations.engine.experiment import Experiment
 from ablations.engine.parallel import Plan, at_once, choose_jobs, one_by_one
 from ablations.engine.resolve import Run

@@ -10,6 +10,7 @@ from reports import readme
 def test_the_generated_parts_are_those_of_the_reference_results() -> None:
     text = readme.README.read_text(encoding="utf-8")
     assert readme.written(text) == text
+    assert readme.RESULTS.read_text(encoding="utf-8") == readme.results_page()
 
 
 def test_a_missing_part_is_an_error() -> None:

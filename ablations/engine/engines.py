@@ -1,0 +1,90 @@
+"""The loop that hands runs over to other processes, wherever they are. Importing this module does not import torch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ablations.engine.resolve import Run
+
+#: Outcome of an attempt and a message.
+Outcome = tuple[str, str]
+#: Number, outcome and message of each run as it ends.
+Outcomes = Generator[tuple[int, str, str], None, None]
+#: Message of a run that cannot start.
+BLOCKED = "not run, what it needs is not finished"
+#: Pixels of a batch up to which a run computes with one thread: 64 images of 64x64.
+SMALL = 64 * 64 * 64
+#: Seconds between two looks at the runs in progress.
+POLL = 0.5
+
+
+class Waits(Protocol):
+    """Knows which runs can start."""
+
+    def ready(self, one: Run) -> Run | None:
+        """A waiting run as it can start now; None if what it needs is not finished."""
+
+
+def are_small(runs: Sequence[Run]) -> bool:
+    """Whether runs compute with one thread on a CPU."""
+    recipes = [one.experiment.recipe for one in runs]
+    return all(one.image.height * one.image.width * one.sampler.batch <= SMALL for one in recipes)
+
+
+class Engine(ABC):
+    """Carries out runs in other processes. A handle stands for a run that was handed over."""
+
+    limit: int = 0
+    """runs that are handed over at once; 0: all"""
+
+    @abstractmethod
+    def submit(self, runs: Mapping[int, Run]) -> list[Any]:
+        """Hand over runs by their number and return a handle of each."""
+
+    @abstractmethod
+    def finished(self, handles: Sequence[Any]) -> Iterable[Any]:
+        """The handles of runs that have ended; waits for about `POLL` seconds at most."""
+
+    @abstractmethod
+    def outcome(self, handle: Any, run: Run) -> Outcome | None:
+        """The outcome and message of a run that has ended; None: hand it over again."""
+
+    @abstractmethod
+    def stop(self, handles: Sequence[Any]) -> None:
+        """Have runs save their state and end."""
+
+
+def drive(engine: Engine, attempts: Waits, runs: Sequence[Run]) -> Outcomes:
+    """Carry out runs by an engine; yields the number, outcome and message of each as it ends.
+
+    Runs that wait for another one are handed over when it is finished.
+
+    Raises:
+        KeyboardInterrupt: all runs saved their state first.
+    """
+    waiting = {number: run for number, run in enumerate(runs) if run.state == "waiting"}
+    todo = [number for number in range(len(runs)) if number not in waiting]
+    pending: dict[Any, int] = {}
+    try:
+        while pending or todo:
+            room = engine.limit - len(pending) if engine.limit else len(todo)
+            next_ones, todo = todo[:room], todo[room:]
+            if next_ones:
+                handles = engine.submit({number: runs[number] for number in next_ones})
+                pending |= dict(zip(handles, next_ones, strict=True))
+            done = list(engine.finished(list(pending)))
+            for handle in done:
+                number = pending.pop(handle)
+                outcome = engine.outcome(handle, runs[number])
+                if outcome is None:
+                    todo.append(number)
+                else:
+                    yield number, *outcome
+            todo += [number for number in waiting if done and attempts.ready(runs[number])]
+            for number in todo:
+                waiting.pop(number, None)
+    except BaseException:  # Ctrl-C, or the caller gives up
+        engine.stop(list(pending))
+        raise
+    for number in waiting:
+        yield number, "blocked", BLOCKED
