@@ -7,6 +7,7 @@ under the same paths. Importing this module does not import torch.
 """
 
 import os
+import socket
 import sys
 import time
 from abc import abstractmethod
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which an attempt waits for a run that a lost process seems to hold.
 GRACE = 60.0
+#: Seconds for which a cluster may take to answer.
+CONNECT = 10.0
 #: CPU cores of a run that is not small.
 THREADS = 4
 
@@ -186,8 +189,11 @@ def connection(options: ClusterOptions) -> Iterator[None]:
         "logging_level": "ERROR",
     }
     try:
+        host, colon, port = options.address.rpartition(":")
+        if colon and port.isdigit() and "/" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=CONNECT).close()
         ray.init(address=options.address or "local", **common)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"no Ray cluster can be used at {options.address or 'this machine'} ({reason}); ray start --head starts one"
