@@ -14,12 +14,18 @@ from reports.layout import build_table, comparisons_of
 from reports.results import ReferenceResults
 from reports.sizes import full_size_cost
 from reports.statistics import Status
-from reports.tables import Column, Row, network_of
+from reports.tables import Column, Row, network_of, random_weights
 from reports.verdicts import judge
 
 ROOT = Path(__file__).parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
-STATES: tuple[Status, ...] = ("holds", "fails", "undecided", "not testable", "not run")
+STATES: dict[Status, str] = {
+    "holds": "hold",
+    "fails": "fail",
+    "undecided": "are undecided",
+    "not testable": "are not testable",
+    "not run": "are not run",
+}
 
 
 def blocks() -> dict[str, str]:
@@ -34,7 +40,8 @@ def blocks() -> dict[str, str]:
 def _table(results: ReferenceResults, machine: str) -> str:
     """Table 2: a line per network, and its difference to MSINet in each column."""
     table = build_table(results, "table2")
-    rows = [row for row in table.rows if row.done]
+    rows = [row for row in table.rows if row.done and not random_weights(row)]
+    rows.sort(key=lambda row: row.group == "untrained")  # the bounds last
     ours = next((row for row in rows if network_of(row) == "msinet"), None)
     columns = [
         column for column in table.columns if any(row.cells[column].done and row.group != "untrained" for row in rows)
@@ -86,8 +93,10 @@ def _claims(results: ReferenceResults) -> str:
     """How many statements have which verdict, and those that are decided."""
     verdicts = judge(results)
     counts = Counter(verdict.status for verdict in verdicts)
-    lines = [f"- Of {len(verdicts)} statements: {', '.join(f'{counts[state]} {state}' for state in STATES)}."]
-    for state in ("holds", "fails"):
+    lines = [
+        f"- Of {len(verdicts)} statements {', '.join(f'{counts[state]} {words}' for state, words in STATES.items())}."
+    ]
+    for state in tuple(STATES)[:2]:
         named = [verdict.claim.statement for verdict in verdicts if verdict.status == state]
         if named:
             lines.append(f"- {state.capitalize()}: {'; '.join(named[:3])}{'; ...' if len(named) > 3 else ''}.")
