@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from ablations.engine.options import ClusterOptions
 from ablations.studies import STUDIES
 from msinet.training.options import RunOptions
 
@@ -443,7 +444,10 @@ def test_reproduce_all_runs_every_study_and_gives_run_options_to_runs_alone(sess
 
 def test_words_without_run_options(sessions: dict[str, Callable[[Any], None]]) -> None:
     space = sessions["reproduce_all"].__globals__
-    kinds = get_type_hints(RunOptions)
-    expected = {f"--{f.name.replace('_', '-')}": int(kinds[f.name] is not bool) for f in fields(RunOptions)}
+    expected = {}
+    for options in (RunOptions, ClusterOptions):
+        kinds = get_type_hints(options)
+        expected |= {f"--{f.name.replace('_', '-')}": int(kinds[f.name] is not bool) for f in fields(options)}
     expected |= {name.replace("--", "--no-", 1): 0 for name, words in expected.items() if not words}
+    expected |= {"--jobs": 1, "--minutes": 1, "--step-times": 1, "--no-table": 0}
     assert space["run_options"]() == expected

@@ -80,14 +80,14 @@ class CarryOut:
             time.sleep(POLL)
 
     def checkpoint(self, run: Run) -> Any:
-        """What submitit submits when the time limit or a preemption ends a job: the same again."""
+        """The same job again, which submitit submits when a time limit or a preemption ends a job."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, run)
 
 
 class ClusterEngine(Engine):
-    """What both clusters share."""
+    """The common part of both clusters."""
 
     def __init__(self, options: ClusterOptions, carry_out: CarryOut, *, gpu: bool) -> None:
         self.options, self.carry_out, self.gpu = options, carry_out, gpu
@@ -138,7 +138,7 @@ class RayTasks(ClusterEngine):
         return done
 
     def outcome(self, handle: Any, run: Run) -> Outcome:
-        """What the task returned."""
+        """The result of a task."""
         import ray
 
         try:
@@ -216,7 +216,7 @@ def _paths() -> str:
 
 
 def ray_line(options: ClusterOptions) -> str:
-    """What a running Ray cluster knows: its nodes, and what of their resources is in use."""
+    """The state of a running Ray cluster: nodes and resources in use."""
     with connection(options):
         import ray
 
@@ -270,7 +270,7 @@ class SlurmJobs(ClusterEngine):
         return done
 
     def outcome(self, handle: Any, run: Run) -> Outcome | None:
-        """What the job returned; None if it was lost and may be tried again."""
+        """The result of a job; None if it was lost and may be tried again."""
         from submitit.core.utils import UncompletedJobError
 
         try:

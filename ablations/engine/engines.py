@@ -26,7 +26,7 @@ class Waits(Protocol):
 
 
 def are_small(runs: Sequence[Run]) -> bool:
-    """Whether runs compute with one thread on a CPU."""
+    """True if runs compute with one thread on a CPU."""
     recipes = [one.experiment.recipe for one in runs]
     return all(one.image.height * one.image.width * one.sampler.batch <= SMALL for one in recipes)
 

@@ -31,5 +31,5 @@ class ClusterOptions:
 
     @property
     def remote(self) -> bool:
-        """Whether runs are handed over to a cluster."""
+        """True if runs are handed over to a cluster."""
         return self.on != "here"

@@ -107,7 +107,7 @@ class Pool(Engine):
         return done
 
     def outcome(self, handle: Future[Outcome], run: Run) -> Outcome:
-        """What the process returned."""
+        """The result of the process."""
         del run
         return handle.result()
 

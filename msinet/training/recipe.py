@@ -389,7 +389,7 @@ class Unsupervised:
             raise UserError(f"recipe: k2 must be at most k1, got k1 {self.k1} and k2 {self.k2}")
 
     def runs(self, *, across: bool) -> bool:
-        """Whether the method adapts from a labelled source set (across), or learns from images alone (not across)."""
+        """True if the method adapts from a labelled source set (across), or learns from images alone (not across)."""
         return self.method in (ADAPTING if across else ALONE)
 
     @property

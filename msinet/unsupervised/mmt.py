@@ -29,7 +29,7 @@ ZERO = 1e-6
 
 
 class Classified(NamedTuple):
-    """What a network says about a batch."""
+    """Output of a learner for a batch."""
 
     pooled: Tensor  # (B, D): before the batch norm, for triplets
     logits: Tensor  # (B, classes)
@@ -116,7 +116,7 @@ class MutualMeanTeaching(PseudoLabelTask):
         return (self.couple.teachers if self.adapting else self.couple.learners)[0].network
 
     def learning_rate(self, epoch: int) -> float:
-        """Of the source the schedule's, of the adaptation constant."""
+        """The schedule's while it trains on the source, constant during the adaptation."""
         return self.recipe.learning_rate(epoch) if epoch < self.source_epochs else self.recipe.optimizer.lr
 
     def begin_epoch(self, epoch: int, step: int) -> Row:

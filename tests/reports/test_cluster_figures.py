@@ -43,11 +43,10 @@ def test_the_figure_has_every_run_of_a_method_and_its_epochs(hand, tools, asked:
     assert set(runs.groups) == {
         *(
             (f"{name}{backbone}", "M")
-            for name in ("SpCL", "ClusterContrast", "GS", "HDCRL")
+            for name in ("MMCL", "SpCL", "ClusterContrast", "GS", "HDCRL")
             for backbone in ("", "+MSINet")
         ),
-        ("IDM", "M>MS"),
-        ("IDM+MSINet", "M>MS"),
+        *((f"{name}{backbone}", "M>MS") for name in ("SpCL", "IDM", "MMT") for backbone in ("", "+MSINet")),
     }
     assert (runs.size() == 3).all()
     one = data[(data["row"] == "GS+MSINet")]
