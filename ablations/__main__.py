@@ -3,10 +3,10 @@
 Commands import what they need when they run, so that `list` and `status` answer without torch.
 """
 
-from msinet.environment import tune_allocator
+from msinet.environment import tune_process
 
 if __name__ == "__main__":
-    tune_allocator()
+    tune_process()
 
 import subprocess
 import sys

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from bench import commands
-from msinet.environment import tune_allocator
+from msinet.environment import tune_process
 from msinet.errors import UserError
 from msinet.io import file_errors
 from msinet.terminal import expanded, quietly
@@ -42,5 +42,5 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    tune_allocator()
+    tune_process()
     sys.exit(quietly(main))

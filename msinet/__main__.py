@@ -2,12 +2,12 @@
 
 import sys
 
-from msinet.environment import tune_allocator
+from msinet.environment import tune_process
 
 
 def main() -> None:
     """Entry point of the console script."""
-    tune_allocator()
+    tune_process()
     from msinet.cli import run_command
     from msinet.terminal import quietly
 

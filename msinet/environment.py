@@ -20,14 +20,23 @@ if TYPE_CHECKING:
 TUNABLES = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184:glibc.malloc.mmap_max=0"
 
 
-def tune_allocator() -> None:
-    """Restart this process with `TUNABLES`, which glibc reads only when a process starts.
+#: Turns for which a thread of OpenMP waits for the others before it sleeps. With the default, hundreds of thousands,
+#: two threads on two cores stand still as soon as another program needs a core; this costs 2 % of a step when none does
+#: (docs/performance.md).
+SPINS = "1000"
+
+
+def tune_process() -> None:
+    """Restart this process with `TUNABLES` and `SPINS`, which glibc and OpenMP read only when a process starts.
 
     Does nothing outside Linux, if GLIBC_TUNABLES is set (set it to nothing to opt out), and in a process that was not
-    started from a command line. Call it before heavy imports; the restart takes about 0.1 s.
+    started from a command line. GOMP_SPINCOUNT and OMP_WAIT_POLICY of the user stay. Call it before heavy imports; the
+    restart takes about 0.1 s.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and sys.orig_argv:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -20,6 +20,7 @@ import msinet
 from msinet.cli import COMMANDS, DATA_COMMANDS, run_command
 from msinet.cli.selection import DataOptions
 from msinet.data.layouts import cards
+from msinet.environment import SPINS, TUNABLES
 from msinet.models import CARDS, NetworkCard, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.retrieval import METRICS, evaluate
@@ -446,3 +447,25 @@ def test_help_does_not_wait_for_heavy_libraries(words: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "imported:"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the restart is Linux's")
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (TUNABLES, SPINS, None)),
+        ({"GOMP_SPINCOUNT": "7"}, (TUNABLES, "7", None)),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, (TUNABLES, None, "PASSIVE")),
+        ({"GLIBC_TUNABLES": ""}, ("", None, None)),
+    ],
+)
+def test_a_process_restarts_with_what_the_libraries_read_at_its_start(
+    given: dict[str, str], expected: tuple[str | None, ...]
+) -> None:
+    names = ("GLIBC_TUNABLES", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    program = f"import os; from msinet.environment import tune_process; tune_process()\nprint([os.getenv(n) for n in {names}])"
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=kept | given, check=True, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == str(list(expected))
