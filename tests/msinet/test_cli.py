@@ -463,7 +463,8 @@ def test_a_process_restarts_with_what_the_libraries_read_at_its_start(
     given: dict[str, str], expected: tuple[str | None, ...]
 ) -> None:
     names = ("GLIBC_TUNABLES", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    program = f"import os; from msinet.environment import tune_process; tune_process()\nprint([os.getenv(n) for n in {names}])"
+    program = "import os; from msinet.environment import tune_process; tune_process()\n"
+    program += f"print([os.getenv(name) for name in {names}])"
     kept = {name: value for name, value in os.environ.items() if name not in names}
     found = subprocess.run(
         [sys.executable, "-c", program], env=kept | given, check=True, capture_output=True, text=True
