@@ -41,6 +41,19 @@ PATCHES = (0, 16)
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A difference over trainings, for plots; in percentage points."""
+
+    label: str
+    """the rows, the column and the metric"""
+    mean: float
+    interval: tuple[float, float]
+    """95 % over new trainings and test identities"""
+    paper: float | None
+    """the paper's difference"""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Result of a comparison, of searches or of a measurement."""
 
@@ -48,6 +61,8 @@ class Outcome:
     """the effect in words and numbers, or what is missing"""
     agrees: bool | None = None
     """true if the mean difference agrees with the statement, significant or not; None: there is no difference"""
+    measured: Measured | None = None
+    """the difference, if it has an interval over trainings and may be tested"""
 
 
 @dataclass(frozen=True)
@@ -207,7 +222,9 @@ def compared(c: Comparison, effect: Effect | None, request: Request) -> Outcome:
         words.append(effect.scope)
     if (theirs := paper_difference(c)) is not None:
         words.append(f"the paper's {theirs:+.1f} is {effect.place_of(theirs)}")
-    return Outcome(", ".join(words), c.low < effect.mean < c.high)
+    testable = bool(effect.trainings) and not effect.obstacle
+    measured = Measured(label(c), effect.mean, effect.interval, theirs) if testable else None
+    return Outcome(", ".join(words), c.low < effect.mean < c.high, measured)
 
 
 def label(c: Comparison) -> str:

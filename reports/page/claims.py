@@ -15,7 +15,11 @@ MARKS: dict[Status, str] = {"holds": "✓", "fails": "✗", "undecided": "≈", 
 
 def claims(report: Report) -> Part:
     """The section of claims."""
-    lines = [claim_line(verdict, report.request) for verdict in report.verdicts]
+    order = list(MARKS)
+    lines = [
+        claim_line(verdict, report.request)
+        for verdict in sorted(report.verdicts, key=lambda verdict: order.index(verdict.status))
+    ]
     statuses: Counter[Status] = Counter(verdict.status for verdict in report.verdicts)
     return Part(
         {

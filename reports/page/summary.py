@@ -1,6 +1,7 @@
 """Summary of the report: costs, claims, and every network of Table 2 on one line."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -8,7 +9,8 @@ from reports.layout import comparisons_of
 from reports.notes import obstacles, orders
 from reports.page.report import Data, Part, Report
 from reports.sizes import full_size_cost
-from reports.tables import BEST, Table, network_of, table_group
+from reports.tables import BEST, Table, network_of, random_weights, table_group
+from reports.verdicts import Verdict
 
 
 def summary(report: Report) -> Part:
@@ -44,11 +46,43 @@ def summary(report: Report) -> Part:
             "machine": str(environment.get("cpu" if environment.get("device") == "cpu" else "device", "")),
             "costs": costs(times),
             "glance": {"rows": rows, "form": form, "columns": columns},
+            "effects": effects(report.verdicts),
             "orders": [*obstacles(table, compared), *orders(table, compared)] if table and compared else [],
             "leaning": Counter(verdict.leans for verdict in report.verdicts),
             "latency_command": report.bench_command("latency"),
         }
     )
+
+
+def effects(verdicts: Sequence[Verdict]) -> Data:
+    """Differences that statements are about, each once, and their places on an axis from 0 to 100 %."""
+    found = {
+        one.measured.label: (one.measured, verdict.status)
+        for verdict in verdicts
+        for one in verdict.outcomes
+        if one.measured is not None
+    }
+    ends = [end for one, _ in found.values() for end in (*one.interval, one.paper) if end is not None]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    span = (high - low) or 1.0
+
+    def place(value: float) -> float:
+        return 100 * (value - low) / span
+
+    rows = [
+        {
+            "label": one.label,
+            "status": status,
+            "text": f"{one.mean:+.1f} [{one.interval[0]:+.1f}, {one.interval[1]:+.1f}]",
+            "mean": place(one.mean),
+            "low": place(one.interval[0]),
+            "width": place(one.interval[1]) - place(one.interval[0]),
+            "paper": None if one.paper is None else place(one.paper),
+            "theirs": "" if one.paper is None else f"{one.paper:+.1f}",
+        }
+        for one, status in sorted(found.values(), key=lambda pair: -abs(pair[0].mean))
+    ]
+    return {"rows": rows, "zero": place(0.0)}
 
 
 def costs(times: dict[str, float]) -> Data:
@@ -81,10 +115,13 @@ def milliseconds(latencies: pd.DataFrame) -> tuple[str, dict[str, float]]:
 
 
 def glance_rows(table: Table | None, times: dict[str, float]) -> list[Data]:
-    """Every row of Table 2 with results: costs for images of 256x128, and the metric that decides each column."""
+    """The networks of Table 2 with results, then the bounds of what colours reveal.
+
+    Costs are for images of 256x128; of each column the metric that decides it is shown.
+    """
     rows: list[Data] = []
-    for row in table.rows if table else ():
-        if not row.done:
+    for row in sorted(table.rows if table else (), key=lambda row: row.group == "untrained"):
+        if not row.done or random_weights(row):
             continue
         assert table is not None
         model = str(row.first("model"))

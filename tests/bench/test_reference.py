@@ -1,4 +1,4 @@
-"""The documents show the records of `bench/reference`, to the last digit."""
+"""The documents show the records of `reference/*/bench`, to the last digit."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from bench import cost, latency, retrieval
 from bench.networks import label, paper_costs
 
 ROOT = Path(__file__).parents[2]
-RECORDS = sorted((ROOT / "bench" / "reference").glob("*/*.csv"))
+RECORDS = sorted((ROOT / "reference").glob("*/bench/*.csv"))
 RENDER: dict[str, Callable[[pd.DataFrame], str]] = {
     "cost": cost.render,
     "throughput": latency.render_throughput,
@@ -37,7 +37,7 @@ def test_a_record_tells_what_it_was_measured_on(path: Path) -> None:
 
 def test_the_summary_of_costs_is_the_records() -> None:
     page = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
-    folder = ROOT / "bench" / "reference" / "epyc-2-cores"
+    folder = ROOT / "reference" / "epyc-2-cores" / "bench"
     counts = pd.read_csv(folder / "cost.csv").set_index("model")
     times = pd.read_csv(folder / "latency.csv")
     compiled = pd.read_csv(folder / "compiled.csv")
