@@ -9,6 +9,7 @@ from ablations.engine.request import Request
 from ablations.engine.study import group_label
 from ablations.studies import STUDIES
 from msinet.io import write_text
+from reports.costs import read_latencies
 from reports.formats import as_markdown
 from reports.layout import build_table, comparisons_of
 from reports.results import ReferenceResults
@@ -91,7 +92,8 @@ def _cells(results: ReferenceResults, row: Row, ours: Row | None, column: Column
 
 def _claims(results: ReferenceResults) -> str:
     """How many statements have which verdict, and those that are decided."""
-    verdicts = judge(results)
+    latency = results.bench_file(Path("latency.csv"))
+    verdicts = judge(results, read_latencies(latency)[0] if latency.exists() else None)
     counts = Counter(verdict.status for verdict in verdicts)
     lines = [
         f"- Of {len(verdicts)} statements {', '.join(f'{counts[state]} {words}' for state, words in STATES.items())}."
