@@ -31,7 +31,7 @@ from ablations.engine.sweep import SweepOptions
 from ablations.studies import STUDIES, find_study, find_sweep
 from msinet.errors import UserError
 from msinet.io import file_errors
-from msinet.terminal import expanded, quietly
+from msinet.terminal import example_at_end, expanded, quietly
 from msinet.training.options import RunOptions
 
 if TYPE_CHECKING:
@@ -250,20 +250,32 @@ def show(name: str, request: Request, *words: str) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+#: Shown after the help of each command.
+EXAMPLES = {
+    "list": "table2",
+    "run": "table2 --seeds 3",
+    "fill": "--minutes 60",
+    "sweep": "overlap --trials 12",
+    "status": "table2",
+    "show": "table2",
+}
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for a user error, 130 for Ctrl-C."""
     try:
-        command: List | Run | Fill | Sweep | Status | Show = tyro.cli(
-            Annotated[List, tyro.conf.subcommand("list")]
-            | Annotated[Run, tyro.conf.subcommand("run")]
-            | Annotated[Fill, tyro.conf.subcommand("fill")]
-            | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-            | Annotated[Status, tyro.conf.subcommand("status")]
-            | Annotated[Show, tyro.conf.subcommand("show")],
-            prog="python -m ablations",
-            description="The experiments behind every table and figure.",
-            args=args,
-        )
+        with example_at_end("python -m ablations", args, EXAMPLES):
+            command: List | Run | Fill | Sweep | Status | Show = tyro.cli(
+                Annotated[List, tyro.conf.subcommand("list")]
+                | Annotated[Run, tyro.conf.subcommand("run")]
+                | Annotated[Fill, tyro.conf.subcommand("fill")]
+                | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+                | Annotated[Status, tyro.conf.subcommand("status")]
+                | Annotated[Show, tyro.conf.subcommand("show")],
+                prog="python -m ablations",
+                description="The experiments behind every table and figure.",
+                args=args,
+            )
         with file_errors():
             return int(expanded(command)())
     except UserError as error:

@@ -9,7 +9,7 @@ from bench import commands
 from msinet.environment import tune_process
 from msinet.errors import UserError
 from msinet.io import file_errors
-from msinet.terminal import expanded, quietly
+from msinet.terminal import example_at_end, expanded, quietly
 
 #: The fields and the docstring of a class are its command line.
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
@@ -22,6 +22,17 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "gpu": commands.Gpu,
 }
 
+#: Shown after the help of each command.
+EXAMPLES = {
+    "cost": "--models msinet resnet50",
+    "latency": "--models msinet resnet50 osnet --batches 1 32",
+    "throughput": "--models msinet osnet",
+    "memory": "--models msinet osnet",
+    "retrieval": "--rounds 2",
+    "clustering": "--sizes market1501 msmt17",
+    "gpu": "--out gpu --minutes 15",
+}
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, or 2 for a user error.
@@ -30,9 +41,10 @@ def main(args: Sequence[str] | None = None) -> int:
         args: what follows `python -m bench`; None: from the process.
     """
     try:
-        command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="python -m bench", description="Measure what networks cost.", args=args
-        )
+        with example_at_end("python -m bench", args, EXAMPLES):
+            command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="python -m bench", description="Measure what networks cost.", args=args
+            )
         with file_errors():
             expanded(command)()
     except UserError as error:

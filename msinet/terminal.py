@@ -3,7 +3,8 @@
 import codecs
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,24 @@ def quietly(command: Callable[[], int]) -> int:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         return CLOSED
+
+
+@contextmanager
+def example_at_end(program: str, words: Sequence[str] | None, examples: Mapping[str, str]) -> Iterator[None]:
+    """Context manager: an example of the command follows its help.
+
+    Args:
+        program: what precedes the words.
+        words: of the command line; None: from the process.
+        examples: words of an example by the name of the command.
+    """
+    given = list(sys.argv[1:] if words is None else words)
+    try:
+        yield
+    except SystemExit as end:
+        if not end.code and given and given[0] in examples:
+            print(f"example: {program} {given[0]} {examples[given[0]]}".rstrip())
+        raise
 
 
 def expanded(command: Any) -> Any:

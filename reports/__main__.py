@@ -16,7 +16,7 @@ from ablations.engine.request import Request
 from ablations.studies import STUDIES, find_study
 from msinet.errors import UserError
 from msinet.io import file_errors, write_text
-from msinet.terminal import expanded, quietly
+from msinet.terminal import example_at_end, expanded, quietly
 from msinet.training.options import RunOptions
 from reports.formats import as_text, brief, write_table
 from reports.layout import shown_table
@@ -472,13 +472,31 @@ COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
     "reference": Reference,
 }
 
+#: Shown after the help of each command.
+EXAMPLES = {
+    "build": "--reference",
+    "table": "table2 --reference",
+    "curves": "table2",
+    "figure1": "--profile mini",
+    "figure4": "--profile mini",
+    "figure6": "--data-root DIR --weights runs/a/model.safetensors",
+    "ranked": "--data-root DIR --weights runs/a/model.safetensors",
+    "searches": "table1",
+    "clusters": "table4",
+    "factors": "table2",
+    "costs": "--profile mini",
+    "claims": "--reference",
+    "reference": "check",
+}
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for a user error, 130 for Ctrl-C."""
     try:
-        command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="python -m reports", description="Tables and figures from finished runs.", args=args
-        )
+        with example_at_end("python -m reports", args, EXAMPLES):
+            command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="python -m reports", description="Tables and figures from finished runs.", args=args
+            )
         with file_errors():
             return int(expanded(command)())
     except UserError as error:

@@ -387,6 +387,27 @@ def test_shown_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch, capsy
         assert status == 0 or lacks, (page.name, words, said)
 
 
+@pytest.mark.parametrize("package", ["ablations", "bench", "reports", "msinet", "msinet data"])
+def test_help_ends_with_an_example_that_parses(
+    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    modules = {"ablations": ablations, "bench": bench, "reports": reports}
+    module = modules.get(package, msinet)
+    examples = msinet.DATA_EXAMPLES if package == "msinet data" else module.EXAMPLES
+    known = getattr(module, "DATA_COMMANDS" if package == "msinet data" else "COMMANDS", None)
+    assert known is None or set(examples) == set(known) - {"data"}
+    main = msinet.run_command if module is msinet else module.main
+    before = package.split()[1:]
+    for name in examples:
+        with pytest.raises(SystemExit):
+            main([*before, name, "--help"])
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("example: ")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "expanded", lambda _command: lambda: 0)
+            assert main([*before, name, *shlex.split(examples[name])]) == 0, last
+
+
 def test_sessions_that_are_shown_exist() -> None:
     tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
     sessions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)} | {"reproduce_figure5"}

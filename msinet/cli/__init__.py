@@ -18,7 +18,7 @@ from msinet.cli.networks import Embed, Evaluate, Export, Find
 from msinet.cli.training import Learn, Pretrain, Search, Train
 from msinet.errors import UserError
 from msinet.io import file_errors
-from msinet.terminal import expanded
+from msinet.terminal import example_at_end, expanded
 
 Command = Callable[[], int]
 
@@ -42,6 +42,25 @@ PARALLEL: dict[str, Callable[..., Any]] = {
 }
 COMMANDS = PARALLEL | {"learn": Learn, "find": Find, "export": Export, "recipe": ShowRecipe, "list": List, "data": Data}
 DATA_COMMANDS: dict[str, Callable[..., Any]] = {"render": Render, "check": Check, "split": Split, "show": Show}
+#: Shown after the help of each command.
+EXAMPLES = {
+    "train": "--data-root DIR --out runs/a --model msinet --profile full",
+    "search": "--data-root DIR --out found --profile full",
+    "pretrain": "--imagenet FOLDER --out weights/msinet.safetensors --model msinet",
+    "evaluate": "--weights runs/a/model.safetensors --model msinet --data-root DIR --rerank",
+    "embed": "FOLDER --weights runs/a/model.safetensors --model msinet --out features.npz",
+    "learn": "--data-root DIR --dataset market1501 --method gs --weights weights/msinet.safetensors --out runs/gs",
+    "find": "photo.jpg --gallery FOLDER --weights runs/a/model.safetensors --model msinet --out found",
+    "export": "--weights runs/a/model.safetensors --model msinet --out msinet.onnx",
+    "recipe": "--profile paper --dataset msmt17 --model osnet",
+    "list": "",
+}
+DATA_EXAMPLES = {
+    "render": "DIR --profile mini --datasets market1501",
+    "check": "DIR",
+    "split": "FOLDER --out list.csv",
+    "show": "DIR --datasets market1501",
+}
 
 
 def run_command(args: Sequence[str] | None = None) -> int:
@@ -97,8 +116,11 @@ def _parse(words: list[str], ranks: Any) -> Command:
         raise UserError(f"msinet {words[0]} runs in one process; start it without torchrun")
     with nullcontext() if ranks.leads() else redirect_stderr(StringIO()):
         if words[:1] == ["data"]:
-            return _choose(DATA_COMMANDS, "msinet data", "Render, check, split and look at data sets.", words[1:])
-        return _choose(COMMANDS, "msinet", "Light networks for object re-identification.", words)
+            what = "Render, check, split and look at data sets."
+            with example_at_end("msinet data", words[1:], DATA_EXAMPLES):
+                return _choose(DATA_COMMANDS, "msinet data", what, words[1:])
+        with example_at_end("msinet", words, EXAMPLES):
+            return _choose(COMMANDS, "msinet", "Light networks for object re-identification.", words)
 
 
 def _choose(commands: Mapping[str, Callable[..., Any]], prog: str, what: str, words: list[str]) -> Command:
