@@ -190,10 +190,13 @@ def variance_between(rows: Iterable[Floats]) -> Variance:
 def convergence_obstacle(histories: Sequence[pd.DataFrame]) -> str:
     """Why trainings do not count as converged; empty if all do.
 
+    Methods without labels are not judged: their pseudo-labels change in each epoch.
+
     Args:
         histories: history.csv of each training, as written, with accuracy in [0, 1].
     """
-    found = [reason for history in histories if (reason := _unconverged(history["accuracy"].dropna()))]
+    judged = [one for one in histories if "accuracy" in one and "clusters" not in one]
+    found = [reason for history in judged if (reason := _unconverged(history["accuracy"].dropna()))]
     return f"{len(found)} of {len(histories)} trainings have not converged ({found[0]})" if found else ""
 
 
