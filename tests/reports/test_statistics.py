@@ -89,13 +89,6 @@ def effect(mean: float, error: float = 1.0, df: float = math.inf, obstacle: str 
 
 
 @pytest.mark.parametrize("draws", [1, 10])
-def test_methods_without_labels_have_no_gate() -> None:
-    low = pd.DataFrame({"epoch": [1, 2, 3], "accuracy": [0.1, 0.1, 0.1]})
-    assert convergence_obstacle([low])
-    assert convergence_obstacle([low.assign(clusters=3)]) == ""
-    assert convergence_obstacle([pd.DataFrame({"epoch": [1, 2], "positives": [1.0, 2.0]})]) == ""
-
-
 def test_scores_are_the_record_s_metrics(draws: int) -> None:
     queries = queries_of(np.random.default_rng(0), draws=draws)
     results = [
@@ -666,3 +659,10 @@ def test_holm_keeps_the_order_and_never_lowers_a_value(p: list[float]) -> None:
     assert [b for _, b in sorted(known)] == sorted(b for _, b in known)
     if known:
         assert min(b for _, b in known) == pytest.approx(min(1.0, len(known) * min(a for a, _ in known)))
+
+
+def test_methods_without_labels_have_no_gate() -> None:
+    low = pd.DataFrame({"epoch": [1, 2, 3], "accuracy": [0.1, 0.1, 0.1]})
+    assert convergence_obstacle([low])
+    assert convergence_obstacle([low.assign(clusters=3)]) == ""
+    assert convergence_obstacle([pd.DataFrame({"epoch": [1, 2], "positives": [1.0, 2.0]})]) == ""
