@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -92,7 +94,7 @@ class Pool(Engine):
             context.set_forkserver_preload(["ablations.engine.attempt"])  # torch is imported once for all processes
         self.on_step, self.shares = on_step, context.Array("d", count)
         self.stopping, self.started = context.Event(), context.SimpleQueue()
-        arguments = (attempts, plan.threads, self.shares, self.stopping, self.started)
+        arguments = (attempts, plan.threads, self.shares, self.stopping, self.started, os.getpid())
         self.processes = ProcessPoolExecutor(plan.jobs, context, _start, arguments)
 
     def submit(self, runs: Mapping[int, Run]) -> list[Future[Outcome]]:
@@ -141,38 +143,61 @@ def at_once(attempts: Attempts, runs: Sequence[Run], plan: Plan, on_step: OnStep
 
 # --- In the process of a run ---------------------------------------------------------------------
 
+#: What the processes share, and the number of the first one.
 _shared: tuple[Attempts, Any, Any, int]
+#: Whether this process carries out a run.
+_busy = False
 
 
-def _start(attempts: Attempts, threads: int, shares: Any, stop: Any, started: Any) -> None:
+def _start(attempts: Attempts, threads: int, shares: Any, stop: Any, started: Any, first: int) -> None:
     """Prepare a process."""
     global _shared
-    _shared = (attempts, shares, stop, os.getppid())
+    _shared = (attempts, shares, stop, first)
     if sys.platform != "win32":
         os.setsid()  # Ctrl-C goes to the first process alone, which asks the others once
     signal.signal(signal.SIGTERM, _interrupt)
+    threading.Thread(target=_follow, args=(first,), daemon=True).start()
     torch.set_num_threads(threads)
     started.put(os.getpid())
 
 
+def _follow(first: int) -> None:
+    """Interrupt this process when the first one was killed. Its parent is the fork server, which may live on."""
+    while _lives(first):
+        time.sleep(2 * POLL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    if not _busy:
+        os._exit(1)
     raise KeyboardInterrupt
 
 
 def _attempt(number: int, run: Run) -> Outcome:
     """Carry out one run."""
-    attempts, shares, stop, parent = _shared
+    global _busy
+    attempts, shares, stop, first = _shared
     if stop.is_set():
         raise KeyboardInterrupt
 
     def on_step(share: float) -> None:
         shares[number] = share
-        if os.getppid() != parent:  # the first process was killed
-            signal.raise_signal(signal.SIGTERM)
 
+    _busy = True
     try:
         return attempts.attempt(run, on_step)
     except KeyboardInterrupt:
-        if os.getppid() != parent:
+        if not _lives(first):
             os._exit(1)  # nobody waits for an answer
         raise
+    finally:
+        _busy = False

@@ -1,5 +1,6 @@
 """Several runs at once: same results, order after searches, Ctrl-C, a process that dies."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -140,6 +141,49 @@ def test_giving_up_ends_the_processes(tmp_path: Path) -> None:
     (tmp_path / "began").unlink()
     time.sleep(0.2)
     assert not (tmp_path / "began").exists()
+
+
+#: Carries out an endless run and a short one in a process of its own, so that it can be killed.
+COMMAND = """
+import sys
+sys.path[:0] = [folder]
+import test_parallel as tests
+from pathlib import Path
+runs = [tests.Run(tests.experiment(name), name, "missing") for name in ("osnet", "endless")]
+list(tests.at_once(tests.made(Path(root)), runs, tests.TWO, tests.ignore))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_processes_end_when_the_first_one_is_killed(tmp_path: Path) -> None:
+    program = f"folder, root = {str(Path(__file__).parent)!r}, {str(tmp_path)!r}\n{COMMAND}"
+    path = os.pathsep.join(filter(None, sys.path))
+    first = subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path})
+    end = time.monotonic() + 120
+    while not ((tmp_path / "began").exists() and list(tmp_path.glob("osnet*"))):  # one works, one is idle
+        assert time.monotonic() < end
+        assert first.poll() is None
+        time.sleep(0.1)
+    first.kill()
+    first.wait()
+    while any(str(tmp_path) in text for text in command_lines()) or touched(tmp_path / "began"):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def touched(path: Path) -> bool:
+    """Whether a process still makes the file."""
+    path.unlink(missing_ok=True)
+    time.sleep(0.5)
+    return path.exists()
+
+
+def command_lines() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().decode(errors="replace"))
+    return found
 
 
 @pytest.mark.slow
