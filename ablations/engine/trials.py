@@ -1,6 +1,7 @@
 """Runs sweeps: Optuna chooses settings, each trial is trained and ranked on held-out training identities."""
 
 import json
+import os
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -142,16 +143,28 @@ class _Trials:
 
     def run(self) -> None:
         """Run trials until so many are finished."""
-        wanted, begun = len(set(self.options.grid)) or self.options.trials, set[Future[None]]()
+        wanted = len(set(self.options.grid)) or self.options.trials
+        if self.options.trials_at_once > 1:
+            self.run_several(wanted)
+            return
+        while (number := len(self.finished())) < wanted:
+            self.run_trial(*self.next_trial(number, wanted))
+
+    def run_several(self, wanted: int) -> None:
+        """Run several trials at once on a cluster."""
+        begun = set[Future[None]]()
         with ThreadPoolExecutor(self.options.trials_at_once) as threads:
-            while (number := len(self.finished()) + len(begun)) < wanted or begun:
-                if number < wanted and len(begun) < self.options.trials_at_once:
-                    begun.add(threads.submit(self.run_trial, *self.next_trial(number, wanted)))
-                    if len(begun) < min(self.options.trials_at_once, wanted - len(self.finished())):
-                        continue
-                done, begun = wait(begun, return_when=FIRST_COMPLETED)
-                for one in done:
-                    one.result()  # raises what it raised
+            try:
+                while (done := len(self.finished())) < wanted or begun:
+                    while len(begun) < min(self.options.trials_at_once, wanted - done):
+                        begun.add(threads.submit(self.run_trial, *self.next_trial(done + len(begun), wanted)))
+                    ended, begun = wait(begun, return_when=FIRST_COMPLETED)
+                    for one in ended:
+                        one.result()  # raises what it raised
+            except KeyboardInterrupt:
+                # The threads would go on until their trials end. Ray ends the tasks of a command that is gone.
+                tqdm.write("interrupted; the same command resumes from the last checkpoints")
+                os._exit(130)
 
     def next_trial(self, number: int, wanted: int) -> tuple[optuna.Trial, Values]:
         """The next trial and its values."""

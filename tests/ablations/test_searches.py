@@ -191,12 +191,12 @@ def test_a_sweep_that_was_cut_off_ends_as_one_that_was_not(
     request = Request(profile="smoke", store=tmp_path)
     calls = 0
 
-    def execute_once(*arguments: object) -> object:
+    def execute_once(*arguments: object, **named: object) -> object:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise KeyboardInterrupt  # in the second trial
-        return original(*arguments)  # type: ignore[arg-type]
+        return original(*arguments, **named)  # type: ignore[arg-type]
 
     original = trials.execute
     monkeypatch.setattr(trials, "execute", execute_once)

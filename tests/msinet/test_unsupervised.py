@@ -650,7 +650,7 @@ def test_a_step_with_instances_is_the_method_written_out(method: Method) -> None
             scores.append((own if method == "hdcrl" else members.mean()) / 0.05)
         total = total - (torch.stack(scores).softmax(0)[labels[place]] + 1e-6).log()
     total = total / len(positions)
-    assert float(values["contrast" if method == "hdcrl" else "loss"]) == pytest.approx(float(total), rel=1e-4)
+    assert float(values["contrast" if method == "hdcrl" else "loss"]) == pytest.approx(float(total.detach()), rel=1e-4)
     for feature, place in zip(features.detach(), positions, strict=True):
         rows[place] = F.normalize(0.2 * rows[place] + 0.8 * feature, dim=0)
     torch.testing.assert_close(task.rows.centres, rows, rtol=1e-4, atol=1e-5)
@@ -677,8 +677,8 @@ def test_a_step_of_spcl_across_sets_is_the_method_written_out() -> None:
         scores = torch.stack([(rows[labels == k] @ feature).mean() / 0.05 for k in range(5 + 8)])
         losses.append(-(scores.softmax(0)[y] + 1e-6).log())
     half = len(losses) // 2
-    assert float(values["source"]) == pytest.approx(float(sum(losses[:half]) / half), rel=1e-4)
-    assert float(values["target"]) == pytest.approx(float(sum(losses[half:]) / half), rel=1e-4)
+    assert float(values["source"]) == pytest.approx(float(sum(losses[:half]).detach() / half), rel=1e-4)
+    assert float(values["target"]) == pytest.approx(float(sum(losses[half:]).detach() / half), rel=1e-4)
     for feature, place in zip(features.detach(), [*own.tolist(), *(positions + 5).tolist()], strict=True):
         rows[place] = F.normalize(0.2 * rows[place] + 0.8 * feature, dim=0)
     torch.testing.assert_close(task.rows.centres, rows, rtol=1e-4, atol=1e-5)
@@ -700,12 +700,12 @@ def test_a_step_of_cluster_contrast_is_the_method_written_out(hard: bool) -> Non
     features = F.normalize(plain.network.embed(images).feature)
     logits = features @ centres.T / 0.05
     loss = -torch.stack([logits[i].log_softmax(0)[plain.targets[p]] for i, p in enumerate(positions)]).mean()
-    assert float(values["loss"]) == pytest.approx(float(loss), rel=1e-4)
+    assert float(values["loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
     expected = centres.clone()
     for k in range(4):
         own = [i for i, p in enumerate(positions) if plain.targets[p] == k]
         if hard and own:
-            own = [min(own, key=lambda i: float(logits[i, k]))]
+            own = [min(own, key=lambda i: float(logits[i, k].detach()))]
         for i in own:
             expected[k] = F.normalize(0.1 * expected[k] + 0.9 * features[i].detach(), dim=0)
     torch.testing.assert_close(task.memory.centres, expected, rtol=1e-4, atol=1e-5)
