@@ -107,7 +107,7 @@ def execute(
     costs = costs_of(todo, resolution.datasets)
     check_images(todo, resolution.datasets, costs, run_options)
     plan = choose_jobs(todo, device.type, jobs)
-    alone = plan.jobs == 1 and not cluster.remote  # without a run there is one job
+    alone = plan.jobs == 1 and not cluster.remote
     # In a terminal the bar of the table is below that of the run; a log, or several runs at once, get only the table's.
     inner = replace(run_options, progress=alone and run_options.progress and sys.stderr.isatty())
     attempts = Attempts(resolution.datasets, resolution.fingerprints, store.root, inner, costs, budget)
