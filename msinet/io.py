@@ -101,10 +101,14 @@ def file_errors() -> Iterator[None]:
     """Report errors of the operating system as user errors. Commands wrap their work in this.
 
     Raises:
-        UserError: replaces an `OSError` that names a file, and errors of a full memory.
+        UserError: replaces an `OSError` that names a file, a path with a null byte, and errors of a full memory.
     """
     try:
         yield
+    except ValueError as error:
+        if not re.search(r"embedded null (byte|character)", str(error)):
+            raise
+        raise UserError("a path contains a null byte, which no file system allows; check the paths") from error
     except MemoryError as error:
         raise _no_memory(error) from error
     except RuntimeError as error:

@@ -39,11 +39,11 @@ def top_k(
     if k < 1:
         raise UserError(f"a ranked list needs k of at least 1, got {k}")
     query, gallery = streamed(query, gallery)
-    if query_ids is None or gallery_ids is None:
-        if not query_ids is gallery_ids is query_cameras is gallery_cameras:
-            raise UserError("query_ids and gallery_ids belong together: pass both, or no ids and no cameras")
-        query_ids, gallery_ids = np.zeros(len(query), np.int64), np.zeros(len(gallery), np.int64)
-    split = Split(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))
+    split = None
+    if query_ids is not None and gallery_ids is not None:
+        split = Split(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))
+    elif not query_ids is gallery_ids is query_cameras is gallery_cameras:
+        raise UserError("query_ids and gallery_ids belong together: pass both, or no ids and no cameras")
     indices = np.full((len(query), k), -1, np.int64)
     distances = np.full((len(query), k), np.inf)
 
@@ -57,7 +57,8 @@ def top_k(
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for start, block in blocks(query, gallery, chunk_bytes):
-            rows, columns, own = split.of(start, start + len(block))
-            block[rows[own], columns[own]] = -torch.inf
+            if split is not None:
+                rows, columns, own = split.of(start, start + len(block))
+                block[rows[own], columns[own]] = -torch.inf
             list(threads.map(select, range(start, start + len(block)), block.numpy()))  # raises what a thread raised
     return indices, distances
