@@ -18,10 +18,9 @@ from reports.curves import by_group
 from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
 from reports.results import Results, file_name
+from reports.statistics import resampled_counts
 from reports.tables import network_of, random_weights, table_group
 
-#: Resamples behind a confidence interval.
-RESAMPLES = 1000
 #: Upper bounds of the levels and their names.
 LEVELS: dict[str, tuple[tuple[float, str], ...]] = {
     "occlusion": ((0.0, "none hidden"), (0.25, "up to a quarter"), (1.0, "more than a quarter")),
@@ -79,7 +78,7 @@ def _levels(queries: pd.DataFrame, runs: int) -> Iterator[dict[str, object]]:
 
 
 def interval(values: np.ndarray, identities: np.ndarray) -> tuple[float, float]:
-    """The 95 % confidence interval of a mean by the bootstrap over identities (percentiles of 1000 resamples).
+    """The 95 % confidence interval of a mean by the bootstrap over identities, from percentiles.
 
     Identities are drawn with all their queries, because queries of one identity are hard or easy together; runs of
     several seeds count as more queries of the same identities. The interval covers the choice of identities, not the
@@ -93,7 +92,7 @@ def interval(values: np.ndarray, identities: np.ndarray) -> tuple[float, float]:
     sums, counts = np.bincount(which, values), np.bincount(which)
     if len(counts) < 2:
         return float("nan"), float("nan")
-    drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
+    drawn = resampled_counts(len(counts))
     means = (drawn @ sums) / (drawn @ counts)  # (resamples,)
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)

@@ -43,7 +43,7 @@ def query_values(queries: pd.DataFrame, metric: str) -> Floats:
     return np.where(queries["positives"] > 0, 100 * shares.to_numpy(float), np.nan)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=24)  # the levels of the factors on two test sets
 def resampled_counts(identities: int) -> Floats:
     """(RESAMPLES, identities) how often each bootstrap sample contains each identity.
 
