@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ ARGUMENTS = [
 ]
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
 QUERIES = 3
+REFERENCE = Path(__file__).parents[2] / "reference"
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,16 @@ def tab(chromium: Any, report: Path) -> Iterator[Any]:
     context.close()
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the committed reference results."""
+    out = tmp_path_factory.mktemp("published")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MSINET_REFERENCE", str(REFERENCE))
+        assert main(["build", "--reference", "--out", str(out), "--device", "cpu"]) == 0
+    return out / "index.html"
+
+
 def column(tab: Any, table: str, place: int) -> list[str]:
     """Texts of a column of the visible rows."""
     rows = tab.locator(f"{table} tbody tr:visible")
@@ -105,6 +117,31 @@ def test_it_loads_in_silence_and_names_its_sections(tab: Any) -> None:
         assert tab.locator(f"section#{name} h2, section#{name} h1").first.is_visible()
     asked = tab.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert [name for name in asked if not name.startswith("data:")] == []
+
+
+def test_effects_lie_where_their_numbers_say(tab: Any, published: Path) -> None:
+    tab.goto(published.as_uri())
+    rows = tab.locator(".effects li")
+    assert rows.count() >= 3
+    scales = []
+    for i in range(rows.count()):
+        span, dot, zero = (rows.nth(i).locator(name).bounding_box() for name in (".span", ".dot", ".zero"))
+        middle = [box["x"] + box["width"] / 2 for box in (dot, zero)]
+        told = re.findall(r"[+-]?[0-9.]+", rows.nth(i).locator(".text").inner_text().split("paper")[0])
+        drawn = (middle[0], span["x"], span["x"] + span["width"])  # mean, low, high
+        scales += [(x - middle[1], float(number)) for x, number in zip(drawn, told, strict=True)]
+    slope = sum(x * y for x, y in scales) / sum(y * y for _, y in scales)  # pixels per point, by least squares
+    assert slope > 0
+    assert all(abs(x - slope * y) < 2 + 0.06 * slope for x, y in scales)  # the text is rounded to tenths
+
+
+def test_decided_claims_lead_to_their_evidence(tab: Any, published: Path) -> None:
+    tab.goto(published.as_uri())
+    first = tab.locator("ul.decided a").first
+    first.click()
+    claim = tab.locator(first.get_attribute("href"))
+    assert first.inner_text() in claim.inner_text()
+    assert claim.locator("h3, summary, b").first.is_visible()
 
 
 def test_tables_sort_by_either_metric_and_back(tab: Any) -> None:
