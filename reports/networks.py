@@ -40,6 +40,6 @@ def finished_networks(results: Results, study: str) -> tuple[list[FinishedNetwor
                 for row in rows
                 for cell in row.cells.values()
             ]
-            return found, results.request.load(table.columns[0].test)
+            return found, results.dataset(table.columns[0].test)
     lacking = [table.label(row.factors) for row in table.rows for cell in row.cells.values() if not cell.done]
     raise results.missing(study, f"training of {', '.join(dict.fromkeys(lacking))}")

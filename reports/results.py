@@ -20,6 +20,7 @@ from ablations.engine.resolve import Resolution, resolve
 from ablations.engine.results import results
 from ablations.engine.store import Store
 from ablations.studies import STUDIES, find_study
+from msinet.data.datasets import Dataset
 from msinet.errors import UserError
 
 #: Metrics of a ranking.
@@ -59,6 +60,7 @@ class Results:
         self._frames: dict[str, pd.DataFrame] = {}
         self._files: dict[tuple[str, str], pd.DataFrame] = {}
         self._records: pd.DataFrame | None = None
+        self._datasets: dict[str, Dataset] = {}
 
     @cached_property
     def reference(self) -> "ReferenceResults | None":
@@ -95,6 +97,16 @@ class Results:
             self._records = in_percent(self.store.frame())
         return self._records
 
+    def dataset(self, name: str) -> Dataset:
+        """A data set of the request, read once.
+
+        Raises:
+            DataError: as `Request.load`.
+        """
+        if name not in self._datasets:
+            self._datasets[name] = self.request.load(name)
+        return self._datasets[name]
+
     def resolution(self, study: str) -> Resolution:
         """The study with the state of each of its cells. Its request has the number of seeds of these results.
 
@@ -102,7 +114,7 @@ class Results:
             UserError: unknown study, or results on several versions of a data set and no data root.
         """
         if study not in self._resolutions:
-            self._resolutions[study] = resolve(find_study(study), self.request, self.store)
+            self._resolutions[study] = resolve(find_study(study), self.request, self.store, load=self.dataset)
         return self._resolutions[study]
 
     def frame(self, study: str) -> pd.DataFrame:

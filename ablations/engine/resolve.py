@@ -5,7 +5,7 @@ the data are not on this machine, or the store holds reference results, it uses 
 instead.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -110,15 +110,23 @@ class Resolution:
         ]
 
 
-def resolve(study: Study, request: Request, store: Store) -> Resolution:
+def resolve(
+    study: Study, request: Request, store: Store, *, load: Callable[[str], Dataset] | None = None
+) -> Resolution:
     """Enumerate the cells of a study and find the run of each.
+
+    Args:
+        study: what to enumerate.
+        request: options of the command.
+        store: finished and unfinished runs.
+        load: reads a data set of the request; None: from the disk. For callers that resolve several studies.
 
     Raises:
         UserError: an unknown name, a data set that cannot be used, nothing on disk or in the store, or records of
             several versions of a data set that is not on disk.
     """
     request.check()
-    datasets, names = _datasets(request, store)
+    datasets, names = _datasets(request, store, load or request.load)
     cells = study.cells(request, names)
     fingerprints = {name: dataset.fingerprint for name, dataset in datasets.items()}
     if not datasets:
@@ -128,14 +136,16 @@ def resolve(study: Study, request: Request, store: Store) -> Resolution:
     return Resolution(study, request, tuple(found), datasets, fingerprints, resolver.searches, resolver.trainings)
 
 
-def _datasets(request: Request, store: Store) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+def _datasets(
+    request: Request, store: Store, load: Callable[[str], Dataset]
+) -> tuple[dict[str, Dataset], tuple[str, ...]]:
     """The data sets on disk, and the names of those to use."""
     if store.recorded or (not request.root.exists() and store.has_runs):
         tested = store.tested(request.profile)
         if names := request.datasets or tuple(name for name in main_datasets() if name in tested):
             return {}, names
     names = request.available_datasets()
-    return {name: request.load(name) for name in names}, names
+    return {name: load(name) for name in names}, names
 
 
 def _recorded(cells: Iterable[Cell], store: Store) -> dict[str, str]:

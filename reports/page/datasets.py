@@ -24,7 +24,7 @@ def datasets(report: Report) -> Part:
     missing = []
     for name in bar(iterable=names, desc="contact sheets"):
         try:
-            entries.append(entry(report.request.load(name), report.out / "sheets"))
+            entries.append(entry(report.results.dataset(name), report.out / "sheets"))
         except UserError as error:
             missing.append(Missing(f"contact sheets of {name}", str(error), command))
     return Part({"datasets": entries}, tuple(missing))

@@ -77,7 +77,7 @@ def column_lists(
     from reports.ranked import ranked_lists, spread_queries  # imports torch, which reference results do not need
 
     try:
-        dataset = report.request.load(column.test)
+        dataset = report.results.dataset(column.test)
     except UserError as error:
         command = run_command("table2", report.request)
         return [], [Missing(f"ranked lists on {column.label}", str(error), command)]
