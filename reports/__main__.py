@@ -17,7 +17,7 @@ from ablations.studies import STUDIES, find_study
 from msinet.errors import UserError
 from msinet.io import file_errors, write_text
 from msinet.terminal import example_at_end, expanded, quietly
-from msinet.training.options import RunOptions
+from msinet.training.options import RankingOptions
 from reports.formats import as_text, brief, write_table
 from reports.layout import shown_table
 from reports.results import ReferenceResults, Results, file_name
@@ -44,7 +44,7 @@ class Source:
 
 Name = Annotated[str, tyro.conf.Positional]
 Asked = Annotated[Request, tyro.conf.OmitArgPrefixes]
-Options = Annotated[RunOptions, tyro.conf.OmitArgPrefixes]
+Options = Annotated[RankingOptions, tyro.conf.OmitArgPrefixes]
 Origin = Annotated[Source, tyro.conf.OmitArgPrefixes]
 
 
@@ -114,7 +114,7 @@ class Picture:
     """number of queries, evenly spaced through the set"""
     out: Path | None = None
     """folder for the files; by default figures/ in the store"""
-    run_options: Options = field(default_factory=RunOptions)
+    run_options: Options = field(default_factory=RankingOptions)
 
     @property
     def folder(self) -> Path:
@@ -179,7 +179,7 @@ class Ranked:
     """queries in the browser, evenly spaced through the set"""
     out: Path = Path("ranked.html")
     """file to write"""
-    run_options: Options = field(default_factory=RunOptions)
+    run_options: Options = field(default_factory=RankingOptions)
 
     def __call__(self) -> int:
         """Rank and write the page."""
@@ -363,7 +363,7 @@ class Build:
         gc.freeze()  # a tenth of the time is spent on looking for garbage among what was imported
         results = self.source.results(self.request)
         out = self.out or results.folder / "report"
-        options = RunOptions(device=self.device)
+        options = RankingOptions(device=self.device)
         missing = build(Report(results, results.bench_file(self.latency), self.queries, options, out))
         size = (out / "index.html").stat().st_size / 2**20
         text = f", {len(missing)} things missing, listed at its end" if missing else ""

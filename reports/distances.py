@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ablations.engine.store import Store
 from msinet.data import Dataset
 from msinet.retrieval import top_k
-from msinet.training.options import RunOptions
+from msinet.training.options import RankingOptions
 from reports.drawing import STYLE, add_title, looks, write_figure
 from reports.networks import FinishedNetwork
 from reports.ranked import embeddings
@@ -71,7 +71,7 @@ def nearest_negatives(features: NDArray[np.float32], dataset: Dataset, count: in
 
 
 def distance_data(
-    store: Store, networks: Sequence[FinishedNetwork], dataset: Dataset, run_options: RunOptions
+    store: Store, networks: Sequence[FinishedNetwork], dataset: Dataset, run_options: RankingOptions
 ) -> pd.DataFrame:
     """`nearest_negatives` of every seed of some networks, with columns row (label), network (card) and seed."""
     parts = []

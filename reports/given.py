@@ -11,7 +11,7 @@ from msinet.errors import UserError
 from msinet.neighbours import load_network
 from msinet.training import embed
 from msinet.training.evaluation import rank
-from msinet.training.options import RunOptions
+from msinet.training.options import RankingOptions
 from reports.ranked import RankedList, lists_of
 
 #: Name of the weights in the folder of a run.
@@ -34,7 +34,7 @@ class GivenLists:
 
 
 def given_lists(
-    weights: Sequence[Path], dataset: Dataset, queries: Sequence[int], k: int, run_options: RunOptions
+    weights: Sequence[Path], dataset: Dataset, queries: Sequence[int], k: int, run_options: RankingOptions
 ) -> list[GivenLists]:
     """The ranked lists of several networks for the same queries (first draw of the set).
 
@@ -59,7 +59,7 @@ def _label(path: Path) -> str:
 
 
 def _lists(
-    path: Path, label: str, dataset: Dataset, queries: Sequence[int], k: int, run_options: RunOptions
+    path: Path, label: str, dataset: Dataset, queries: Sequence[int], k: int, run_options: RankingOptions
 ) -> GivenLists:
     file = path / WEIGHTS if path.is_dir() else path
     if path.is_dir() and not file.is_file():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msinet.data import Dataset
 from msinet.errors import UserError
-from msinet.training.options import RunOptions
+from msinet.training.options import RankingOptions
 from reports.distances import distance_data, draw_distances
 from reports.given import given_lists
 from reports.lists import draw_lists
@@ -16,7 +16,7 @@ from reports.ranked import load_run, ranked_lists, spread_queries
 from reports.results import Results, file_name
 
 
-def figure1(results: Results, folder: Path, images: int, run_options: RunOptions) -> list[Path]:
+def figure1(results: Results, folder: Path, images: int, run_options: RankingOptions) -> list[Path]:
     """Activation maps of networks on the same images, and distances to the nearest negatives."""
     networks, dataset = finished_networks(results, "figure1")
     queries = some_queries(dataset, images)
@@ -32,7 +32,7 @@ def figure1(results: Results, folder: Path, images: int, run_options: RunOptions
     return written + draw_distances(data, title, stem.with_name(f"{stem.name}-distances"))
 
 
-def figure4(results: Results, folder: Path, images: int, run_options: RunOptions) -> list[Path]:
+def figure4(results: Results, folder: Path, images: int, run_options: RankingOptions) -> list[Path]:
     """Activation maps after each MSI cell of MSINet."""
     networks, dataset = finished_networks(results, "figure4")
     queries = some_queries(dataset, images)
@@ -41,7 +41,7 @@ def figure4(results: Results, folder: Path, images: int, run_options: RunOptions
     return draw_maps(maps, title, folder / file_name("figure4", results.request), upright=False)
 
 
-def figure6(results: Results, folder: Path, images: int, run_options: RunOptions, length: int = 15) -> list[Path]:
+def figure6(results: Results, folder: Path, images: int, run_options: RankingOptions, length: int = 15) -> list[Path]:
     """Ranked lists of networks for the same queries."""
     networks, dataset = finished_networks(results, "figure6")
     queries = some_queries(dataset, images)
@@ -54,7 +54,7 @@ def figure6(results: Results, folder: Path, images: int, run_options: RunOptions
 
 
 def figure6_of(
-    given: Sequence[Path], dataset: Dataset, folder: Path, images: int, length: int, run_options: RunOptions
+    given: Sequence[Path], dataset: Dataset, folder: Path, images: int, length: int, run_options: RankingOptions
 ) -> list[Path]:
     """Ranked lists of given weights for the same queries of a data set."""
     found = given_lists(given, dataset, some_queries(dataset, images), length, run_options)

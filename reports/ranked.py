@@ -23,7 +23,7 @@ from msinet.io import atomic_path
 from msinet.models import build_model, load_weights
 from msinet.retrieval import top_k
 from msinet.training.evaluation import dataset_features
-from msinet.training.options import RunOptions
+from msinet.training.options import RankingOptions
 from reports.results import Results
 
 
@@ -53,7 +53,7 @@ Scores = tuple[int, int, float]
 
 
 def ranked_lists(
-    results: Results, run_id: str, dataset: Dataset, queries: Sequence[int], k: int, run_options: RunOptions
+    results: Results, run_id: str, dataset: Dataset, queries: Sequence[int], k: int, run_options: RankingOptions
 ) -> list[RankedList]:
     """The k nearest gallery images of some queries, ranked as the run was (first draw of the set).
 
@@ -142,7 +142,7 @@ def spread_queries(dataset: Dataset, number: int) -> list[int]:
     return [answered[place] for place in places]
 
 
-def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: RunOptions) -> NDArray[np.float32]:
+def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: RankingOptions) -> NDArray[np.float32]:
     """Features (N, D) of every test image by the run's network: from the store, or embedded and then kept there.
 
     Raises:

@@ -11,7 +11,7 @@ import tyro
 
 from msinet.cli.selection import DataOptions
 from msinet.errors import UserError, first_few
-from msinet.training.options import RunOptions
+from msinet.training.options import RankingOptions
 
 if TYPE_CHECKING:
     from msinet.data import Dataset
@@ -57,7 +57,7 @@ class WeightsFile:
         return found
 
 
-def opened(weights: WeightsFile, dataset: "Dataset", options: RunOptions) -> "tuple[Embedder, PixelSource]":
+def opened(weights: WeightsFile, dataset: "Dataset", options: RankingOptions) -> "tuple[Embedder, PixelSource]":
     """The network on its device, and the test images of a data set in the network's size."""
     from msinet.data import open_pixels
     from msinet.precision import use_precision
@@ -91,7 +91,7 @@ class Evaluate(WeightsFile):
     out: Path | None = None
     """JSON file for the metrics"""
     selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RankingOptions)
 
     def distances(self) -> "tuple[Distances | None, str]":
         """The distances of the re-ranking, None without, and what is printed about it.
@@ -168,7 +168,7 @@ class Embed(WeightsFile):
     out: Path = Path("features.npz")
     """file to write: .npz, or .csv with a column per number"""
     selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RankingOptions)
 
     def __call__(self) -> int:
         """Compute and write the features."""
@@ -221,7 +221,7 @@ class Embed(WeightsFile):
         }
 
 
-def collected(embedder: "Embedder", weights: WeightsFile, paths: "list[Path]", options: RunOptions) -> "Collection":
+def collected(embedder: "Embedder", weights: WeightsFile, paths: "list[Path]", options: RankingOptions) -> "Collection":
     """The features of image files by a network, cached; names images that cannot be decoded on standard error."""
     from msinet.neighbours import collect
     from msinet.precision import use_precision
@@ -277,7 +277,7 @@ class Find(WeightsFile):
     """number of images in a ranked list"""
     out: Path = Path("neighbours")
     """folder for ranked.png, ranked.csv and ranked.html"""
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RankingOptions)
 
     def __call__(self) -> int:
         """Rank, print and write the lists."""

@@ -7,24 +7,29 @@ from msinet.errors import UserError
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RankingOptions:
     """Options of the execution. None of them changes the results on the CPU."""
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one"""
-    workers: int = 0
-    """processes that prepare training batches"""
     cache: bool | None = None
     """keep decoded images on disk; None: if they take less than 4 GiB"""
+    progress: bool = True
+    """show progress bars"""
+
+
+@dataclass(frozen=True)
+class RunOptions(RankingOptions):
+    """Options of the execution. None of them changes the results on the CPU."""
+
+    workers: int = 0
+    """processes that prepare training batches"""
     resume: bool = True
     """go on from where an earlier run of the same command stopped"""
     evaluate_every: int = 0
     """epochs between evaluations on the test set, for curves; 0: only after the last epoch"""
-    progress: bool = True
-    """show progress bars"""
     deterministic: bool = False
     """on a GPU, only algorithms that give the same bits every time, which may be slower; on the CPU it is always so"""
-
     graphs: bool | None = None
     """on a GPU, capture the steps of a training as CUDA graphs; None: unless deterministic or with several processes"""
 

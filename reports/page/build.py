@@ -15,7 +15,7 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from msinet.data import Dataset
 from msinet.io import write_text
-from msinet.training.options import RunOptions
+from msinet.training.options import RankingOptions
 from reports.page.claims import claims
 from reports.page.datasets import datasets
 from reports.page.figures import figures
@@ -44,7 +44,9 @@ def render(parts: list[Part], missing: list[Missing]) -> str:
     return _page("report.html.j2", ("common.js", "report.js", "ranked.js"), context)
 
 
-def build_browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options: RunOptions, out: Path) -> None:
+def build_browser(
+    weights: Sequence[Path], dataset: Dataset, queries: int, run_options: RankingOptions, out: Path
+) -> None:
     """Write a page with the ranked lists of given weights alone."""
     context = browser(weights, dataset, queries, run_options)
     write_text(out, _page("browser.html.j2", ("common.js", "ranked.js"), context))

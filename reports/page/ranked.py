@@ -10,7 +10,7 @@ import PIL.Image
 from msinet.data import Dataset, Image
 from msinet.errors import UserError
 from msinet.progress import bar
-from msinet.training.options import RunOptions
+from msinet.training.options import RankingOptions
 from reports.page.report import Data, Missing, Part, Report, jpeg
 from reports.results import run_command
 from reports.tables import Column, Row, Table, random_weights, table_group
@@ -104,7 +104,7 @@ def column_lists(
     return [found], missing
 
 
-def browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options: RunOptions) -> Data:
+def browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options: RankingOptions) -> Data:
     """Values of the page of given weights."""
     from reports.given import given_lists
     from reports.ranked import spread_queries

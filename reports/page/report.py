@@ -16,7 +16,7 @@ from ablations.engine.sweep import summary_path
 from ablations.studies import STUDIES
 from msinet.errors import UserError
 from msinet.progress import bar
-from msinet.training.options import RunOptions
+from msinet.training.options import RankingOptions
 from reports.costs import read_latencies
 from reports.layout import build_table, shown_table
 from reports.results import Results
@@ -53,7 +53,7 @@ class Report:
     """file of `python -m bench latency`"""
     queries: int
     """queries of each set in the ranked lists"""
-    run_options: RunOptions
+    run_options: RankingOptions
     out: Path
     """folder of the page"""
 
