@@ -75,8 +75,7 @@ class Run:
     """table or figure"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
     jobs: int = 0
-    """runs at once, each in a process of its own; 0: here one per core for small images on a CPU, else one; on a
-    cluster all"""
+    """runs at once; 0: on a CPU one per core if images are small, else one; on a cluster all"""
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
     minutes: float = 0.0
     """time for the runs: none is begun that would not end in it, by the time of finished ones; 0: no limit"""

@@ -40,15 +40,13 @@ class Request:
     profile: str = "mini"
     """smoke, mini, full or paper: size of images and length of training"""
     data_root: Path | None = None
-    """folder that holds the data sets in their native layouts, or a list of images (docs/own-images.md); None: the
-    rendered world, rendered on first use"""
+    """folder of the data sets, or a list of images (docs/own-images.md); None: the rendered world, made on first use"""
     datasets: tuple[str, ...] = ()
     """data sets by the name of their cards (msinet data check lists them); empty: those found under the data root"""
     whole: bool = False
-    """on the rendered world: VehicleID and the pre-trained group as well (smoke always has them)"""
+    """on the rendered world: all data sets, large networks and the pre-trained group as well"""
     models: tuple[str, ...] = ()
-    """networks by the name of their cards, optionally with a width as osnet_x0_25, else at the profile's;
-    empty: all of the table"""
+    """only these networks; at the width of the profile, or at another as osnet_x0_25; empty: all of the table"""
     seeds: int = 0
     """repetitions of every experiment: seeds 0 to N-1; 0: two in profile mini, else one"""
     recipe: tuple[str, ...] = ()
@@ -105,7 +103,7 @@ class Request:
 
     @property
     def complete(self) -> bool:
-        """True if VehicleID and the pre-trained group belong to the tables."""
+        """True if all data sets, large networks and the pre-trained group belong to the tables."""
         return self.whole or not self.rendered or self.profile == "smoke"
 
     @property

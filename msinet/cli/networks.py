@@ -25,8 +25,7 @@ class WeightsFile:
     """A file of weights, and what it may leave open."""
 
     weights: Path
-    """file of `msinet train`, or of another code base (released MSINet, torchreid, torchvision, timm, BoT, fast-reid,
-    TransReID)"""
+    """file of `msinet train`, or of another code base (docs/own-images.md lists them)"""
     model: str = ""
     """name of the network, for weights that do not name it; `msinet list` shows networks"""
     options: tuple[str, ...] = ()
@@ -303,8 +302,7 @@ class Export(WeightsFile):
     """Write the deployed form of a network for other runtimes, compared with torch before the file appears."""
 
     out: Path
-    """X.onnx, or X.pt or X.torchscript for TorchScript: input images (B, 3, H, W) normalised with ImageNet's
-    statistics, output features (B, D)"""
+    """X.onnx, or X.pt for TorchScript; takes normalised images (B, 3, H, W), gives features (B, D)"""
 
     def __call__(self) -> int:
         """Export and compare."""
