@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from ablations.engine.reference import about
@@ -12,7 +13,7 @@ from msinet.io import write_text
 from reports.costs import read_latencies
 from reports.formats import as_markdown
 from reports.layout import build_table, comparisons_of
-from reports.results import ReferenceResults
+from reports.results import Found, ReferenceResults
 from reports.sizes import full_size_cost
 from reports.statistics import Status
 from reports.tables import Column, Row, network_of, random_weights
@@ -35,10 +36,21 @@ def blocks() -> dict[str, str]:
     found = results.found("table2")
     if found is None:
         return {"table2": "There are no reference results yet.", "claims": "There are no reference results yet."}
-    return {"table2": _table(results, found.machine), "claims": _claims(results)}
+    return {"table2": _table(results, found), "claims": _claims(results)}
 
 
-def _table(results: ReferenceResults, machine: str) -> str:
+def _command(found: Found) -> str:
+    """The command that carries out the runs of a study; it names the data sets if others are trained on by default."""
+    study, request = found.resolution.study, replace(found.resolution.request, whole=False)
+    cells = [one.cell for one in found.resolution.cells if one.state == "done" and one.cell.group != "untrained"]
+    usual = {cell.train for cell in study.cells(request, request.default_datasets()) if cell.group != "untrained"}
+    words = f"python -m ablations run {study.name} --seeds {request.seeds}"
+    if {cell.train for cell in cells} <= usual:
+        return words
+    return f"{words} --datasets {' '.join(sorted({cell.train for cell in cells} | {cell.test for cell in cells}))}"
+
+
+def _table(results: ReferenceResults, found: Found) -> str:
     """Table 2: a line per network, and its difference to MSINet in each column."""
     table = build_table(results, "table2")
     rows = [row for row in table.rows if row.done and not random_weights(row)]
@@ -63,8 +75,7 @@ def _table(results: ReferenceResults, machine: str) -> str:
         "",
         "R1 and mAP in per cent, means over seeds. Brackets: 95 % interval of the difference over new trainings and "
         f"test identities; with one seed over test identities only. Profile `{results.request.profile}`. "
-        f"Machine: {about(results.store.root / machine)}. "
-        f"Command: `python -m ablations run table2 --seeds {results.seeds}`.",
+        f"Machine: {about(results.store.root / found.machine)}. Command: `{_command(found)}`.",
     ]
     compared = comparisons_of(results, "table2")
     gates = [
@@ -129,8 +140,7 @@ def results_page() -> str:
         found = results.found(name)
         if found is None:
             continue
-        command = f"python -m ablations run {name} --seeds {found.resolution.request.seeds}"
-        parts += [f"## {study.title}", f"`{command}`, shown by `python -m reports table {name} --reference`"]
+        parts += [f"## {study.title}", f"`{_command(found)}`, shown by `python -m reports table {name} --reference`"]
         parts.append(_as_list(as_markdown(build_table(results, name))))
     if len(parts) == 2:
         parts.append("There are no reference results yet.")
