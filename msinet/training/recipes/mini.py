@@ -23,18 +23,18 @@ PROFILE = Profile(
         | PERSONS
         | ADAM
         | {"epochs": 12, "warmup": 5, "milestones": (10, 11), "alpha_lr": 0.05, "alpha_milestones": (10, 11)},
-        # In 200 steps a twelfth of an image is too hard a view of it.
+        # In 600 steps a twelfth of an image is too hard a view of it. After 200, methods without labels find no clusters.
         "pretraining": SHORT
         | ADAM
         | {
             "height": 64,
             "width": 64,
             "identities": 16,
-            "epochs": 20,
+            "epochs": 60,
             "lr": 2e-3,
             "weight_decay": 5e-4,
-            "warmup": 8,
-            "milestones": (16, 19),
+            "warmup": 15,
+            "milestones": (48, 57),
             "epoch_decay": 1.0,
             "crop": 0.25,
         },
