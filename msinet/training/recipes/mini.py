@@ -23,7 +23,8 @@ PROFILE = Profile(
         | PERSONS
         | ADAM
         | {"epochs": 12, "warmup": 5, "milestones": (10, 11), "alpha_lr": 0.05, "alpha_milestones": (10, 11)},
-        # In 600 steps a twelfth of an image is too hard a view of it. After 200, DBSCAN finds few clusters (docs/table4.md).
+        # In 600 steps a twelfth of an image is too hard a view of it. After 200 DBSCAN finds few clusters
+        # (docs/table4.md).
         "pretraining": SHORT
         | ADAM
         | {
