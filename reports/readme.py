@@ -112,7 +112,15 @@ def _claims(results: ReferenceResults) -> str:
     for state in tuple(STATES)[:2]:
         named = [verdict.claim.statement for verdict in verdicts if verdict.status == state]
         if named:
-            lines.append(f"- {state.capitalize()}: {'; '.join(named[:3])}{'; ...' if len(named) > 3 else ''}.")
+            lines.append(f"- {state.capitalize()}: {'; '.join(named)}.")
+    measured = [one.measured for verdict in verdicts for one in verdict.outcomes if one.measured is not None]
+    known = [(one, one.paper) for one in measured if one.paper is not None]
+    if known:  # the one whose interval is farthest from the paper's difference
+        most, paper = max(known, key=lambda pair: max(pair[0].interval[0] - pair[1], pair[1] - pair[0].interval[1]))
+        low, high = most.interval
+        lines.append(
+            f"- Farthest from the paper: {most.label}, {most.mean:+.1f} [{low:+.1f}, {high:+.1f}]; there {paper:+.1f}."
+        )
     return "\n".join(lines)
 
 
