@@ -111,8 +111,9 @@ def test_valid_results_have_no_problems_and_are_listed(folder: Path) -> None:
 
 def test_adding_again_changes_no_byte(trained: Request, copy: Path) -> None:
     before = {path: path.read_bytes() for path in copy.glob("*/*")}
-    (line,) = added(trained, copy / "abacus")
+    line, *remarks = added(trained, copy / "abacus")
     assert "0 of them new" in line
+    assert all("uncommitted code" in remark for remark in remarks)  # while the code is being changed
     assert {path: path.read_bytes() for path in copy.glob("*/*")} == before
 
 
