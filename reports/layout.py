@@ -76,7 +76,8 @@ def plain_table(results: Results, name: str) -> Table:
         shown = [task in tasks for task in zip(frame["train"], frame["test"], strict=True)]
         frame = frame[frame["group"].isin(finished["group"]) & pd.Series(shown, frame.index)]
     columns = columns_of(frame)
-    rows = [row for group in frame["group"].unique() for row in _rows(frame, group, columns, numbers)]
+    whole = not results.request.models
+    rows = [row for group in frame["group"].unique() for row in _rows(frame, group, columns, numbers, whole)]
     finished = results.finished(name)
     rendered = len(finished) > 0 and finished["target_layout"].str.contains("rendered").any()
     title = study.title + (", trained by their authors' recipes" if results.request.recipe_of == "authors" else "")
@@ -102,8 +103,8 @@ def columns_of(frame: pd.DataFrame) -> tuple[Column, ...]:
     return tuple(Column(*task) for task in sorted(tasks, key=lambda task: column_order(*task)))
 
 
-def _rows(frame: pd.DataFrame, group: str, columns: Sequence[Column], numbers: pd.DataFrame) -> list[Row]:
-    """Rows of a group: those of the study, and those that only the paper has.
+def _rows(frame: pd.DataFrame, group: str, columns: Sequence[Column], numbers: pd.DataFrame, whole: bool) -> list[Row]:
+    """Rows of a group: those of the study and, in a whole table, those that only the paper has.
 
     Where the paper leaves initial weights open, most rows are its own, and all follow its order.
     """
@@ -112,7 +113,8 @@ def _rows(frame: pd.DataFrame, group: str, columns: Sequence[Column], numbers: p
     published = list(dict.fromkeys(stated["factors"]))
     shown: dict[Factors, pd.DataFrame] = {factors: of_row(stated, factors) for factors in ours}
     known = {theirs for found in shown.values() for theirs in found["factors"]}
-    shown |= {theirs: of_row(stated, theirs) for theirs in published if theirs not in known}
+    if whole:
+        shown |= {theirs: of_row(stated, theirs) for theirs in published if theirs not in known}
     if (numbers["group"] == "").any():
         place = {factors: published.index(found["factors"].iloc[0]) for factors, found in shown.items() if len(found)}
         shown = {factors: shown[factors] for factors in sorted(shown, key=lambda factors: place.get(factors, -1))}
