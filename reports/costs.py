@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from ablations.engine.reference import reference_folder
 from bench.networks import label
 from msinet.errors import UserError
 from msinet.models.registry import split_name
@@ -18,18 +19,23 @@ from reports.placement import annotate
 from reports.results import Results
 from reports.tables import Row, network_of, table_group
 
+#: What has a latency: a row of the table of all machines.
+PLACE = ["label", "height", "width", "batch"]
+
 
 def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
-    """The table of `python -m bench latency`, and its environment.
+    """The table of `python -m bench latency` or `gpu`, and its environment, which is empty for that of `gpu`.
 
     Raises:
         UserError: the file does not exist or is no such table.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; python -m bench latency makes it")
+    about, environment = path.with_suffix(".json"), dict[str, object]()
     try:
         table = pd.read_csv(path)
-        environment: dict[str, object] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if about.exists() or "device" not in table:
+            environment = json.loads(about.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} or the JSON next to it cannot be read ({error}); measure it again") from error
     missing = {"model", "form", "precision", "batch", "p50_ms", "macs", "parameters", "map_bytes"} - set(table)
@@ -40,6 +46,35 @@ def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
     except UserError as error:
         raise UserError(f"{path}: {error}; measure it again, or pass another file with --latency") from error
     return table, environment
+
+
+def by_machine(own: Path) -> pd.DataFrame:
+    """Milliseconds of a batch on every machine, to compare them: deployed networks, on GPUs also as CUDA graphs.
+
+    Args:
+        own: table of `python -m bench latency` on this machine; it may be missing.
+
+    Returns:
+        One row per network, image size and batch; a column per machine, device, form and precision: those of the
+        reference results, then this machine's. NaN where a machine has not measured.
+
+    Raises:
+        UserError: a table cannot be read.
+    """
+    tables = {path.parts[-3]: path for path in sorted(reference_folder().glob("*/bench/latency.csv"))}
+    if own.exists() and own.resolve() not in {path.resolve() for path in tables.values()}:
+        tables["this machine"] = own
+    columns = {}
+    for machine, path in tables.items():
+        table, environment = read_latencies(path)
+        table = table[table["form"].isin(["deployed", "cuda_graph"])]
+        devices = table["device"] if "device" in table else pd.Series(str(environment["device"]), table.index)
+        for (device, form, precision), part in table.groupby([devices, "form", "precision"], sort=False):
+            name = f"{machine}, {device}, {str(form).replace('_', ' ')}, {precision}, ms"
+            columns[name] = part.drop_duplicates(PLACE).set_index(PLACE)["p50_ms"]
+    if not columns:
+        return pd.DataFrame(columns=PLACE)
+    return pd.DataFrame(columns).rename_axis(PLACE).reset_index()
 
 
 def pareto(costs: "pd.Series[float]", gains: "pd.Series[float]") -> list[int]:
@@ -160,7 +195,12 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
         latencies: of `read_latencies`.
         environment: with the machine's measured rates.
         stem: path without suffix for the .png, .svg and .csv.
+
+    Raises:
+        UserError: no rates of the machine, or no latency of the deployed form.
     """
+    if "macs_per_second" not in environment:
+        raise UserError("the table of latencies has no rates of the machine; measure with python -m bench latency")
     peak, bandwidth = float(str(environment["macs_per_second"])), float(str(environment["bytes_per_second"]))
     data = latencies[(latencies["form"] == "deployed") & (latencies["precision"] == "fp32")].copy()
     if data.empty:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from ablations.studies import STUDIES
 from msinet.errors import UserError
+from reports.costs import by_machine
 from reports.factors import by_factor
 from reports.formats import Printed, as_frame, as_latex, as_markdown, grid, plain_mark, write_table
 from reports.page.report import Data, Missing, Part, Report
@@ -16,6 +17,7 @@ from reports.tables import Table
 MEASURED = {
     "difficulty": "Difficulty: accuracy by occlusion, view change and light",
     "latency": "Latency of a batch of inference",
+    "machines": "Latency of a batch of deployed networks on every measured machine",
     "throughput": "Throughput: images per second by batch size",
     "memory": "Memory of one batch of inference",
     "retrieval": "Ranking: CMC and mAP next to the bare matrix product",
@@ -57,6 +59,9 @@ def measurements(report: Report) -> tuple[dict[str, pd.DataFrame], list[Missing]
             found[name] = pd.read_csv(path)
         elif name != "latency":  # its figures report that it is missing
             missing.append(Missing(MEASURED[name], f"{path} does not exist", report.bench_command(name)))
+    machines = by_machine(report.latency)
+    if len(machines):
+        found["machines"] = machines
     return found, missing
 
 

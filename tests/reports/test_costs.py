@@ -13,7 +13,7 @@ from torch import nn
 
 from bench.machine import rates, traffic
 from msinet.errors import UserError
-from reports.costs import accuracy_data, draw_accuracy, draw_roofline, pareto, read_latencies
+from reports.costs import accuracy_data, by_machine, draw_accuracy, draw_roofline, pareto, read_latencies
 from reports.results import Results
 
 
@@ -44,6 +44,38 @@ def measured(tmp_path: Path) -> Path:
         json.dumps({"device": "cpu", "cpu": "a machine", "macs_per_second": 1e11, "bytes_per_second": 1e10})
     )
     return tmp_path / "latency.csv"
+
+
+def test_machines_stand_side_by_side(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = tmp_path / "reference" / "h1" / "bench"
+    gpu.mkdir(parents=True)
+    monkeypatch.setenv("MSINET_REFERENCE", str(tmp_path / "reference"))
+    frame = pd.read_csv(measured).query("model != 'osnet' and batch == 32")
+    frame = frame.assign(p50_ms=frame["p50_ms"] / 10, precision="tf32", device="H1")
+    pd.concat([frame, frame.assign(form="cuda_graph", p50_ms=1.0)]).to_csv(gpu / "latency.csv", index=False)
+    found = by_machine(measured).set_index(["label", "batch"])
+    ours, theirs, graphs = (
+        "this machine, cpu, deployed, fp32, ms",
+        "h1, H1, deployed, tf32, ms",
+        "h1, H1, cuda graph, tf32, ms",
+    )
+    assert list(found.columns) == ["height", "width", theirs, graphs, ours]
+    assert len(found) == 6
+    assert found.loc["MSINet", 32][[ours, theirs, graphs]].tolist() == [32.0, 3.2, 1.0]
+    assert found[theirs].isna().sum() == 4  # OSNet, and a batch of 1
+    with pytest.raises(UserError, match="no rates of the machine"):
+        draw_roofline(*read_latencies(gpu / "latency.csv"), tmp_path / "roofline")
+
+
+def test_the_reference_is_no_second_machine(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSINET_REFERENCE", str(tmp_path / "none"))
+    assert by_machine(tmp_path / "none.csv").empty
+    monkeypatch.setenv("MSINET_REFERENCE", str(tmp_path.parent))
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    for suffix in (".csv", ".json"):
+        measured.with_suffix(suffix).rename(folder / f"latency{suffix}")
+    assert not [name for name in by_machine(folder / "latency.csv") if name.startswith("this machine")]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=20))
