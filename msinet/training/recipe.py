@@ -530,8 +530,9 @@ def _like(name: str, value: Any, present: Value) -> Any:
     elif isinstance(present, float) and type(value) is int:
         return float(value)
     elif isinstance(present, tuple):
-        if isinstance(value, tuple | list) and all(type(v) is int for v in value):
-            return tuple(value)
+        several = value if isinstance(value, tuple | list) else (value,)
+        if all(type(one) is int for one in several):
+            return tuple(several)
     elif type(value) is type(present):
         return value
     raise UserError(f"recipe: {name} is a {type(present).__name__} such as {present!r}, not {value!r}")
