@@ -8,8 +8,8 @@ from msinet.models.registry import in_study, label_of
 from reports.results import Factors
 
 Group = Literal["scratch", "pretrained", "either", "any"]
-"""initial weights; pretrained: on ImageNet, either: on ImageNet or, on the rendered world, on the pretext set; any: the
-only group of the table, as in Table 3"""
+"""initial weights; pretrained: on ImageNet; either: on ImageNet, else, on the rendered world, on the pretext set, else
+none; any: the only group of the table, as in Table 3"""
 #: Points of loss up to which a change counts as harmless.
 HARMLESS = 0.5
 #: Points of a slight or little difference at most; more is a large one.

@@ -8,6 +8,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import pandas as pd
 
@@ -27,12 +28,12 @@ from reports.sizes import full_size_cost
 from reports.statistics import Effect, Part, Status, Variance, contrast, decide, few_repetitions
 from reports.tables import Column, Row, Table
 
-#: Groups of tables that stand for a group of a statement.
-GROUPS: dict[Group, tuple[str, ...]] = {
-    "scratch": ("scratch", "searched"),
-    "pretrained": ("pretrained",),
-    "either": ("pretrained", "pretext"),
-    "any": ("scratch", "pretrained", "pretext"),
+#: Groups of tables that stand for a group of a statement; of several choices the first that has all rows.
+GROUPS: dict[Group, tuple[tuple[str, ...], ...]] = {
+    "scratch": (("scratch", "searched"),),
+    "pretrained": (("pretrained",),),
+    "either": (("pretrained",), ("pretext",), ("scratch",)),
+    "any": (("scratch", "pretrained", "pretext"),),
 }
 #: Obstacles that the evidence of a claim shows.
 REASONS = 3
@@ -170,20 +171,23 @@ def effect_of(c: Comparison, results: Results) -> Effect | None:
     except UserError:
         return None
     column = Column(c.train, c.test)
-    found = [(weight, [_find(table, group, factors, column) for factors in rows]) for weight, group, rows in c.terms]
-    if not all(row is not None for _, rows in found for row in rows):
-        return None
+    found = _find(table, c, column)
     effects = comparisons_of(results, c.study)
     terms = []
-    for weight, several in found:
-        rows = [row for row in several if row is not None]
+    for weight, rows in found:
         if not shared_seeds(rows, column):
             return None
         mean = effects.mean_row(rows, column, c.metric) if len(rows) > 1 else effects.row(rows[0], column, c.metric)
         terms.append((weight, mean))
+    if not terms:
+        return None
     effect = contrast(terms)
-    others = dict.fromkeys(why for _, rows in found for row in rows if row and (why := other_network(row, column)))
-    return replace(effect, obstacle="; ".join([*others, *filter(None, [effect.obstacle])]))
+    every = [row for _, rows in found for row in rows]
+    others = dict.fromkeys(why for row in every if (why := other_network(row, column)))
+    remarks = effect.remarks
+    if any(group == "either" for group, _ in c.rows) and every[0].group == "scratch":
+        remarks += ("trained from scratch; the paper's networks are pre-trained",)
+    return replace(effect, obstacle="; ".join([*others, *filter(None, [effect.obstacle])]), remarks=remarks)
 
 
 def untestable(reason: str) -> Effect:
@@ -192,12 +196,29 @@ def untestable(reason: str) -> Effect:
     return Effect(math.nan, (), nothing, nothing, reason)
 
 
-def _find(table: Table, group: Group, factors: Factors, column: Column) -> Row | None:
+def _find(table: Table, c: Comparison, column: Column) -> list[tuple[float, list[Row]]]:
+    """The weight and the finished rows of each term; nothing unless the same initial weights have all of them."""
+    for groups in _groups(c):
+        terms = [(weight, [_row(table, groups[group], f, column) for f in rows]) for weight, group, rows in c.terms]
+        complete = [(weight, [row for row in rows if row is not None]) for weight, rows in terms]
+        if [len(rows) for _, rows in complete] == [len(rows) for _, rows in terms]:
+            return complete
+    return []
+
+
+def _groups(c: Comparison) -> Iterator[dict[Group, tuple[str, ...]]]:
+    """Choices of groups of the table for the groups of a comparison, the preferred one first."""
+    names = list(dict.fromkeys(group for group, _ in c.rows))
+    for choice in product(*(GROUPS[name] for name in names)):
+        yield dict(zip(names, choice, strict=True))
+
+
+def _row(table: Table, groups: Sequence[str], factors: Factors, column: Column) -> Row | None:
     """The finished row with these coordinates; of several the one of the paper's width."""
     rows = [
         row
         for row in table.rows
-        if row.group in GROUPS[group] and has(row.factors, factors) and column in row.cells and row.cells[column].done
+        if row.group in groups and has(row.factors, factors) and column in row.cells and row.cells[column].done
     ]
     return min(rows, key=lambda row: abs(float(dict(row.factors).get("width", 1)) - 1), default=None)
 
@@ -252,7 +273,10 @@ def _asked_for(c: Comparison, request: Request) -> bool:
     """True if the cells of a request have both rows of a comparison."""
     cells = STUDIES[c.study].cells(request, request.default_datasets())
     there = [cell for cell in cells if (cell.train, cell.test) == (c.train, c.test)]
-    return all(any(cell.group in GROUPS[group] and has(cell.factors, row) for cell in there) for group, row in c.rows)
+    return any(
+        all(any(cell.group in groups[group] and has(cell.factors, row) for cell in there) for group, row in c.rows)
+        for groups in _groups(c)
+    )
 
 
 def paper_difference(c: Comparison) -> float | None:

@@ -293,6 +293,31 @@ def test_a_mean_over_weights_is_not_every_weight(fill, hand) -> None:
     assert verdict(results, replace(weak, averaged=(), better=row(weight=0.5))).status == "fails"
 
 
+def test_without_pre_training_rows_from_scratch_count_but_groups_never_mix(fill, hand) -> None:
+    asked = hand.request(seeds=4, datasets=("veri776", "vehicleid"))
+    (claim,) = (claim for claim in CLAIMS if claim.key == "alignment-helps")
+
+    def value(better: float) -> Callable[[Cell], float]:
+        return lambda cell: better if dict(cell.factors)["weight"] else 0.5
+
+    fill("figure5e", asked, value(0.3), "scratch")
+    results = fill("figure5e", asked, value(0.9), "pretext")
+    remark = "trained from scratch; the paper's networks are pre-trained"
+    (found,) = judge(results, claims=[claim])
+    assert found.status == "holds"
+    assert remark not in [one.text for one in found.outcomes]
+    frame = results.frame("figure5e")
+    weights = frame["factors"].map(lambda factors: dict(factors)["weight"])
+    frame.loc[(frame["group"] == "pretext") & (weights == 0), "state"] = "missing"
+    plain_table.cache_clear()
+    (found,) = judge(results, claims=[claim])
+    assert found.status == "fails"
+    assert found.outcomes[-1].text == remark
+    frame.loc[(frame["group"] == "scratch") & (weights == 4), "state"] = "missing"
+    plain_table.cache_clear()
+    assert judge(results, claims=[claim])[0].status == "not run"
+
+
 def test_a_gain_by_pretraining_is_a_difference_of_differences() -> None:
     (claim,) = (claim for claim in CLAIMS if claim.key == "resnet-depends")
     person, ms = claim.comparisons
@@ -329,6 +354,7 @@ def unmatched(c: Comparison, request: Request, sets: tuple[str, ...]) -> list[tu
     }
     if request.rendered:
         groups["pretext"] = ("pretrained", "either", "any")  # the command runs them, although they are not ImageNet's
+        groups["scratch"] += ("either",)
     cells = [x for x in find_study(c.study).cells(request, sets) if (x.train, x.test) == (c.train, c.test)]
     return [
         (group, factors)
