@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from msinet.data.loading import decode
+    from msinet.data.decoding import decode
     from msinet.data.transforms import normalize
     from msinet.neighbours import image_files, load_network
     from msinet.retrieval import top_k
@@ -24,5 +24,5 @@ except PackageNotFoundError:  # a source tree that was never installed
 def __getattr__(name: str) -> Any:
     from msinet.lazy import lazy
 
-    modules = {"data.loading": "decode", "data.transforms": "normalize", "retrieval": "top_k"}
+    modules = {"data.decoding": "decode", "data.transforms": "normalize", "retrieval": "top_k"}
     return lazy(__name__, name, neighbours="image_files load_network", **modules)

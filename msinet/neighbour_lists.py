@@ -10,7 +10,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from msinet.data.loading import decode
+from msinet.data.decoding import decode
 from msinet.data.own import read_list
 from msinet.data.sheets import Line, draw
 from msinet.io import atomic_path, write_csv, write_text

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from msinet.data.datasets import SUFFIXES
+from msinet.data.decoding import DECODER, decode
 from msinet.data.layouts import files
-from msinet.data.loading import DECODER, decode
 from msinet.data.transforms import normalize
 from msinet.environment import pick_device
 from msinet.errors import DataError, WeightsError, first_few

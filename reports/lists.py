@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from msinet.data import Dataset
-from msinet.data.loading import decode
+from msinet.data.decoding import decode
 from reports.drawing import COLOURS, STYLE, Margins, image_grid, write_figure
 from reports.ranked import RankedList
 

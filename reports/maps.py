@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ablations.engine.store import Store
 from msinet.data import Dataset
-from msinet.data.loading import decode
+from msinet.data.decoding import decode
 from msinet.data.transforms import normalize
 from msinet.environment import pick_device
 from msinet.errors import UserError

@@ -29,7 +29,7 @@ from ablations.engine.store import Store
 from bench.__main__ import main as bench
 from msinet.cli import run_command as msinet
 from msinet.data import load_dataset
-from msinet.data.loading import decode
+from msinet.data.decoding import decode
 from msinet.data.rendered import read_world
 from msinet.errors import UserError, WeightsError
 from msinet.io import file_errors

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from msinet.data.datasets import SUFFIXES, Image
-from msinet.data.loading import Pixels, decode, verify
+from msinet.data.decoding import Pixels, decode
+from msinet.data.loading import verify
 from msinet.data.rendered import check_samples, read_world
 from msinet.data.transforms import centre_crop
 from msinet.errors import DataError, first_few

@@ -11,9 +11,9 @@ import PIL.ImageFont
 import PIL.ImageOps
 
 from msinet.data.datasets import Dataset, Image
+from msinet.data.decoding import decode
 from msinet.data.factors import read_factors
 from msinet.data.layouts import card_of
-from msinet.data.loading import decode
 from msinet.errors import UserError
 from msinet.io import atomic_path
 

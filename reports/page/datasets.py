@@ -5,6 +5,7 @@ from pathlib import Path
 import PIL.Image
 
 from msinet.data import Dataset
+from msinet.data.sheets import show
 from msinet.errors import UserError
 from msinet.progress import bar
 from reports.page.report import Data, Missing, Part, Report, jpeg
@@ -32,8 +33,6 @@ def datasets(report: Report) -> Part:
 
 def entry(dataset: Dataset, folder: Path) -> Data:
     """Sizes and contact sheets of a data set."""
-    from msinet.data.sheets import show  # imports torch, which a report of reference results does not need
-
     pictures: list[Data] = []
     for path in show(dataset, folder, rows=6, columns=12, height=96):
         with PIL.Image.open(path) as sheet:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import PIL.Image
 
 from msinet.data import Dataset, Image
+from msinet.data.decoding import decode
 from msinet.errors import UserError
 from msinet.progress import bar
 from msinet.training.options import RankingOptions
@@ -37,8 +38,6 @@ class Thumbnails:
         Raises:
             DataError: the image cannot be decoded.
         """
-        from msinet.data.loading import decode
-
         if path not in self.places:
             image = PIL.Image.fromarray(decode(path))
             image.thumbnail((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.LANCZOS)

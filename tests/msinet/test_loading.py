@@ -16,7 +16,8 @@ from torchvision import transforms as released
 
 from msinet.data import Augmentation, Dataset, epoch_batches, load_dataset, loading, open_pixels, train_batches
 from msinet.data import test_batches as batches_in_order  # by its own name pytest would take it for a test
-from msinet.data.loading import DecodeOnDemand, decode
+from msinet.data.decoding import decode
+from msinet.data.loading import DecodeOnDemand
 from msinet.errors import DataError, UserError
 
 Copy = Callable[[str], Path]

@@ -12,8 +12,9 @@ import pytest
 
 from msinet.cli import run_command
 from msinet.data import load_dataset
+from msinet.data.decoding import decode
 from msinet.data.layouts import available, card_of, default_dataset, short_name
-from msinet.data.loading import decode, open_pixels
+from msinet.data.loading import open_pixels
 from msinet.data.matches import QueryCounts, count_queries
 from msinet.data.own import OWN, notice, numbered
 from msinet.errors import DataError, UserError

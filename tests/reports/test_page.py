@@ -19,7 +19,7 @@ from ablations.engine.store import Store
 from ablations.engine.sweep import summary_path
 from ablations.studies import STUDIES
 from msinet.data import load_dataset
-from msinet.data.loading import decode
+from msinet.data.decoding import decode
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe
 from reports.__main__ import main

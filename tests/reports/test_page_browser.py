@@ -17,7 +17,7 @@ from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
 from ablations.engine.store import Store
 from msinet.data import load_dataset
-from msinet.data.loading import decode
+from msinet.data.decoding import decode
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe
 from reports.__main__ import main

@@ -1,0 +1,69 @@
+"""Image files as pixels, by Pillow alone: importing this module does not import torch."""
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from msinet.errors import DataError
+
+#: Height x width x 3, uint8.
+Pixels = np.ndarray
+#: Raise by hand when decoded pixels change, so that caches of the old ones are not used.
+DECODER = 2
+
+
+def decode(path: Path, height: int | None = None, width: int | None = None) -> Pixels:
+    """An image file as (height, width, 3) uint8 RGB, resized bilinearly; without a size, in its own.
+
+    It is turned as its EXIF orientation says. Pixels of 16 bits are divided by 257. Of several frames, the
+    first counts.
+
+    Raises:
+        DataError: missing, truncated, not an image, or with pixels of more than 16 bits.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            image.info.pop("transparency", None)  # not part of RGB; Pillow would warn about its loss
+            rgb = _upright(_eight_bits(image).convert("RGB"), image)
+            if height is not None and width is not None:
+                rgb = rgb.resize((width, height), PIL.Image.Resampling.BILINEAR)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be decoded ({error}); fetch it again or remove it") from error
+    return np.asarray(rgb)
+
+
+def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image with at most 8 bits per channel. Pillow's own conversion sets all larger values to 255.
+
+    Raises:
+        ValueError: more than 16 bits, whose range is not known.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    pixels = np.asarray(image)
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):  # those hold 16 bits
+        raise ValueError(f"pixels of mode {image.mode}, whose range is not known; convert it to 8 bits")
+    return PIL.Image.fromarray(np.round(pixels / 257).astype(np.uint8))
+
+
+#: Transposition by the EXIF tag of the orientation, 274.
+ORIENTATION = 0x0112
+TURNS = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(pixels: PIL.Image.Image, file: PIL.Image.Image) -> PIL.Image.Image:
+    """The pixels turned as the file's EXIF orientation says; a damaged tag counts as none."""
+    try:
+        turn = TURNS.get(file.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged EXIF data raise anything from struct.error to TypeError
+        return pixels
+    return pixels if turn is None else pixels.transpose(turn)
