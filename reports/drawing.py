@@ -66,9 +66,14 @@ def finish_axes(axis: Axes, grid: str = "y") -> None:
 
 
 def title_lines(title: str, inches: float) -> list[str]:
-    """The lines of a title in a figure of that width."""
+    """The lines of a title in a figure of that width, about equally long, so that no word stands alone."""
     width = int(14.5 * inches)  # characters of this size to an inch
-    return [line for part in title.splitlines() for line in textwrap.wrap(part, width)]
+    lines: list[str] = []
+    for part in title.splitlines():
+        count, word = len(textwrap.wrap(part, width)), max(map(len, part.split()), default=1)
+        widths = range(min(word, width), width + 1)  # words stay whole
+        lines += next(found for w in widths if len(found := textwrap.wrap(part, w)) == count)
+    return lines
 
 
 def add_title(figure: Figure, title: str) -> None:

@@ -1,5 +1,6 @@
 """Figures from hand-written runs and histories: what is drawn is what the runs hold."""
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
@@ -18,7 +21,7 @@ from ablations.engine.study import Study
 from ablations.studies import STUDIES, find_study
 from reports.__main__ import main
 from reports.curves import by_group, curve_data, draw_curves
-from reports.drawing import STYLE, Margins, image_grid, looks
+from reports.drawing import STYLE, Margins, image_grid, looks, title_lines
 from reports.figures import AXES, draw_levels, draw_rows, run_data
 from reports.results import Results
 from reports.tables import Row, Table
@@ -44,6 +47,18 @@ def fill(hand, tools) -> Callable[..., Request]:
         return asked
 
     return filled
+
+
+@given(st.lists(st.text("abc", min_size=1, max_size=9), min_size=1, max_size=20), st.floats(0.7, 5))
+def test_lines_of_a_title_fit_and_are_as_few_and_as_even_as_can_be(words: list[str], inches: float) -> None:
+    width = int(14.5 * inches)
+    lines = title_lines(" ".join(words), inches)
+    assert " ".join(lines).split() == words
+    assert max(map(len, lines)) <= width
+    assert len(lines) == len(textwrap.wrap(" ".join(words), width))
+    longest = max(map(len, lines))
+    whole = longest > max(map(len, words))
+    assert not whole or len(textwrap.wrap(" ".join(words), longest - 1)) > len(lines)
 
 
 def test_points_are_those_of_the_histories(fill) -> None:
