@@ -347,7 +347,10 @@ def _check_files(store: ReferenceStore, row: Row) -> Iterator[str]:
     history = files.get("history.csv")
     if row["steps"] > 0 and not experiment_of(row).is_search:
         needed = ["epoch", "steps", "loss"]
-        needed += ["accuracy"] if experiment_of(row).recipe.unsupervised is None else []  # MMCL has none
+        method = experiment_of(row).recipe.unsupervised
+        needed += (
+            [] if method is not None and method.method == "mmcl" else ["accuracy"]
+        )  # its images have several labels
         if history is None or not {*needed} <= set(history):
             yield f"no history with {', '.join(needed)}"
         elif history["steps"].sum() != row["steps"]:
