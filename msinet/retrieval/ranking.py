@@ -19,9 +19,9 @@ from msinet.retrieval.matches import Indices, Labels, Split
 from msinet.retrieval.metrics import Retrieval
 from msinet.retrieval.similarities import CHUNK_BYTES, Features, blocks, streamed
 
-LAST = 2**16 - 1  # largest key
+LAST = 2**16 - 2  # largest key; one more must fit in 16 bits
 FAR = 1e300  # in place of infinite distances
-AT_ONCE = 1 << 17  # similarities ranked at a time by a thread, with their keys and order about 2 MiB
+AT_ONCE = 1 << 18  # similarities ranked at a time by a thread, with their keys and order about 4 MiB
 
 
 def evaluate(
@@ -121,19 +121,21 @@ def _ranks(split: Split, start: int, block: Tensor) -> tuple[Indices, Indices]:
     similarities[rows[own], columns[own]] = np.nan  # ... also among equal keys
     order = np.argsort(keys, axis=1, kind="stable")  # (r, G)
     rows, columns = rows[~own], columns[~own]
+    matches = np.zeros(keys.shape, bool)
+    matches[rows, columns] = True
 
     row, key = np.divmod(np.unique(rows * (LAST + 1) + keys[rows, columns]), LAST + 1)  # runs of equal keys
-    first, stop = np.empty((2, len(row)), np.int64)
+    bounds = np.stack([key, key + 1]).astype(np.uint16)
+    first, stop = places = np.empty(bounds.shape, np.int64)
     starts = np.searchsorted(row, np.arange(len(keys) + 1))
     for k, (a, b) in enumerate(itertools.pairwise(starts)):
-        first[a:b] = np.searchsorted(keys[k], key[a:b].astype(np.uint16), "left", order[k])
-        stop[a:b] = np.searchsorted(keys[k], key[a:b].astype(np.uint16), "right", order[k])
+        places[:, a:b] = np.searchsorted(keys[k], bounds[:, a:b], sorter=order[k])
     run = np.repeat(np.arange(len(row)), stop - first)  # of each item in these runs
     position = np.arange(len(run)) + np.repeat(stop - (stop - first).cumsum(), stop - first)
     row = row[run]
     column = order[row, position]
     exact = np.lexsort((-similarities[row, column], run))  # stable: ties stay in gallery order
-    match = np.isin(row * keys.shape[1] + column[exact], rows * keys.shape[1] + columns)
+    match = matches[row, column[exact]]
     return start + row[match], position[match] + 1
 
 
