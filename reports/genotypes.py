@@ -14,7 +14,7 @@ import numpy as np
 from scipy import special  # scipy.stats takes seconds to import
 
 from msinet.models.genotype import OPERATIONS
-from reports.statistics import LEVEL
+from reports.statistics import LEVEL, p_value
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Agreement:
 
     def __str__(self) -> str:
         low, high = (self.interactions * bound for bound in self.interval)
+        chance = f"by chance {self.interactions / len(OPERATIONS):.0f}, {p_value(self.p)}"
         return (
             f"{self.searches} searches agree in {self.interactions * self.share:.1f} of {self.interactions} "
-            f"interactions [{low:.1f}, {high:.1f}], by chance {self.interactions / len(OPERATIONS):.0f}, p {self.p:.3f}"
+            f"interactions [{low:.1f}, {high:.1f}], {chance}"
         )
 
 

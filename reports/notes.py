@@ -15,7 +15,7 @@ from msinet.training.recipe import Recipe
 from reports.comparisons import Comparisons
 from reports.genotypes import agreement
 from reports.results import Factors, Results
-from reports.statistics import Effect, Part, decide
+from reports.statistics import Effect, Part, decide, p_value
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, table_group
 
 
@@ -42,11 +42,12 @@ def settings(results: Results, study: Study) -> list[str]:
     """Recipe, number of seeds, and which model is evaluated."""
     resolution = results.resolution(study.name)
     request, cells = resolution.request, [resolved.cell for resolved in resolution.cells]
-    trained = [cell.experiment for cell in cells if cell.group != "untrained"]
+    ranked = [cell.experiment for cell in cells if cell.group != "untrained"]
+    trained = [e for e in ranked if e.recipe.schedule.epochs] or ranked  # starting weights are ranked as they are
     sizes = dict.fromkeys(f"{e.recipe.image.height}x{e.recipe.image.width}" for e in trained)
     sampler = trained[0].recipe.sampler
     changes = f" with {' '.join(request.recipe)}" if request.recipe else ""
-    inside = [e for e in trained if not e.cross_domain] or trained
+    inside = [e for e in trained if not e.cross_domain or e.same_weights] or trained
     lines = [
         f"Profile {request.profile}{changes}: images {' and '.join(sizes)}, batches {sampler.identities}x"
         f"{sampler.images}, {_schedules(inside)}."
@@ -55,13 +56,16 @@ def settings(results: Results, study: Study) -> list[str]:
         lines.append(_authors(trained))
     across = [e for e in trained if e.cross_domain and not e.same_weights]
     if any(e.same_weights for e in trained):
+        kind = ", training with labels" if any(e.is_unsupervised for e in across) else ""
         lines.append(
-            "Across data sets (A>B): B is ranked with the weights of the training on A, without a recipe of its own."
+            f"Across data sets (A>B){kind}: B is ranked with the weights of the training on A, without a recipe of its"
+            " own."
         )
     if across and len(inside) < len(trained):
         plain = not any(e.recipe.augmentation.erase for e in inside)
         jitter = "colour jitter" + ("" if plain else " instead of random erasing")
-        lines.append(f"Across data sets (A>B): {' or '.join(_by_length(across))}, {jitter}.")
+        kind = ", without labels of B" if all(e.is_unsupervised for e in across) else ""
+        lines.append(f"Across data sets (A>B){kind}: {' or '.join(_by_length(across))}, {jitter}.")
     if grids := sorted({e.recipe.losses.alignment_grid for e in trained if e.recipe.losses.alignment != "none"}):
         lines.append(f"Spatial alignment (Eq. 7): grid of the {' or '.join(grids)} image.")
     spread = "mean ± sample standard deviation" if request.repeats > 1 else "no variance estimate"
@@ -84,12 +88,12 @@ def _schedules(experiments: Sequence[Experiment]) -> str:
     for one in experiments:
         erased = "" if one.recipe.augmentation.erase else ", no random erasing"
         found.setdefault((one.recipe.optimizer.optimizer, _length(one.recipe) + erased), []).append(one)
-    parts = []
-    for (optimizer, length), those in found.items():
+    parts, networks = [], [", ".join(dict.fromkeys(label_of(e.model) for e in those)) for those in found.values()]
+    for (optimizer, length), those, names in zip(found, found.values(), networks, strict=True):
         rates = " or ".join(f"{rate:g}" for rate in sorted({e.recipe.optimizer.lr for e in those}))
         rates += " depending on the network" if " or " in rates else ""
-        networks = ", ".join(dict.fromkeys(label_of(e.model) for e in those))
-        parts.append(f"{optimizer} lr {rates}, {length}" + (f" ({networks})" if len(found) > 1 else ""))
+        kind = "without labels " if all(e.is_unsupervised for e in those) and len(found) > 1 else ""
+        parts.append(f"{kind}{optimizer} lr {rates}, {length}" + (f" ({names})" if len(set(networks)) > 1 else ""))
     return "; ".join(parts)
 
 
@@ -334,7 +338,7 @@ def _differences(table: Table, pairs: Sequence[tuple[Row, Row]], column: Column,
         else:
             p, verdict = min(decision.holds, decision.fails), words.get(decision.status, "undecided")
             lines.append(
-                f"{where}, {label} minus {other}: {spread(effect)}, p {p:.3f}: {verdict}{remarks_of([effect])}."
+                f"{where}, {label} minus {other}: {spread(effect)}, {p_value(p)}: {verdict}{remarks_of([effect])}."
             )
     return lines + [f"{head}: {'; '.join(each)}." for head, each in untested.items()]
 

@@ -40,12 +40,15 @@ def blocks() -> dict[str, str]:
 
 
 def _command(found: Found) -> str:
-    """The command that carries out the runs of a study; it names the data sets if others are trained on by default."""
+    """The command that carries out the runs of a study; it names networks and data sets if the default has others."""
     study, request = found.resolution.study, replace(found.resolution.request, whole=False)
     cells = [one.cell for one in found.resolution.cells if one.state == "done" and one.cell.group != "untrained"]
-    usual = {cell.train for cell in study.cells(request, request.default_datasets()) if cell.group != "untrained"}
+    usual = [cell for cell in study.cells(request, request.default_datasets()) if cell.group != "untrained"]
     words = f"python -m ablations run {study.name} --seeds {request.seeds}"
-    if {cell.train for cell in cells} <= usual:
+    networks = {cell.experiment.model for cell in cells}
+    if networks < {cell.experiment.model for cell in usual}:
+        words += f" --models {' '.join(sorted(networks))}"
+    if {cell.train for cell in cells} <= {cell.train for cell in usual}:
         return words
     return f"{words} --datasets {' '.join(sorted({cell.train for cell in cells} | {cell.test for cell in cells}))}"
 

@@ -28,6 +28,12 @@ RISE = 0.02
 Status = Literal["holds", "fails", "undecided", "not testable", "not run"]
 Floats = NDArray[np.float64]
 
+
+def p_value(p: float) -> str:
+    """A p value in words, as tables and the ledger show it."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
 # --- Scores --------------------------------------------------------------------------------------
 
 

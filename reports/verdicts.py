@@ -25,7 +25,7 @@ from reports.notes import found_by_search, spread
 from reports.paper import of_cell, of_group, of_row, paper_numbers
 from reports.results import Factors, Results, has
 from reports.sizes import full_size_cost
-from reports.statistics import Effect, Part, Status, Variance, contrast, decide, few_repetitions
+from reports.statistics import Effect, Part, Status, Variance, contrast, decide, few_repetitions, p_value
 from reports.tables import Column, Row, Table
 
 #: Groups of tables that stand for a group of a statement; of several choices the first that has all rows.
@@ -389,7 +389,7 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 def status_text(v: Verdict) -> str:
     """The status with the p value of a decision."""
-    return f"{v.status} (p {v.p:.3f})" if v.status in ("holds", "fails") and not math.isnan(v.p) else v.status
+    return f"{v.status} ({p_value(v.p)})" if v.status in ("holds", "fails") and not math.isnan(v.p) else v.status
 
 
 def as_markdown(verdicts: Sequence[Verdict], title: str) -> str:
