@@ -74,9 +74,9 @@ def draw(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 finish_axes(axis)
             axes[0, place].set_title(str(column))
             axes[-1, place].set_xlabel("epoch")
-        for axis, label in zip(axes[:, 0], QUALITY.values(), strict=True):
+        for axis, (name, label) in zip(axes[:, 0], QUALITY.items(), strict=True):
             axis.set_ylabel(label)
-            axis.set_ylim(0, None)
+            axis.set_ylim(0, 1.05 * max(1e-3, data[name].max(skipna=True)))
         figure.align_ylabels(axes[:, 0])
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(handles)))
         add_title(figure, title)
