@@ -1,4 +1,4 @@
-"""Workflows: `nox -l` lists them. Words after `--` go to the command."""
+"""Workflows: `nox -l` lists them. Arguments after `--` go to the command."""
 
 import ast
 from pathlib import Path
@@ -35,7 +35,7 @@ def tests_slow(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def tests_oldest(session: nox.Session) -> None:
-    """Run the test suite with the lower bounds of pyproject.toml on the oldest Python; words go to pytest."""
+    """Run the test suite with the lower bounds of pyproject.toml on the oldest Python; arguments go to pytest."""
     session.env["UV_RESOLUTION"] = "lowest-direct"
     install(session, "test", project=".[onnx,ray,slurm]")
     session.run("pytest", *(session.posargs or ["-m", "not slow", "-n", "auto", "--dist", "worksteal"]))
@@ -72,7 +72,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def profile(session: nox.Session) -> None:
-    """Measure what networks cost: counts, latency, throughput, memory, ranking; words go to `bench latency`."""
+    """Measure counts, latency, throughput and memory of networks, and ranking; arguments go to `bench latency`."""
     install(session)
     session.run("python", "-m", "bench", "cost", "--csv", "results/bench/cost.csv")
     for command in ("latency", "throughput", "memory", "retrieval"):
@@ -81,7 +81,7 @@ def profile(session: nox.Session) -> None:
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """Build the report, results/report/index.html, from finished runs; words go to `reports build`."""
+    """Build the report, results/report/index.html, from finished runs; arguments go to `reports build`."""
     install(session)
     session.run("python", "-m", "reports", "build", *session.posargs, interrupt_timeout=PATIENCE)
 
@@ -106,7 +106,7 @@ def run_study(session: nox.Session, name: str) -> None:
 
 
 def project(session: nox.Session) -> str:
-    """This project with what `--on ray` or `--on slurm` needs."""
+    """This project with the extra that `--on ray` or `--on slurm` needs."""
     words = [word for argument in session.posargs for word in argument.split("=")]
     return next((f".[{name}]" for name in ("ray", "slurm") if name in words and "--on" in words), ".")
 
@@ -131,7 +131,7 @@ register("reproduce_figure5", PARTS_OF_FIGURE_5, "Figure 5: all parts, one after
 
 
 def run_options() -> dict[str, int]:
-    """Options of `ablations run` that do not change results, with the number of words that follow each."""
+    """Options of `ablations run` that do not change results, with the number of values that follow each."""
     files = (ROOT / "msinet" / "training" / "options.py", ROOT / "ablations" / "engine" / "options.py")
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     found = {"--jobs": 1, "--minutes": 1, "--step-times": 1, "--no-table": 0}
@@ -143,7 +143,7 @@ def run_options() -> dict[str, int]:
 
 
 def request(words: list[str]) -> list[str]:
-    """The words without run options, which commands that only read results do not accept."""
+    """The arguments without run options, which commands that only read results do not accept."""
     kept, skip, options = [], 0, run_options()
     for word in words:
         name, equals, _ = word.partition("=")
@@ -158,7 +158,7 @@ def request(words: list[str]) -> list[str]:
 
 @nox.session
 def reproduce_all(session: nox.Session) -> None:
-    """Every table and figure, runs shared, costs, then the report; words go to `ablations run`.
+    """Reproduce all tables and figures, measure costs, build the report; arguments go to `ablations run`.
 
     Studies beyond the paper run in profile smoke only: in the others they take hours. The report names their commands.
     """
@@ -175,7 +175,7 @@ def reproduce_all(session: nox.Session) -> None:
         # Status 2: photographs have no factors.
         session.run("python", "-m", "reports", *drawn.split(), *words, success_codes=[0, 2])
     networks = ["--study", "table2", "--rounds", "5"]
-    narrow = ["--profile", "smoke"] if smoke else []  # beside the whole networks, which claims are about
+    narrow = ["--profile", "smoke"] if smoke else []  # added to the whole networks, which claims are about
     session.run("python", "-m", "bench", "latency", *networks, *narrow, "--batches", "32")
     session.run("python", "-m", "bench", "throughput", *networks, "--batches", "1", "32")
     session.run("python", "-m", "bench", "memory", "--study", "table2")

@@ -1,6 +1,6 @@
 """Command line: python -m ablations list | run | fill | sweep | status | show.
 
-Commands import what they need when they run, so that `list` and `status` answer without torch.
+Each command imports its modules when it runs, so that `list` and `status` do not load torch.
 """
 
 from msinet.environment import tune_process
@@ -31,19 +31,19 @@ from ablations.engine.sweep import SweepOptions
 from ablations.studies import STUDIES, find_study, find_sweep
 from msinet.errors import UserError
 from msinet.io import file_errors
-from msinet.terminal import example_at_end, expanded, quietly
+from msinet.terminal import INTERRUPTED, example_at_end, expanded, quietly
 from msinet.training.options import RunOptions
 
 if TYPE_CHECKING:
     from ablations.engine.priorities import Priority
 
-#: Seconds between two updates of the shown table; rendering it starts a process, which costs short runs time.
+#: Seconds between two updates of the shown table. Each update starts a process, which slows down short runs.
 SHOW_SECONDS = 240.0
 
 
 @dataclass(frozen=True)
 class List:
-    """List all tables and figures; with a name, every experiment of one."""
+    """List all tables and figures, or all experiments of one."""
 
     name: Annotated[str, tyro.conf.Positional] = ""
     """table or figure; empty: all of them, with their varied, fixed and nuisance factors"""
@@ -69,24 +69,24 @@ class List:
 
 @dataclass(frozen=True)
 class Run:
-    """Run what is not in the store yet and show the table; after a stop the same command resumes."""
+    """Run the experiments that the store lacks and show the table. The same command resumes after a stop."""
 
     name: Annotated[str, tyro.conf.Positional]
     """table or figure"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
     jobs: int = 0
-    """runs at once; 0: on a CPU one per core if images are small, else one; on a cluster all"""
+    """runs at once; 0: all on a cluster, one per core for small images on a CPU, else one"""
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
     minutes: float = 0.0
-    """time for the runs: none is begun that would not end in it, by the time of finished ones; 0: no limit"""
+    """time limit; a run starts only if it should end in time, as estimated from finished runs; 0: no limit"""
     step_times: Path | None = None
-    """steps.csv of `bench gpu`, from which times are estimated before a run has finished"""
+    """steps.csv of `bench gpu`, for estimates before any run has finished"""
     table: bool = True
     """show the table"""
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
 
     def __call__(self) -> int:
-        """Run the study. Status 0: all is done; 1: a run failed or is in progress elsewhere; 130: interrupted."""
+        """Run the study. Return 1 if a run failed or is in progress elsewhere, else the status of the table, or 0."""
         study, store = find_study(self.name), Store(self.request.store)
         if self.table:
             show_reference(study, self.request)  # before the imports that take seconds
@@ -126,32 +126,35 @@ class Run:
 
 @dataclass(frozen=True)
 class Fill:
-    """Run the reference studies by priority, as many runs as the time allows; the same command again continues."""
+    """Run the reference studies by priority until the time is used up. The same command continues."""
 
     minutes: float = 10.0
-    """time for everything; no run is begun that would not end in it"""
+    """total time; a run starts only if it should end in time"""
     store: Path = Path("results")
     """folder of finished runs"""
     profile: str = ""
-    """profile of all studies; empty: that of the list"""
+    """profile of all studies; empty: as in the list of priorities"""
     jobs: int = 0
-    """runs at once, as for run"""
+    """runs at once, as for `run`"""
     step_times: Path | None = None
-    """steps.csv of `bench gpu`, from which times are estimated before a run has finished"""
+    """steps.csv of `bench gpu`, for estimates before any run has finished"""
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
-        """Run study after study. Status 0, or 1 if one of them failed."""
+        """Run the studies one after the other. Return 130 after Ctrl-C, 1 if one of them failed, else 0."""
         from ablations.engine.priorities import PRIORITIES
 
-        end, statuses = time.monotonic() + 60 * self.minutes, []
+        end, failed = time.monotonic() + 60 * self.minutes, False
         for wanted in PRIORITIES:
             left = (end - time.monotonic()) / 60
             if left <= 0:
                 break
             print(f"{wanted.study}, {wanted.seeds} seed(s), {left:.1f} minutes left", flush=True)
-            statuses.append(main(self.words(wanted, left)))
-        return int(any(statuses))
+            status = main(self.words(wanted, left))
+            if status == INTERRUPTED:
+                return status
+            failed |= status != 0
+        return int(failed)
 
     def words(self, wanted: "Priority", minutes: float) -> list[str]:
         """The command that runs a study."""
@@ -169,7 +172,7 @@ class Fill:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Choose settings on held-out identities with Optuna, then train with the best; resumable."""
+    """Choose settings on held-out identities with Optuna, then train with the best ones. Resumable."""
 
     sweep: Annotated[str, tyro.conf.Positional] = "overlap"
     """overlap: settings of the search; alignment: weight of spatial alignment"""
@@ -179,7 +182,7 @@ class Sweep:
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
 
     def __call__(self) -> int:
-        """Run the sweep, then its study. Status as of run."""
+        """Run the sweep, then its study. Return the status of `run`."""
         from ablations.engine.prepare import prepare
         from ablations.engine.trials import run_sweep
 
@@ -214,7 +217,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Show:
-    """Show the table beside the paper's numbers, with the current results of the store."""
+    """Show the table: current results of the store and the paper's numbers."""
 
     name: Annotated[str, tyro.conf.Positional]
     """table or figure"""
@@ -233,7 +236,7 @@ def print_blocked(what: str, resolution: Resolution) -> None:
 
 
 def show_reference(study: Study, request: Request) -> None:
-    """Show the reference results of a study before anything runs, if there are any that the request asks for."""
+    """Show the reference results that the request asks for, if there are any, before anything runs."""
     try:
         if has_reference(study, request):
             show(study.name, request, "--reference")
@@ -243,7 +246,7 @@ def show_reference(study: Study, request: Request) -> None:
 
 
 def show(name: str, request: Request, *words: str) -> int:
-    """Render a table with `reports` in a process of its own, as this package imports nothing from that one."""
+    """Render a table with `reports` in another process, because this package must not import that one."""
     sys.stdout.flush()  # in a pipe, this output must come before that of the other process
     command = [sys.executable, "-m", "reports", "table", name, *request.as_args(), *words]
     return subprocess.run(command, check=False).returncode
@@ -272,7 +275,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 | Annotated[Status, tyro.conf.subcommand("status")]
                 | Annotated[Show, tyro.conf.subcommand("show")],
                 prog="python -m ablations",
-                description="The experiments behind every table and figure.",
+                description="Run the experiments behind the tables and figures.",
                 args=args,
             )
         with file_errors():
@@ -282,7 +285,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the state is saved and the same command resumes", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, or 2 for a user error.
 
     Args:
-        args: what follows `python -m bench`; None: from the process.
+        args: arguments after `python -m bench`; None: those of the process.
     """
     try:
         with example_at_end("python -m bench", args, EXAMPLES):
             command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
-                COMMANDS, prog="python -m bench", description="Measure what networks cost.", args=args
+                COMMANDS, prog="python -m bench", description="Measure the cost of networks.", args=args
             )
         with file_errors():
             expanded(command)()

@@ -1,4 +1,4 @@
-"""Time and memory of pseudo-labels: features to Jaccard distances to clusters, sparse and with dense matrices."""
+"""Time and memory of pseudo-labels: Jaccard distances and clusters, with sparse and with dense matrices."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,15 +11,14 @@ from bench.memory import EXACT, in_a_fresh_process, peak_extra
 from msinet.training.recipe import Unsupervised
 from msinet.unsupervised.pseudo_labels import cluster, distances
 
-#: Training images, identities and cameras of the paper's training sets.
+#: Images and identities of the paper's training sets.
 SIZES = {"market1501": (12_936, 751), "msmt17": (32_621, 1041)}
-#: Standard deviation of features around their identity's centre, as a share of a centre's length: some images have no
-#: cluster.
+#: Standard deviation of features around their identity's centre; that of the centres is 1. Some images are outliers.
 NOISE = 0.8
 
 
 def made_up(images: int, identities: int, dim: int, seed: int = 0) -> torch.Tensor:
-    """Unit rows (images, dim) around a random centre for each identity, a part at a time."""
+    """Random unit features (images, dim) around one centre per identity, made in parts to save memory."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((identities, dim), np.float32)
     rows = np.empty((images, dim), np.float32)
@@ -64,7 +63,7 @@ def dense_labels(features: torch.Tensor, settings: Unsupervised) -> np.ndarray:
     if k2 > 1:
         mixed = np.stack([mixed[order[i, :k2]].mean(0) for i in range(count)])
     having = [np.flatnonzero(mixed[:, j]) for j in range(count)]
-    jaccard = squared  # its memory, again
+    jaccard = squared  # reuses its memory
     for i in range(count):
         least = np.zeros(count, np.float32)
         for j in np.flatnonzero(mixed[i]):
@@ -84,7 +83,7 @@ def _once(form: str, images: int, identities: int, dim: int, threads: int) -> tu
     """Extra bytes, seconds and number of clusters of a form. Must run in a fresh process."""
     torch.set_num_threads(threads)
     features, settings = made_up(images, identities, dim), Unsupervised()
-    FORMS[form](features[:200].clone(), settings)  # libraries are loaded
+    FORMS[form](features[:200].clone(), settings)  # loads libraries
     seconds, clusters = 0.0, 0
 
     def work() -> None:
@@ -97,13 +96,13 @@ def _once(form: str, images: int, identities: int, dim: int, threads: int) -> tu
 
 
 def measure(sizes: Sequence[str], *, dim: int, forms: Sequence[str], threads: int) -> pd.DataFrame:
-    """One row per size and form: seconds, extra memory beside the features, clusters.
+    """One row per size and form: seconds, memory in MiB without the features, clusters.
 
     Args:
         sizes: names in `SIZES`.
         dim: length of a feature.
         forms: names in `FORMS`.
-        threads: of torch and of the rows of distances.
+        threads: number of threads.
     """
     rows = []
     for size in sizes:

@@ -15,7 +15,7 @@ SMALLEST = 16
 
 
 def check_image(height: int, width: int) -> tuple[int, int]:
-    """Height and width, checked.
+    """Check and return height and width.
 
     Raises:
         UserError: the networks need larger images.
@@ -27,7 +27,7 @@ def check_image(height: int, width: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Count parameters in three ways, multiply-adds and activations of networks."""
+    """Count parameters (in three ways), multiply-adds and activations of networks."""
 
     models: tuple[str, ...] = ()
     """networks, with options in quotes: "msinet genotype=GGGGGGGGGGGG"; empty: all that `msinet list` shows"""
@@ -74,9 +74,9 @@ class _OnNetworks:
     models: tuple[str, ...] = ()
     """networks, with options in quotes: "msinet genotype=GGGGGGGGGGGG"; empty: those of the paper's tables"""
     study: str = ""
-    """only the networks of this table, such as table2; `msinet list` shows the tables of a network"""
+    """table whose networks are measured if --models is empty, such as table2; `msinet list` shows the tables"""
     profile: str = ""
-    """measure the networks of the tables at the widths of this profile, too"""
+    """also measure these networks at the widths of this profile, if --models is empty"""
     height: int = 256
     """image height in pixels"""
     width: int = 128
@@ -98,7 +98,7 @@ class _OnNetworks:
 
 @dataclass(frozen=True)
 class Latency(_OnNetworks):
-    """Measure milliseconds a batch (median, 95th and 99th percentile), and ratios to ResNet50 in the same race."""
+    """Measure milliseconds per batch (median, 95th and 99th percentile), and ratios to ResNet50 timed in turn."""
 
     forms: tuple[str, ...] = ("eager", "channels_last", "deployed")
     """eager, channels_last, deployed, compiled, cuda_graph, onnx"""
@@ -107,11 +107,11 @@ class Latency(_OnNetworks):
     batches: tuple[int, ...] = (1, 8, 32, 128)
     """batch sizes"""
     rounds: int = 100
-    """largest number of calls of each contender"""
+    """maximum number of calls per network, form and precision"""
     seconds: float = 5.0
-    """time for each contender and batch size, after its fifth call"""
+    """time limit per network, form, precision and batch size; at least five calls are timed"""
     out: Path = Path("results/bench/latency.csv")
-    """file for the table; machine and arguments go into a JSON file beside it"""
+    """file for the table; machine and arguments go into a JSON file of the same name"""
 
     def __call__(self) -> None:
         """Measure, print and write."""
@@ -122,8 +122,8 @@ class Latency(_OnNetworks):
     def measured(self, render: "Callable[[pd.DataFrame], str]") -> None:
         """Measure batch size by batch size and print the table.
 
-        Rows are written as they are measured, to NAME.part.csv, which gets its name at the end. A contender that fails
-        is left out of the table and named with its error in NAME.errors.csv.
+        Each row is written to NAME.part.csv when it is measured. The file is renamed at the end. A contender that fails
+        is left out of the table; its error is in NAME.errors.csv.
         """
         import os
 
@@ -168,14 +168,14 @@ class Latency(_OnNetworks):
 
 @dataclass(frozen=True)
 class Throughput(Latency):
-    """Measure images a second by batch size, and the batch at which each network is fastest."""
+    """Measure images per second by batch size, and the fastest batch size of each network."""
 
     forms: tuple[str, ...] = ("deployed",)
     """eager, channels_last, deployed, compiled, cuda_graph, onnx"""
     batches: tuple[int, ...] = (1, 4, 16, 64)
     """batch sizes"""
     out: Path = Path("results/bench/throughput.csv")
-    """file for the table; machine and arguments go into a JSON file beside it"""
+    """file for the table; machine and arguments go into a JSON file of the same name"""
 
     def __call__(self) -> None:
         """Measure, print and write."""
@@ -186,7 +186,7 @@ class Throughput(Latency):
 
 @dataclass(frozen=True)
 class Memory(_OnNetworks):
-    """Measure the peak memory of one inference batch beyond weights and images, each in a process of its own."""
+    """Measure the peak memory of an inference batch, without weights and images, each in a new process."""
 
     forms: tuple[str, ...] = ("eager", "deployed")
     """eager, channels_last, deployed, compiled, cuda_graph, onnx"""
@@ -235,22 +235,22 @@ class Memory(_OnNetworks):
 
 @dataclass(frozen=True)
 class Ranking:
-    """Measure CMC and mAP against the bare matrix product, re-ranking, and a gallery that stays on disk."""
+    """Measure ranking (CMC, mAP) relative to the matrix product, re-ranking, and search in a gallery on disk."""
 
     sizes: tuple[str, ...] = ("market1501", "msmt17")
     """market1501, msmt17: as many queries and gallery images as those test sets"""
     dim: int = 512
-    """length of a feature"""
+    """feature dimension"""
     rerank: bool = True
-    """measure k-reciprocal re-ranking at Market-1501's size, too"""
+    """also measure k-reciprocal re-ranking at Market-1501's size"""
     dense: bool = False
-    """compare it with dense matrices, which take 8 GiB and about a minute"""
+    """also measure re-ranking with dense matrices, which take 8 GiB and about a minute"""
     disk: int = 0
-    """images of a gallery that is written to disk and streamed from there; 0: none"""
+    """number of images in the gallery on disk; 0: do not measure it"""
     disk_queries: int = 100
-    """queries against that gallery"""
+    """number of queries for the gallery on disk"""
     rounds: int = 7
-    """calls of each contender, in turn, fewer if they take long; the least time counts"""
+    """calls of ranking and product, in turn, fewer if they take long; the shortest time counts"""
     out: Path = Path("results/bench/retrieval.csv")
     """file for the table"""
 
@@ -281,26 +281,26 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Gpu:
-    """Measure all that a machine with a GPU can in a given time; again with the same folder, it continues."""
+    """Measure a machine with a GPU in a given time. The same command continues in the same folder."""
 
     out: Path = Path("results/gpu")
-    """folder for at most eight files, each below 16 MB"""
+    """output folder: at most eight files, each below 16 MB"""
     minutes: float = 15.0
-    """time for everything"""
+    """total time"""
     store: Path | None = None
-    """folder of the runs of the reference studies; None: store in the folder of the files"""
+    """folder of the runs of the reference studies; None: OUT/store"""
     device: str = "auto"
-    """cuda or cuda:N; on a CPU: what needs no GPU"""
+    """cuda, cuda:N or auto; cpu: only parts that need no GPU"""
     parts: tuple[str, ...] = ("tests", "steps", "latency", "memory", "retrieval", "runs")
-    """what to measure, in this order"""
+    """parts to measure, in this order"""
     jobs: int = 6
-    """runs at a time, in processes that share the GPU"""
+    """runs at once; they share the GPU"""
     models: tuple[str, ...] = ()
     """networks, with options in quotes; empty: those of the paper's tables"""
     profile: str = ""
     """profile of the runs; empty: as in the list of priorities (`ablations fill`)"""
     merge: tuple[Path, ...] = ()
-    """measure nothing: join these folders, of other machines or earlier calls, into the folder"""
+    """measure nothing; merge these folders of other machines or earlier calls into OUT"""
 
     def __call__(self) -> None:
         """Measure, or join folders.
@@ -331,11 +331,11 @@ class Clustering:
     sizes: tuple[str, ...] = ("market1501",)
     """market1501, msmt17: as many images as those training sets"""
     dim: int = 2048
-    """length of a feature"""
+    """feature dimension"""
     dense: bool = False
-    """compare with dense matrices, as in public code, which take several GiB and minutes"""
+    """also measure dense matrices, as in public code, which take several GiB and minutes"""
     threads: int = 2
-    """threads of the distances"""
+    """threads for the distances"""
     out: Path = Path("results/bench/clustering.csv")
     """file for the table"""
 

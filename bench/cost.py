@@ -31,7 +31,7 @@ RELATIVE = f"macs_to_{REFERENCE}"
 
 
 def attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    """MACs of softmax(QK^T)V: two products per head. A causal mask is not taken off.
+    """MACs of softmax(QK^T)V: two products per head. A causal mask is not subtracted.
 
     Args:
         inputs: traced values; Q (..., L, E), K (..., S, E) and V (..., S, D) come first.
@@ -127,7 +127,7 @@ def count(model: nn.Module, height: int, width: int) -> Cost:
     The model keeps its mode, its gradients and its device.
 
     Raises:
-        CountError: fvcore and torch count different MACs; both are exact, so no tolerance is given.
+        CountError: fvcore and torch count different MACs; both are exact, so there is no tolerance.
     """
     if isinstance(model, Oracle):  # it sees no pixels
         return Cost(0, 0, 0, 0, 0, {}, ())
@@ -163,7 +163,7 @@ def example(model: nn.Module, height: int, width: int) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Set evaluation mode for the block; afterwards every module has its own mode again."""
+    """Set evaluation mode for the block; afterwards every module gets its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

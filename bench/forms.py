@@ -15,8 +15,9 @@ from msinet.export import need_onnx, onnx_session
 from msinet.models.deploy import deploy
 from msinet.precision import PRECISIONS, use_precision
 
-#: eager: as trained, in torch's default layout. channels_last: the same in the other layout. deployed: merged, and
-#: channels-last. compiled and cuda_graph: that through torch.compile, or captured. onnx: that in ONNX Runtime.
+#: eager: as trained, in torch's default layout. channels_last: eager, in channels-last layout. deployed: channels_last
+#: with merged layers. compiled: deployed, with torch.compile. cuda_graph: deployed, captured. onnx: deployed, in ONNX
+#: Runtime.
 FORMS = ("eager", "channels_last", "deployed", "compiled", "cuda_graph", "onnx")
 
 Run = Callable[[], object]
@@ -37,13 +38,13 @@ def check_forms(forms: tuple[str, ...], precisions: tuple[str, ...], device: tor
     if device.type != "cuda" and "cuda_graph" in forms:
         raise UserError("the form cuda_graph needs a GPU; leave it out of --forms")
     if device.type != "cuda" and "tf32" in precisions:
-        raise UserError("the precision tf32 is one of GPUs; leave it out of --precisions")
+        raise UserError("the precision tf32 needs a GPU; leave it out of --precisions")
     if "compiled" in forms and device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
-        raise UserError("the form compiled needs a C++ compiler (g++ or clang++), which is not here")
+        raise UserError("the form compiled needs a C++ compiler (g++ or clang++), which is not installed")
     if "onnx" in forms:
         need_onnx()
         if device.type != "cpu" or precisions != ("fp32",):
-            raise UserError("the form onnx is measured on the CPU in fp32 alone")
+            raise UserError("the form onnx is measured only on the CPU in fp32")
 
 
 def prepare(
@@ -52,7 +53,7 @@ def prepare(
     """A call that runs one batch of noise through the network, without gradients.
 
     Args:
-        network: is not changed.
+        network: the network; it is not changed.
         form: one of `FORMS`.
         precision: one of `PRECISIONS`; tf32 and fp32 share weights and differ by torch's global switch, which the
             call sets each time.

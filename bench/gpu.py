@@ -1,8 +1,8 @@
-"""`python -m bench gpu`: all that a machine with a GPU can measure in a given time, in at most eight files.
+"""`python -m bench gpu`: measures a machine with a GPU in a given time and writes at most eight files.
 
-Parts, each with a share of the time: the tests marked gpu, training and search steps, latency, memory, ranking, runs of
-the reference studies. Every row is on disk when it is measured. What fails is a row of errors.csv. The same command
-again skips what its folder holds, and `merge` joins the folders of several machines.
+Each part has a share of the time: the tests marked gpu, training and search steps, latency, memory, ranking, runs of
+the reference studies. Each row is written to disk as soon as it is measured. Each failure is a row of errors.csv. The
+same command skips rows that are in its folder. `--merge` joins the folders of several machines.
 """
 
 import functools
@@ -26,10 +26,11 @@ from bench.isolation import Failure, Report, Work, direct, isolated
 from bench.tables import Row, Rows, merge
 from msinet.errors import UserError
 from msinet.io import atomic_path, write_json
+from msinet.terminal import INTERRUPTED
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "gpu"
-#: Largest share of the time that is left which a part may take, in their order. Runs get the rest.
+#: Largest share of the remaining time that each part may take, in order. Runs get the rest.
 SHARES = {"tests": 0.35, "steps": 0.25, "latency": 0.3, "memory": 0.15, "retrieval": 0.1, "runs": 1.0}
 #: Bytes of the archive of runs, below 16 MB.
 ARCHIVE_LIMIT = 15_000_000
@@ -41,25 +42,25 @@ LARGE = ("queries.csv",)
 ERROR_COLUMNS = ("part", "item", "device", "error")
 MEMORY_COLUMNS = ("model", "form", "precision", "batch", "height", "width", "device", "weights_mib", "peak_mib")
 RANKING_COLUMNS = ("size", "features", "dim", "device", "product_seconds", "ranking_seconds", "ratio")
-#: Seconds that a first item of a part is assumed to take, with the start of its process.
+#: Assumed seconds of the first item of a part, including the start of its process.
 FIRST = 20.0
 
 
 @dataclass
 class Clock:
-    """The time of a part: an item is begun if the longest one so far would still fit."""
+    """The time of a part. An item starts only if the longest one so far would still fit."""
 
     deadline: float
-    """of `time.monotonic`"""
+    """in seconds of `time.monotonic`"""
     longest: float = FIRST
     began: float = field(default_factory=time.monotonic)
 
     def left(self) -> float:
-        """Seconds that are left."""
+        """Remaining seconds."""
         return self.deadline - time.monotonic()
 
     def note(self) -> bool:
-        """Note the end of an item. Returns whether another one fits."""
+        """Note the end of an item. Return whether another one fits."""
         now = time.monotonic()
         self.longest = max(now - self.began, 0.5 * self.longest)
         self.began = now
@@ -74,18 +75,18 @@ class Plan:
     store: Path
     minutes: float
     device: str
-    """cuda or cuda:N; on cpu what needs no GPU"""
+    """cuda or cuda:N; cpu: only parts that need no GPU"""
     parts: tuple[str, ...] = tuple(SHARES)
     jobs: int = 6
     networks: tuple[str, ...] = ()
-    """with options; empty: those of the paper's tables"""
+    """names with options; empty: networks of the paper's tables"""
     sizes: tuple[tuple[int, int], ...] = ((64, 32), (256, 128))
-    """of images, for steps; the last one for latency and memory too"""
+    """(height, width) of images for steps; latency and memory use the last one"""
     batches: tuple[int, ...] = (1, 32, 128)
     seconds: float = 0.5
-    """of each contender"""
+    """time per contender"""
     profile: str = ""
-    """of the runs; empty: as in the list of priorities"""
+    """profile of the runs; empty: as in the list of priorities"""
 
     def __post_init__(self) -> None:
         for part in self.parts:
@@ -122,7 +123,7 @@ class Measurement:
             began = time.monotonic()
             try:
                 PARTS[part](self, Clock(time.monotonic() + SHARES[part] * left))
-            except Exception as error:  # the parts after it must not suffer
+            except Exception as error:  # later parts must still run
                 self.fail(part, "", f"{type(error).__name__}: {error}")
             self._note(part, f"{time.monotonic() - began:.0f} s")
 
@@ -134,7 +135,7 @@ class Measurement:
         write_json(path, {**known, self.device: {**self.about, "parts": self.summary}})
 
     def fail(self, part: str, item: str, error: str) -> None:
-        """Record what failed."""
+        """Print and record a failure."""
         print(f"failed: {part} {item}: {error}", flush=True)
         self.errors.append({"part": part, "item": item, "device": self.device, "error": error[:500]})
 
@@ -143,7 +144,7 @@ class Measurement:
         return {"part": part, "item": item, "device": self.device} in self.errors
 
     def run(self, part: str, work: Work, items: Sequence[object], clock: Clock, rows: Rows) -> None:
-        """Measure items in a process of their own and write each row, until the time of the part is over."""
+        """Measure items, on a GPU in another process, and write each row, until the time of the part is over."""
         left = [item for item in items if not self.failed(part, str(item))]
         results = isolated(work, left, patience=max(30.0, clock.left())) if self.plan.on_gpu else direct(work, left)
         for item, row in results:
@@ -161,7 +162,7 @@ class Measurement:
 def run_tests(m: Measurement, clock: Clock) -> None:
     """Run the tests that need a GPU; the end of their output is in tests.txt."""
     if importlib.util.find_spec("pytest") is None or not TESTS.is_dir():
-        m.fail("tests", "", f"pytest or {TESTS} is not here")
+        m.fail("tests", "", f"pytest or {TESTS} is missing")
         return
     words = ["-m", "gpu", "-q", "-ra", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--durations=10"]
     files = sorted(map(str, TESTS.glob("test_*.py")), reverse=True)  # trainings first
@@ -170,7 +171,7 @@ def run_tests(m: Measurement, clock: Clock) -> None:
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     now = f"== {m.device}, {m.about['measured']}, torch {m.about['torch']}: status {code}\n{output[-200_000:]}\n"
     path.write_text(before + now, encoding="utf-8")
-    if code not in (0, 5):  # 5: no test is there
+    if code not in (0, 5):  # 5: there are no tests
         m.fail("tests", str(m.about["measured"]), f"status {code}: {output.strip().splitlines()[-1] if output else ''}")
 
 
@@ -187,7 +188,7 @@ def measure_steps(m: Measurement, clock: Clock) -> None:
 
 
 def measure_latency(m: Measurement, clock: Clock) -> None:
-    """Races of all networks by precision and batch; compiled ones come last, because compiling takes long."""
+    """Time all networks by precision and batch size. Compiled forms come last, because compiling takes long."""
     from bench.latency import COLUMNS, KEYS, LEAST, Conditions, Contender, measure
     from bench.networks import choose
 
@@ -224,7 +225,7 @@ def latency_groups(plan: Plan, networks: Sequence[str]) -> Iterator[tuple[str, i
 
 
 def measure_memory(m: Measurement, clock: Clock) -> None:
-    """Peak memory of a batch; each contender in a process of its own, like `bench memory`."""
+    """Peak memory of a batch of each contender."""
     from bench.networks import choose
 
     plan, image = m.plan, m.plan.sizes[-1]
@@ -246,18 +247,20 @@ def _memory_key(item: Sequence[object]) -> dict[str, object]:
 
 
 def peak_memory(items: Sequence[tuple[str, str, str, int, tuple[int, int], str]], report: Report) -> None:
-    """Report the peak of each batch. On a GPU its own counter is exact, so contenders may share a process."""
+    """Report the peak of each batch. A GPU's counter is exact; on a CPU each batch needs a fresh process."""
     from bench.latency import one_batch
+    from bench.memory import EXACT, in_a_fresh_process
 
     for number, item in enumerate(items):
         report.at(number)
-        extra, weights = one_batch(*item)
+        fresh = item[-1] == "cpu"
+        extra, weights = in_a_fresh_process(one_batch, *item, tunables=EXACT) if fresh else one_batch(*item)
         peak = None if extra is None else extra / 2**20
         report.row(number, {**_memory_key(item), "weights_mib": weights / 2**20, "peak_mib": peak})
 
 
 def measure_ranking(m: Measurement, clock: Clock) -> None:
-    """`evaluate` with features on the device, beside the bare product there."""
+    """Ranking by `evaluate` with features on the device, and the matrix product alone."""
     rows = Rows(m.plan.out / "retrieval.csv", RANKING_COLUMNS, RANKING_COLUMNS[:4])
     items = [
         (size, kind, 512, m.plan.device) for size, kind in product(("market1501", "msmt17"), ("clustered", "random"))
@@ -309,7 +312,7 @@ def _best(work: Callable[[], object], device: str) -> float:
 
 
 def run_studies(m: Measurement, clock: Clock) -> None:
-    """Run the reference studies by `ablations fill`, and pack the small files of all runs into the archive."""
+    """Run the reference studies with `ablations fill`, and pack the small files of all runs into the archive."""
     plan = m.plan
     words = ["fill", "--store", str(plan.store), "--minutes", f"{max(0.0, clock.left() - 15) / 60:.2f}"]
     words += ["--device", plan.device, "--no-progress", "--step-times", str(plan.out / "steps.csv")]
@@ -318,7 +321,7 @@ def run_studies(m: Measurement, clock: Clock) -> None:
     archive = functools.partial(pack, plan.store, plan.out / ARCHIVE)
     code, output = command([sys.executable, "-m", "ablations", *words], clock.left(), archive)
     print(output[-2000:], flush=True)
-    if code not in (0, 130):
+    if code not in (0, INTERRUPTED):
         lines = output.strip().splitlines()
         m.fail("runs", str(m.about["measured"]), f"status {code}: {lines[-1] if lines else ''}")
 
@@ -336,16 +339,16 @@ PARTS: dict[str, Callable[[Measurement, Clock], None]] = {
 def command(
     words: Sequence[str], seconds: float, between: Callable[[], object] = lambda: None, patience: float = 10.0
 ) -> tuple[int, str]:
-    """Run a command for at most some seconds; its exit status and its output.
+    """Run a command with a time limit. Return its exit status and its output.
 
-    When the time is over, it and its children are interrupted, so that they save their state, and killed after some
-    more seconds.
+    At the time limit, the command and its children are interrupted, so that they save their state. If they do not end
+    soon, they are killed.
 
     Args:
-        words: of the command.
-        seconds: until it is interrupted.
-        between: called every half minute meanwhile, and at the end.
-        patience: seconds until it is killed.
+        words: the command and its arguments.
+        seconds: time limit.
+        between: called every half minute while the command runs, and at the end.
+        patience: seconds between interruption and kill.
     """
     deadline = time.monotonic() + seconds
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}

@@ -1,8 +1,8 @@
-"""Measurements whose failures cost nothing but themselves.
+"""Measurements in another process, so that one failure does not affect the others.
 
-A CUDA error leaves its process unable to use the GPU, and a crash ends it. So contenders are measured in a process of
-their own. The contender that was at work when something failed is left out, and the others start again in a new
-process. Imports no torch, so that a process that only measures little starts fast.
+After a CUDA error a process cannot use the GPU, and a crash ends a process. Contenders are therefore measured in a
+separate process. If one fails, the others continue in a new process. Importing this module does not import torch, so
+that small processes start fast.
 """
 
 import multiprocessing
@@ -22,10 +22,10 @@ class Report(Protocol):
     """Receives what happens to the items, by their numbers."""
 
     def at(self, number: int) -> None:
-        """Note that work on an item begins: it is to blame if the process dies."""
+        """Note that work on an item begins. If the process dies, this item has failed."""
 
     def row(self, number: int, row: Row) -> None:
-        """Hand over the result of an item."""
+        """Report the result of an item."""
 
 
 #: Measures items and reports on them.
@@ -39,7 +39,7 @@ class Failure(str):
 def isolated(
     work: Work, items: Sequence[Item], *, patience: float = 300.0, method: str = "spawn"
 ) -> Iterator[tuple[Item, Row | Failure]]:
-    """Measure items in a process of their own; after a failure the others continue in a new one.
+    """Measure items in a separate process; after a failure the others continue in a new one.
 
     Args:
         work: a function at the top level of a module, or a partial one. Items on which it does not report are left out.
@@ -54,7 +54,7 @@ def isolated(
 
 
 def direct(work: Work, items: Sequence[Item]) -> Iterator[tuple[Item, Row | Failure]]:
-    """The same in this process, for errors that do no harm to it: on a CPU."""
+    """Measure items in this process. On a CPU, an error does not make the process unusable."""
     return _attempts(lambda left: iter(_here(work, left)), items)
 
 
@@ -70,7 +70,7 @@ def _attempts(
             if number not in done:
                 done.add(number)
                 yield left[number], (Failure(value) if kind == "error" else value)
-        if not failed:  # the others were left out on purpose
+        if not failed:  # `work` left the others out on purpose
             return
         left = [item for number, item in enumerate(left) if number not in done]
 
@@ -122,7 +122,7 @@ def _in_a_process(work: Work, items: Sequence[Any], patience: float, method: str
                 current = number
             elif not ended:
                 yield kind, number, value
-    finally:  # also if nobody wants the rest
+    finally:  # also if the caller stops early
         here.close()
         process.join(30.0 if ended else 0.0)
         process.kill()
@@ -153,7 +153,7 @@ def _here(work: Work, items: Sequence[Any]) -> list[Message]:
 
 
 def _message(error: Exception) -> str:
-    """The error on one line, with the place where it came up."""
+    """The error on one line, with file and line number."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     first = next((line for line in str(error).splitlines() if line.strip()), "no message")
     return f"{type(error).__name__}: {first[:300]} ({where.filename.rpartition('/')[2]}:{where.lineno})"

@@ -1,4 +1,4 @@
-"""Latency and memory of networks, measured side by side so that ratios hold on a noisy machine."""
+"""Latency and memory of networks, timed in turn so that ratios hold on a noisy machine."""
 
 import functools
 import time
@@ -47,8 +47,8 @@ def race(
 ) -> dict[Key, Timing]:
     """Time contenders in turn, so that a disturbance affects all of them.
 
-    Each is called `WARM_UP` times, then once a round, until it has `rounds` calls or, with `LEAST` at least, has used
-    up its seconds. Every other round runs backwards, because a call affects the next one through caches and clocks.
+    Each is called `WARM_UP` times, then once per round, until it has `rounds` calls, or `LEAST` calls and used up its
+    seconds. Every other round runs in reverse order, because a call affects the next one through caches and clocks.
 
     Args:
         contenders: calls by name.
@@ -116,11 +116,11 @@ def time_contenders(contenders: Sequence[Contender], report: Report, conditions:
 def measure(
     contenders: Sequence[Contender], conditions: Conditions, patience: float = 300.0
 ) -> Iterator[tuple[Contender, dict[str, object] | Failure]]:
-    """A row per contender: milliseconds, images a second, ratios to `REFERENCE`, parameters, MACs and bytes moved.
+    """A row per contender: milliseconds, images per second, ratios to `REFERENCE`, parameters, MACs and bytes moved.
 
     `ratio` is to the reference as trained (eager, fp32), `ratio_same` to the reference in the same form and precision.
-    Both are measured in the same race, asked for or not. A contender that fails has its error in place of a row; on a
-    GPU races run in a process of their own, because an error there ends a process.
+    Both are always measured in the same race. A contender that fails has its error in place of a row. On a GPU, races
+    run in another process, because an error there makes the process unusable.
     """
     plain = Contender(REFERENCE, "eager", "fp32")
     every = list(dict.fromkeys([*contenders, plain, *(c._replace(network=REFERENCE) for c in contenders)]))
@@ -174,13 +174,13 @@ def _finisher(device: torch.device) -> Callable[[], object]:
 
 
 def write(table: pd.DataFrame, out: Path, environment: Mapping[str, object]) -> None:
-    """Write the rows as CSV, and the machine and the arguments beside them as JSON."""
+    """Write the rows as CSV, and the machine and the arguments as JSON under the same name."""
     write_text(out, table.to_csv(index=False, float_format="%.6g"))
     write_environment(out, environment)
 
 
 def write_environment(out: Path, environment: Mapping[str, object]) -> None:
-    """Write the machine and the arguments beside a table as JSON."""
+    """Write the machine and the arguments of a table as JSON under the same name."""
     write_json(out.with_suffix(".json"), dict(environment))
     print(f"written: {out}, {out.with_suffix('.json').name}")
 
@@ -213,7 +213,7 @@ def render(table: pd.DataFrame) -> str:
 
 
 def render_throughput(table: pd.DataFrame) -> str:
-    """Images a second, a column per batch size, and the batch at which each network is fastest."""
+    """Images per second, a column per batch size, and the fastest batch size of each network."""
     shown = _by_batch(table, "images_per_second")
     best = shown.idxmax(axis=1)
     shown = shown.map("{:.1f}".format)
@@ -247,11 +247,11 @@ def _text(shown: pd.DataFrame) -> str:
 def one_batch(
     text: str, form: str, precision: str, batch: int, image: tuple[int, int], device: str
 ) -> tuple[int | None, int]:
-    """Bytes at the peak of a batch and of the weights as trained. Must run in a fresh process."""
+    """Peak bytes of a batch without weights and images, and bytes of the weights. Must run in a fresh process."""
     where = torch.device(device)
     network = build(text, 751, image)
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
-    prepare(network, form, precision, 1, image, where)()  # libraries are loaded, kernels chosen
+    prepare(network, form, precision, 1, image, where)()  # loads libraries, chooses kernels
     run = prepare(network, form, precision, batch, image, where)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def rates(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[float, float]:
-    """Multiply-adds a second of a large matrix product, and bytes a second read and written by a large copy.
+    """Multiply-adds per second of a large matrix product; bytes read and written per second by a large copy.
 
     Each is the best of five, to exclude disturbances by other processes.
     """

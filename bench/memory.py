@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 
 
 def peak_extra(work: Callable[[], object]) -> int | None:
-    """Bytes by which the process grows at most while `work()` runs; None outside Linux.
+    """Largest growth of the process in bytes while `work()` runs; None outside Linux.
 
-    Reads the kernel's high-water mark, which is reset first. Memory that the allocator kept from earlier work and uses
-    again does not count: run the work in a fresh process, or once before to measure its steady state.
+    Reads the kernel's high-water mark, which is reset first. Memory that the allocator reuses from earlier work does
+    not count: run the work in a fresh process, or once before to measure its steady state.
     """
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -32,7 +32,7 @@ EXACT = "glibc.malloc.mmap_threshold=65536:glibc.malloc.mmap_max=1000000"
 
 
 def in_a_fresh_process(work: Callable[..., Result], *arguments: object, tunables: str | None = None) -> Result:
-    """Run `work(*arguments)` in a new process, which has no memory of earlier work to use again.
+    """Run `work(*arguments)` in a new process, which has no memory of earlier work to reuse.
 
     Args:
         work: a function at the top level of a module.
@@ -48,7 +48,7 @@ def in_a_fresh_process(work: Callable[..., Result], *arguments: object, tunables
 
 @contextmanager
 def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set a variable for processes that are started in the block; None: leave it as it is."""
+    """Set an environment variable for processes that start in the block; None: no change."""
     before = os.environ.get(name)
     if value is not None:
         os.environ[name] = value

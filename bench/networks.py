@@ -1,4 +1,4 @@
-"""The networks that are measured: a name with options, such as "msinet pam=True". Imports no torch."""
+"""The networks to measure, as names with options such as "msinet pam=True". Does not import torch."""
 
 import csv
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ REFERENCE = "resnet50"
 
 
 def label(text: str) -> str:
-    """How tables write a network."""
+    """The name of a network in tables."""
     name, *options = text.split()
     return label_of(name, " ".join(options))
 
 
 def build(text: str, num_classes: int, image: tuple[int, int]) -> "nn.Module":
-    """The network with fresh weights.
+    """The network with random weights.
 
     Raises:
         UserError: unknown name or option.
@@ -53,10 +53,10 @@ def choose(models: tuple[str, ...], study: str = "", profile: str = "") -> list[
 
 
 def fitting(names: Sequence[str], height: int) -> tuple[list[str], list[str]]:
-    """The networks whose maps divide into their parts at an image height, and a line for each of the others."""
+    """The networks whose maps divide into their parts at an image height, and a message for each other one."""
     cards = {name: card_of(name.split()[0]) for name in names}
     lines = [
-        f"{name} left out: it takes multiples of {16 * card.rows} rows of pixels, not {height}"
+        f"{name} left out: its image height must be a multiple of {16 * card.rows}, not {height}"
         for name, card in cards.items()
         if card.height(height) != height
     ]

@@ -1,4 +1,4 @@
-"""Time and memory of ranking, beside the matrix product that every ranking needs."""
+"""Time and memory of ranking, compared with the matrix product that every ranking needs."""
 
 import itertools
 import tempfile
@@ -16,11 +16,11 @@ from msinet.retrieval import evaluate, rerank, top_k
 
 #: Queries, gallery items, identities and cameras of the paper's test sets.
 SIZES = {"market1501": (3368, 15_913, 750, 6), "msmt17": (11_659, 82_161, 3060, 15)}
-#: Kinds of features, by whether they are clustered by identity: those of a trained network, and of an untrained one.
+#: Kinds of features: clustered by identity, as those of a trained network, or not, as those of an untrained one.
 KINDS = {"clustered": True, "random": False}
-#: Standard deviation of features around their identity's centre: about 84 % of the queries find a match first.
+#: Standard deviation of features around their identity's centre: about 84 % of the queries have a match at rank 1.
 NOISE = 1.6
-#: Calls of each contender before a race may end for want of time, and that time.
+#: Least number of calls of each contender, and seconds after which a race ends.
 LEAST, SECONDS = 3, 30.0
 #: Memory for blocks of similarities when the gallery is on disk: each block reads the whole gallery once.
 STREAM_BYTES = 512 << 20
@@ -38,7 +38,7 @@ class Features:
 def made_up(
     queries: int, items: int, identities: int, cameras: int, dim: int, *, clustered: bool = True, seed: int = 0
 ) -> Features:
-    """Unit rows around a random centre for each identity; all around zero if not clustered."""
+    """Random unit features around one centre per identity, or all around zero if not clustered."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((identities, dim), np.float32) * np.float32(clustered)
 
@@ -62,7 +62,7 @@ def made_up(
 
 
 def ranking(features: Features) -> dict[str, Callable[[], object]]:
-    """The two contenders: the ranking, and the bare product of all features into memory that exists."""
+    """The two contenders: the ranking, and the matrix product of all features into allocated memory."""
     out = torch.empty(len(features.query), len(features.gallery))
     return {
         "product": lambda: torch.mm(features.query, features.gallery.T, out=out),
@@ -71,7 +71,7 @@ def ranking(features: Features) -> dict[str, Callable[[], object]]:
 
 
 def least_seconds(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least seconds of each, called in turn: what each takes while no other process has its cores.
+    """Shortest time of each in seconds, called in turn: the time without disturbance by other processes.
 
     Args:
         contenders: calls by name.
@@ -125,7 +125,7 @@ def dense_rerank(query: torch.Tensor, gallery: torch.Tensor, k1: int = 20, k2: i
 
 
 def _once(work: Callable[[], object]) -> tuple[int | None, float]:
-    """Bytes of a call at its peak, and its seconds."""
+    """Peak bytes and seconds of a call."""
     seconds = 0.0
 
     def run() -> None:
@@ -140,7 +140,7 @@ def _once(work: Callable[[], object]) -> tuple[int | None, float]:
 def _at_size(size: tuple[int, int, int, int], dim: int, work: str, clustered: bool = True) -> tuple[int | None, float]:
     """`_once` for ranking or re-ranking features of that size. Must run in a fresh process."""
     features = made_up(*size, dim, clustered=clustered)
-    torch.mm(features.query[:64], features.gallery[:64].T)  # libraries are loaded
+    torch.mm(features.query[:64], features.gallery[:64].T)  # loads libraries
     works: dict[str, Callable[[], object]] = {
         "ranking": lambda: evaluate(features.query, features.gallery, **features.labels),  # type: ignore[arg-type]
         "sparse": lambda: rerank(features.query, features.gallery),
@@ -150,7 +150,7 @@ def _at_size(size: tuple[int, int, int, int], dim: int, work: str, clustered: bo
 
 
 def write_gallery(path: Path, items: int, dim: int) -> None:
-    """Random float32 rows as .npy, a part at a time."""
+    """Write random float32 rows to a .npy file in parts."""
     rng = np.random.default_rng(0)
     mapped = np.lib.format.open_memmap(path, "w+", np.float32, (items, dim))
     for start in range(0, items, 100_000):
@@ -163,12 +163,12 @@ def _on_disk(path: Path, queries: int) -> tuple[int | None, float]:
     """`_once` for the ten nearest images of each query in a gallery on disk. Must run in a fresh process."""
     gallery = np.load(path, mmap_mode="r")
     query = np.random.default_rng(1).standard_normal((queries, gallery.shape[1]), np.float32)
-    torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # libraries are loaded
+    torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # loads libraries
     return _once(lambda: top_k(query, gallery, 10, chunk_bytes=STREAM_BYTES))
 
 
 def memory_and_time(work: Callable[..., tuple[int | None, float]], *arguments: object) -> tuple[int | None, float]:
-    """Bytes and seconds of `work`, each from a process whose allocator suits that measurement."""
+    """Bytes and seconds of `work`, each measured in a new process with a suitable allocator."""
     extra, _ = in_a_fresh_process(work, *arguments, tunables=EXACT)
     return extra, in_a_fresh_process(work, *arguments)[1]
 
@@ -176,14 +176,14 @@ def memory_and_time(work: Callable[..., tuple[int | None, float]], *arguments: o
 def measure(
     sizes: Sequence[str], *, dim: int, rounds: int, reranked: bool, dense: bool, disk: int, disk_queries: int
 ) -> pd.DataFrame:
-    """One row per task: seconds, those of the bare product, their ratio, and extra memory.
+    """One row per task: seconds, those of the matrix product, their ratio, and extra memory in MiB.
 
     Args:
         sizes: names in `SIZES`.
         dim: length of a feature.
-        rounds: largest number of calls of ranking and product, in turn; the least seconds count.
+        rounds: largest number of calls of ranking and product, in turn; the shortest time counts.
         reranked: whether to measure re-ranking at Market-1501's size.
-        dense: whether to measure it with dense matrices.
+        dense: whether to measure re-ranking with dense matrices.
         disk: images of a gallery on disk; 0: none.
         disk_queries: queries against that gallery.
     """
@@ -211,7 +211,7 @@ def measure(
 
 
 def render(table: pd.DataFrame) -> str:
-    """A line per task; a dash where there is no bare product."""
+    """A line per task; a dash where there is no matrix product."""
     return table.to_string(index=False, na_rep="-", float_format="{:.2f}".format)
 
 

@@ -1,4 +1,4 @@
-"""Milliseconds of a training step and of a search iteration, eager and as CUDA graphs, on made-up images."""
+"""Milliseconds of a training step and of a search iteration, eager and as CUDA graphs, on random images."""
 
 import gc
 import time
@@ -23,9 +23,9 @@ from msinet.training.options import RunOptions
 from msinet.training.recipe import ImageSize, Losses, Recipe, Sampler, Schedule, Search
 from msinet.training.supervised import Supervised
 
-#: Identities and images of each in the made-up set.
+#: Identities, and images per identity, of the random set.
 IDENTITIES, IMAGES = 96, 8
-#: Steps before the first measured one: warm-up and capture are among them.
+#: Steps before the first measured one, including warm-up and capture.
 BEFORE = 8
 COLUMNS = (
     *("network", "task", "height", "width", "batch", "precision", "mode", "device"),
@@ -35,7 +35,7 @@ KEYS = COLUMNS[:8]
 
 
 class Step(NamedTuple):
-    """A contender."""
+    """A training step or search iteration to measure."""
 
     network: str
     """with options, such as "msinet pam=True", which trains with spatial alignment"""
@@ -47,7 +47,7 @@ class Step(NamedTuple):
     mode: str
     """eager or graph"""
     identities: int = 16
-    """of a batch, with four images each"""
+    """identities per batch, with four images each"""
 
 
 def recipe_of(step: Step) -> Recipe:
@@ -86,17 +86,17 @@ def task_of(step: Step, device: torch.device) -> Task:
 
 
 def graphs_of(task: Task) -> list[StaticStep]:
-    """The captured steps of a task; none if it trains without."""
+    """The captured steps of a task; empty if it has none."""
     return [step for step in vars(task).values() if isinstance(step, StaticStep)]
 
 
 def time_steps(steps: Sequence[Step], report: Report, *, device: str, seconds: float) -> None:
     """Measure contenders one after the other and report milliseconds of each.
 
-    `loop_ms` is a step as `fit` takes it, with its batch and the reading of losses; `replay_ms` the graphs alone.
+    `loop_ms` is the time of a step in `fit`, with its batch and reading of losses; `replay_ms` that of the graphs.
 
     Raises:
-        RuntimeError: a step that was to be captured was not.
+        RuntimeError: a step of mode graph was not captured.
     """
     where = torch.device(device)
     for number, step in enumerate(steps):
@@ -165,7 +165,7 @@ def _wait(device: torch.device) -> None:
 
 
 def contenders(networks: Sequence[str], sizes: Sequence[tuple[int, int]], modes: Sequence[str]) -> list[Step]:
-    """Every contender, what matters most first: MSINet and the search, then the other networks."""
+    """All contenders by importance: MSINet and the search, then the other networks."""
     found = [
         Step(network, "train", *size, precision, mode)
         for network in ("msinet", *(one for one in networks if one != "msinet"))

@@ -1,4 +1,4 @@
-"""CSV tables that grow row by row, so that what is measured is on disk at once. Imports neither torch nor pandas."""
+"""CSV tables that grow row by row: each row is on disk as soon as it is measured. Needs neither torch nor pandas."""
 
 import csv
 import io
@@ -13,14 +13,14 @@ Key = tuple[str, ...]
 
 
 class Rows:
-    """A CSV file to which rows are added; one that exists is continued.
+    """A CSV file to which rows are added. An existing file is continued.
 
     A row that was cut off in the middle, because the process or the machine died, is removed.
 
     Args:
-        path: of the file; made with the first row.
-        columns: its header.
-        keys: columns that name a row.
+        path: path of the file, which the first row creates.
+        columns: header of the file.
+        keys: columns that identify a row.
 
     Raises:
         UserError: the file has other columns.
@@ -40,7 +40,7 @@ class Rows:
         self._known = {self.key(row) for row in found}
 
     def key(self, row: Row) -> Key:
-        """The name of a row."""
+        """The key of a row: its values in the key columns."""
         return tuple(_text(row.get(name, "")) for name in self.keys)
 
     def __contains__(self, row: Row) -> bool:
@@ -78,7 +78,7 @@ def merge(sources: Iterable[Path], target: Rows) -> None:
 
 
 def _text(value: object) -> str:
-    """A cell on one line, numbers with six digits."""
+    """A value on one line, numbers with six digits."""
     if value is None:
         return ""
     if isinstance(value, float):

@@ -1,11 +1,11 @@
-"""One training in several processes, one per GPU, that `torchrun` starts; on CPUs as well.
+"""One training in several processes that `torchrun` starts, one per GPU; CPUs work too.
 
-Every process (rank) holds the whole network and takes its identities of each batch. Features and labels are
+Every process (rank) holds the whole network and its share of the identities of each batch. Features and labels are
 gathered, so that every rank computes the loss of the whole batch; batch norms normalise by the whole batch; and
 gradients are summed. N processes therefore equal one process with the same batch, up to the order of sums.
 
 Gradients are summed here rather than by DistributedDataParallel, which fixes the set of trained parameters when it
-is built: a search changes it twice in each iteration. DDP also averages gradients of separate losses, where triplets,
+is built: a search changes it twice in each iteration. DDP also averages gradients of separate losses, but triplets,
 memories and alignment need one loss of the whole batch.
 
 With one process these functions do nothing or return at once.
@@ -66,7 +66,7 @@ def world() -> int:
 
 
 def rank() -> int:
-    """The number of this one, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -81,7 +81,7 @@ def first_to_fail() -> bool:
         return True
     try:
         return bool(_store.add("failed", 1) == 1)
-    except RuntimeError:  # the store went with the process that failed
+    except RuntimeError:  # the store ended with the process that failed
         return False
 
 
@@ -104,7 +104,7 @@ def any_rank(flag: bool) -> bool:
     """Return whether the flag is set on any rank. All ranks call this."""
     if world() == 1:
         return flag
-    flags = torch.tensor(int(flag))  # on the CPU: a GPU need not stop for it
+    flags = torch.tensor(int(flag))  # on the CPU, so that a GPU need not synchronise
     with _together():
         dist.all_reduce(flags, dist.ReduceOp.MAX)
     return bool(flags)
@@ -126,10 +126,10 @@ def leader_first() -> Iterator[None]:
 
 
 def check_agreement(value: object, what: str) -> None:
-    """All ranks hold the same value, as text.
+    """Check that all ranks hold the same value, compared as text.
 
     Raises:
-        UserError: they do not; `what` begins the message.
+        UserError: the values differ; the message starts with `what`.
     """
     if world() == 1:
         return
@@ -147,11 +147,11 @@ def check_agreement(value: object, what: str) -> None:
 
 
 def check_batch(identities: int) -> None:
-    """Raise a `UserError` unless the identities of a batch can be shared out whole."""
+    """Raise a `UserError` unless the number of processes divides the identities of a batch."""
     if identities % world():
         raise UserError(
-            f"a batch of {identities} identities cannot be shared among {world()} processes, for an identity is never "
-            f"cut; take a number of processes that divides {identities}, or --recipe identities=N"
+            f"a batch of {identities} identities cannot be shared among {world()} processes, because an identity is "
+            f"never split; use a number of processes that divides {identities}, or --recipe identities=N"
         )
 
 
@@ -192,10 +192,10 @@ class _Gather(torch.autograd.Function):
 def gather(mine: Tensor) -> Tensor:
     """The rows of all ranks, in their order: (B, ...) to (world * B, ...).
 
-    Every rank then computes the same loss of the whole, so the gradient that comes back is the same on all of them,
-    and each keeps the rows that are its own: the exact gradient of that one loss, without communication.
-    (`torch.distributed.nn.functional.all_gather` would sum the gradients over the ranks, world times too much.)
-    The gradients of the parameters, which all ranks' rows share, are then to be summed.
+    Every rank then computes the same loss of the whole batch and gets the same gradient. It keeps its own rows, which
+    are the exact gradient of that loss, without communication. (`torch.distributed.nn.functional.all_gather` would sum
+    the gradients over the ranks, which is `world` times too large.) Sum the gradients of the parameters afterwards
+    (`sum_gradients`).
     """
     if world() == 1:
         return mine
@@ -204,9 +204,9 @@ def gather(mine: Tensor) -> Tensor:
 
 
 def gather_batch(mine: Tensor, batch_size: int) -> Tensor:
-    """Results of all ranks for the test batches of one turn, in order: (B, D) to (world * batch_size, D).
+    """Results of all ranks for their test batches of one turn, in order: (B, D) to (world * batch_size, D).
 
-    A batch shorter than `batch_size` is the last one; the rows after its own are padding.
+    Only the last batch is shorter than `batch_size`; it is padded with zeros at the end.
     """
     if world() == 1:
         return mine
@@ -226,7 +226,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Give every rank the same part of the summed gradients, for those that will be summed once more."""
+    """Replace the gradients by their means over the ranks, so that a later `sum_gradients` gives their sum."""
     if world() == 1:
         return
     parameters = list(parameters)
@@ -240,7 +240,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 class _Normalize(torch.autograd.Function):
-    """Batch norm by the statistics of all ranks' rows, of which each has as many."""
+    """Batch norm by the statistics of all ranks' rows; every rank has the same number of rows."""
 
     @staticmethod
     def forward(
@@ -274,15 +274,15 @@ class _Normalize(torch.autograd.Function):
             dist.all_reduce(whole)
         whole /= world() * (x.numel() // x.shape[1])
         inner = wide - whole[0].view(shape) - unit * whole[1].view(shape)
-        # The parameters' own part only: like all gradients of parameters it is summed later.
+        # Only this rank's part for the parameters: `sum_gradients` sums all parameter gradients later.
         return (inner * (weight * scale).view(shape)).to(x.dtype), own[1], own[0], None
 
 
 class SharedBatchNorm(_BatchNorm):
     """Batch norm over the batches of all ranks together, with parameters and buffers of `nn.BatchNorm1d` and `2d`.
 
-    torch's SyncBatchNorm does the same on GPUs alone; this is one implementation for both, whose arithmetic can be
-    tested without GPUs. In evaluation it is an ordinary batch norm.
+    torch's SyncBatchNorm works only on GPUs. This one works on CPUs too, so it can be tested without GPUs. In
+    evaluation it is an ordinary batch norm.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002

@@ -1,4 +1,4 @@
-"""Versions, machine, device and memory allocator behind a measured number. Importing it does not import torch."""
+"""Records versions, machine, device and memory allocator. Importing this module does not import torch."""
 
 import functools
 import os
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 TUNABLES = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184:glibc.malloc.mmap_max=0"
 
 
-#: Turns for which a thread of OpenMP waits for the others before it sleeps. With the default, hundreds of thousands,
-#: two threads on two cores stand still as soon as another program needs a core; this costs 2 % of a step when none does
+#: Spins of an OpenMP thread that waits for the others, before it sleeps. With the default (hundreds of thousands), two
+#: threads on two cores stall when another program needs a core. Without other programs this value costs 2 % of a step
 #: (docs/performance.md).
 SPINS = "1000"
 
@@ -29,9 +29,9 @@ SPINS = "1000"
 def tune_process() -> None:
     """Restart this process with `TUNABLES` and `SPINS`, which glibc and OpenMP read only when a process starts.
 
-    Does nothing outside Linux, if GLIBC_TUNABLES is set (set it to nothing to opt out), and in a process that was not
-    started from a command line. GOMP_SPINCOUNT and OMP_WAIT_POLICY of the user stay. Call it before heavy imports; the
-    restart takes about 0.1 s.
+    Does nothing outside Linux, if GLIBC_TUNABLES is set (an empty value opts out), and in a process that was not
+    started from a command line. The user's GOMP_SPINCOUNT and OMP_WAIT_POLICY are kept. Call this before heavy imports;
+    the restart takes about 0.1 s.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and sys.orig_argv:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
@@ -40,7 +40,7 @@ def tune_process() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-#: Names in a description of the environment, in order; the last two are there if they apply.
+#: Names in a description of the environment, in order; the last two appear only if they apply.
 DESCRIBED = (
     *("code", "python", "torch", "torchvision", "numpy", "platform", "cpu", "threads", "device", "allocator"),
     *("processes", "deterministic"),

@@ -96,7 +96,7 @@ def export_onnx(
 
     Args:
         network: with the weights to export.
-        path: of the file, which appears after the comparison.
+        path: of the file, which is created only if the comparison succeeds.
         image: (height, width).
         notes: metadata of the file.
 
@@ -111,7 +111,7 @@ def export_onnx(
     example = torch.randn(2, 3, *image)
     with atomic_path(path) as temporary:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's internals
+            warnings.simplefilter("ignore")  # warnings from inside the exporter
             torch.onnx.export(
                 shipped,
                 (example,),
@@ -171,7 +171,7 @@ def open_session(path: Path) -> "onnxruntime.InferenceSession":
 
 
 def onnx_session(network: nn.Module, image: tuple[int, int]) -> "onnxruntime.InferenceSession":
-    """An ONNX Runtime session of the network, without a file that remains."""
+    """An ONNX Runtime session of the network, which leaves no file behind."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export_onnx(network, path, image)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, locks, hashes and the cache folder. Does not import torch."""
+"""Atomic file writes, locks, hashes and the cache folder. Does not import torch."""
 
 import contextlib
 import csv
@@ -34,11 +34,11 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` when the block ends without an exception.
 
     The file is synced before it is renamed, so that a crash leaves either the old file or the new one. Missing folders
-    are made. The temporary name keeps the suffix, by which libraries choose a format.
+    are created. The temporary name keeps the suffix, because libraries choose the format by it.
 
     Raises:
         UserError: the operating system refuses to write (disk full, no permission, a folder of that name, ...). An old
-            file is unchanged then. Other exceptions of the block pass through.
+            file is then unchanged. Other exceptions of the block pass through.
     """
     target = Path(path).resolve()  # follow a link to the file it names, rather than replace the link
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
@@ -62,7 +62,7 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
 def write_text(path: StrPath, text: str) -> None:
     """Write UTF-8 text atomically, with the line ends of `text`. Raises the errors of `atomic_path`."""
     with atomic_path(path) as temporary:
-        # File names that are no text are written with escapes, so that the file is text.
+        # File names that are not valid text are escaped, so that the file stays valid UTF-8.
         temporary.write_text(text, encoding="utf-8", newline="", errors="backslashreplace")
 
 
@@ -101,7 +101,7 @@ def file_errors() -> Iterator[None]:
     """Report errors of the operating system as user errors. Commands wrap their work in this.
 
     Raises:
-        UserError: replaces an `OSError` that names a file, a path with a null byte, and errors of a full memory.
+        UserError: replaces an `OSError` that names a file, null bytes in a path, and out-of-memory errors.
     """
     try:
         yield
@@ -128,7 +128,7 @@ def _no_memory(error: Exception) -> UserError:
 
 
 def nearest_existing(path: StrPath) -> str:
-    """A sentence about the part of a missing path that exists, and the entry of it that is nearest to the next part."""
+    """Message: the deepest existing folder of a missing path, its entries, and the entry most like the missing name."""
     missing = Path(os.path.abspath(os.path.expanduser(path)))
     while not os.path.exists(missing.parent) and missing.parent != missing:  # never raises
         missing = missing.parent
@@ -136,9 +136,9 @@ def nearest_existing(path: StrPath) -> str:
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError:
-        return f" {folder} is there."
+        return f" {folder} exists."
     guess = did_you_mean(missing.name, names)
-    return f" {folder} is there and holds {first_few(names) or 'nothing'}.{guess}"
+    return f" {folder} exists and holds {first_few(names) or 'nothing'}.{guess}"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -184,5 +184,5 @@ def file_hash(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept: $MSINET_CACHE, else ~/.cache/msinet."""
+    """Folder of decoded images: $MSINET_CACHE, else ~/.cache/msinet."""
     return Path(os.environ.get("MSINET_CACHE", Path.home() / ".cache" / "msinet"))

@@ -13,7 +13,7 @@ def lazy(package: str, name: str, **modules: str) -> Any:
         modules: attributes by module of the package, separated by spaces.
 
     Raises:
-        AttributeError: none of the modules is listed with the name.
+        AttributeError: no module is listed with that name.
     """
     for module, names in modules.items():
         if name in names.split():

@@ -14,8 +14,8 @@ from msinet.training.recipe import Variant
 def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1, margin: float = 0.0) -> Tensor:
     """Cross-entropy with label smoothing (Eq. 5).
 
-    The target is (1 - smoothing) * one-hot + smoothing / identities. With a margin and logits that are scaled cosines
-    it is the AM-softmax (Wang et al., 2018), whose margin of a cosine is the one here divided by the scale.
+    The target is (1 - smoothing) * one-hot + smoothing / identities. With a margin, and scaled cosines as logits,
+    this is the AM-softmax (Wang et al., 2018). Its margin on the cosine is `margin` divided by the scale.
 
     Args:
         logits: (B, identities).
@@ -31,8 +31,8 @@ def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1, margin
 def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float | None = 0.3, *, normalize: bool = True) -> Tensor:
     """Batch-hard triplet loss (Eq. 6): the farthest positive against the nearest negative of each anchor.
 
-    The anchor counts among its own positives, which is harmless: its distance is the smallest. An
-    anchor whose batch holds no other identity has no negative and costs nothing.
+    The anchor is among its own positives, which is harmless because its distance is the smallest. An
+    anchor without a negative in the batch has loss 0.
 
     Args:
         embeddings: (B, D).
@@ -64,23 +64,23 @@ def alignment_loss(
     self_pairs: bool = True,
     per_pair: bool = True,
 ) -> Tensor:
-    """Spatial alignment (Eq. 7-8; the variants of Table 5): an anchor agrees with its partners at the same positions.
+    """Spatial alignment (Eq. 7-8; variants of Table 5): an anchor should agree with its partners at equal positions.
 
     With u(i, j) the correlation of anchor i with j as a unit vector over positions, the dissimilarity of a set of n
-    partners is the mean of 1 - u(i, p) . u(i, q) over its pairs, which is 1 - |sum of u|^2 / n^2: no pair is ever
-    formed. Averaged over the anchors:
+    partners is the mean of 1 - u(i, p) . u(i, q) over its pairs. This equals 1 - |sum of u|^2 / n^2, so pairs are never
+    formed. The variants, averaged over the anchors:
 
     - self-pos: dissimilarity of the images of the anchor's identity; self-neg: of all others; unified: of all images;
     - separated: self-pos + self-neg;
     - pam-self: self-neg, and for the positives the mean of 1 - cos(activation of i, u(i, p)).
 
-    An anchor without partners of a kind has no such term; identities may have different numbers of images.
+    An anchor without partners of a kind has no term of that kind; identities may have different numbers of images.
 
     Args:
         feature_map: (B, C, H, W), not normalised.
         labels: (B,).
         variant: see above.
-        activation: (B, H*W) of the position activation module, for pam-self.
+        activation: (B, H*W) from the position activation module, for pam-self.
         partner_grid: compare on the grid of the partner rather than of the anchor, as the released code does.
         self_pairs: count the pair of a partner with itself, and the anchor among its positives, as the released code
             does.

@@ -1,4 +1,4 @@
-"""Ranked lists of neighbours without a protocol: found, and written as a picture, a CSV file and a page."""
+"""Ranked lists of nearest images, without an evaluation protocol, as a picture, a CSV file and an HTML page."""
 
 import base64
 import html
@@ -26,7 +26,7 @@ AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Label:
-    """Identity and camera as a list writes them."""
+    """Identity and camera, as written in the list of images."""
 
     identity: str
     camera: str
@@ -75,12 +75,12 @@ def gallery_of(source: Path) -> tuple[list[Path], dict[Path, Label]]:
 def find(
     queries: Collection, gallery: Collection, k: int, labels: Mapping[Path, Label] | None = None
 ) -> list[NeighbourList]:
-    """The k nearest gallery images of every query. A query that is in the gallery itself is left out of its list.
+    """The k nearest gallery images of every query. A query that is also in the gallery is left out of its own list.
 
     Args:
         queries: features of the queries.
         gallery: features of the gallery, by the same network.
-        k: length of a list; it is shorter where the gallery is.
+        k: length of a list; shorter if the gallery has fewer images.
         labels: of gallery images, where known.
     """
     known = labels or {}
@@ -145,7 +145,7 @@ figure.right img{outline:3px solid #1a7f37}figure.wrong img{outline:3px solid #c
 
 
 def _page(lists: Sequence[NeighbourList]) -> str:
-    """One HTML page without other files: every query with its neighbours, their distances and paths."""
+    """One self-contained HTML page: every query with its neighbours, their distances and paths."""
     thumbnails: dict[Path, str] = {}
     sections = []
     for one in lists:

@@ -34,7 +34,7 @@ from msinet.training.recipes import resolve
 
 #: Images that a network embeds at a time.
 BATCH = 64
-#: Separates paths in a file; no path can hold it.
+#: Separates paths in a file; no path can contain it.
 END = b"\0"
 
 
@@ -48,7 +48,7 @@ class Embedder:
     width: int
     device: torch.device
     report: LoadReport
-    """what the weights file had for the network"""
+    """entries of the weights file that matched the network"""
     name: str
     """of the network, with its options"""
 
@@ -77,7 +77,7 @@ class Embedder:
     def batches(
         self, paths: Sequence[Path], problems: list[str], *, progress: bool
     ) -> Iterator[tuple[NDArray[np.float32], list[Path]]]:
-        """Features of one batch after the other, and their files; files that cannot be decoded join `problems`."""
+        """Yield features and files batch by batch; adds a message to `problems` per file that cannot be decoded."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
             for start in bar(iterable=range(0, len(paths), BATCH), desc="features", disable=not progress):
                 some = paths[start : start + BATCH]
@@ -113,7 +113,7 @@ def load_network(
         model: name of the network, for weights that do not name it.
         options: of the network; None: as the weights were trained.
         image: (height, width); 0: as the weights were trained, else the paper's.
-        dataset: whose usual image size is meant, if neither is known.
+        dataset: its usual image size is used if neither is known.
         device: cpu, cuda, cuda:N or auto.
         partial: accept weights that cover only a part of the network.
 
@@ -131,7 +131,7 @@ def load_network(
         given or _number(known.get(side, str(usual)), weights, side)
         for given, side, usual in zip(image, ("height", "width"), (default.height, default.width), strict=True)
     )
-    ImageSize(height, width)  # refuses sizes that no network takes
+    ImageSize(height, width)  # refuses invalid sizes
     network = build_model(
         name, _number(known.get("num_classes", "1"), weights, "num_classes"), image=(height, width), **built
     )
@@ -143,7 +143,7 @@ def load_network(
 
 
 def known_options(known: Mapping[str, str], weights: StrPath) -> dict[str, Any]:
-    """The options of the network in the notes of a weights file.
+    """The options of the network in the metadata of a weights file.
 
     Raises:
         WeightsError: they are not those of `msinet train`.
@@ -165,7 +165,7 @@ def image_files(folder: StrPath) -> list[Path]:
     """The image files of a folder and of the folders in it, sorted by path; of a file, that file.
 
     Raises:
-        DataError: no such path, or no image in it; the message names what is there.
+        DataError: no such path, or no image in it; the message lists what exists.
     """
     path = Path(os.path.expanduser(folder))
     if path.is_file():
@@ -182,7 +182,7 @@ def image_files(folder: StrPath) -> list[Path]:
 
 
 class Collection:
-    """Features of many images on disk, in their order, and the images' paths; eight bytes per image are in memory."""
+    """Features of many images on disk, in their order, and the images' paths; takes eight bytes of memory per image."""
 
     def __init__(self, features: Path, paths: Path, unreadable: Path) -> None:
         names = np.memmap(paths, np.uint8, "r")
@@ -202,7 +202,7 @@ class Collection:
     def nearest(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Rows (Q, k) of the images nearest to each query (Q, D), and their distances between unit features in [0, 2].
 
-        In a collection of fewer images, the last rows are -1.
+        If the collection has fewer than k images, the last rows are -1.
         """
         rows, squares = top_k(query, self.features, k)
         return rows, np.sqrt(squares)
@@ -240,7 +240,7 @@ def collect(embedder: Embedder, weights: StrPath, paths: Sequence[Path], *, prog
 def _write(embedder: Embedder, paths: Sequence[Path], kept: Sequence[Path], progress: bool) -> None:
     problems: list[str] = []
     with (
-        atomic_path(kept[2]) as unreadable,  # the last to appear, as the others end first
+        atomic_path(kept[2]) as unreadable,  # renamed last, because the other blocks end first
         atomic_path(kept[1]) as names,
         atomic_path(kept[0]) as rows,
         rows.open("wb") as features,

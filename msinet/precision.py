@@ -1,7 +1,7 @@
 """Precision of a GPU's arithmetic on fp32 numbers.
 
-torch lets cuDNN round the inputs of convolutions to TF32 (10 bits of mantissa) unless it is forbidden. Here both
-convolutions and matrix products do so in the precision tf32 alone. A CPU has no TF32: there tf32 is fp32.
+By default torch lets cuDNN round the inputs of convolutions to TF32 (10 bits of mantissa). Here convolutions and matrix
+products use TF32 only in precision tf32. CPUs have no TF32: there tf32 is fp32.
 """
 
 import torch

@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-#: Seconds between updates; a log file wants few lines.
+#: Seconds between updates; log files get fewer lines.
 INTERVAL = 0.5 if sys.stderr.isatty() else 20.0
 
 
@@ -15,7 +15,7 @@ def bar(**settings: Any) -> "tqdm[Any]":
     Args:
         settings: arguments of tqdm.
     """
-    distributed = sys.modules.get("msinet.distributed")  # which imports torch; several processes have imported it
+    distributed = sys.modules.get("msinet.distributed")  # not imported here: it imports torch
     if distributed is not None and not distributed.leads():
         settings["disable"] = True
     return tqdm(**{"leave": False, "dynamic_ncols": True, "mininterval": INTERVAL, **settings})

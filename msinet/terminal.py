@@ -14,7 +14,9 @@ PLAIN = str.maketrans(
     dict.fromkeys("─━╌╴╶", "-") | dict.fromkeys("│┃╎", "|") | {"°": " deg", "•": "*", "→": "->", "…": "...", "–": "-"}
 )
 CORNERS = range(0x2500, 0x2580)
-#: Exit status of a command whose reader went away, as shells report SIGPIPE.
+#: Exit status of a command after Ctrl-C, as shells report SIGINT.
+INTERRUPTED = 130
+#: Exit status of a command whose output pipe was closed, as shells report SIGPIPE.
 CLOSED = 141
 
 
@@ -34,7 +36,7 @@ def quietly(command: Callable[[], int]) -> int:
     """Run a command so that neither its output's encoding nor a closed pipe ends it in a traceback.
 
     Returns:
-        The command's exit status, or 141 if nobody reads its output any more.
+        The command's exit status, or 141 if the pipe that reads its output was closed.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not those of tests
@@ -43,7 +45,7 @@ def quietly(command: Callable[[], int]) -> int:
         try:
             return command()
         finally:
-            if sys.stdout is not None:  # it was closed before the command began
+            if sys.stdout is not None:  # None: it was closed before the command began
                 sys.stdout.flush()  # here, where a closed pipe can be reported
     except BrokenPipeError:
         # What is still in the buffers would raise the same error when Python ends.
@@ -57,9 +59,9 @@ def example_at_end(program: str, words: Sequence[str] | None, examples: Mapping[
     """Context manager: an example of the command follows its help.
 
     Args:
-        program: what precedes the words.
-        words: of the command line; None: from the process.
-        examples: words of an example by the name of the command.
+        program: name of the program, printed before the words.
+        words: command-line arguments; None: those of the process.
+        examples: arguments of an example, by command name.
     """
     given = list(sys.argv[1:] if words is None else words)
     try:
@@ -71,7 +73,7 @@ def example_at_end(program: str, words: Sequence[str] | None, examples: Mapping[
 
 
 def expanded(command: Any) -> Any:
-    """A command whose paths start at the user's home where they start with a tilde; other values are unchanged."""
+    """The command with a leading tilde in its paths expanded to the user's home; other values are unchanged."""
     if isinstance(command, Path):
         return Path(os.path.expanduser(command))
     if isinstance(command, tuple):

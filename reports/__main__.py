@@ -16,7 +16,7 @@ from ablations.engine.request import Request
 from ablations.studies import STUDIES, find_study
 from msinet.errors import UserError
 from msinet.io import file_errors, write_text
-from msinet.terminal import example_at_end, expanded, quietly
+from msinet.terminal import INTERRUPTED, example_at_end, expanded, quietly
 from msinet.training.options import RankingOptions
 from reports.formats import as_text, brief, write_table
 from reports.layout import shown_table
@@ -25,7 +25,7 @@ from reports.results import ReferenceResults, Results, file_name
 if TYPE_CHECKING:
     from msinet.data import Dataset
 
-# Modules that draw or rank are imported by the commands that need them: matplotlib and torch take seconds.
+# Commands import the modules that draw or rank themselves, because importing matplotlib and torch takes seconds.
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Source:
     reference: bool = False
     """show the reference results alone, without a store, data or torch"""
     machine: str = ""
-    """machine of the reference results; empty: for each table the one with most of its runs"""
+    """machine of the reference results; empty: for each table, the machine with the most runs"""
 
     def results(self, request: Request) -> Results:
         """The results of a request."""
@@ -58,7 +58,7 @@ def written(paths: Sequence[Path]) -> int:
 class Table:
     """Show a table next to the reference results and the paper's numbers; write it as text, Markdown, LaTeX and CSV.
 
-    If nothing is measured here, the table has the reference results alone.
+    If nothing was measured here, the table shows only the reference results.
     """
 
     name: Name
@@ -66,12 +66,12 @@ class Table:
     request: Asked = field(default_factory=Request)
     source: Origin = field(default_factory=Source)
     brief: bool = False
-    """only rows that have results, and no notes"""
+    """show only rows with results, without notes"""
     out: Path | None = None
     """folder for the files; by default tables/ in the store"""
 
     def __call__(self) -> int:
-        """Build, print and write the table; an ablation's figure as well."""
+        """Build, print and write the table; draw the figure of an ablation."""
         find_study(self.name)
         results, table = shown_table(self.source.results(self.request), self.name)
         stem = (self.out or results.folder / "tables") / file_name(self.name, self.request)
@@ -107,7 +107,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Picture:
-    """Options of pictures of queries."""
+    """Options of figures that show queries."""
 
     request: Asked = field(default_factory=Request)
     images: int = 1
@@ -150,13 +150,13 @@ class Figure4(Picture):
 
 @dataclass(frozen=True)
 class Figure6(Picture):
-    """Draw ranked lists of networks for the same queries, with distances; frames show right and wrong images."""
+    """Draw ranked lists of networks for the same queries, with distances; frames mark right and wrong images."""
 
     images: int = 3
     length: int = 15
     """number of images in a list"""
     weights: tuple[Path, ...] = ()
-    """weights files, or folders of msinet train, in place of the runs in the store; needs --data-root"""
+    """weights files, or folders of msinet train, instead of runs in the store; needs --data-root"""
 
     def __call__(self) -> int:
         """Draw and write the figure."""
@@ -170,13 +170,13 @@ class Figure6(Picture):
 
 @dataclass(frozen=True)
 class Ranked:
-    """Build the browser of ranked lists, one HTML file that works offline, for given weights on a data set."""
+    """Build a browser of ranked lists for given weights on a data set: one HTML file that works offline."""
 
     weights: tuple[Path, ...]
     """weights files, or folders of msinet train"""
     request: Asked = field(default_factory=Request)
     queries: int = 8
-    """queries in the browser, evenly spaced through the set"""
+    """number of queries, evenly spaced through the set"""
     out: Path = Path("ranked.html")
     """file to write"""
     run_options: Options = field(default_factory=RankingOptions)
@@ -206,10 +206,10 @@ def given_dataset(request: Request) -> "Dataset":
 
 @dataclass(frozen=True)
 class Searches:
-    """Draw the trajectories of a table's searches, and their genotypes next to the paper's."""
+    """Draw the architecture parameters of a table's searches over the epochs, and the genotypes next to the paper's."""
 
     name: Name = "table1"
-    """table that searches: table1, figure5a, figure5b, discrepancies"""
+    """table with searches: table1, figure5a, figure5b, discrepancies"""
     request: Asked = field(default_factory=Request)
     source: Origin = field(default_factory=Source)
     out: Path | None = None
@@ -279,7 +279,7 @@ class Costs:
     form: str = "deployed"
     """form whose latency is drawn: eager, channels_last, deployed, ..."""
     batch: int = 32
-    """batch size of the latency"""
+    """batch size at which the latency was measured"""
     request: Asked = field(default_factory=Request)
     out: Path | None = None
     """folder for the files; by default figures/ in the store"""
@@ -299,14 +299,14 @@ class Costs:
 
 @dataclass(frozen=True)
 class Claims:
-    """Judge the paper's statements by the finished runs. Status 1 if one of them fails."""
+    """Judge the paper's statements by the finished runs. Exit status 1 if one of them fails."""
 
     request: Asked = field(default_factory=Request)
     source: Origin = field(default_factory=Source)
     latency: Path = Path("results/bench/latency.csv")
     """file of python -m bench latency, for statements about speed; used if it exists"""
     strict: bool = False
-    """status 1 as well if one is not decided"""
+    """exit status 1 unless every statement holds"""
     out: Path | None = None
     """folder for the files; by default tables/ in the store"""
 
@@ -340,33 +340,33 @@ class Claims:
 
 @dataclass(frozen=True)
 class Build:
-    """Build the report, one HTML file that works offline, from the results in the store or the reference results."""
+    """Build the report from the results in the store or the reference results: one HTML file that works offline."""
 
     request: Asked = field(default_factory=Request)
     source: Origin = field(default_factory=Source)
     latency: Path = Path("results/bench/latency.csv")
-    """file of python -m bench latency; throughput, memory and retrieval are looked for in its folder"""
+    """file of python -m bench latency; throughput, memory and retrieval files are read from the same folder"""
     queries: int = 8
-    """queries of each set in the browser of ranked lists"""
+    """number of queries of each data set in the browser of ranked lists"""
     device: str = "auto"
-    """device that embeds images for the ranked lists, the first time: cpu, cuda, cuda:N, or auto"""
+    """device that computes features and activation maps: cpu, cuda, cuda:N, or auto"""
     out: Path | None = None
     """folder for index.html with its figures and tables; by default report/ in the store"""
 
     def __call__(self) -> int:
-        """Build the report. The page names what it lacks, with the commands that make it."""
+        """Build the report. The page lists the missing parts and the commands that produce them."""
         from reports.page.build import build
         from reports.page.report import Report
 
         if self.queries < 1:
             raise UserError(f"--queries must be at least 1, got {self.queries}")
-        gc.freeze()  # a tenth of the time is spent on looking for garbage among what was imported
+        gc.freeze()  # else a tenth of the time goes into garbage collection of imported modules
         results = self.source.results(self.request)
         out = self.out or results.folder / "report"
         options = RankingOptions(device=self.device)
         missing = build(Report(results, results.bench_file(self.latency), self.queries, options, out))
         size = (out / "index.html").stat().st_size / 2**20
-        text = f", {len(missing)} things missing, listed at its end" if missing else ""
+        text = f", {len(missing)} parts missing, listed at its end" if missing else ""
         print(f"written: {out / 'index.html'} ({size:.1f} MiB{text}), {out / 'tables'}, {out / 'figures'}")
         return 0
 
@@ -376,16 +376,16 @@ class Add:
     """Add the finished runs of a store to the reference results of a machine."""
 
     machine: str
-    """name of the machine's folder, as epyc-2-cores"""
+    """name of the machine's folder, such as epyc-2-cores"""
     studies: tuple[str, ...] = tuple(STUDIES)
-    """tables and figures"""
+    """tables and figures to add"""
     request: Asked = field(default_factory=Request)
     about: str = ""
-    """the machine in words; empty: as before, at first its processor or device"""
+    """description of the machine; empty: as before, for a new machine its processor or device"""
     who: str = ""
     """person who made the runs; empty: as before"""
     replace: bool = False
-    """replace other results of the same experiments"""
+    """replace different results of the same experiments"""
     folder: Path | None = None
     """folder of the reference results; by default reference/ of this checkout"""
 
@@ -394,7 +394,7 @@ class Add:
         from reports.contributions import Machine, add
 
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.machine):
-            raise UserError(f"--machine {self.machine!r}: use small letters, digits, dots and hyphens")
+            raise UserError(f"--machine {self.machine!r}: use lower-case letters, digits and the characters . _ -")
         machine = Machine((self.folder or reference_folder()) / self.machine, self.about, self.who)
         for line in add(self.request, self.studies, machine, replacing=self.replace):
             print(line)
@@ -403,7 +403,7 @@ class Add:
 
 @dataclass(frozen=True)
 class Check:
-    """Check all reference results. Status 1 if a file is damaged, inconsistent, or not of this code."""
+    """Check all reference results. Exit status 1 if a file is damaged, inconsistent or from other code."""
 
     folder: Annotated[Path | None, tyro.conf.Positional] = None
     """folder of the reference results; by default reference/ of this checkout"""
@@ -414,7 +414,7 @@ class Check:
 
         folder = self.folder or reference_folder()
         if not folder.is_dir():
-            raise UserError(f"no folder of reference results {folder}")
+            raise UserError(f"the folder of reference results {folder} does not exist")
         problems = list(check(folder))
         for problem in problems:
             print(problem)
@@ -504,7 +504,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; finished embeddings are kept, and the same command resumes", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

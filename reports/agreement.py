@@ -36,7 +36,7 @@ class Pair:
 
     @property
     def trained(self) -> bool:
-        """True if the cell is of a training; others have no variance."""
+        """True if its networks were trained; others have no variance."""
         return bool((self.here.runs["steps"] > 0).all())
 
 
@@ -44,7 +44,7 @@ def with_reference(table: Table, compared: Comparisons, theirs: Table, theirs_co
     """The table with the reference results in its cells, the agreement of both, and notes about them.
 
     Args:
-        table: of the results measured here.
+        table: table of the results measured here.
         compared: its comparisons.
         theirs: the table of the reference results.
         theirs_compared: its comparisons.
@@ -86,8 +86,8 @@ def _with_words(row: Row, words: dict[Key, str]) -> Row:
 def agreements(pairs: Sequence[Pair], here: Comparisons, there: Comparisons) -> list[Effect]:
     """The difference of each pair by the metric that decides its column, here minus there, in percentage points.
 
-    Repetitions of all cells of a column share a variance if the same thing differs between them, and if they have
-    converged, or have not.
+    Cells of a column share a variance if the same thing differs between their repetitions, and if all have converged
+    or none has.
     """
     pools: dict[tuple[Column, Pool], list[Floats]] = {}
     for pair in pairs:
@@ -106,7 +106,7 @@ def agreements(pairs: Sequence[Pair], here: Comparisons, there: Comparisons) -> 
 
 
 def _obstacle(pair: Pair) -> str:
-    """Why the difference of a pair is not judged, beyond a lack of seeds."""
+    """The reason that a pair is not judged, other than a lack of seeds; empty: it is judged."""
     if not pair.same_data:
         return "different versions of the data"
     return "the runs here are those of the reference" if _copied(pair) else ""
@@ -153,7 +153,8 @@ def agreement_lines(
         if effect.obstacle:
             reasons[effect.obstacle] = reasons.get(effect.obstacle, 0) + 1
     if reasons:
-        yield "Not judged against the reference: " + "; ".join(f"{n} cells, {why}" for why, n in reasons.items()) + "."
+        counts = "; ".join(f"{n} table cells, {why}" for why, n in reasons.items())
+        yield f"Not judged against the reference: {counts}."
 
 
 def source_lines(found: Found, about: str) -> list[str]:
@@ -164,7 +165,7 @@ def source_lines(found: Found, about: str) -> list[str]:
         about: machine, person and date in words.
     """
     resolution = found.resolution
-    others = f" Also measured on {', '.join(found.others)}: --machine NAME." if found.others else ""
+    others = f" Also measured on {', '.join(found.others)}; choose with --machine NAME." if found.others else ""
     return [
         f"Reference results of {about}; {resolution.request.repetitions}. "
         f"python -m reports table {resolution.study.name} --reference shows them alone.{others}"

@@ -8,11 +8,11 @@ from msinet.models.registry import in_study, label_of
 from reports.results import Factors
 
 Group = Literal["scratch", "pretrained", "either", "any"]
-"""initial weights; pretrained: on ImageNet; either: on ImageNet, else, on the rendered world, on the pretext set, else
-none; any: the only group of the table, as in Table 3"""
+"""initial weights; pretrained: on ImageNet; either: on ImageNet, else on the rendered pretext set, else from
+scratch; any: the only group of the table, as in Table 3"""
 #: Points of loss up to which a change counts as harmless.
 HARMLESS = 0.5
-#: Points of a slight or little difference at most; more is a large one.
+#: Largest slight difference, in percentage points; more is a large one.
 SLIGHT = 1.0
 
 
@@ -38,11 +38,11 @@ class Comparison:
     averaged: tuple[Factors, ...] = ()
     """rows whose mean by seed replaces `better`"""
     subtracted: tuple[tuple[Group, Factors], tuple[Group, Factors]] | None = None
-    """instead of the difference alone: it minus the difference of these two rows"""
+    """two rows whose difference is subtracted from the difference"""
 
     @property
     def terms(self) -> tuple[tuple[float, Group, tuple[Factors, ...]], ...]:
-        """Weighted rows whose sum is between the bounds: weight, group, and coordinates; of several rows their mean."""
+        """Terms of the bounded sum: weight, group, and coordinates; several rows stand for their mean."""
         found: list[tuple[float, Group, tuple[Factors, ...]]] = [
             (1.0, self.group, self.averaged or (self.better,)),
             (-1.0, self.worse_group or self.group, (self.worse,)),
@@ -73,15 +73,15 @@ class Selection:
 class Measurement:
     """A claim about costs instead of accuracy.
 
-    parameters: the networks have so many million parameters without classifiers; macs: both networks need as many
-    multiply-adds; time: the first network is faster than the second at every batch size of a latency file.
+    parameters: the networks have the stated parameters without classifiers; macs: both networks need the same number
+    of multiply-adds; time: the first network is faster than the second at every batch size of a latency file.
     """
 
     kind: Literal["parameters", "macs", "time"]
     networks: tuple[str, ...]
     """names with options, as `python -m bench` takes them"""
     millions: tuple[float, ...] = ()
-    """parameters of each, to the digit that the paper gives"""
+    """parameters of each network, rounded as in the paper"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Claim:
     measurement: Measurement | None = None
     selection: Selection | None = None
     not_run: str = ""
-    """why the suite cannot judge it; the paper's own numbers can"""
+    """reason that the suite cannot judge it; the paper's own numbers may still be compared"""
 
 
 #: Columns of Table 2 by the paper's abbreviations.
@@ -189,7 +189,7 @@ SEARCH: tuple[Claim, ...] = (
     ),
     Claim(
         "ce-poor",
-        "The model searched by classification performs worse than by contrast on the same identities",
+        "The model searched by classification performs worse than the one searched by contrast on the same identities",
         "Sec. 4.5, Fig. 5a",
         inside_cell("figure5a", FULL_OVERLAP, CE),
     ),
@@ -283,7 +283,7 @@ CELL: tuple[Claim, ...] = (
     ),
     Claim(
         "alignment-helps",
-        "Alignment generally helps across data sets: the mean over its weights is above no alignment",
+        "Alignment generally helps across data sets: the mean over its weights is higher than without alignment",
         "Sec. 4.5, Fig. 5e",
         across("figure5e", WEIGHTS[0], row(weight=0.0), averaged=WEIGHTS, **EITHER),
     ),
@@ -359,8 +359,8 @@ BACKBONES: tuple[Claim, ...] = (
     ),
     Claim(
         "sixteen-points",
-        "With alignment and pre-trained on ImageNet, MSINet surpasses ResNet50 on MSMT17 to Market-1501, in the paper "
-        "by 16 points of mAP",
+        "With alignment and pre-trained on ImageNet, MSINet surpasses ResNet50 from MSMT17 to Market-1501, in the "
+        "paper by 16 points of mAP",
         "Sec. 1, Table 2",
         everywhere("table2", "MS>M", ALIGNED, RESNET, **IMAGENET),
     ),
@@ -420,7 +420,7 @@ OTHERS: tuple[Claim, ...] = (
     ),
     Claim(
         "negatives",
-        "MSINet largely increases the distance between queries and their nearest negatives over ResNet50",
+        "Compared with ResNet50, MSINet largely increases the distance between queries and their nearest negatives",
         "Sec. 1, Fig. 1",
         not_run="python -m reports figure1 draws the distances; they are not tested, because necks differ in scale",
     ),
@@ -441,7 +441,7 @@ ALIGNMENT: tuple[Claim, ...] = (
     ),
     Claim(
         "sam-unified",
-        "Aligning all pairs alike is worse than apart",
+        "Aligning all pairs alike is worse than aligning positives and negatives separately",
         "Sec. 4.5, Table 5",
         across("table5", network("msinet", "separated"), network("msinet", "unified"), **EITHER),
     ),

@@ -53,8 +53,8 @@ def draw(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     """Draw and write the figure.
 
     Args:
-        data: of `cluster_data`.
-        title: of the figure.
+        data: from `cluster_data`.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
     panels = list(data.groupby("column", sort=False))

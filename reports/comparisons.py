@@ -32,8 +32,8 @@ class Comparisons:
     """Effects between the rows of a table. The rows of a column share one variance between trainings.
 
     Args:
-        files: of the runs.
-        rows: of the table.
+        files: files of the runs.
+        rows: rows of the table.
     """
 
     def __init__(self, files: RunFiles, rows: Sequence[Row]) -> None:
@@ -55,13 +55,13 @@ class Comparisons:
         return self._pools[column, metric][row.group, row.factors]
 
     def mean_row(self, rows: Sequence[Row], column: Column, metric: str) -> statistics.Row:
-        """The mean of several rows by seed, over the seeds that all of them have, of which there is one at least."""
+        """The mean of several rows by seed, over the seeds that all of them have (at least one)."""
         cells = [row.cells[column] for row in rows]
         shared = shared_seeds(rows, column)
         return average([self._row(cell.runs[cell.runs["seed"].isin(shared)], metric) for cell in cells])
 
     def obstacle(self, row: Row, column: Column) -> str:
-        """Why a row cannot be compared in a column; empty: it can. Reads no scores."""
+        """The reason that a row cannot be compared in a column; empty: it can be. Reads no scores."""
         runs = row.cells[column].runs
         return self._obstacle(runs) or few_repetitions(source_of(runs), len(set(repetitions_of(runs))))
 
@@ -69,7 +69,7 @@ class Comparisons:
         return "; ".join(filter(None, [self.convergence(runs), search_obstacle(runs)]))
 
     def convergence(self, runs: pd.DataFrame) -> str:
-        """Why trainings have not converged; empty: they have, or nothing was trained."""
+        """The reason that trainings have not converged; empty: they have, or nothing was trained."""
         trained = tuple(run_id for run_id, steps in zip(runs["run_id"], runs["steps"], strict=True) if steps > 0)
         if trained not in self._obstacles:
             histories = [self._files.read(run_id, "history.csv") for run_id in trained]
@@ -92,10 +92,10 @@ def shared_seeds(rows: Iterable[Row], column: Column) -> set[int]:
 
 
 def search_obstacle(runs: pd.DataFrame) -> str:
-    """Why trainings of searched genotypes say nothing about their searches; empty: the searches agree, or there is one.
+    """The reason that searched genotypes cannot be compared; empty: the searches agree, or there is only one.
 
     Args:
-        runs: of a row.
+        runs: the runs of a row.
     """
     searches = runs.drop_duplicates("search_id")
     if source_of(runs) != "search" or len(searches) < 2:
@@ -105,7 +105,7 @@ def search_obstacle(runs: pd.DataFrame) -> str:
 
 
 def source_of(runs: pd.DataFrame) -> str:
-    """The thing that differs between the repetitions of a row."""
+    """The difference between the repetitions of a row: search, genotype or training."""
     if (runs["search_id"] != "").any():
         return "search"
     several = "option.genotype" in runs and runs["option.genotype"].nunique() > 1

@@ -44,16 +44,16 @@ from reports.statistics import query_values
 
 #: Largest difference of a metric and the mean of its scores, which are stored in single precision.
 TOLERANCE = 1e-6
-#: Stands for a folder of the machine in the words of a request.
+#: Placeholder for a folder of the machine in the words of a request.
 FOLDER = Path("DIR")
-#: Columns of a row that may change without another result.
+#: Columns of a row that may change although the result is the same.
 DESCRIPTION = (*PLACE, "request")
 
 # --- Requests in rows ----------------------------------------------------------------------------
 
 
 def request_words(request: Request) -> str:
-    """The request of a row: the words of the command line without seeds, store and the names of folders."""
+    """The request of a row: the words of the command line without seeds, store and folder names."""
     changes: dict[str, Any] = {o.name: FOLDER for o in fields(request) if isinstance(getattr(request, o.name), Path)}
     words = replace(request, **changes | {"store": Request.store}).as_args()
     if "--seeds" in words:
@@ -66,12 +66,12 @@ def request_of(words: str) -> Request:
     """The request that `request_words` wrote.
 
     Raises:
-        UserError: today's code does not know its words.
+        UserError: this version of the code does not know its words.
     """
     try:
         return tyro.cli(tyro.conf.OmitArgPrefixes[Request], args=shlex.split(words), console_outputs=False)
     except SystemExit as error:
-        raise UserError(f"the request {words!r} is not one of this version of the code") from error
+        raise UserError(f"the request {words!r} is not valid in this version of the code") from error
 
 
 # --- Adding --------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class Machine:
     folder: Path
     """its folder among the reference results"""
     about: str = ""
-    """the machine in words; empty: as before, at first its processor and device"""
+    """description of the machine; empty: as before, for a new machine its processors or devices"""
     who: str = ""
     """who measured; empty: as before"""
 
@@ -93,15 +93,15 @@ def add(request: Request, studies: Iterable[str], machine: Machine, *, replacing
     """Write the finished runs of a store into reference results; yields a line for each study that has any.
 
     Args:
-        request: profile, data and store whose runs count. Those of whole tables count as well, and of every number of
-            seeds up to that of the store.
+        request: profile, data and store of the runs. Runs of whole tables are included, with every number of seeds up
+            to that of the store.
         studies: names of tables and figures.
-        machine: that the runs were made on.
-        replacing: replace other results of the same experiments.
+        machine: the machine of the runs.
+        replacing: replace different results of the same experiments.
 
     Raises:
-        UserError: an unknown study, no finished run, runs whose experiments have other results already, or no name of
-            the person at first.
+        UserError: an unknown study, no finished run, runs whose experiments already have different results, or a new
+            machine without a person.
     """
     store = Store(request.store)
     merged = []
@@ -121,11 +121,11 @@ def add(request: Request, studies: Iterable[str], machine: Machine, *, replacing
     write_json(machine.folder / MACHINE, described | _history(machine.folder))
     dirty = [row["run_id"] for one in merged for row in one.rows if "dirty" in str(row.get("code"))]
     if dirty:
-        yield f"{len(set(dirty))} runs were made with uncommitted code; nobody can repeat them"
+        yield f"{len(set(dirty))} runs were made with uncommitted code; they cannot be reproduced"
 
 
 def _finished(name: str, request: Request, store: Store) -> tuple[list[Row], dict[str, Files]]:
-    """Rows and files of a study's finished runs, whatever the number of seeds that they were asked for with."""
+    """Rows and files of a study's finished runs, for any requested number of seeds."""
     places: dict[str, Place] = {}
     runs: dict[str, Experiment] = {}
     seeds = 1 + max(store.frame().get("seed", pd.Series([request.repeats - 1])).astype(int))
@@ -152,7 +152,7 @@ def _places(resolution: Resolution) -> Iterator[tuple[str, Place]]:
         if one.search_id:
             yield one.search_id, Place(cell.group, label, "search", cell.draw, words)
         yield one.run_id, Place(cell.group, label, column_label(cell.train, cell.test), cell.draw, words)
-    for one in resolution.cells:  # trainings whose weights are ranked across sets, if they fill no cell of their own
+    for one in resolution.cells:  # trainings whose weights are ranked across sets, if they have no table cell
         if one.cell.experiment.same_weights:
             cell, training = one.cell, resolution.trainings[one.cell.experiment.training]
             column = column_label(cell.train, cell.train)
@@ -178,7 +178,7 @@ class _Merged:
 
 
 def _merged(store: ReferenceStore, rows: Sequence[Row], files: Mapping[str, Files], *, replacing: bool) -> _Merged:
-    """Rows that are there and rows that are new; one row for each experiment."""
+    """Old and new rows, one for each experiment."""
     old = {row["experiment"]: row for row in store.rows} if store.has_runs else {}
     kept = dict(old)
     contents: dict[str, Files] = {row["run_id"]: store.files(row["run_id"]) for row in old.values()}
@@ -193,8 +193,8 @@ def _merged(store: ReferenceStore, rows: Sequence[Row], files: Mapping[str, File
         contents[row["run_id"]] = files[row["run_id"]]
     if others and not replacing:
         raise UserError(
-            f"{store.table} has other results of {len(others)} experiments, such as run {others[0]}; "
-            "--replace takes those of the store"
+            f"{store.table} has different results of {len(others)} experiments, such as run {others[0]}; "
+            "--replace uses those of the store"
         )
     changed = sum(row is not old.get(key) for key, row in kept.items())
     return _Merged(
@@ -223,7 +223,7 @@ def _numeric(values: "pd.Series[Any]") -> bool:
 
 
 def _described(machine: Machine, rows: Sequence[Row]) -> dict[str, Any]:
-    """The machine and the person: those given, else those that are known."""
+    """The machine and the person, as given, else as before."""
     known = read_machine(machine.folder) if (machine.folder / MACHINE).exists() else {}
     devices = dict.fromkeys(str(row["cpu"] if row["device"] == "cpu" else row["device"]) for row in rows)
     who = machine.who or known.get("who")
@@ -251,10 +251,10 @@ def _history(folder: Path) -> dict[str, Any]:
 
 
 def check(folder: Path) -> Iterator[str]:
-    """The problems of all reference results; none if they are valid and of today's code.
+    """The problems of all reference results; none if they are valid and from this version of the code.
 
     Args:
-        folder: of the reference results, with one folder per machine.
+        folder: folder of the reference results, with one folder per machine.
     """
     for machine in sorted(path for path in folder.glob("*/") if path.is_dir()):
         tables = sorted(machine.glob("*.csv"))
@@ -374,7 +374,7 @@ def _check_files(store: ReferenceStore, row: Row) -> Iterator[str]:
 
 
 def _stale(store: ReferenceStore, rows: Sequence[Row]) -> Iterator[str]:
-    """Rows whose experiment belongs to no table cell of today's code."""
+    """Rows whose experiment belongs to no table cell of this version of the code."""
     left = {str(row["run_id"]): row for row in rows}
     for words in dict.fromkeys(str(row.get("request") or "") for row in rows):
         try:

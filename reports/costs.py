@@ -19,7 +19,7 @@ from reports.placement import annotate
 from reports.results import Results
 from reports.tables import Row, network_of, table_group
 
-#: What has a latency: a row of the table of all machines.
+#: Columns that identify a row in the table of all machines.
 PLACE = ["label", "height", "width", "batch"]
 
 
@@ -27,7 +27,7 @@ def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
     """The table of `python -m bench latency` or `gpu`, and its environment, which is empty for that of `gpu`.
 
     Raises:
-        UserError: the file does not exist or is no such table.
+        UserError: the file does not exist or is not such a table.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; python -m bench latency makes it")
@@ -37,7 +37,7 @@ def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
         if about.exists() or "device" not in table:
             environment = json.loads(about.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} or the JSON next to it cannot be read ({error}); measure it again") from error
+        raise UserError(f"{path} or the JSON next to it cannot be read ({error}); measure again") from error
     missing = {"model", "form", "precision", "batch", "p50_ms", "macs", "parameters", "map_bytes"} - set(table)
     if missing:
         raise UserError(f"{path} has no column {', '.join(sorted(missing))}; python -m bench latency writes them")
@@ -56,7 +56,7 @@ def by_machine(own: Path) -> pd.DataFrame:
 
     Returns:
         One row per network, image size and batch; a column per machine, device, form and precision: those of the
-        reference results, then this machine's. NaN where a machine has not measured.
+        reference results, then this machine's. NaN where a machine has no measurement.
 
     Raises:
         UserError: a table cannot be read.
@@ -94,7 +94,7 @@ def accuracy_data(
     """One row per network that has both: group, label, network, mAP in per cent, milliseconds per image, parameters.
 
     Raises:
-        UserError: nothing was measured in that form at that batch, or none of it has results.
+        UserError: nothing was measured in that form at that batch, or none of these networks has results.
     """
     chosen = latencies[(latencies["form"] == form) & (latencies["batch"] == batch) & (latencies["precision"] == "fp32")]
     if chosen.empty:
@@ -131,11 +131,11 @@ def timed_as(row: Row) -> str:
 
 
 def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
-    """mAP against milliseconds per image; areas are parameters, the line is the Pareto front.
+    """mAP against milliseconds per image; marker areas show parameters; the line is the Pareto front.
 
     Args:
-        data: of `accuracy_data`.
-        title: of the figure.
+        data: from `accuracy_data`.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
     groups = list(data.groupby("group", sort=False))
@@ -192,7 +192,7 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
     Bytes are those of the deployed network's feature maps and weights, layer by layer.
 
     Args:
-        latencies: of `read_latencies`.
+        latencies: from `read_latencies`.
         environment: with the machine's measured rates.
         stem: path without suffix for the .png, .svg and .csv.
 
@@ -226,7 +226,7 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
             xlim=(low, high),
             xlabel="multiply-adds per byte moved",
             ylabel="$10^9$ multiply-adds per second",
-            # A decade at least, so that differences look as large as they are.
+            # At least a decade, so that small differences do not look large.
             ylim=(min(peak / 1e10, 0.5 * data["rate"].min() / 1e9), 1.6 * peak / 1e9),
         )
         for side in (axis.xaxis, axis.yaxis):
@@ -237,7 +237,7 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
         machine = environment["cpu"] if environment["device"] == "cpu" else environment["device"]
         axis.set_title(
             f"deployed, fp32, batch {data['batch'].iloc[0]}, {machine};\n"
-            "line: roofline of the machine, per cent: share of it reached"
+            "line: roofline of the machine; per cent: share of it reached"
         )
         annotate(
             axis,

@@ -20,7 +20,7 @@ TRAINING = {"loss": "training loss\n(all branches)", "accuracy": "training accur
 
 
 def draw_study_curves(results: Results, name: str, folder: Path) -> list[Path]:
-    """Training curves of a study, one figure per group, and curves of mAP if its runs were evaluated on the way.
+    """Training curves of a study, one figure per group, and curves of mAP if its runs were evaluated during training.
 
     Raises:
         UserError: no training is finished.
@@ -34,7 +34,7 @@ def draw_study_curves(results: Results, name: str, folder: Path) -> list[Path]:
     if data.loc[data["epoch"] > 0, "mAP"].notna().any():
         written += draw_curves(data, f"mAP while training, {profile}", stem.with_name(f"{stem.name}-curves"))
     else:
-        print("no curve of mAP: no run was evaluated on the way; run it with --evaluate-every N")
+        print("no curve of mAP: no run was evaluated during training; run it with --evaluate-every N")
     return written
 
 
@@ -73,7 +73,7 @@ def by_group(data: pd.DataFrame, stem: Path) -> list[tuple[str, pd.DataFrame, Pa
 
     Args:
         data: with a column group.
-        stem: of the figure.
+        stem: path of the figure without suffix.
     """
     nothing = table_group("untrained")
     untrained = data["group"] == nothing
@@ -94,8 +94,8 @@ def draw_curves(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     """mAP against training steps, a line per run, with the untrained rows as dashed levels.
 
     Args:
-        data: of `curve_data`.
-        title: of the figure.
+        data: from `curve_data`.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
     data = data.dropna(subset="mAP").drop(columns=["loss", "accuracy", "lr"])
@@ -127,8 +127,8 @@ def draw_training(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     """Loss, accuracy and learning rate against training steps: a line per run, a column of panels per task.
 
     Args:
-        data: of `curve_data`, of one group.
-        title: of the figure.
+        data: from `curve_data`, of one group.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
     panels = list(data.groupby("column", sort=False))

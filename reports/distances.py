@@ -19,7 +19,7 @@ from reports.ranked import embeddings
 
 #: Negatives whose mean distance Figure 1 shows.
 NEAREST = 10
-#: Lines of networks in one plot.
+#: Line styles of the networks in one plot.
 STYLES = ("-", "--", ":", "-.")
 
 
@@ -28,8 +28,8 @@ def nearest_negatives(features: NDArray[np.float32], dataset: Dataset, count: in
 
     Args:
         features: (N, D), a row per test image.
-        dataset: whose test images they are. Junk is no part of it; distractors are negatives.
-        count: of the negatives that are nearest to a query; all there are where the gallery has fewer.
+        dataset: the data set of the test images. It holds no junk; distractors are negatives.
+        count: number of nearest negatives per query; all of them if the gallery has fewer.
 
     Returns:
         One row per query with a match: query (its path), negatives and positives (the mean Euclidean distance between
@@ -91,8 +91,8 @@ def draw_distances(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     farther.
 
     Args:
-        data: of `distance_data`.
-        title: of the figure.
+        data: from `distance_data`.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
     look = looks(dict(zip(data["row"], data["network"], strict=True)))

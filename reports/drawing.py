@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from msinet.io import atomic_path, write_text
 from msinet.models.registry import CARDS
 
-#: Text as small as a paper's captions, no frame beyond the axes, the same SVG from the same data.
+#: Text as small as a paper's captions, no top and right frame, the same SVG from the same data.
 STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -43,11 +43,11 @@ MARKERS = "os^vDP"
 def looks(networks: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each label.
 
-    Networks have those of their cards in every figure. Other labels take the free ones in order; when the colours are
-    used up, they come again with other markers.
+    Networks have those of their cards in every figure. Other labels take the free colours in order. Further labels
+    repeat colours with other markers.
 
     Args:
-        networks: by label the name of the network's card; empty: the label is no network by itself.
+        networks: card name by label; empty: the label is not a single network.
     """
     shown = {label: CARDS[name] for label, name in networks.items() if name and CARDS[name].colour}
     found = {label: (card.colour, card.marker or MARKERS[0]) for label, card in shown.items()}
@@ -60,13 +60,13 @@ def looks(networks: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 
 
 def finish_axes(axis: Axes, grid: str = "y") -> None:
-    """A grid behind the data."""
+    """Draw a grid behind the data."""
     axis.grid(axis=grid)  # type: ignore[arg-type]
     axis.set_axisbelow(True)
 
 
 def title_lines(title: str, inches: float) -> list[str]:
-    """The lines of a title in a figure of that width, about equally long, so that no word stands alone."""
+    """The lines of a title in a figure of that width, about equally long: no line of a single word."""
     width = int(14.5 * inches)  # characters of this size to an inch
     lines: list[str] = []
     for part in title.splitlines():
@@ -77,7 +77,7 @@ def title_lines(title: str, inches: float) -> list[str]:
 
 
 def add_title(figure: Figure, title: str) -> None:
-    """A title on the left, in as many lines as the width asks for; a figure with a layout engine grows by them."""
+    """Add a title on the left, wrapped to the width; a figure with a layout engine grows by the extra lines."""
     lines = title_lines(title, figure.get_figwidth())
     if figure.get_layout_engine():
         figure.set_figheight(figure.get_figheight() + 0.16 * (len(lines) - 1))
@@ -94,7 +94,7 @@ class Margins:
     top: float
     """for labels and a title of one line"""
     right: float = 0.05
-    """room for a colour bar from 0.3 on"""
+    """0.3 or more leaves room for a colour bar"""
     below: float = 0.0
     """under every row, for captions"""
 
@@ -108,7 +108,7 @@ def image_grid(
         tall: number of rows.
         wide: images in a row.
         size: (height, width) of an image, of which only the ratio counts.
-        title: of the figure.
+        title: title of the figure.
         margins: around the images.
         side: inches of an image's longer side.
 
@@ -139,7 +139,7 @@ def image_grid(
 
 
 def write_figure(figure: Figure, data: pd.DataFrame, stem: Path) -> list[Path]:
-    """STEM.png, .svg and the .csv that they show."""
+    """Write STEM.png, .svg and the .csv with their data; returns the files."""
     for suffix in (".png", ".svg"):
         with atomic_path(stem.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, dpi=200, metadata={"Date": None} if suffix == ".svg" else None)

@@ -30,7 +30,7 @@ LEVELS: dict[str, tuple[tuple[float, str], ...]] = {
 
 
 def by_factor(results: Results, name: str) -> pd.DataFrame:
-    """R1 and mAP of every row of a study on the queries of each level, random weights left out.
+    """R1 and mAP of every row of a study on the queries of each level, without networks of random weights.
 
     Columns: group, row, network, column, factor, level, queries, R1 and mAP in per cent, means over seeds and draws;
     low and high, the 95 % confidence interval of mAP (`interval`). Queries without a match are left out.
@@ -58,7 +58,7 @@ def by_factor(results: Results, name: str) -> pd.DataFrame:
 
 
 def _levels(queries: pd.DataFrame, runs: int) -> Iterator[dict[str, object]]:
-    """The queries of some runs at each level of each factor, where there are any."""
+    """The queries of some runs at each level of each factor, if there are any."""
     for factor, levels in LEVELS.items():
         bounds = (-math.inf, *(high for high, _ in levels))
         for low, (high, level) in zip(bounds, levels, strict=False):
@@ -82,11 +82,11 @@ def interval(values: np.ndarray, identities: np.ndarray) -> tuple[float, float]:
 
     Identities are drawn with all their queries, because queries of one identity are hard or easy together; runs of
     several seeds count as more queries of the same identities. The interval covers the choice of identities, not the
-    variance of training. The same input gives the same interval; of a single identity it is NaN.
+    variance of training. The same input gives the same interval; it is NaN for a single identity.
 
     Args:
-        values: (Q,) of the queries.
-        identities: (Q,) whose they are.
+        values: (Q,) value of each query.
+        identities: (Q,) identity of each query.
     """
     _, which = np.unique(identities, return_inverse=True)
     sums, counts = np.bincount(which, values), np.bincount(which)
@@ -107,7 +107,7 @@ def draw_study_factors(data: pd.DataFrame, results: Results, name: str, folder: 
     for group, part, one in by_group(data, stem):
         title = (
             f"mAP by factor of the query, {group}, profile {request.profile}, {repetitions}; "
-            "bars: 95 % bootstrap over identities, n: queries"
+            "bars: 95 % bootstrap interval over identities; n: queries"
         )
         written += draw_factors(part, title, one)
     return written
@@ -117,8 +117,8 @@ def draw_factors(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     """mAP by level of each factor: a row of panels per column of the table, a line per network with its interval.
 
     Args:
-        data: of `by_factor`, of one trained group and the untrained one.
-        title: of the figure.
+        data: from `by_factor`, of one trained group and the untrained one.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
     look = looks(dict(zip(data["row"], data["network"], strict=True)))

@@ -23,14 +23,14 @@ from reports.notes import baseline_pairs
 from reports.results import Factors, Results, file_name, in_percent
 from reports.tables import Column, Table, table_group
 
-#: Factors that are drawn as a numeric axis: name of the axis, unit behind its numbers, whether it changes the size of
-#: the network, which is then drawn as well.
+#: Factors that are drawn as a numeric axis: name of the axis, unit after its numbers, and whether the factor changes
+#: the network's size, which is then drawn as well.
 AXES = {
     "overlap": ("share of identities on both sides (overlap)", "", False),
     "ratio": ("scale ratio of the branches", ":1", True),
     "weight": ("weight of spatial alignment", "", False),
 }
-#: Look of the error bars.
+#: Style of the error bars.
 BARS: dict[str, Any] = {"fmt": "none", "color": "0.35", "lw": 0.9, "capsize": 2, "zorder": 1}
 #: Sizes of a network: name of the axis and unit.
 SIZES = {"parameters": ("parameters, M", 1e6), "macs": ("multiply-adds, $10^9$", 1e9)}
@@ -41,7 +41,7 @@ def run_data(table: Table, compared: Comparisons) -> pd.DataFrame:
 
     Columns: group, factors, row (its label), column, seed, run_id, metric (the one that decides the column), R1 and
     mAP in per cent, parameters (without classifiers), macs, and low, high and scope: the 95 % interval of the
-    difference to the baseline row, added to that row's mean, and what it generalizes to; NaN and empty without one.
+    difference to the baseline row, added to that row's mean, and its scope; NaN and empty without one.
     """
     names = ["group", "factors", "row", "column", "seed", "run_id", "metric", "R1", "mAP", "parameters", "macs"]
     names += ["low", "high", "scope"]
@@ -104,7 +104,7 @@ def draw_study(results: Results, name: str, folder: Path) -> list[Path]:
 
 
 def panels_of(data: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
-    """Runs by group and column: those of different initial weights share no mean."""
+    """Runs by group and column; runs with different initial weights are not averaged."""
     return [
         ((str(group), str(column)), part) for (group, column), part in data.groupby(["group", "column"], sort=False)
     ]
@@ -116,13 +116,13 @@ def panels_of(data: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
 def draw_rows(data: pd.DataFrame, table: Table, title: str, stem: Path) -> list[Path]:
     """Accuracy of every row of an ablation: a panel for each group and column, a line to each row from its baseline.
 
-    A dot is a run, a bar and the number on the right are the mean of a row's runs. The metric is the one that the
-    paper judges the column by.
+    A dot is a run; the bar and the number on the right are the mean of a row's runs. The metric is the column's
+    headline metric.
 
     Args:
-        data: of `run_data`, not empty.
-        table: whose rows they are.
-        title: of the figure.
+        data: from `run_data`, not empty.
+        table: the table of these rows.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
     rows = list(dict.fromkeys(data["factors"]))
@@ -181,13 +181,13 @@ def _rows_panel(axis: Axes, part: pd.DataFrame, table: Table, labels: list[str],
 def draw_levels(data: pd.DataFrame, table: Table, title: str, stem: Path) -> list[Path]:
     """Accuracy against the factor that a study draws as an axis, one panel per group and column.
 
-    Rows that differ in that factor alone form a line through their means, rows without such siblings are dashed
-    levels. A dot is a run. If the factor changes the size of the network, two more panels show the size.
+    Rows that differ in that factor alone form a line through their means. Rows without such siblings are dashed
+    lines. A dot is a run. If the factor changes the size of the network, two more panels show the size.
 
     Args:
-        data: of `run_data`, not empty.
-        table: whose rows they are.
-        title: of the figure.
+        data: from `run_data`, not empty.
+        table: the table of these rows.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
     assert table.study is not None

@@ -1,4 +1,4 @@
-"""Tables as text, Markdown, LaTeX and CSV. Labels and numbers become text here and nowhere before."""
+"""Tables as text, Markdown, LaTeX and CSV. Only this module turns labels and numbers into text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Printed:
-    """A table cell as text: numbers with marks, a remark behind them, or words where there is no number."""
+    """A table cell as text: numbers with marks and a remark after them, or words without a number."""
 
     numbers: tuple[tuple[float, str, str], ...] = ()
     """value, text and marks of each"""
@@ -58,7 +58,7 @@ class Line:
 
 
 def plain_mark(text: str, marks: str) -> str:
-    """A number with its marks behind it, for plain text."""
+    """A number followed by its marks, for plain text."""
     return text + marks
 
 
@@ -67,9 +67,9 @@ def _one(value: float | None, text: str) -> Printed:
 
 
 def grid(table: Table) -> tuple[list[Heading], list[Line]]:
-    """Headings and lines, the same for every format. Columns of the reference and the paper are there if they have any.
+    """Headings and lines, the same for every format. The reference and the paper have columns if they have values.
 
-    In a table of reference results, these are in the place of the measured values.
+    In a table of reference results, these replace the measured values.
     """
     compared = any(cell.paper for row in table.rows for cell in row.cells.values())
     families = table.columns_with_families
@@ -142,7 +142,7 @@ def _published(cell: TableCell, metrics: Sequence[str]) -> Printed:
 
 
 def brief(table: Table) -> Table:
-    """The rows that have results, without notes: for the console while others still train."""
+    """The rows that have results, without notes, for the console while other rows are trained."""
     return replace(table, rows=[row for row in table.rows if row.done], notes=())
 
 
@@ -182,7 +182,7 @@ def as_markdown(table: Table) -> str:
     return "\n".join([*out, "", *table.notes]) + "\n"
 
 
-#: Characters that LaTeX reads otherwise.
+#: LaTeX for characters that are special in LaTeX.
 TEX: Mapping[str, str] = {
     "_": r"\_",
     "%": r"\%",
@@ -211,7 +211,7 @@ def as_latex(table: Table) -> str:
     headings, lines = grid(table)
     about = next(i for i, heading in enumerate(headings) if heading.title == "GMACs")  # further columns are results
     out = [
-        r"% needs \usepackage{booktabs}; too wide: \resizebox{\linewidth}{!}{...} round it (graphicx)",
+        r"% needs \usepackage{booktabs}; if too wide: wrap in \resizebox{\linewidth}{!}{...} (graphicx)",
         r"\begin{tabular}{l" + "r" * about + "c" * (len(headings) - about - 1) + "}",
         r"\toprule",
         " & ".join(tex(heading.text) for heading in headings) + r" \\",
@@ -257,7 +257,7 @@ def _record(table: Table, row: Row, column: str, cell: TableCell, metric: str) -
 
 
 def _reference_values(cell: TableCell | None, metric: str, agreement: str) -> dict[str, object]:
-    """Values of the reference; none without one, so that tables without a reference have no such columns."""
+    """Values of the reference; empty without one, so that such tables have no reference columns."""
     if cell is None:
         return {}
     return {

@@ -1,7 +1,7 @@
 """Agreement of the genotypes that several searches found, compared with chance.
 
-If searches that differ only in their seed do not agree, their operations are arbitrary, and a training of what they
-found says nothing about the search. docs/statistics.md states the formulas.
+If searches that differ only in their seed do not agree, their operations are arbitrary. Training their genotypes then
+says nothing about the search. docs/statistics.md states the formulas.
 """
 
 import math
@@ -28,7 +28,7 @@ class Agreement:
     interval: tuple[float, float]
     """95 % interval over interactions"""
     p: float
-    """probability of this share or a larger one if every operation is equally likely, whatever the others are"""
+    """probability of this share or a larger one if all operations are equally likely and independent"""
 
     @property
     def above_chance(self) -> bool:
@@ -48,7 +48,7 @@ def agreement(genotypes: Sequence[str]) -> Agreement:
     """Agreement of searches.
 
     Args:
-        genotypes: of each search, one letter an interaction, as many in each.
+        genotypes: one per search, with one letter per interaction; all of the same length.
 
     Raises:
         ValueError: fewer than two genotypes, or of different lengths.

@@ -29,7 +29,7 @@ class GivenLists:
     size: tuple[int, int]
     """height and width of its images"""
     mean_ap: float
-    """of all queries, in per cent"""
+    """mAP of all queries, in per cent"""
     lists: tuple[RankedList, ...]
 
 
@@ -46,7 +46,7 @@ def given_lists(
         run_options: device and progress bars.
 
     Raises:
-        UserError: weights that cannot be used, or two with one label.
+        UserError: weights that cannot be used.
     """
     labels = [_label(path) for path in weights]
     if len(set(labels)) < len(labels):

@@ -21,11 +21,11 @@ from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, TableCell
 
 @cache
 def build_table(results: Results, name: str) -> Table:
-    """A study's table next to the paper's numbers and the reference results; made once for the same results.
+    """A study's table next to the paper's numbers and the reference results; cached for the same results.
 
     Args:
-        results: of a request.
-        name: of the study.
+        results: results of a request.
+        name: name of the study.
 
     Raises:
         UserError: unknown study, no finished runs, or results on several versions of a data set.
@@ -44,7 +44,7 @@ def shown_table(results: Results, name: str) -> tuple[Results, Table]:
     """A study's table, and the results behind it: those of the store, or the reference if nothing was measured here.
 
     Raises:
-        UserError: as `build_table`, and there are no reference results.
+        UserError: see `build_table`; or there are no reference results.
     """
     reference, why = results.reference, "no run is finished"
     try:
@@ -70,7 +70,7 @@ def plain_table(results: Results, name: str) -> Table:
     study, frame = find_study(name), results.frame(name)
     numbers = paper_numbers(name)
     found = results.found(name) if isinstance(results, ReferenceResults) else None
-    if found:  # groups and columns that the reference has
+    if found:  # keep the groups and columns that the reference has
         finished = results.finished(name)
         tasks = set(zip(finished["train"], finished["test"], strict=True))
         shown = [task in tasks for task in zip(frame["train"], frame["test"], strict=True)]
@@ -106,7 +106,7 @@ def columns_of(frame: pd.DataFrame) -> tuple[Column, ...]:
 def _rows(frame: pd.DataFrame, group: str, columns: Sequence[Column], numbers: pd.DataFrame, whole: bool) -> list[Row]:
     """Rows of a group: those of the study and, in a whole table, those that only the paper has.
 
-    Where the paper leaves initial weights open, most rows are its own, and all follow its order.
+    If the paper does not state initial weights, all rows follow its order, because most are its own.
     """
     part, stated = frame[frame["group"] == group], of_group(numbers, group)
     ours = list(dict.fromkeys(part["factors"]))
@@ -140,9 +140,9 @@ def _cells(
 def marked(rows: Sequence[Row], comparisons: Comparisons | None = None) -> list[Row]:
     """The rows with the best and second best of each group, column and metric marked, measured and published.
 
-    Values that are equal to the digit shown share a mark. Nothing is marked among fewer than two rows, and no second
-    best among fewer than three. Measured values are marked only if every row can be compared. NOISE marks values that
-    cannot be told from the best: p values adjusted by Holm's method within the column.
+    Values that are equal to the digit shown share a mark. The best needs at least two rows, the second best at
+    least three. Measured values are marked only if every row can be compared. NOISE marks values
+    that cannot be distinguished from the best: p values adjusted by Holm's method within the column.
     """
     result = list(rows)
     for group in dict.fromkeys(row.group for row in rows):
@@ -184,7 +184,7 @@ def _podium(values: Mapping[int, float]) -> dict[int, str]:
 
 
 def _like_the_best(rows: Mapping[int, Row], column: Column, metric: str, comparisons: Comparisons) -> list[int]:
-    """Rows that cannot be told from the best row."""
+    """Rows that cannot be distinguished from the best row."""
     best = max(rows, key=lambda i: rows[i].cells[column].mean(metric))
     others = [i for i in rows if i != best]
     decisions = decide([[Part(comparisons.effect(rows[best], rows[i], column, metric))] for i in others])

@@ -46,16 +46,16 @@ def as_frame(lists: Mapping[str, Sequence[RankedList]], dataset: Dataset) -> pd.
 def draw_lists(
     lists: Mapping[str, Sequence[RankedList]], dataset: Dataset, size: tuple[int, int], title: str, stem: Path
 ) -> list[Path]:
-    """Each query with a row per network: the query, then the gallery from the nearest on, distances below.
+    """Each query with a row per network: the query, then the gallery images from near to far, with distances below.
 
     Right images have a solid green frame and a check mark, wrong ones a dashed red frame and a cross. Images of the
     query's identity and camera are left out of its list, as in the ranking.
 
     Args:
         lists: by network, all of the same queries.
-        dataset: that they are from.
-        size: (height, width) that the images are shown in.
-        title: of the figure.
+        dataset: the data set of the queries.
+        size: (height, width) of the shown images.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
     rows = [pair for place in zip(*lists.values(), strict=True) for pair in zip(lists, place, strict=True)]

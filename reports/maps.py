@@ -25,15 +25,15 @@ from msinet.models.msinet import MSICell, operations_of
 from reports.drawing import STYLE, Margins, image_grid, write_figure
 from reports.ranked import load_run
 
-#: Colours of a map over its image: dark to light in every colour vision.
+#: Colours of a map over its image: dark to light for every kind of colour vision.
 COLOURMAP = "inferno"
 
 
 def energy(feature_map: Tensor) -> Tensor:
     """The activation map of each image: the sum of squares over the channels, scaled to [0, 1] within the image.
 
-    This is the activation energy of attention transfer (Zagoruyko and Komodakis, 2017), as maps of re-identification
-    networks usually show it; the paper does not say what its maps show. A constant map is 0.
+    This is the activation energy of attention transfer (Zagoruyko and Komodakis, 2017), the usual
+    choice in re-identification; the paper does not define its maps. A constant map is 0.
 
     Args:
         feature_map: (B, C, H, W).
@@ -48,13 +48,13 @@ def energy(feature_map: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def final_maps(network: nn.Module, images: Tensor) -> Tensor:
-    """(B, H, W): the energy of the final map, the one that is pooled into the (global) feature.
+    """(B, H, W): the energy of the final map, which is pooled into the (global) feature.
 
     Raises:
-        UserError: a network without feature maps, such as the colour histogram.
+        UserError: the network has no feature maps, such as the colour histogram.
     """
     if not isinstance(network, ReIDNet):
-        raise UserError(f"{type(network).__name__} has no feature maps; choose a network that has, such as msinet")
+        raise UserError(f"{type(network).__name__} has no feature maps; choose another network, such as msinet")
     return energy(network.eval().backbone(images)[1])
 
 
@@ -63,11 +63,11 @@ def cell_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
     """(B, H, W) for each MSI cell in order: the energy of its output.
 
     Raises:
-        UserError: a network without MSI cells.
+        UserError: the network has no MSI cells.
     """
     cells = [module for module in network.modules() if isinstance(module, MSICell)]
     if not cells:
-        raise UserError("only MSINet has MSI cells; choose a model of its family, such as msinet or msinet_x0_5")
+        raise UserError("only MSINet has MSI cells; choose msinet or a narrower one, such as msinet_x0_5")
     maps: list[Tensor] = []
     hooks = [cell.register_forward_hook(lambda _, __, output: maps.append(energy(output))) for cell in cells]
     try:
@@ -85,7 +85,7 @@ class QueryMaps:
     paths: tuple[str, ...]
     """paths of the images, relative to the set"""
     pixels: tuple[NDArray[np.uint8], ...]
-    """the images as the networks get them, (height, width, 3) each"""
+    """the images in the size of the networks' input, (height, width, 3) each"""
     maps: dict[str, NDArray[np.float32]]
     """maps (images, H, W) in [0, 1] by name"""
 
@@ -96,11 +96,11 @@ def query_maps(
     """Maps of one finished run for some queries (positions in the set's first draw).
 
     Args:
-        store: that holds the run.
+        store: store that holds the run.
         run_id: a finished training.
         dataset: the run's test set.
         queries: as `reports.ranked.spread_queries` chooses them.
-        name: of the final map; empty: the maps after each MSI cell instead, named by number and genotype letters.
+        name: name of the final map; empty: the maps after each MSI cell, named by number and genotype letters.
         device_name: cpu, cuda, cuda:N or auto.
     """
     network, height, width = load_run(store, run_id)
@@ -120,7 +120,7 @@ def query_maps(
 
 
 def as_frame(seen: QueryMaps) -> pd.DataFrame:
-    """One row per image, map and place of the map: image, map, y, x (from the top left) and value."""
+    """One row per image, map and position in the map: image, map, y, x (from the top left) and value."""
     rows = []
     for name, maps in seen.maps.items():
         for path, one in zip(seen.paths, maps, strict=True):
@@ -155,13 +155,13 @@ def overlay(pixels: NDArray[np.uint8], activation: NDArray[np.float32]) -> NDArr
 
 
 def draw_maps(seen: QueryMaps, title: str, stem: Path, *, upright: bool) -> list[Path]:
-    """The images and their maps. Each map is scaled from 0 to 1, so brightness compares places, not networks.
+    """The images and their maps. Each map is scaled from 0 to 1, so brightness compares positions, not networks.
 
     Args:
-        seen: of `query_maps`, possibly of several networks.
-        title: of the figure.
+        seen: from `query_maps`, possibly of several networks.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
-        upright: one image to a column, with its maps below it (Figure 1); else one to a row, maps next to (Figure 4).
+        upright: one image per column, maps below it (Figure 1); else one image per row, maps next to it (Figure 4).
     """
     lines = [("image", None), *seen.maps.items()]
     tall, wide = (len(lines), len(seen.pixels)) if upright else (len(seen.pixels), len(lines))

@@ -1,4 +1,4 @@
-"""Finished networks that pictures show."""
+"""Finished networks for figures of images."""
 
 from dataclasses import dataclass
 
@@ -24,13 +24,13 @@ class FinishedNetwork:
 def finished_networks(results: Results, study: str) -> tuple[list[FinishedNetwork], Dataset]:
     """The finished networks of a figure and the set that they were tested on.
 
-    If there are several groups, those of the last complete one: the pre-trained networks.
+    If there are several groups, the last complete one is used: the pre-trained networks.
 
     Raises:
         UserError: a network is missing in every group; the message names the command that trains it.
-        DataError: the images are not there.
+        DataError: the images do not exist.
     """
-    results.request.available_datasets()  # raises if the images are not there
+    results.request.available_datasets()  # raises if the images do not exist
     table = build_table(results, study)
     for group in reversed(dict.fromkeys(row.group for row in table.rows)):
         rows = [row for row in table.rows if row.group == group]

@@ -43,7 +43,7 @@ def settings(results: Results, study: Study) -> list[str]:
     resolution = results.resolution(study.name)
     request, cells = resolution.request, [resolved.cell for resolved in resolution.cells]
     ranked = [cell.experiment for cell in cells if cell.group != "untrained"]
-    trained = [e for e in ranked if e.recipe.schedule.epochs] or ranked  # starting weights are ranked as they are
+    trained = [e for e in ranked if e.recipe.schedule.epochs] or ranked  # starting weights are ranked without training
     sizes = dict.fromkeys(f"{e.recipe.image.height}x{e.recipe.image.width}" for e in trained)
     sampler = trained[0].recipe.sampler
     changes = f" with {' '.join(request.recipe)}" if request.recipe else ""
@@ -58,8 +58,7 @@ def settings(results: Results, study: Study) -> list[str]:
     if any(e.same_weights for e in trained):
         kind = ", training with labels" if any(e.is_unsupervised for e in across) else ""
         lines.append(
-            f"Across data sets (A>B){kind}: B is ranked with the weights of the training on A, without a recipe of its"
-            " own."
+            f"Across data sets (A>B){kind}: the weights trained on A are tested on B; there is no separate training."
         )
     if across and len(inside) < len(trained):
         plain = not any(e.recipe.augmentation.erase for e in inside)
@@ -79,11 +78,11 @@ def _authors(experiments: Sequence[Experiment]) -> str:
     own = [f"{card.label}: {card.authors_source}" for card in cards if card.authors]
     others = [card.label for card in cards if not card.authors]
     line = f"Recipes of the networks' authors. {'; '.join(own)}." if own else "Recipes of the networks' authors."
-    return line + (f" The recipe above of its kind: {', '.join(others)}." if others else "")
+    return line + (f" Recipe above for those without one: {', '.join(others)}." if others else "")
 
 
 def _schedules(experiments: Sequence[Experiment]) -> str:
-    """Optimizer, learning rates and length; of several optimizers or lengths with the networks that have them."""
+    """Optimizer, learning rates and length; if there are several, with their networks."""
     found: dict[tuple[str, str], list[Experiment]] = {}
     for one in experiments:
         erased = "" if one.recipe.augmentation.erase else ", no random erasing"
@@ -92,7 +91,7 @@ def _schedules(experiments: Sequence[Experiment]) -> str:
     for (optimizer, length), those, names in zip(found, found.values(), networks, strict=True):
         rates = " or ".join(f"{rate:g}" for rate in sorted({e.recipe.optimizer.lr for e in those}))
         rates += " depending on the network" if " or " in rates else ""
-        kind = "without labels " if all(e.is_unsupervised for e in those) and len(found) > 1 else ""
+        kind = "without labels: " if all(e.is_unsupervised for e in those) and len(found) > 1 else ""
         parts.append(f"{kind}{optimizer} lr {rates}, {length}" + (f" ({names})" if len(set(networks)) > 1 else ""))
     return "; ".join(parts)
 
@@ -125,7 +124,7 @@ def unranked(runs: pd.DataFrame) -> list[str]:
     }
     if not counts:
         return []
-    return [f"Left out, as the gallery holds no match for them: {', '.join(sorted(counts))}."]
+    return [f"Left out, without a match in the gallery: {', '.join(sorted(counts))}."]
 
 
 def machines(runs: pd.DataFrame) -> list[str]:
@@ -138,7 +137,7 @@ def _device(run: "pd.Series[Any]") -> str:
 
 
 def _precision(run: "pd.Series[Any]") -> str:
-    """The precision in which a run computed. Records without it are of runs with cuDNN's default for fp32, TF32."""
+    """The precision in which a run computed. Runs that did not record it used cuDNN's default for fp32: TF32."""
     used = run.get("precision_used")
     if isinstance(used, str):
         return used
@@ -152,7 +151,9 @@ def bounds(table: Table) -> list[str]:
     if any(str(dict(row.factors).get("network", "")).startswith("oracle") for row in table.rows):
         lines.append("Oracles know the named factors of every rendered image and see no pixels (docs/calibration.md).")
     if table.columns_with_families:
-        lines.append("In family: each query among the images of its own family, which differ in one or two details.")
+        lines.append(
+            "In family: each query is ranked among the images of its own family, which differ in one or two details."
+        )
     return lines
 
 
@@ -169,7 +170,7 @@ def legend(table: Table) -> list[str]:
     if any(cell.marks or cell.paper_marks for cell in cells):
         line = f"{BEST} best, {SECOND} second best of a column and group (bold and underlined in Markdown and LaTeX)"
         if any(NOISE in mark for mark in marks):
-            line += f"; {NOISE} cannot be told from the best (docs/statistics.md)"
+            line += f"; {NOISE} not distinguishable from the best (docs/statistics.md)"
         lines.append(line + ".")
     return lines
 
@@ -178,7 +179,7 @@ def legend(table: Table) -> list[str]:
 
 
 def obstacles(table: Table, compared: Comparisons) -> list[str]:
-    """Why rows are not compared: one line for each reason, whatever the number of columns."""
+    """The reasons that rows are not compared, one line each."""
     cells = [(row, column) for row in table.rows if row.group != "untrained" for column in table.columns]
     cells = [(row, column) for row, column in cells if column in row.cells and row.cells[column].done]
     slow = [(row, column, why) for row, column in cells if (why := compared.convergence(row.cells[column].runs))]
@@ -196,7 +197,7 @@ def obstacles(table: Table, compared: Comparisons) -> list[str]:
     if any(row.cells[column].done == 1 for row, column in cells) and not found:
         found = ["single seed"]
     if found:
-        lines.append(f"Not compared: {'; '.join(found)}. Rows with this have no order, marks or decisions.")
+        lines.append(f"Not compared: {'; '.join(found)}. Such rows have no order, marks or decisions.")
     return lines
 
 
@@ -229,11 +230,11 @@ def _order(table: Table, rows: Sequence[Row], column: Column, compared: Comparis
     here = labels[0]
     for i, label in enumerate(labels[1:]):
         here += (" > " if (i, i + 1) in decided else f" {NOISE} ") + label
-    # Ties of the paper follow the order here.
+    # Rows that tie in the paper keep their order here.
     paper = " > ".join(labels[i] for i in sorted(range(len(rows)), key=lambda i: (-theirs[i], i)))
     return (
         f"Order by {metric}, {table_group(rows[0].group)}, {column.label}: {here}; in the paper {paper}. "
-        f"Of {len(ranked)} pairs {same} as in the paper, {reverse} reversed, {len(ranked) - same - reverse} undecided"
+        f"Of {len(ranked)} pairs, {same} as in the paper, {reverse} reversed, {len(ranked) - same - reverse} undecided"
         f"{remarks_of(effects)}."
     )
 
@@ -273,7 +274,7 @@ def genotypes(found: Sequence[FoundGenotype], table: Table) -> list[str]:
         return []
     lines = [
         "Genotypes: IM-1 and IM-2 of each cell (N none, E exchange, G channel gate, A cross attention). "
-        "By chance three of twelve interactions agree with the paper.",
+        "By chance, three of twelve interactions agree with the paper.",
         f"The paper, Table 1: {_by_cell(SEARCHED)}.",
     ]
     for one in found:

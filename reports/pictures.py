@@ -1,4 +1,4 @@
-"""Figures 1, 4 and 6: what networks see and find on some queries of their test set."""
+"""Figures 1, 4 and 6: activation maps and ranked lists for some queries of the test set."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -67,7 +67,7 @@ def some_queries(dataset: Dataset, images: int) -> list[int]:
     """Queries for a picture, evenly spaced through the set.
 
     Raises:
-        UserError: less than one.
+        UserError: `images` is less than 1.
     """
     if images < 1:
         raise UserError(f"--images must be at least 1, got {images}")

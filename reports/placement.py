@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 DIRECTIONS = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 1), (-1, -1), (-1, 0))
 #: Gaps between point and label that are tried, in label heights.
 GAPS = (0.3, 0.7, 1.2, 2.0, 3.0, 4.5)
-#: Boxes that the search for an arrangement without overlaps tries at most.
+#: Largest number of boxes that the search for an arrangement without overlaps tries.
 PATIENCE = 20_000
 
 
@@ -39,7 +39,7 @@ def place_labels(
     Args:
         points: boxes of the markers, in any unit.
         sizes: width and height of each label, in that unit.
-        bounds: of the axes.
+        bounds: box of the axes.
         obstacles: further boxes to avoid.
     """
     tried = [
@@ -91,16 +91,16 @@ def annotate(
 ) -> None:
     """Write a text at each point of finished axes, with a line to texts that are not next to their point.
 
-    Call it last: limits, scales and the layout of the figure are settled first and stay as they are.
+    Call it last: limits, scales and layout of the figure must be final.
 
     Args:
         axis: with its points drawn and its limits set.
         x: data coordinates.
         y: data coordinates.
         texts: one for each point.
-        areas: of the markers in points squared, as `scatter` takes them.
-        line: x and y of a drawn line that texts keep off.
-        style: of the text, such as fontsize.
+        areas: marker areas in points squared, as `scatter` takes them.
+        line: x and y of a drawn line that texts avoid.
+        style: text properties, such as fontsize.
     """
     figure = axis.figure
     assert isinstance(figure, Figure)

@@ -29,7 +29,7 @@ from reports.results import Results
 
 @dataclass(frozen=True)
 class RankedList:
-    """A query and what was found for it, nearest first."""
+    """A query and its ranked gallery images, nearest first."""
 
     position: int
     """position of the query in the set's first draw"""
@@ -58,11 +58,11 @@ def ranked_lists(
     """The k nearest gallery images of some queries, ranked as the run was (first draw of the set).
 
     Args:
-        results: of a request, whose store holds the run.
+        results: results of a request; its store holds the run.
         run_id: a finished training.
         dataset: the run's test set, `load_dataset(record["target"], root)`.
         queries: positions in `dataset.draws[0].query`; `spread_queries` chooses some.
-        k: length of a list; it is shorter where the gallery is.
+        k: largest length of a list; a small gallery gives a shorter one.
         run_options: device that embeds the images, unless their features are in the store, and progress bars.
 
     Raises:
@@ -160,12 +160,12 @@ def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: Ranking
         )
     kept = store.root / "features" / f"{run_id}.npy"
     newest = max((image.path.stat().st_mtime_ns for image in dataset.test), default=0)
-    if kept.is_file() and kept.stat().st_mtime_ns > newest:  # else an image was written again
+    if kept.is_file() and kept.stat().st_mtime_ns > newest:  # else an image has changed since
         try:
             features: NDArray[np.float32] = np.load(kept, allow_pickle=False)
             if features.ndim == 2 and len(features) == len(dataset.test) and features.dtype == np.float32:
                 return features
-        except (OSError, ValueError):  # cut short or something else: made again
+        except (OSError, ValueError):  # damaged file: computed again
             pass
     network, height, width = load_run(store, run_id)
     device, progress = pick_device(run_options.device), run_options.progress
@@ -178,7 +178,7 @@ def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: Ranking
 
 
 def load_run(store: Store, run_id: str) -> tuple[nn.Module, int, int]:
-    """The trained network of a finished run, and the height and width of the images that it was made for.
+    """The trained network of a finished run, and the height and width of its input images.
 
     Raises:
         UserError: no such run, or one without weights.

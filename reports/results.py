@@ -1,8 +1,8 @@
 """Results of one request as tidy frames, from which every table, figure and claim is made.
 
-A study's frame has one row per cell: study, group, factors, train, test, seed, draw, state, run_id, search_id, and of
-finished runs what they recorded. Files store shares in [0, 1]; from here on they are in per cent. `Results` are those
-of a store, `ReferenceResults` the committed ones (docs/reference.md).
+A study's frame has one row per cell: study, group, factors, train, test, seed, draw, state, run_id, search_id, and the
+records of finished runs. Files store shares in [0, 1]; from here on they are in per cent. `Results` reads a store,
+`ReferenceResults` the committed reference results (docs/reference.md).
 """
 
 import re
@@ -25,7 +25,7 @@ from msinet.errors import UserError
 
 #: Metrics of a ranking.
 METRICS = ("R1", "R5", "R10", "mAP", "mINP")
-#: Metrics of a ranking against the images of the query's own family alone, which rendered sets have.
+#: Metrics of a ranking among the images of the query's own family only; rendered sets have families.
 WITHIN_FAMILY = ("within_family_R1", "within_family_mAP")
 #: Columns of records, histories and query files that hold shares.
 SHARES = (*METRICS, *WITHIN_FAMILY, *(f"{metric}_std_draws" for metric in METRICS), "accuracy", "ap")
@@ -42,8 +42,8 @@ class Results:
     """Studies of a request and their runs. The store is read once, and each study is resolved once.
 
     Args:
-        request: whose results they are.
-        machine: of the reference results next to them; empty: of each study the one with most of its runs.
+        request: the request whose results are shown.
+        machine: machine of the reference results next to them; empty: for each study, the one with the most runs.
 
     Raises:
         UserError: an unknown name or setting in the request.
@@ -69,7 +69,7 @@ class Results:
 
     @property
     def seeds(self) -> int:
-        """Number of seeds, of reference results the largest of any study."""
+        """Number of seeds; for reference results, the largest number of any study."""
         return self.request.repeats
 
     @property
@@ -87,7 +87,7 @@ class Results:
         return path
 
     def folder_of(self, run_id: str) -> Path:
-        """Folder of a finished run; of reference results that of the machine."""
+        """Folder of a finished run; for reference results, the folder of the machine."""
         return self.store.run_folder(run_id)
 
     @property
@@ -101,7 +101,7 @@ class Results:
         """A data set of the request, read once.
 
         Raises:
-            DataError: as `Request.load`.
+            DataError: see `Request.load`.
         """
         if name not in self._datasets:
             self._datasets[name] = self.request.load(name)
@@ -111,7 +111,7 @@ class Results:
         """The study with the state of each of its cells. Its request has the number of seeds of these results.
 
         Raises:
-            UserError: unknown study, or results on several versions of a data set and no data root.
+            UserError: unknown study, or results on several versions of a data set without a data root.
         """
         if study not in self._resolutions:
             self._resolutions[study] = resolve(find_study(study), self.request, self.store, load=self.dataset)
@@ -148,7 +148,7 @@ class Results:
         """A finished run's record of each query; R1 is 100 where the first match has rank 1, else 0.
 
         Raises:
-            UserError: it cannot be read, as of a search.
+            UserError: it cannot be read; a search has none.
         """
         queries = self.read(run_id, "queries.csv")
         return in_percent(queries.assign(R1=(queries["first_rank"] == 1).astype(float)))
@@ -157,7 +157,7 @@ class Results:
         """A CSV file of a finished run as written, shares in [0, 1]. Each file is read once; do not change the frame.
 
         Raises:
-            UserError: it cannot be read, as of a search.
+            UserError: it cannot be read.
         """
         if (run_id, name) not in self._files:
             self._files[run_id, name] = self._read(run_id, name)
@@ -167,20 +167,20 @@ class Results:
         return self.store.read(run_id, name)
 
     def missing(self, study: str, what: str = "run") -> UserError:
-        """The error for a figure that lacks its runs, with the command that makes them."""
+        """The error for a figure without runs, with the command that produces them."""
         return UserError(f"no finished {what} of {study} in {self.store.root}; {run_command(study, self.request)}")
 
 
 @dataclass(frozen=True)
 class Found:
-    """The reference results that are shown of a study."""
+    """The reference results shown for a study."""
 
     machine: str
     """name of its folder"""
     store: ReferenceStore
     resolution: Resolution
     others: tuple[str, ...] = ()
-    """further machines with results of the same table cells"""
+    """other machines with results of the study"""
 
     @property
     def done(self) -> int:
@@ -191,12 +191,12 @@ class Found:
 class ReferenceResults(Results):
     """The committed reference results of a request, without a store, data or weights.
 
-    Of each study one machine is shown, because the same seed on two machines is one repetition, not two. The number of
+    Each study shows one machine, because the same seed on two machines is one repetition, not two. The number of
     seeds is that of the machine, and tables are whole. A run is called `machine/run id`.
 
     Args:
-        request: whose results they are; its seeds, `whole` and store do not matter.
-        machine: name of a folder; empty: of each study the machine with most of its runs.
+        request: the request whose results are shown; seeds and `whole` are ignored; its store only gives `folder`.
+        machine: name of a folder; empty: for each study, the machine with the most runs.
 
     Raises:
         UserError: an unknown name or setting in the request.
@@ -227,16 +227,16 @@ class ReferenceResults(Results):
 
     @property
     def folder(self) -> Path:
-        """Folder for tables, figures and the report: one in the store, so that local ones stay."""
+        """Subfolder of the store for tables, figures and the report; local files are not overwritten."""
         return self.request.store / "reference"
 
     def bench_file(self, path: Path) -> Path:
-        """A file of `python -m bench` of that name on the machine of Table 2, or on the one asked for."""
+        """The file of `python -m bench` with that name, of the requested machine, else of that of Table 2."""
         found = self.found("table2")
         return self.store.root / (self.machine or (found.machine if found else "")) / "bench" / path.name
 
     def folder_of(self, run_id: str) -> Path:
-        """Folder of the machine that a run was made on."""
+        """Folder of the machine of a run."""
         return self.store.root / run_id.rpartition("/")[0]
 
     @property
@@ -249,7 +249,7 @@ class ReferenceResults(Results):
         return self._records
 
     def found(self, study: str) -> Found | None:
-        """The results of a study; None: no machine has any that the request asks for.
+        """The results of a study; None: no machine has any for the request.
 
         Raises:
             UserError: a file cannot be read, or holds results on several versions of a data set.
@@ -265,7 +265,7 @@ class ReferenceResults(Results):
         return self._found[study]
 
     def _resolved(self, study: str, machine: str) -> Found | None:
-        """The results of a machine, with as many seeds as it has of what the request asks for."""
+        """The results of a machine, with the number of seeds that it has for the request."""
         store = ReferenceStore(self.store.root / machine, study)
         seeds = 1 + max((int(row["seed"]) for row in store.rows), default=-1)
         while seeds:
@@ -275,7 +275,7 @@ class ReferenceResults(Results):
             used = 1 + max((one.cell.seed for one in resolution.cells if one.state == "done"), default=-1)
             if used == seeds:
                 return Found(machine, store, resolution)
-            seeds = used  # some studies have other cells then, as Figure 5b
+            seeds = used  # some studies, such as Figure 5b, have other cells for another number of seeds
         return None
 
     def resolution(self, study: str) -> Resolution:
@@ -314,7 +314,7 @@ class ReferenceResults(Results):
         return self._homes[run_id].read(run_id.rpartition("/")[2], name)
 
     def missing(self, study: str, what: str = "run") -> UserError:
-        """The error for a figure that lacks its runs."""
+        """The error for a figure without runs."""
         return UserError(f"no {what} of {study} among the reference results in {self.store.root}")
 
 

@@ -21,7 +21,7 @@ from reports.notes import found_by_search
 from reports.results import Results, file_name
 from reports.tables import Table
 
-#: The operations of the search space: name, colour and line.
+#: The operations of the search space: name, colour and line style.
 OPERATIONS = {
     "N": ("none", "0.4", (0, (1, 1))),
     "E": ("exchange", COLOURS[4], "-."),
@@ -51,7 +51,7 @@ def draw_searches(results: Results, name: str, folder: Path) -> list[Path]:
         try:
             alphas = results.read(one.run_id, "alphas.csv")
         except UserError:
-            print(f"{label}: no trajectory, as it has no architecture parameters")
+            print(f"{label}: no trajectory; this search has no architecture parameters")
             continue
         title = f"{label}: weights of the operations, {one.record['source']}, profile {profile}"
         part = stem.with_name(f"{stem.name}-alphas-{'-'.join(re.findall(r'[a-z0-9_]+', label.lower()))}")
@@ -65,12 +65,12 @@ def draw_trajectory(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     """The weight of each operation over the search, a panel per interaction, and the entropy of the mixtures below.
 
     The panel's title names the operation with the largest weight at the end. Entropy is 1 where all operations have
-    equal weight and 0 where one has all the weight. The line of "none" covers that of cross attention as long as both
-    are the same function: until the learned proportion of the latter leaves 0.
+    equal weight and 0 where one has all the weight. The line of "none" covers that of cross attention while both
+    are the same function, that is until the learned proportion of cross attention leaves 0.
 
     Args:
         data: alphas.csv of a search: epoch, interaction, alpha_X and weight_X (its softmax) of each operation, entropy.
-        title: of the figure.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
     count = int(data["interaction"].max())
@@ -164,8 +164,8 @@ def draw_genotypes(genotypes: Mapping[str, str], title: str, stem: Path) -> list
     An interaction that is as in the paper has a dot at its corner.
 
     Args:
-        genotypes: two letters per cell by name; the paper's own comes first.
-        title: of the figure.
+        genotypes: genotypes by name, two letters per cell; the paper's comes first.
+        title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv; a .tex in the paper's layout is written as well.
     """
     data = genotype_data(genotypes)

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class FullSizeCost:
-    """The cost of a network for one image of 256x128, higher where its parts need it (`bench.cost.Cost`)."""
+    """The cost of a network for one image of 256x128, or taller if its parts need it (`bench.cost.Cost`)."""
 
     parameters_without_classifier: int
     parameters_at_inference: int
@@ -17,7 +17,7 @@ class FullSizeCost:
 
 @cache
 def known_costs() -> dict[str, FullSizeCost]:
-    """Costs in `sizes.csv` by network, so that a report of these networks does not import torch. A test counts them."""
+    """Costs in `sizes.csv` by network, so that a report of these networks does not import torch. A test checks them."""
     with files("reports").joinpath("sizes.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     return {row.pop("network"): FullSizeCost(**{name: int(value) for name, value in row.items()}) for row in rows}
@@ -28,13 +28,13 @@ def full_size_cost(text: str) -> FullSizeCost:
     """The cost of a network for one image of 256x128.
 
     Args:
-        text: its name with options, as `msinet pam=True`.
+        text: its name with options, such as `msinet pam=True`.
     """
     return known_costs().get(text) or counted(text)
 
 
 def counted(text: str) -> FullSizeCost:
-    """The cost of a network, counted."""
+    """Count the cost of a network, with torch."""
     from bench.cost import count  # both import torch
     from bench.networks import build
     from msinet.models.registry import card_of

@@ -16,13 +16,13 @@ from scipy import special  # scipy.stats takes seconds to import
 
 from ablations.studies.figure5b import GENOTYPES
 
-#: Errors of a family of tests: a difference or a decision needs an adjusted p value below this.
+#: Error rate of a family of tests: a difference or a decision needs an adjusted p value below this.
 LEVEL = 0.05
 #: Bootstrap samples of test identities.
 RESAMPLES = 2000
-#: Training accuracy of a converged training, mean of the last 5 % of its epochs.
+#: Least training accuracy of a converged training, mean of the last 5 % of its epochs.
 ACCURACY = 0.9
-#: Rise of the training accuracy over the last quarter of the epochs, above which a training has not converged.
+#: Largest rise of the training accuracy of a converged training over the last quarter of its epochs.
 RISE = 0.02
 
 Status = Literal["holds", "fails", "undecided", "not testable", "not run"]
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 
 def p_value(p: float) -> str:
-    """A p value in words, as tables and the ledger show it."""
+    """A p value as text for tables and the ledger."""
     return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
 
 
@@ -42,14 +42,14 @@ def query_values(queries: pd.DataFrame, metric: str) -> Floats:
 
     Args:
         queries: rows of queries.csv as written, shares in [0, 1].
-        metric: mAP, mINP, or R1, R5 and the like.
+        metric: mAP, mINP, R1, R5, ...
     """
     column = {"mAP": "ap", "mINP": "inp"}.get(metric)
     shares = queries[column] if column else queries["first_rank"] <= int(metric.removeprefix("R"))
     return np.where(queries["positives"] > 0, 100 * shares.to_numpy(float), np.nan)
 
 
-@lru_cache(maxsize=24)  # the levels of the factors on two test sets
+@lru_cache(maxsize=24)  # enough for the levels of all factors on two test sets
 def resampled_counts(identities: int) -> Floats:
     """(RESAMPLES, identities) how often each bootstrap sample contains each identity.
 
@@ -80,8 +80,8 @@ class Scores:
 
         Args:
             runs: queries.csv of each, as written. Draws count equally, as in the record.
-            metric: mAP, mINP, or R1, R5 and the like.
-            genotypes: of each run, for a row of random architectures.
+            metric: mAP, mINP, R1, R5, ...
+            genotypes: genotype of each run, for a row of random architectures.
 
         Raises:
             ValueError: no run, fewer than two test identities, or runs on different test sets.
@@ -154,13 +154,13 @@ class Variance:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A table cell to compare: its scores, and what is known of its runs."""
+    """A table cell to compare: its scores, and information about its runs."""
 
     scores: Scores
     source: str = "training"
     """what differs between repetitions: training, search, genotype, ...; rows with the same source share a variance"""
     obstacle: str = ""
-    """why the row cannot be compared, from `convergence_obstacle`; empty: it can"""
+    """reason that the row cannot be compared, such as that of `convergence_obstacle`; empty: it can be"""
     origins: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """devices and versions of the runs, from `origins_of`"""
     between: Variance = Variance(math.nan, 0)
@@ -170,10 +170,10 @@ class Row:
 def pooled(rows: Iterable[Row]) -> list[Row]:
     """The rows with their variance between repetitions, pooled over all rows with the same source.
 
-    Rows with an obstacle do not enter the pool while there are others.
+    Rows with an obstacle enter the pool only if there are no others.
 
     Args:
-        rows: of a study, with the same test set and metric.
+        rows: rows of a study, with the same test set and metric.
     """
     rows = list(rows)
     variances = {}
@@ -194,7 +194,7 @@ def variance_between(rows: Iterable[Floats]) -> Variance:
 
 
 def convergence_obstacle(histories: Sequence[pd.DataFrame]) -> str:
-    """Why trainings do not count as converged; empty if all do.
+    """The reason that trainings do not count as converged; empty if all do.
 
     Methods without labels are not judged: their pseudo-labels change in each epoch.
 
@@ -207,7 +207,7 @@ def convergence_obstacle(histories: Sequence[pd.DataFrame]) -> str:
 
 
 def _unconverged(accuracy: "pd.Series[float]") -> str:
-    """Why a training with these accuracies by epoch has not converged."""
+    """The reason that a training with these accuracies by epoch has not converged; empty: it has."""
     values = accuracy.to_numpy(float)
     epochs = len(values)
     if epochs < 2:
@@ -241,13 +241,13 @@ class Effect:
 
     mean: float
     trainings: tuple[Variance, ...]
-    """between repetitions, one per pool; empty if a row has a single one"""
+    """between repetitions, one per pool; empty if a row has a single repetition"""
     identities: Variance
     """over test identities"""
     overlap: Variance
-    """contained in both: identities on which repetitions differ"""
+    """part of both: comes from identities on which repetitions differ"""
     obstacle: str = ""
-    """why the effect is not tested; empty: it is"""
+    """reason that the effect is not tested; empty: it is tested"""
     remarks: tuple[str, ...] = ()
     """different devices or versions"""
 
@@ -258,7 +258,7 @@ class Effect:
 
     @property
     def variance(self) -> float:
-        """Variance of the mean; no component counts as negative."""
+        """Variance of the mean: trainings + identities - overlap, but not less than either of the first two."""
         trainings = sum(one.value for one in self.trainings)
         return max(trainings + self.identities.value - self.overlap.value, trainings, self.identities.value)
 
@@ -304,7 +304,7 @@ class Effect:
 
 
 def satterthwaite(variance: float, components: Iterable[Variance]) -> float:
-    """Degrees of freedom of a variance made of components."""
+    """Degrees of freedom of a variance that is a sum of components."""
     spread = sum(one.value**2 / one.df for one in components if one.value)
     return variance**2 / spread if spread and variance else math.inf
 
@@ -355,8 +355,8 @@ def contrast(terms: Sequence[tuple[float, Row]]) -> Effect:
 def reproduction(here: Floats, there: Floats, between: Variance, remarks: tuple[str, ...] = ()) -> Effect:
     """The difference of two sets of trainings of one experiment, ranked on the same test images: here minus there.
 
-    The test images are those of both, so that only trainings make the difference uncertain, and one training here can
-    be compared if the pool has several.
+    Both use the same test images, so only trainings make the difference uncertain. One training here is enough if the
+    pool has several.
 
     Args:
         here: (n,) the metric of each repetition, in per cent.
@@ -367,7 +367,7 @@ def reproduction(here: Floats, there: Floats, between: Variance, remarks: tuple[
     nothing = Variance(0.0, math.inf)
     mean = float(here.mean() - there.mean())
     if not between.df:
-        return Effect(mean, (), nothing, nothing, "no variance between trainings, as there are single ones", remarks)
+        return Effect(mean, (), nothing, nothing, "no variance between trainings: single seeds", remarks)
     trainings = Variance(between.value * (1 / len(here) + 1 / len(there)), between.df)
     return Effect(mean, (trainings,), nothing, nothing, "", remarks)
 
@@ -383,13 +383,13 @@ def _training_variances(terms: Sequence[tuple[float, Row]]) -> tuple[Variance, .
 
 
 def average(rows: Sequence[Row]) -> Row:
-    """The mean of rows that have the same seeds, as a row. A repetition is the mean over the rows of one seed.
+    """The mean of rows that have the same seeds. A repetition is the mean over the rows with one seed.
 
-    Rows of one seed may share initial weights and batches. The mean has therefore its own variance between repetitions,
+    Rows of one seed may share initial weights and batches. The mean therefore has its own variance between repetitions,
     which contains the covariance.
 
     Args:
-        rows: of the same test set, with their repetitions in the same order.
+        rows: rows of the same test set, with their repetitions in the same order.
 
     Raises:
         ValueError: the rows have different numbers of repetitions or different test sets.
@@ -417,7 +417,7 @@ def _deviation_variance(scores: Scores) -> float:
 
 
 def few_repetitions(source: str, count: int) -> str:
-    """Why a row with this many repetitions cannot be compared; empty: it can."""
+    """The reason that a row with this many repetitions cannot be compared; empty: it can be."""
     if source == "genotype" and count < GENOTYPES:
         return f"{count} random architectures, at least {GENOTYPES} are needed"
     if source == "search" and count == 1:
@@ -469,7 +469,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Decision:
-    """Decision of the runs about a statement."""
+    """Decision on a statement."""
 
     status: Status
     holds: float
@@ -477,14 +477,15 @@ class Decision:
     fails: float
     """p value that it fails, adjusted over the ledger; NaN if no part is tested"""
     reason: str = ""
-    """why it is not testable"""
+    """reason that it is not testable"""
 
 
 def decide(ledger: Sequence[Sequence[Part]]) -> list[Decision]:
     """Decisions on statements, each of which is a conjunction of parts.
 
-    A statement holds with its least supported part (intersection-union), and fails with its most refuted one after
-    Bonferroni's correction for its tests. Holm's method runs over both p values of all statements.
+    The p value that a statement holds is that of its least supported part (intersection-union). The p value that it
+    fails is that of its most refuted part, with Bonferroni's correction for its tests. Holm's method runs over both p
+    values of all statements.
     """
     holds, fails = [], []
     for parts in ledger:
@@ -499,7 +500,7 @@ def decide(ledger: Sequence[Sequence[Part]]) -> list[Decision]:
 
 
 def _decision(parts: Sequence[Part], holds: float, fails: float) -> Decision:
-    """The decision from adjusted p values. Without a refutation, a missing part comes before an untestable one."""
+    """The decision from adjusted p values. Else "not run" has priority over "not testable"."""
     effects = [part.effect for part in parts]
     reason = "; ".join(dict.fromkeys(effect.obstacle for effect in effects if effect and effect.obstacle))
     status: Status = "undecided"
@@ -515,7 +516,7 @@ def _decision(parts: Sequence[Part], holds: float, fails: float) -> Decision:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the given order; NaN stays NaN and counts for nothing."""
+    """Holm's adjusted p values, in the given order; NaN stays NaN and is not counted."""
     known = [i for i, value in enumerate(p) if not math.isnan(value)]
     adjusted = list(p)
     highest = 0.0
@@ -530,7 +531,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Design:
-    """A comparison that is planned; deviations in percentage points."""
+    """A planned comparison; standard deviations in percentage points."""
 
     seed_deviation: float
     """standard deviation between seeds of one row on one test set"""
@@ -544,8 +545,8 @@ class Design:
     """statements in the ledger"""
 
     def power(self, points: float, seeds: int) -> float:
-        """Chance that a true difference is found, if it is the first that Holm's method looks at."""
-        from scipy import stats  # it takes seconds, and only plans need the noncentral distribution
+        """Power in [0, 1] to find a true difference of this size, if it is the first that Holm's method tests."""
+        from scipy import stats  # takes seconds to import; only this method needs the noncentral t distribution
 
         trainings = Variance(2 * self.seed_deviation**2 / seeds, self.rows * (seeds - 1))
         identities = Variance(self.identity_deviation**2 / self.identities, self.identities - 1)

@@ -1,6 +1,6 @@
 """Tables as data: rows by group and factors, columns by training and test set, and the numbers in their cells.
 
-`reports.layout` makes them of a study's results, `reports.formats` prints them.
+`reports.layout` makes them from a study's results; `reports.formats` prints them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,7 +84,7 @@ class TableCell:
         return float(self.runs[metric].mean())
 
     def std(self, metric: str) -> float:
-        """Sample standard deviation over the runs; NaN of one."""
+        """Sample standard deviation over the runs; NaN for a single run."""
         return float(self.runs[metric].std())
 
 
@@ -97,7 +97,7 @@ class Row:
     cells: Mapping[Column, TableCell]
 
     def first(self, name: str) -> Any:
-        """A recorded value of the first finished run, from the left, else of the reference; None without runs."""
+        """A recorded value of the leftmost finished run, else of the reference; None without runs."""
         references = [cell.reference for cell in self.cells.values() if cell.reference is not None]
         cells = [cell for cell in (*self.cells.values(), *references) if cell.done and name in cell.runs]
         return cells[0].runs[name].iloc[0] if cells else None
@@ -119,7 +119,7 @@ class Table:
     """None: a table of the paper that the suite does not run"""
     notes: Sequence[str] = ()
     source_notes: Sequence[str] = ()
-    """where reference results come from; empty: the values were measured here"""
+    """source of the reference results; empty: the values were measured here"""
 
     @property
     def is_reference(self) -> bool:
@@ -127,7 +127,7 @@ class Table:
         return bool(self.source_notes)
 
     def label(self, factors: Factors) -> str:
-        """A row as it is printed; a method of the paper by its name."""
+        """The printed name of a row; for a method of the paper, its name."""
         values = dict(FULL_SIZE) | dict(factors)
         if self.study is None or dict(factors).keys() == {"method"}:  # a row of the paper alone
             return str(values["method"])

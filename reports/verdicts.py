@@ -28,22 +28,22 @@ from reports.sizes import full_size_cost
 from reports.statistics import Effect, Part, Status, Variance, contrast, decide, few_repetitions, p_value
 from reports.tables import Column, Row, Table
 
-#: Groups of tables that stand for a group of a statement; of several choices the first that has all rows.
+#: Groups of table rows for each group of a statement; the first choice that has all rows is used.
 GROUPS: dict[Group, tuple[tuple[str, ...], ...]] = {
     "scratch": (("scratch", "searched"),),
     "pretrained": (("pretrained",),),
     "either": (("pretrained",), ("pretext",), ("scratch",)),
     "any": (("scratch", "pretrained", "pretext"),),
 }
-#: Obstacles that the evidence of a claim shows.
+#: Largest number of obstacles in the evidence of a claim.
 REASONS = 3
-#: Sides of patches of the paper's transformers; 0: no transformer.
+#: Patch sizes of the paper's transformers, in pixels; 0: no transformer.
 PATCHES = (0, 16)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A difference over trainings, for plots; in percentage points."""
+    """A difference with an interval over trainings, in percentage points, for plots."""
 
     label: str
     """the rows, the column and the metric"""
@@ -59,9 +59,9 @@ class Outcome:
     """Result of a comparison, of searches or of a measurement."""
 
     text: str
-    """the effect in words and numbers, or what is missing"""
+    """the effect in words and numbers, or the command of a missing run"""
     agrees: bool | None = None
-    """true if the mean difference agrees with the statement, significant or not; None: there is no difference"""
+    """true if the mean difference agrees with the statement, significant or not; None: there is none"""
     measured: Measured | None = None
     """the difference, if it has an interval over trainings and may be tested"""
 
@@ -91,9 +91,9 @@ def judge(results: Results, latencies: pd.DataFrame | None = None, claims: Seque
     """The verdict on every claim.
 
     Args:
-        results: of a request; missing runs count as not run.
+        results: results of a request; missing runs count as not run.
         latencies: table of `python -m bench latency`.
-        claims: to judge.
+        claims: the claims to judge.
     """
     ledger = [_parts(claim, results) for claim in claims]
     verdicts = []
@@ -197,7 +197,7 @@ def untestable(reason: str) -> Effect:
 
 
 def _find(table: Table, c: Comparison, column: Column) -> list[tuple[float, list[Row]]]:
-    """The weight and the finished rows of each term; nothing unless the same initial weights have all of them."""
+    """The weight and the finished rows of each term; empty unless one choice of initial weights has all rows."""
     for groups in _groups(c):
         terms = [(weight, [_row(table, groups[group], f, column) for f in rows]) for weight, group, rows in c.terms]
         complete = [(weight, [row for row in rows if row is not None]) for weight, rows in terms]
@@ -214,7 +214,7 @@ def _groups(c: Comparison) -> Iterator[dict[Group, tuple[str, ...]]]:
 
 
 def _row(table: Table, groups: Sequence[str], factors: Factors, column: Column) -> Row | None:
-    """The finished row with these coordinates; of several the one of the paper's width."""
+    """The finished row with these coordinates; of several, the one closest to the paper's width."""
     rows = [
         row
         for row in table.rows
@@ -242,7 +242,7 @@ def compared(c: Comparison, effect: Effect | None, request: Request) -> Outcome:
     if not effect.trainings:
         words.append(effect.scope)
     if (theirs := paper_difference(c)) is not None:
-        words.append(f"the paper's {theirs:+.1f} is {effect.place_of(theirs)}")
+        words.append(f"the paper's {theirs:+.1f} is {effect.place_of(theirs)} the interval")
     testable = bool(effect.trainings) and not effect.obstacle
     measured = Measured(label(c), effect.mean, effect.interval, theirs) if testable else None
     return Outcome(", ".join(words), c.low < effect.mean < c.high, measured)
@@ -259,7 +259,7 @@ def label(c: Comparison) -> str:
 
 
 def command_for(c: Comparison, request: Request) -> str:
-    """The command that runs both rows: those that short tables leave out need further options."""
+    """The command that runs both rows. Rows that short tables leave out need further options."""
     pretrained = any(group in ("pretrained", "either") for group, _ in c.rows)
     if not request.complete and not _asked_for(c, request):
         request = replace(request, whole=True)
@@ -332,7 +332,7 @@ def _searched(s: Selection, effect: Effect | None, request: Request) -> Outcome:
     if effect is None:
         return Outcome(shlex.join(["python", "-m", "ablations", "run", s.study, *request.as_args()]))
     interval = spread(effect) if effect.trainings else f"{effect.mean:+.1f}"
-    text = f"share of {s.operation} in the last half of the cells - first half: {interval}"
+    text = f"share of {s.operation} in the last half of the cells minus share in the first half: {interval}"
     return Outcome(text, effect.mean > 0)
 
 
@@ -354,7 +354,7 @@ def measure(m: Measurement, latencies: pd.DataFrame) -> tuple[Status, str]:
 
 
 def _faster(network: str, other: str, latencies: pd.DataFrame) -> tuple[Status, str]:
-    """Medians of a latency file at every batch size that it has of both networks, as trained and in fp32."""
+    """Compares median latencies at every batch size measured for both networks, as trained and in fp32."""
     if len(latencies):
         frame = latencies[(latencies["form"] == "eager") & (latencies["precision"] == "fp32")]
         times = frame.pivot_table(index="batch", columns="model", values="p50_ms")

@@ -430,7 +430,7 @@ def test_strange_records(tmp_path: Path, name: str, content: bytes | Callable[[b
         try:
             assert len(store.frame()) == 1
         except UserError as error:
-            assert "take it out" in str(error)
+            assert "remove it" in str(error)
 
 
 # Words of the command line

@@ -257,6 +257,13 @@ def test_the_same_versions_of_python_everywhere() -> None:
     )
 
 
+def test_tox_installs_extras_that_exist() -> None:
+    tox = configparser.ConfigParser()
+    tox.read(ROOT / "tox.ini")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(tox["testenv"]["extras"].split()) == set(extras)
+
+
 def test_one_module_imports_fvcore() -> None:
     assert not stray_fvcore(ROOT)
     assert "fvcore" in third_party(ROOT)

@@ -1,4 +1,4 @@
-"""One attempt at a run: train or search, publish what came out, or record the failure."""
+"""One attempt at a run: train or search, then publish the result or record the failure."""
 
 import json
 import shutil
@@ -33,17 +33,17 @@ OnStep = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Attempts:
-    """Everything that runs of one call of `execute` share. Processes get a copy."""
+    """The data that all runs of one call of `execute` share. Each process gets a copy."""
 
     datasets: Mapping[str, Dataset]
     fingerprints: Mapping[str, str]
-    """of the data sets"""
+    """fingerprints by data set"""
     root: Path
     """folder of the store"""
     run_options: RunOptions
     costs: Mapping[Experiment, Record]
     budget: Budget | None = None
-    """time that is left; each process learns from its own runs"""
+    """remaining time; each process learns step times from its own runs"""
 
     @property
     def store(self) -> Store:
@@ -51,19 +51,19 @@ class Attempts:
         return Store(self.root)
 
     def use_threads(self, threads: int) -> None:
-        """Compute with so many threads in this process from now on."""
+        """Set torch's number of threads in this process."""
         torch.set_num_threads(threads)
 
     def attempt(self, one: Run, on_step: OnStep) -> Outcome:
         """Carry out one run.
 
         Args:
-            one: the run; if it is waiting for another one, that may have finished meanwhile.
-            on_step: called with the finished share of the run.
+            one: the run; if its state is waiting, that is checked again.
+            on_step: called with the finished share of the run, in [0, 1].
 
         Returns:
-            "finished", "failed", "done" or "running" by another process, "blocked" as what it waits for is not
-            finished, or "postponed" as it would not end in time; and a message, which may be empty.
+            The outcome and a message, which may be empty. Outcomes: "finished"; "failed"; "done" or "running" by
+            another process; "blocked" by an unfinished run; "postponed" for lack of time.
         """
         if one.state == "waiting":
             ready = self.ready(one)
@@ -84,12 +84,12 @@ class Attempts:
             return "finished", f"{_summary(record)} -> {store.run_folder(one.run_id)}"
         except Busy:
             return "running", "another process works on it"
-        except Exception as error:  # one failure must not cost the other runs
+        except Exception as error:  # one failure must not stop the other runs
             path = store.fail(one.run_id, one.experiment, _report(error))
             return "failed", f"FAILED: {error} -> {path}"
 
     def ready(self, one: Run) -> Run | None:
-        """A waiting run as it can start now; None if the search or training that it needs is not finished."""
+        """The run, ready to start; None if the search or training that it needs is not finished."""
         e = one.experiment
         if e.genotype_from is not None:
             genotype = self.store.genotype(e.genotype_from.run_id(self.fingerprints, None))
@@ -104,7 +104,7 @@ class Attempts:
         return e.run_id(self.fingerprints, file_hash(one.weights) if one.weights else None)
 
     def _publish(self, one: Run, on_step: OnStep) -> Record:
-        """Train or search, unless only the publication is missing, and publish."""
+        """Train or search, unless that is done already, and publish the result."""
         e, folder = one.experiment, self.store.partial_folder(one.run_id)
         source, target = self.datasets[e.source], self.datasets[e.target]
         costs = self.costs.get(e) or cost(e, source.num_classes, one.weights)
@@ -129,7 +129,7 @@ def cost(experiment: Experiment, num_classes: int, weights: Path | None) -> Reco
     """Parameters and multiply-adds of an experiment's network at its image size.
 
     Raises:
-        WeightsError: the pre-trained weights do not fit; this is found before any training.
+        WeightsError: the pre-trained weights do not fit the network.
     """
     options: dict[str, Any] = dict(experiment.options)
     if experiment.recipe.search is not None:

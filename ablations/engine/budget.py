@@ -1,4 +1,4 @@
-"""A budget of time: a run is not begun if it would not end in time. Importing this module does not import torch."""
+"""A time budget: a run starts only if it should end in time. Importing this module does not import torch."""
 
 import csv
 import time
@@ -12,22 +12,22 @@ from msinet.data.datasets import Dataset
 
 #: Network, task, image size.
 Key = tuple[str, str, int, int]
-#: Estimates are stretched by this factor, as machines have slow moments.
+#: Estimates are multiplied by this factor, because the speed of a machine varies.
 MARGIN = 1.25
-#: Seconds of a run beside its training: data, evaluation, files.
+#: Seconds of a run outside its training: data, evaluation, files.
 OVERHEAD = 10.0
 
 
 def key_of(experiment: Experiment) -> Key:
-    """Settings that decide the time of a step."""
+    """Settings that determine the time of a step."""
     options = "".join(f" {name}={value}" for name, value in experiment.options if name == "pam")
     image, task = experiment.recipe.image, "search" if experiment.is_search else "train"
     return experiment.model + options, task, image.height, image.width
 
 
 def steps_of(experiment: Experiment, dataset: Dataset) -> int:
-    """Steps of a training, or iterations of a search, about right where an epoch is a pass over the set."""
-    if experiment.same_weights:  # of another training
+    """Steps of a training or iterations of a search; an estimate where an epoch is one pass over the data set."""
+    if experiment.same_weights:  # uses the weights of another training
         return 0
     recipe = experiment.recipe
     steps = recipe.sampler.steps_per_epoch
@@ -39,20 +39,20 @@ def steps_of(experiment: Experiment, dataset: Dataset) -> int:
 
 @dataclass
 class Budget:
-    """The time that is left, and what is known about the time of runs."""
+    """The remaining time and the known step times."""
 
     deadline: float
-    """of `time.monotonic`"""
+    """in seconds of `time.monotonic`"""
     rates: dict[Key, float] = field(default_factory=dict)
-    """seconds of a step"""
+    """seconds per step"""
 
     @classmethod
     def of(
         cls, minutes: float, steps: Path | None = None, records: Iterable[Mapping[Any, Any]] = (), jobs: int = 1
     ) -> "Budget":
-        """A budget from now on; rates from a table of `bench gpu` (steps.csv), and from records of finished runs.
+        """A budget that starts now, with step times from steps.csv of `bench gpu` and from records of finished runs.
 
-        The table was measured alone: `jobs` runs at once are as many times slower on a GPU that they share.
+        Steps in steps.csv were measured alone; `jobs` runs that share a GPU are assumed to be `jobs` times slower.
         """
         budget = cls(time.monotonic() + 60 * minutes)
         if steps is not None and steps.exists():
@@ -74,13 +74,13 @@ class Budget:
             self.rates[record["model"] + pam, task, *size] = seconds / steps
 
     def left(self) -> float:
-        """Seconds that are left."""
+        """Remaining seconds."""
         return self.deadline - time.monotonic()
 
     def estimate(self, experiment: Experiment, steps: int) -> float:
-        """Seconds of a run; 0 if nothing is known about any.
+        """Estimated seconds of a run; 0 if no step time is known, `OVERHEAD` for a run without steps.
 
-        A network that was not measured counts as the slowest known one at any size.
+        An unknown network counts as the slowest known one at any image size.
         """
         if not steps:
             return OVERHEAD
@@ -90,10 +90,10 @@ class Budget:
         return MARGIN * (OVERHEAD + steps * rate)
 
     def admits(self, experiment: Experiment, steps: int) -> bool:
-        """Return whether a run can end in time. If nothing is known about any run, a first one may begin."""
+        """Return whether a run should end in time. While no step time is known, every run may start."""
         return self.estimate(experiment, steps) < self.left()
 
     def note(self, experiment: Experiment, steps: int, seconds: float) -> None:
-        """Learn from a finished run and the seconds that it took as a whole."""
+        """Update the step time from the total seconds of a finished run."""
         if steps:
             self.rates[key_of(experiment)] = seconds / steps

@@ -1,9 +1,9 @@
 """Runs on many machines: as tasks of a Ray cluster, or as jobs of SLURM through submitit (docs/cluster.md).
 
-The store's files are the truth: a run is done when its folder was published, by one rename. The engine only decides
-where and when an attempt at a run takes place. An attempt whose process or machine was lost takes place again,
-elsewhere, and goes on from the last checkpoint in the store. All machines see the checkout, the store and the data
-under the same paths. Importing this module does not import torch.
+The store's files are the truth: a run is done when one rename has published its folder. The engine only decides where
+and when an attempt at a run takes place. If a process or machine is lost, another attempt continues from the last
+checkpoint in the store. All machines see the checkout, the store and the data under the same paths. Importing this
+module does not import torch.
 """
 
 import os
@@ -25,9 +25,9 @@ from msinet.errors import UserError
 if TYPE_CHECKING:
     from ablations.engine.attempt import Attempts
 
-#: Seconds for which an attempt waits for a run that a lost process seems to hold.
+#: Seconds that an attempt waits for the lock of a lost process, and Ctrl-C for Ray's tasks.
 GRACE = 60.0
-#: Seconds for which a cluster may take to answer.
+#: Seconds within which a cluster must answer.
 CONNECT = 10.0
 #: CPU cores of a run that is not small.
 THREADS = 4
@@ -38,15 +38,15 @@ def on_cluster(options: ClusterOptions, attempts: "Attempts", runs: Sequence[Run
 
     Args:
         options: the cluster.
-        attempts: what the runs share. Device "auto" takes a GPU if the Ray cluster has one, and none with SLURM.
-        runs: to be done.
-        jobs: runs at once; 0: as many as the cluster carries.
+        attempts: shared data of the runs. Device "auto" takes a GPU if the Ray cluster has one, and none with SLURM.
+        runs: the runs to carry out.
+        jobs: runs at once; 0: as many as fit on the cluster.
 
     Raises:
         UserError: the cluster cannot be used, or its library is not installed.
         KeyboardInterrupt: the runs were stopped; the same command resumes.
     """
-    # Bars of other machines would mix.
+    # Progress bars of several machines would mix.
     attempts = replace(attempts, run_options=replace(attempts.run_options, progress=False))
     device = attempts.run_options.device.partition(":")[0]
     with connection(options):
@@ -66,10 +66,10 @@ class CarryOut:
     attempts: "Attempts"
     threads: int
     folder: str = field(default_factory=os.getcwd)
-    """current folder, which paths may be relative to"""
+    """working folder, for relative paths"""
 
     def __call__(self, run: Run) -> Outcome:
-        """Carry out a run. A lost predecessor may need a moment to end."""
+        """Carry out a run. Wait up to `GRACE` seconds for the lock of a lost earlier attempt."""
         os.chdir(self.folder)
         self.attempts.use_threads(self.threads)
         end = time.monotonic() + GRACE
@@ -80,14 +80,14 @@ class CarryOut:
             time.sleep(POLL)
 
     def checkpoint(self, run: Run) -> Any:
-        """The same job again, which submitit submits when a time limit or a preemption ends a job."""
+        """The job that submitit submits again after a time limit or a preemption."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, run)
 
 
 class ClusterEngine(Engine):
-    """The common part of both clusters."""
+    """Base class of both cluster engines."""
 
     def __init__(self, options: ClusterOptions, carry_out: CarryOut, *, gpu: bool) -> None:
         self.options, self.carry_out, self.gpu = options, carry_out, gpu
@@ -98,7 +98,7 @@ class ClusterEngine(Engine):
         """Prepare for runs.
 
         Raises:
-            UserError: the cluster has not what a run needs.
+            UserError: the cluster lacks what a run needs.
         """
 
     def lost(self, run: Run, error: Exception) -> Outcome:
@@ -112,10 +112,10 @@ class ClusterEngine(Engine):
 
 
 class RayTasks(ClusterEngine):
-    """Tasks of Ray, each with CPU cores for its threads and, with a GPU, with one."""
+    """Ray tasks, each with one CPU core per thread and, if runs use GPUs, one GPU."""
 
     def start(self) -> None:
-        """Put what the runs share into Ray's memory."""
+        """Put the shared data of the runs into Ray's object store."""
         import ray
 
         if self.gpu and not _largest("GPU"):
@@ -163,9 +163,9 @@ def _carry_out(carry_out: CarryOut, run: Run) -> Outcome:
 
 @contextmanager
 def connection(options: ClusterOptions) -> Iterator[None]:
-    """Context manager: connected to the Ray cluster, which ends with it if there is no address; else nothing.
+    """Connect to the Ray cluster for the block, or without an address start one. No effect with other engines.
 
-    Contexts may be nested; the outermost connects.
+    Contexts may be nested; only the outermost one connects.
 
     Raises:
         UserError: Ray is not installed, or there is no cluster at the address.
@@ -173,8 +173,8 @@ def connection(options: ClusterOptions) -> Iterator[None]:
     if options.on != "ray":
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without a GPU sees what the node sees
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without a GPU sees the node's GPUs
     try:
         import ray
     except ImportError:
@@ -205,7 +205,7 @@ def connection(options: ClusterOptions) -> Iterator[None]:
 
 
 def _largest(resource: str) -> float:
-    """The most that a node of the Ray cluster has of a resource."""
+    """The largest amount of a resource on one node of the Ray cluster."""
     import ray
 
     return max((node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
@@ -231,10 +231,10 @@ def ray_line(options: ClusterOptions) -> str:
 
 
 class SlurmJobs(ClusterEngine):
-    """Jobs of SLURM, one per run; those that are handed over together are a job array."""
+    """SLURM jobs, one per run. Runs that are submitted together form a job array."""
 
     def start(self) -> None:
-        """Make submitit's executor, whose files are in the store's folder slurm/."""
+        """Create submitit's executor. Its files are in STORE/slurm/."""
         try:
             import submitit
         except ImportError:
@@ -270,7 +270,7 @@ class SlurmJobs(ClusterEngine):
         return done
 
     def outcome(self, handle: Any, run: Run) -> Outcome | None:
-        """The result of a job; None if it was lost and may be tried again."""
+        """The result of a job; None if it was lost and can be tried again."""
         from submitit.core.utils import UncompletedJobError
 
         try:

@@ -1,4 +1,4 @@
-"""The loop that hands runs over to other processes, wherever they are. Importing this module does not import torch."""
+"""The loop that submits runs to processes of any machine. Importing this module does not import torch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -12,9 +12,9 @@ Outcome = tuple[str, str]
 Outcomes = Generator[tuple[int, str, str], None, None]
 #: Message of a run that cannot start.
 BLOCKED = "not run, what it needs is not finished"
-#: Pixels of a batch up to which a run computes with one thread: 64 images of 64x64.
+#: Largest number of pixels per batch for which a run uses one thread: 64 images of 64x64.
 SMALL = 64 * 64 * 64
-#: Seconds between two looks at the runs in progress.
+#: Seconds between two checks of the runs in progress.
 POLL = 0.5
 
 
@@ -22,42 +22,42 @@ class Waits(Protocol):
     """Knows which runs can start."""
 
     def ready(self, one: Run) -> Run | None:
-        """A waiting run as it can start now; None if what it needs is not finished."""
+        """The waiting run, ready to start; None if a run that it needs is not finished."""
 
 
 def are_small(runs: Sequence[Run]) -> bool:
-    """True if runs compute with one thread on a CPU."""
+    """True if all runs have batches small enough for one thread on a CPU."""
     recipes = [one.experiment.recipe for one in runs]
     return all(one.image.height * one.image.width * one.sampler.batch <= SMALL for one in recipes)
 
 
 class Engine(ABC):
-    """Carries out runs in other processes. A handle stands for a run that was handed over."""
+    """Carries out runs in other processes. A handle identifies a submitted run."""
 
     limit: int = 0
-    """runs that are handed over at once; 0: all"""
+    """largest number of submitted runs at a time; 0: no limit"""
 
     @abstractmethod
     def submit(self, runs: Mapping[int, Run]) -> list[Any]:
-        """Hand over runs by their number and return a handle of each."""
+        """Submit runs, given by number, and return a handle for each."""
 
     @abstractmethod
     def finished(self, handles: Sequence[Any]) -> Iterable[Any]:
-        """The handles of runs that have ended; waits for about `POLL` seconds at most."""
+        """The handles of runs that have ended, after a wait of about `POLL` seconds at most."""
 
     @abstractmethod
     def outcome(self, handle: Any, run: Run) -> Outcome | None:
-        """The outcome and message of a run that has ended; None: hand it over again."""
+        """The outcome and message of a run that has ended; None: submit it again."""
 
     @abstractmethod
     def stop(self, handles: Sequence[Any]) -> None:
-        """Have runs save their state and end."""
+        """Stop runs. Their states are saved."""
 
 
 def drive(engine: Engine, attempts: Waits, runs: Sequence[Run]) -> Outcomes:
-    """Carry out runs by an engine; yields the number, outcome and message of each as it ends.
+    """Carry out runs with an engine; yields the number, outcome and message of each as it ends.
 
-    Runs that wait for another one are handed over when it is finished.
+    A run that waits for another run is submitted when that run is finished.
 
     Raises:
         KeyboardInterrupt: all runs saved their state first.
@@ -83,7 +83,7 @@ def drive(engine: Engine, attempts: Waits, runs: Sequence[Run]) -> Outcomes:
             todo += [number for number in waiting if done and attempts.ready(runs[number])]
             for number in todo:
                 waiting.pop(number, None)
-    except BaseException:  # Ctrl-C, or the caller gives up
+    except BaseException:  # Ctrl-C, or the caller stops early
         engine.stop(list(pending))
         raise
     for number in waiting:

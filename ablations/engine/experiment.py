@@ -8,7 +8,7 @@ from msinet.errors import UserError
 from msinet.io import stable_hash
 from msinet.training.recipe import Recipe, Variant, canonical, from_canonical, with_settings
 
-#: Raise by hand when numerics change, so that old records stop counting as results of the new code.
+#: Increase when numerics change, so that old records no longer count as results of the new code.
 RESULTS_VERSION = 3
 
 Init = Literal["scratch", "pretrained"]
@@ -31,7 +31,7 @@ class Experiment:
     genotype_from: "Experiment | None" = None
     """search whose genotype is trained; `known` replaces it by the genotype"""
     same_weights: bool = False
-    """rank the target with the weights of `training`, which is a run of its own"""
+    """rank the target with the weights of `training`, which is another run"""
 
     @property
     def is_search(self) -> bool:
@@ -44,16 +44,16 @@ class Experiment:
         return self.recipe.unsupervised is not None
 
     def with_options(self, **options: Scalar) -> "Experiment":
-        """The same with these options of the network."""
+        """The same experiment with these network options added."""
         return replace(self, options=tuple(sorted((dict(self.options) | options).items())))
 
     def known(self, genotype: str) -> "Experiment":
-        """The training of a genotype that was found. The search itself is not part of it."""
+        """The training of a known genotype, without the search that found it."""
         return replace(self, genotype_from=None).with_options(genotype=genotype)
 
     @property
     def training(self) -> "Experiment":
-        """The in-domain experiment whose weights this one ranks with; itself if it trains."""
+        """The in-domain experiment that trains the weights of this one; itself if it trains its own."""
         return replace(self, target=self.source, same_weights=False) if self.same_weights else self
 
     @property
@@ -62,10 +62,10 @@ class Experiment:
         return self.source != self.target
 
     def aligned(self, variant: Variant, **changes: Any) -> "Experiment":
-        """The same with spatial alignment; pam-self adds the position activation module to the network.
+        """The same experiment with spatial alignment; pam-self adds the position activation module to the network.
 
         Args:
-            variant: of the alignment; none returns the experiment unchanged.
+            variant: variant of the alignment; none returns the experiment unchanged.
             changes: other settings of the alignment in the recipe.
         """
         if variant == "none":
@@ -84,7 +84,7 @@ class Experiment:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Experiment":
-        """The experiment with the key of the one that `to_json` wrote.
+        """The experiment that `to_json` wrote; it has the same key.
 
         Raises:
             UserError: it is not an experiment of this version.
@@ -110,7 +110,7 @@ class Experiment:
         """Hash of the experiment alone.
 
         The profile's name is not part of it: two profiles with equal settings share a run. A training that waits for
-        a search has a key that no run has; otherwise it would be the training of the default genotype.
+        a search has a key that no run has. Otherwise it would have the key of the default genotype's training.
         """
         settings = {name: value for name, value in self.to_json().items() if name != "profile"}
         if self.genotype_from is not None:
@@ -121,7 +121,7 @@ class Experiment:
         """Hash of the experiment, of its data and of the weights it starts from.
 
         Args:
-            fingerprints: by data set; source and target must be there.
+            fingerprints: by data set, source and target included.
             weights: hash of the pre-trained weights, None from scratch.
         """
         return stable_hash([RESULTS_VERSION, self.key, fingerprints[self.source], fingerprints[self.target], weights])

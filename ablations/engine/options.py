@@ -1,4 +1,4 @@
-"""Options of commands that carry out runs. Importing this module does not import torch."""
+"""Options that choose where runs are carried out. Importing this module does not import torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,22 +8,22 @@ from msinet.errors import UserError
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Where runs are carried out. None of this changes their results on a CPU, unless the number of threads does."""
+    """Where runs are carried out. On a CPU, only the number of threads can change their results."""
 
     on: Literal["here", "ray", "slurm"] = "here"
-    """here: on this machine; ray: as tasks of a Ray cluster; slurm: as jobs of SLURM"""
+    """here: this machine; ray: tasks of a Ray cluster; slurm: SLURM jobs"""
     address: str = ""
-    """of a running Ray cluster: HOST:PORT, or auto for that of this machine; empty: one is started for this command"""
+    """address of a running Ray cluster: HOST:PORT, or auto for this machine's; empty: start one for this command"""
     threads: int = 0
-    """CPU cores of a run on a cluster; 0: one if its images are small and it has no GPU, else four"""
+    """CPU cores per run on a cluster; 0: one for small images without a GPU, else four"""
     attempts: int = 3
-    """on a cluster: attempts at a run whose process or machine is lost"""
+    """attempts per run on a cluster, if its process or machine is lost"""
     partition: str = ""
-    """of SLURM; empty: its default"""
+    """SLURM partition; empty: the default one"""
     hours: float = 24.0
-    """time limit of a job of SLURM; a run that needs longer goes on in another job"""
+    """time limit of a SLURM job; a longer run continues in another job"""
     submit: Literal["slurm", "local"] = "slurm"
-    """local: jobs are processes of this machine, to try --on slurm without SLURM"""
+    """local: jobs are processes on this machine, to test --on slurm without SLURM"""
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.hours <= 0 or self.threads < 0:
@@ -31,5 +31,5 @@ class ClusterOptions:
 
     @property
     def remote(self) -> bool:
-        """True if runs are handed over to a cluster."""
+        """True if runs are submitted to a cluster."""
         return self.on != "here"

@@ -1,8 +1,8 @@
-"""Runs one after the other, or several at once, each in a process of its own: here, or on a cluster (`cluster`).
+"""Runs on this machine: one after the other, or several at once, each in its own process.
 
-Networks on small images gain little from a second thread: two runs with a thread each finish sooner than one after the
-other with two, and threads that wait for each other collapse as soon as another program needs a core
-(docs/performance.md).
+Networks on small images gain little from a second thread: two runs at once with one thread each finish sooner than two
+runs one after the other with two threads. Threads that wait for each other become very slow as soon as another program
+needs a core (docs/performance.md).
 """
 
 import multiprocessing
@@ -34,7 +34,7 @@ OnStep = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How many runs there are at once, and with how many threads each."""
+    """Number of runs at once, and of threads per run."""
 
     jobs: int
     threads: int
@@ -46,13 +46,13 @@ def cores() -> int:
 
 
 def choose_jobs(runs: Sequence[Run], device: str, jobs: int = 0) -> Plan:
-    """Number of runs at once and of threads.
+    """Choose the number of runs at once and of threads per run.
 
-    On a CPU, runs on small images have one thread each, however many there are at once, so that their results do not
-    depend on `jobs`. Runs on larger images are one after the other, with all threads.
+    On a CPU, runs on small images always have one thread each, so that their results do not depend on `jobs`. Other
+    runs share all threads. By default they run one after the other.
 
     Args:
-        runs: to be done.
+        runs: the runs to carry out.
         device: cpu or cuda.
         jobs: runs at once; 0: one per core on small images on a CPU, else 1.
 
@@ -79,11 +79,11 @@ def one_by_one(attempts: Attempts, runs: Sequence[Run], plan: Plan, on_step: OnS
 
 
 class Pool(Engine):
-    """Processes of this machine.
+    """Processes on this machine.
 
     Args:
-        attempts: what the runs share.
-        plan: processes and threads.
+        attempts: shared data of the runs.
+        plan: number of processes and threads.
         count: number of runs.
         on_step: called with the number and the finished share of a run.
     """
@@ -102,7 +102,7 @@ class Pool(Engine):
         return [self.processes.submit(_attempt, number, run) for number, run in runs.items()]
 
     def finished(self, handles: Sequence[Future[Outcome]]) -> Iterable[Future[Outcome]]:
-        """Wait for the first run to end, and show the progress of the others."""
+        """Wait until a run ends, for `POLL` seconds at most, and show the progress of all runs."""
         done, _ = wait(handles, timeout=POLL, return_when=FIRST_COMPLETED)
         for number, share in enumerate(self.shares):
             self.on_step(number, share)
@@ -136,14 +136,14 @@ def at_once(attempts: Attempts, runs: Sequence[Run], plan: Plan, on_step: OnStep
             yield from drive(pool, attempts, runs)
         except BrokenProcessPool as error:
             raise UserError(
-                "a process of a run ended unexpectedly, perhaps for lack of memory; the same command resumes, "
-                "--jobs 1 needs less memory"
+                "a process of a run ended unexpectedly, perhaps because memory ran out; the same command resumes, "
+                "and --jobs 1 needs less memory"
             ) from error
 
 
 # --- In the process of a run ---------------------------------------------------------------------
 
-#: What the processes share, and the number of the first one.
+#: Shared data of the processes, and the process id of the first one.
 _shared: tuple[Attempts, Any, Any, int]
 #: Whether this process carries out a run.
 _busy = False
@@ -154,7 +154,7 @@ def _start(attempts: Attempts, threads: int, shares: Any, stop: Any, started: An
     global _shared
     _shared = (attempts, shares, stop, first)
     if sys.platform != "win32":
-        os.setsid()  # Ctrl-C goes to the first process alone, which asks the others once
+        os.setsid()  # Ctrl-C reaches only the first process, which stops the others once
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_follow, args=(first,), daemon=True).start()
     torch.set_num_threads(threads)
@@ -162,7 +162,7 @@ def _start(attempts: Attempts, threads: int, shares: Any, stop: Any, started: An
 
 
 def _follow(first: int) -> None:
-    """Interrupt this process when the first one was killed. Its parent is the fork server, which may live on."""
+    """Interrupt this process if the first one was killed. Its parent, the fork server, may survive."""
     while _lives(first):
         time.sleep(2 * POLL)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -197,7 +197,7 @@ def _attempt(number: int, run: Run) -> Outcome:
         return attempts.attempt(run, on_step)
     except KeyboardInterrupt:
         if not _lives(first):
-            os._exit(1)  # nobody waits for an answer
+            os._exit(1)  # no process waits for the result
         raise
     finally:
         _busy = False

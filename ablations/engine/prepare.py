@@ -1,4 +1,4 @@
-"""Renders the world and pre-trains networks on its pretext set, as far as a study needs them."""
+"""Renders the world and pre-trains networks on its pretext set, if a study needs them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +16,12 @@ from msinet.training.recipes import resolve_pretraining
 
 
 def prepare(study: Study, request: Request, run_options: RunOptions) -> None:
-    """Render the sets that a request on the rendered world needs and pre-train its networks, unless they exist.
+    """Render the missing data sets of a request on the rendered world, and pre-train its missing networks.
 
-    Each seed of a run starts from a pre-training of its own.
+    Each seed has its own pre-training.
 
     Raises:
-        UserError: an unknown name, a full disk and the like.
+        UserError: an unknown name or a full disk, for example.
     """
     request.check()
     if not request.rendered:

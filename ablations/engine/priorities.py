@@ -1,20 +1,20 @@
-"""The reference studies by weight: `python -m ablations fill` runs them in this order, as far as the time allows."""
+"""The reference studies by priority: `python -m ablations fill` runs them in this order until its time is used up."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Priority:
-    """A study with its number of seeds. Runs that an earlier entry has made are shared."""
+    """A study and its number of seeds. Entries share their runs."""
 
     study: str
     seeds: int = 1
     profile: str = "mini"
     words: tuple[str, ...] = ()
-    """more of the command line, such as --datasets msmt17"""
+    """further arguments, such as --datasets msmt17"""
 
 
-#: First one seed of the main table, then three; then what the paper's other claims rest on.
+#: First one seed of the main table, then three, then the studies behind the paper's other claims.
 PRIORITIES: tuple[Priority, ...] = (
     Priority("table2", 1),
     Priority("table2", 3),

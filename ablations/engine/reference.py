@@ -1,8 +1,8 @@
 """Reference results: finished runs without their weights, committed as one table per study and machine.
 
-REFERENCE/<machine>/machine.json   the machine in words, who measured, when, with which commands
+REFERENCE/<machine>/machine.json   description of the machine, who measured, when, with which commands
 REFERENCE/<machine>/<study>.csv    one row per run: experiment, metrics, costs, learning curve, environment
-REFERENCE/<machine>/<study>.npz    of each run its queries, its history and, of a search, its trajectory
+REFERENCE/<machine>/<study>.npz    queries and history of each run, trajectory of each search
 REFERENCE/<machine>/bench/*.csv    tables of `python -m bench`
 
 docs/reference.md describes the columns. Importing this module does not import torch or pandas.
@@ -40,7 +40,7 @@ Files = Mapping[str, "pd.DataFrame"]
 
 MACHINE = "machine.json"
 REMEDY = "restore it with git, or add the runs again (docs/reference.md)"
-#: Files of a run that are kept, and their columns that are not.
+#: Files of a run that are kept, each with the columns that are left out.
 KEPT: dict[str, tuple[str, ...]] = {"queries.csv": ("query",), "history.csv": (), "alphas.csv": ()}
 #: Columns of queries that differ between runs. Others are stored once if they are equal in all runs on a test set.
 SCORES = ("first_rank", "ap", "inp")
@@ -48,9 +48,9 @@ SCORES = ("first_rank", "ap", "inp")
 EXACT = ("history.csv",)
 #: Points of a learning curve in the table.
 POINTS = 10
-#: Columns that tell a reader which table cell a run fills. They follow from the experiment.
+#: Columns that name the table cell of a run. They follow from the experiment.
 PLACE = ("group", "row", "column", "draw")
-#: Columns of the experiment that a reader looks for; `definition` holds all of it as JSON.
+#: Main columns of the experiment; `definition` holds all of it as JSON.
 EXPERIMENT = ("profile", "model", "init", "source", "target", "seed")
 #: Columns of the learning curve: `POINTS` numbers, separated by spaces.
 CURVE = ("curve_epoch", "curve_loss", "curve_accuracy")
@@ -118,7 +118,7 @@ def read_machine(folder: Path) -> dict[str, Any]:
     """The contents of `machine.json`: machine, who, when, commands.
 
     Args:
-        folder: of the machine.
+        folder: folder of the machine.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -132,13 +132,13 @@ def read_machine(folder: Path) -> dict[str, Any]:
 
 
 def about(folder: Path) -> str:
-    """A machine in words: its name, what it is, and who measured when."""
+    """One line about a machine: name, description, who measured, and when."""
     found = read_machine(folder)
     return f"{folder.name} ({found['machine']}; {found['who']}, {found['when']})"
 
 
 def has_reference(study: Study, request: Request) -> bool:
-    """True if there are reference results for a table cell that a request asks for. Reads no data."""
+    """True if there are reference results for a table cell of the request. Reads no data sets."""
     folder = reference_folder()
     names = machines(study.name, folder)
     if not names:
@@ -156,7 +156,7 @@ class ReferenceStore(Store):
     """The reference results of one study on one machine, read like a store of finished runs.
 
     Args:
-        folder: of the machine.
+        folder: folder of the machine.
         study: name of the study.
     """
 
@@ -178,7 +178,7 @@ class ReferenceStore(Store):
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The rows of the table in the order of the file, of whatever version of the code.
+        """The rows of the table in the order of the file, from all versions of the code.
 
         Raises:
             UserError: the table cannot be read, or lacks a column.
@@ -219,7 +219,7 @@ class ReferenceStore(Store):
         return self.table.is_file()
 
     def done(self, run_id: str) -> bool:
-        """True if there is a row of today's code for the run."""
+        """True if the table has a row of this version of the code for the run."""
         return run_id in self.frame().index
 
     def state(self, run_id: str) -> State:
@@ -238,7 +238,7 @@ class ReferenceStore(Store):
         return found if isinstance(found, str) else None
 
     def frame(self) -> "pd.DataFrame":
-        """One row per run of today's code, as `Store.frame`. Rows of another version are left out.
+        """One row per run of this version of the code, as `Store.frame`. Other rows are left out.
 
         Raises:
             UserError: the table cannot be read.
@@ -277,7 +277,7 @@ class ReferenceStore(Store):
         return shared | own if own else own
 
     def files(self, run_id: str) -> dict[str, "pd.DataFrame"]:
-        """All files that were kept of a run."""
+        """All files of a run that were kept."""
         return {name: self.read(run_id, name) for name in KEPT if self._columns(run_id, name)}
 
 
@@ -336,25 +336,25 @@ def record_of(row: Row) -> Row | None:
 
 @dataclass(frozen=True)
 class Place:
-    """The table cell that a run fills, in words, and the request that asks for it."""
+    """Labels of the table cell that a run fills, and the request for it."""
 
     group: str
     row: str
     column: str
     draw: int
     request: str
-    """words of the command line, without seeds, store and folders"""
+    """command-line arguments, without seeds, store and folders"""
 
 
 def row_of(run_id: str, experiment: Experiment, record: Mapping[str, Any], place: Place, files: Files) -> Row:
     """The row of the table for a finished run.
 
     Args:
-        run_id: of the run.
-        experiment: that was run.
-        record: of the run.
-        place: of the run in the study.
-        files: of the run.
+        run_id: id of the run.
+        experiment: experiment of the run.
+        record: record of the run.
+        place: table cell of the run.
+        files: files of the run by name.
     """
     definition = experiment.to_json()
     kept = {name: value for name, value in record.items() if not name.startswith("recipe.")}
@@ -371,7 +371,7 @@ def row_of(run_id: str, experiment: Experiment, record: Mapping[str, Any], place
 
 
 def curve(history: "pd.DataFrame | None") -> dict[str, str]:
-    """The learning curve of a training: at most `POINTS` epochs, equally spaced, the last among them."""
+    """The learning curve of a training: at most `POINTS` epochs, equally spaced, including the last."""
     import numpy as np
 
     if history is None or history.empty or not {"epoch", "loss", "accuracy"} <= set(history):
@@ -391,9 +391,9 @@ def write_reference(store: ReferenceStore, rows: Iterable[Row], files: Mapping[s
     The arrays are written before the table, so that an interruption leaves no row without its arrays.
 
     Args:
-        store: that is written.
+        store: where to write.
         rows: as `row_of` makes them, in any order.
-        files: of each run, by run id.
+        files: files of each run, by run id.
     """
     import numpy as np
 
@@ -415,7 +415,7 @@ def write_reference(store: ReferenceStore, rows: Iterable[Row], files: Mapping[s
 
 
 def compact(values: "pd.Series[Any]", *, exact: bool = False) -> "NDArray[np.generic]":
-    """Values in the smallest type that holds them: 16 or 32 bits, text as text."""
+    """Values in a small type: integers in 16 bits or more as needed, others in 32 or, if `exact`, 64; text as text."""
     import numpy as np
 
     found = values.to_numpy()
@@ -428,7 +428,7 @@ def compact(values: "pd.Series[Any]", *, exact: bool = False) -> "NDArray[np.gen
 
 
 def _shared(arrays: "Arrays", targets: Mapping[str, str]) -> "Arrays":
-    """The arrays; columns of queries that are equal in all runs on a test set, as the identities, are stored once."""
+    """The arrays. Query columns that are equal in all runs on a test set, such as identities, are stored once."""
     import numpy as np
 
     found: Arrays = {}

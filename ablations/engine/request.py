@@ -35,39 +35,39 @@ PRETEXT = folder_of("pretext")
 
 @dataclass(frozen=True)
 class Request:
-    """The user's request, the same for every study."""
+    """Profile, data, networks, seeds and recipes of a command. The options are the same for every study."""
 
     profile: str = "mini"
-    """smoke, mini, full or paper: size of images and length of training"""
+    """smoke, mini, full or paper: image size and training length"""
     data_root: Path | None = None
-    """folder of the data sets, or a list of images (docs/own-images.md); None: the rendered world, made on first use"""
+    """folder of the data sets, or a list of images (docs/own-images.md); None: the world rendered on first use"""
     datasets: tuple[str, ...] = ()
-    """data sets by the name of their cards (msinet data check lists them); empty: those found under the data root"""
+    """names of data sets (`msinet data check` lists them); empty: those found under the data root"""
     whole: bool = False
-    """on the rendered world: all data sets, large networks and the pre-trained group as well"""
+    """on the rendered world, include all data sets, large networks and the pre-trained group"""
     models: tuple[str, ...] = ()
-    """only these networks; at the width of the profile, or at another as osnet_x0_25; empty: all of the table"""
+    """only these networks, at the profile's width or another, such as osnet_x0_25; empty: all of the table"""
     seeds: int = 0
     """repetitions of every experiment: seeds 0 to N-1; 0: two in profile mini, else one"""
     recipe: tuple[str, ...] = ()
-    """changes to the profile's recipe, as lr=0.01 epochs=80; such runs are results of their own"""
+    """changes to the profile's recipe, such as lr=0.01 epochs=80; changed runs are separate results"""
     search_recipe: tuple[str, ...] = ()
-    """changes to the profile's search recipe, as epochs=40 alpha_lr=0.01, in every search"""
+    """changes to the profile's search recipe, such as epochs=40 alpha_lr=0.01, in every search"""
     unsupervised_recipe: tuple[str, ...] = ()
-    """changes to the recipes of methods without labels, as eps=0.5 feature=transfer"""
+    """changes to the recipes of methods without labels, such as eps=0.5 feature=transfer"""
     recipe_of: RecipeOf = "paper"
-    """recipe of trainings: the paper's for all networks, or each network's own by its authors, if its card has one"""
+    """training recipe: the paper's for all networks, or that of each network's authors if its card has one"""
     pretrained: Path | None = None
-    """folder with pre-trained weights named after the networks, as osnet.pth or msinet.safetensors"""
+    """folder of pre-trained weights named after the networks, such as osnet.pth or msinet.safetensors"""
     store: Path = Path("results")
     """folder of finished runs"""
     name: str = ""
     """another name for the only data set under the data root"""
     keep_same_camera: bool = False
-    """rank gallery images of the query's identity and camera as well, for data sets with one camera"""
+    """also rank gallery images of the query's identity and camera, for data sets with one camera"""
 
     def check(self) -> None:
-        """Raise a `UserError` for any unknown name, before any image is read. The user's own data sets become known."""
+        """Raise a `UserError` for an unknown name before any image is read. Also registers the user's own data sets."""
         if self.data_root is not None:
             notice(self.root, self.name)
         for name in self.datasets:
@@ -103,7 +103,7 @@ class Request:
 
     @property
     def complete(self) -> bool:
-        """True if all data sets, large networks and the pre-trained group belong to the tables."""
+        """True if the tables include all data sets, large networks and the pre-trained group."""
         return self.whole or not self.rendered or self.profile == "smoke"
 
     @property
@@ -129,7 +129,7 @@ class Request:
         return self.store / "pretrained" / f"{self.profile}-{key}"
 
     def weights_name(self, model: str, seed: int) -> str:
-        """Name of a network's weights without suffix. Those of the pretext training differ by seed of the run."""
+        """File name of a network's weights without suffix. Each seed has its own weights of the pretext training."""
         return model if seed == 0 or self.pretrained is not None else f"{model}-seed{seed}"
 
     @property
@@ -140,7 +140,7 @@ class Request:
         return self.pretext_folder if self.pretext_folder.is_dir() else None
 
     def default_datasets(self) -> tuple[str, ...]:
-        """Data sets of the tables before any is on disk: those asked for, else all that the rendered world has."""
+        """Data sets of the tables before any is on disk: those asked for, else all (of the rendered world)."""
         return self.datasets or tuple(name for name in main_datasets() if not self.rendered or name in SETS)
 
     def available_datasets(self) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ class Request:
         return load_dataset(name, self.root, keep_same_camera=self.keep_same_camera)
 
     def as_args(self) -> list[str]:
-        """The command-line words that give this request again."""
+        """The command-line arguments that reproduce this request."""
         words: list[str] = []
         for one in fields(self):
             value = getattr(self, one.name)
@@ -182,7 +182,7 @@ class Request:
         return words
 
     def named(self, network: str) -> str:
-        """A network's name at the width that it has in this profile; one with a width, as msinet_x1_0, is unchanged."""
+        """A network's name with its width in this profile. A name with a width, such as msinet_x1_0, is unchanged."""
         return network if network not in CARDS else network_card(network).named(self.profile)
 
     def search(self, source: str, seed: int, **changes: Any) -> Experiment:
@@ -192,9 +192,9 @@ class Request:
         return Experiment(self.named("supernet"), source, source, recipe, self.profile, seed)
 
     def experiment(self, model: str, source: str, target: str, seed: int, init: Init = "scratch") -> Experiment:
-        """A training of a network with this profile's recipe and its evaluation.
+        """The training and evaluation of a network with this profile's recipe.
 
-        Where the profile has no cross-domain trainings, the weights of the in-domain training are ranked.
+        If the profile has no cross-domain trainings, the weights of the in-domain training are evaluated.
         """
         across = source != target and find_profile(self.profile).cross_domain_training
         recipe = _recipe(self.profile, source, model, across, self.recipe, self.recipe_of)
@@ -202,13 +202,13 @@ class Request:
         return Experiment(model, source, target, recipe, self.profile, seed, init, same_weights=same_weights)
 
     def unsupervised(self, method: Method, model: str, source: str, target: str, seed: int) -> Experiment:
-        """A method without labels of the target, with this profile's recipe; the neck follows from its feature."""
+        """A method without labels of the target, with this profile's recipe. Its feature determines the neck."""
         recipe = overridden(resolve_unsupervised(self.profile, method, target), self.unsupervised_recipe).recipe
         experiment = Experiment(model, source, target, recipe, self.profile, seed, "pretrained")
         return experiment.with_options(neck=recipe.method_settings.neck)
 
 
-@lru_cache(maxsize=1024)  # cells of a study differ in seeds more than in recipes
+@lru_cache(maxsize=1024)  # many cells of a study share a recipe
 def _recipe(
     profile: str, source: str, model: str, cross_domain: bool, changes: tuple[str, ...], recipe_of: RecipeOf
 ) -> Recipe:

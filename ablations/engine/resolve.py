@@ -75,22 +75,22 @@ class ResolvedCell:
 
 @dataclass(frozen=True)
 class Resolution:
-    """A study made concrete for a request and a store."""
+    """The runs of a study for a request and a store."""
 
     study: Study
     request: Request
     cells: tuple[ResolvedCell, ...]
     datasets: Mapping[str, Dataset]
-    """those on this machine"""
+    """data sets on this machine"""
     fingerprints: Mapping[str, str]
-    """of the data sets"""
+    """fingerprints by data set"""
     searches: Mapping[str, Run] = field(default_factory=dict)
     """searches behind the cells, by run id"""
     trainings: Mapping[Experiment, Run] = field(default_factory=dict)
-    """trainings whose weights other cells rank with"""
+    """trainings whose weights other cells use"""
 
     def runs(self) -> list[Run]:
-        """All runs, each once, although several cells may share it, and after the runs that it needs."""
+        """All runs without duplicates, each after the runs that it needs."""
         found: dict[Experiment | str, Run] = {}
         for one in self.cells:
             if one.search_id:
@@ -116,10 +116,10 @@ def resolve(
     """Enumerate the cells of a study and find the run of each.
 
     Args:
-        study: what to enumerate.
+        study: the study.
         request: options of the command.
         store: finished and unfinished runs.
-        load: reads a data set of the request; None: from the disk. For callers that resolve several studies.
+        load: reads a data set; None: `request.load`. Callers that resolve several studies can cache it.
 
     Raises:
         UserError: an unknown name, a data set that cannot be used, nothing on disk or in the store, or records of

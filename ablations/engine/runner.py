@@ -1,4 +1,4 @@
-"""Runs what the store does not hold."""
+"""Carries out the runs that the store lacks."""
 
 import sys
 from collections import Counter
@@ -43,7 +43,7 @@ def costs_of(runs: Iterable[Run], datasets: Datasets) -> dict[Experiment, Record
 def check_images(
     runs: Iterable[Run], datasets: Datasets, costs: Mapping[Experiment, Record], run_options: RunOptions
 ) -> None:
-    """Read every image that the runs need, and draw a batch, so that a broken one is named before any training.
+    """Read every image that the runs need, and draw a batch, to find errors before any training.
 
     Raises:
         DataError: images that cannot be decoded, or too few identities for a batch.
@@ -73,31 +73,31 @@ def execute(
     budget: Budget | None = None,
     cluster: ClusterOptions | None = None,
 ) -> Counter[str]:
-    """Run what the store does not hold yet.
+    """Carry out the runs that the store lacks.
 
-    A run that fails is recorded and the next one starts; a run that another process works on is left to it. After a
-    kill at any moment, the same call resumes.
+    A failed run is recorded and the next one starts. A run that another process works on is skipped. After a kill at
+    any time, the same call resumes.
 
     Args:
         resolution: what to run; blocked runs are left out.
         store: where finished runs are published.
         run_options: device, workers and the like.
         on_finish: called after each finished run.
-        jobs: runs at once, each in a process of its own; 0: see `choose_jobs`, on a cluster all.
-        budget: time that is left; None: no limit.
+        jobs: runs at once, each in its own process; 0: see `choose_jobs`, on a cluster all.
+        budget: remaining time; None: no limit.
         cluster: where runs are carried out; None: on this machine.
 
     Returns:
-        The number of runs that were "done" before, "finished" now, "failed", "running" elsewhere, "blocked" as their
-        search is not finished, or "postponed" as the time would not have sufficed.
+        The number of runs by outcome: "done" before, "finished" now, "failed", "running" elsewhere, "blocked" by an
+        unfinished run, "postponed" for lack of time.
 
     Raises:
-        UserError: what no run could use: the device, images, weights, a batch larger than the data. Or a process of
-            a run ended unexpectedly.
+        UserError: a device, images, weights or batch size that no run can use, or a process of a run ended
+            unexpectedly.
         KeyboardInterrupt: the states of the current runs were saved first.
     """
     cluster = cluster or ClusterOptions()
-    # A wrong name is one error now, not one per run; a cluster may have devices that this machine has not.
+    # A wrong name is one error now, not one per run. A cluster may have devices that this machine lacks.
     device = pick_device("cpu" if cluster.remote else run_options.device)
     runs = [one for one in resolution.runs() if one.state != "blocked"]
     todo = [one for one in runs if one.state != "done"]
@@ -108,7 +108,7 @@ def execute(
     check_images(todo, resolution.datasets, costs, run_options)
     plan = choose_jobs(todo, device.type, jobs)
     alone = plan.jobs == 1 and not cluster.remote
-    # In a terminal the bar of the table is below that of the run; a log, or several runs at once, get only the table's.
+    # In a terminal, the table's bar is below the run's bar. Logs and several runs at once have only the table's bar.
     inner = replace(run_options, progress=alone and run_options.progress and sys.stderr.isatty())
     attempts = Attempts(resolution.datasets, resolution.fingerprints, store.root, inner, costs, budget)
     work = [_work(one.experiment, resolution.datasets, costs[one.experiment]) for one in todo]
@@ -134,7 +134,7 @@ def execute(
 
 
 class _Meter:
-    """Progress bar of a table. Runs count by their computation, so that the remaining time is realistic."""
+    """Progress bar of a table. Runs are weighted by their computation, so that the remaining time is realistic."""
 
     def __init__(self, title: str, work: Sequence[float], *, visible: bool, below: bool) -> None:
         self._work, self._shares = list(work), [0.0] * len(work)
@@ -159,7 +159,7 @@ class _Meter:
         self._bar.update(done - self._bar.n)
 
     def end(self, number: int, *, counts: bool) -> None:
-        """End a run; one that this process did not do leaves the total."""
+        """End a run. A run that this process did not carry out is removed from the total."""
         if not counts:
             self._bar.total = (self._bar.total or 0.0) - self._work[number]
             self._work[number] = 0.0

@@ -1,4 +1,4 @@
-"""Prints the state of a study's runs. Importing this module does not import torch."""
+"""The state of a study's runs, as lines of text. Importing this module does not import torch."""
 
 import json
 from collections import Counter
@@ -29,9 +29,9 @@ def status_lines(resolution: Resolution, store: Store) -> Iterable[str]:
 
 
 def seconds_left(runs: Iterable[Run], store: Store) -> float | None:
-    """Time that the unfinished runs take one after the other; None without a finished run.
+    """Seconds that the unfinished runs take one after the other; None without a finished run.
 
-    A run takes the mean of the finished ones of its network, or of any network; one that is running counts half.
+    A run is assumed to take the mean time of its network's finished runs, or of all. A running one counts half.
     """
     took: dict[str, list[float]] = {}
     for one in runs:

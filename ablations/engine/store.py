@@ -26,9 +26,9 @@ State = Literal["done", "running", "interrupted", "failed", "missing"]
 
 
 class Store:
-    """A folder of runs, created on first use. Its frame is read once."""
+    """A folder of runs, created on first use. Its frame is read again after a run is published."""
 
-    #: Studies are resolved by the data and weights that the runs recorded, whatever is on this machine.
+    #: True: studies are resolved by the data and weights in the records, not by those on this machine.
     recorded = False
 
     def __init__(self, root: Path) -> None:
@@ -79,8 +79,8 @@ class Store:
         return (self.root / "runs").is_dir()
 
     def tested(self, profile: str) -> set[str]:
-        """Data sets that finished runs were ranked on; reference results keep those of each profile apart."""
-        del profile  # a store is filled by one profile, as a rule
+        """Data sets that finished runs were ranked on. Only reference results distinguish profiles."""
+        del profile  # a store usually holds one profile
         return set(self.frame().get("target", ()))
 
     def genotype(self, run_id: str) -> str | None:
@@ -92,7 +92,7 @@ class Store:
         """A CSV file of a finished run as written, shares in [0, 1].
 
         Raises:
-            UserError: it cannot be read, as of a search.
+            UserError: it cannot be read, for example that of a search.
         """
         import pandas as pd
 
@@ -129,8 +129,8 @@ class Store:
         """Record a failure, which never counts as a result. Returns the file that holds the error.
 
         Args:
-            run_id: of the run.
-            experiment: what was run; None if its process was lost.
+            run_id: id of the run.
+            experiment: experiment of the run; None: not recorded.
             error: a traceback, or the message alone.
         """
         folder = self.failed_folder(run_id)
@@ -155,7 +155,7 @@ class Store:
             UserError: a folder among the runs is not a finished run, or was damaged.
         """
         if self._frame is None:
-            import pandas as pd  # it takes a second, which `list` and `status` need not wait
+            import pandas as pd  # takes a second, which `list` and `status` save
 
             rows = [self._row(folder) for folder in sorted((self.root / "runs").glob("*/")) if folder.is_dir()]
             empty = pd.DataFrame(index=pd.Index([], name="run_id"))
@@ -178,6 +178,4 @@ class Store:
                 **record,
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(
-                f"{folder} is not a finished run ({error!r:.200}); take it out, then run it again"
-            ) from error
+            raise UserError(f"{folder} is not a finished run ({error!r:.200}); remove it, then run it again") from error

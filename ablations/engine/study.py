@@ -64,7 +64,7 @@ class Study:
     """limits of the comparison that a reader must know"""
 
     def baseline_row(self, row: Row, rows: Iterable[Row]) -> Row | None:
-        """The row to compare a row with: of those with the baseline's factors, the most similar one in the others."""
+        """The baseline of a row: of the rows with its factors, the one most similar in the others; or None."""
         bases = [base for base in rows if all(base[name] == value for name, value in self.baseline)]
         if not self.baseline or not bases:
             return None
@@ -73,7 +73,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Point:
-    """Everything about a cell but its row."""
+    """The request and the coordinates of a cell, except its row."""
 
     request: Request
     group: Group
@@ -88,11 +88,11 @@ class Point:
         return "pretrained" if self.group in ("pretrained", "pretext") else "scratch"
 
     def experiment(self, model: str) -> Experiment:
-        """The training of a network, named with its width."""
+        """The training of a network; its name includes the width."""
         return self.request.experiment(model, self.train, self.test, self.seed, self.init)
 
     def msinet(self, genotype: str = SEARCHED) -> Experiment:
-        """The training of MSINet at the profile's width; the paper's genotype is its default."""
+        """The training of MSINet at the profile's width, by default with the paper's genotype."""
         plain = self.experiment(self.request.named("msinet"))
         return plain if genotype == SEARCHED else plain.known(genotype)
 
@@ -119,7 +119,7 @@ def cross(
     Args:
         request: number of seeds.
         groups: kinds of initial weights.
-        rows: factors of each row; `draw` among them is the cell's repetition and no factor.
+        rows: factors of each row; an entry `draw` is the cell's repetition, not a factor.
         tasks: training and test sets.
         make: the experiment of a row at a point; None: the table has no such cell.
     """
@@ -165,16 +165,16 @@ def trained_groups(request: Request) -> tuple[Group, ...]:
 
 
 def tasks(request: Request, datasets: Sequence[str]) -> list[Task]:
-    """All in-domain and cross-domain tasks on the available data sets, as the data sets' cards name them."""
+    """All in-domain and cross-domain tasks on the available data sets, as listed on the data sets' cards."""
     short = not request.complete and not request.datasets
     inside = [(name, name) for name in datasets if not (short and card_of(name).extra)]
     return inside + [(name, other) for name in datasets for other in card_of(name).across if other in datasets]
 
 
 def first_tasks(request: Request, datasets: Sequence[str]) -> list[Task]:
-    """The columns of Table 2: all tasks; on the rendered world, unless all are asked for, MS and its test across sets.
+    """The columns of Table 2: all tasks. Short tables have only the tasks trained on MS, in-domain and cross-domain.
 
-    Few cells that are trained long enough say more than many that are not.
+    A few cells with long trainings are more informative than many with short ones.
     """
     every = tasks(request, datasets)
     if request.complete or request.datasets:
@@ -203,7 +203,7 @@ def table_networks(request: Request, study: str) -> list[str]:
 
 
 def network_rows(request: Request, default: Iterable[str]) -> list[Row]:
-    """A row per network: those asked for, else the default ones; without a width, at that of the profile."""
+    """A row per network: those asked for, else the default ones. Names without a width get that of the profile."""
     names = map(split_name, map(request.named, request.models or default))
     return [{"network": name, "width": width, "alignment": "none"} for name, width in names]
 

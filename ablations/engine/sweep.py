@@ -1,6 +1,6 @@
-"""A sweep: settings that the paper chose by hand, chosen on held-out training identities instead.
+"""A sweep: it chooses settings on held-out training identities. The paper chose them by hand.
 
-The test set has no part in the choice; only the chosen setting is evaluated on it, beside the paper's. This module
+The test set has no part in the choice; only the chosen setting and the paper's are evaluated on it. This module
 defines sweeps and their files; `ablations.engine.trials` runs them with Optuna.
 """
 
@@ -24,7 +24,7 @@ class Sweep:
 
     name: str
     space: dict[str, tuple[float, float, bool]]
-    """lowest and highest value of each setting, and whether steps are logarithmic; the first is varied by default"""
+    """lowest value, highest value and logarithmic scale of each setting; the first setting is varied by default"""
     data: Callable[[Request], Task]
     """training set and ranked set of the trials"""
     default: Callable[[Request, str], dict[str, float]]
@@ -38,15 +38,15 @@ class SweepOptions:
     """How a sweep searches its space."""
 
     trials: int = 8
-    """finished trials to reach; the first has the default values: overlap 0.4, weight 2"""
+    """total number of trials; the first has the default values: overlap 0.4, weight 2"""
     vary: tuple[str, ...] = ()
-    """settings to vary: overlap, side_ratio, temperature, momentum of the search; empty: overlap, or the weight"""
+    """settings to vary: overlap, side_ratio, temperature, momentum; empty: overlap, or alignment_weight"""
     grid: tuple[float, ...] = ()
-    """values to try, each once, instead of the sampler's choice"""
+    """values to try, each once, instead of the sampler's proposals"""
     pruning: Literal["none", "asha"] = "none"
-    """asha: run trials at a quarter, half and all of their length; only the better half continues each time"""
+    """asha: run trials at a quarter, half and full length; after each stage only the better half continues"""
     storage: str = ""
-    """journal file of the trials, or a database URL; empty: sweeps/ in the store"""
+    """journal file or database URL of the trials; empty: a journal in STORE/sweeps/"""
     trials_at_once: int = 1
     """trials at once on a cluster; with several, proposals depend on which trials finish first"""
 
@@ -61,7 +61,7 @@ class SweepOptions:
             if name not in sweep.space:
                 raise unknown_name("setting to vary", name, sweep.space)
         if self.trials < 1 or self.trials_at_once < 1:
-            raise UserError("a sweep needs at least one trial, and one at once")
+            raise UserError("--trials and --trials-at-once must be at least 1")
         low, high, _ = sweep.space[vary[0]]
         if self.grid and (len(vary) > 1 or not all(low <= value <= high for value in self.grid)):
             raise UserError(f"a grid is over one setting, with values in [{low:g}, {high:g}] for {vary[0]}")
@@ -69,13 +69,13 @@ class SweepOptions:
 
 
 def summary_path(request: Request, name: str) -> Path:
-    """Outcome of the last sweep of that name on a profile and data root."""
+    """File with the outcome of the last sweep of that name for a profile and data root."""
     data = "" if request.data_root is None else f"-{request.data_root.resolve().name}"
     return request.store / "sweeps" / f"{name}-{request.profile}{data}.json"
 
 
 def read_summary(request: Request, name: str) -> dict[str, Any] | None:
-    """Outcome of the last such sweep; None before the first."""
+    """Outcome of the last such sweep; None if there is none."""
     path = summary_path(request, name)
     found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     return found

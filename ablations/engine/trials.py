@@ -1,4 +1,4 @@
-"""Runs sweeps: Optuna chooses settings, each trial is trained and ranked on held-out training identities."""
+"""Runs sweeps: Optuna proposes settings; each trial is trained, then ranked on held-out training identities."""
 
 import json
 import os
@@ -23,6 +23,7 @@ from ablations.engine.study import single
 from ablations.engine.sweep import Sweep, SweepOptions, Values, shortened, summary_path
 from msinet.errors import UserError
 from msinet.io import exclusive, stable_hash, write_csv, write_json
+from msinet.terminal import INTERRUPTED
 from msinet.training.options import RunOptions
 
 #: Shares of the full length at which a trial may be pruned, each twice the one before (successive halving).
@@ -36,10 +37,10 @@ def run_sweep(
     options: SweepOptions | None = None,
     cluster: ClusterOptions | None = None,
 ) -> Path:
-    """Run trials until so many are finished; after a stop the same call resumes.
+    """Run trials until the requested number is finished. The same call resumes after a stop.
 
-    The first trial has the default values. Interrupted trials start again with the same values; what they had already
-    searched or trained is in the store.
+    The first trial has the default values. Interrupted trials start again with the same values; their finished
+    searches and trainings are in the store.
 
     Args:
         request: profile, data, recipes, store.
@@ -52,8 +53,8 @@ def run_sweep(
         The JSON file with the outcome; the CSV file of the same name has the trials.
 
     Raises:
-        UserError: unknown names, a grid over several settings or out of range, too few data, another sweep at work,
-            several trials at once on this machine alone.
+        UserError: unknown names, a grid over several settings or out of range, too few data, another sweep in
+            progress, or several trials at once without a cluster.
     """
     options, cluster = options or SweepOptions(), cluster or ClusterOptions()
     if options.trials_at_once > 1 and not cluster.remote:
@@ -72,7 +73,7 @@ def open_storage(where: str) -> optuna.storages.BaseStorage:
     """Optuna's storage: a journal file, or a database by its URL.
 
     Raises:
-        UserError: it cannot be used.
+        UserError: the storage cannot be used.
     """
     from optuna.storages import JournalStorage, get_storage
     from optuna.storages.journal import JournalFileBackend
@@ -142,7 +143,7 @@ class _Trials:
         return sorted(trials, key=lambda trial: trial.number)
 
     def run(self) -> None:
-        """Run trials until so many are finished."""
+        """Run trials until the requested number is finished."""
         wanted = len(set(self.options.grid)) or self.options.trials
         if self.options.trials_at_once > 1:
             self.run_several(wanted)
@@ -160,11 +161,11 @@ class _Trials:
                         begun.add(threads.submit(self.run_trial, *self.next_trial(done + len(begun), wanted)))
                     ended, begun = wait(begun, return_when=FIRST_COMPLETED)
                     for one in ended:
-                        one.result()  # raises what it raised
+                        one.result()  # raises the error of its trial
             except KeyboardInterrupt:
-                # The threads would go on until their trials end. Ray ends the tasks of a command that is gone.
+                # The threads would continue until their trials end. Ray ends the tasks of a command that has exited.
                 tqdm.write("interrupted; the same command resumes from the last checkpoints")
-                os._exit(130)
+                os._exit(INTERRUPTED)
 
     def next_trial(self, number: int, wanted: int) -> tuple[optuna.Trial, Values]:
         """The next trial and its values."""
@@ -184,7 +185,7 @@ class _Trials:
         return trial, values
 
     def run_trial(self, trial: optuna.Trial, values: Values) -> None:
-        """Run one trial at each rung of its length and report its mAP."""
+        """Run one trial at each share of its length and report its mAP."""
         for rung in RUNGS if self.options.pruning == "asha" else (1.0,):
             experiment = shortened(self.sweep.trial(self.request, self.task, values), rung)
             tally = execute(self.resolved(experiment), self.store, self.run_options, cluster=self.cluster)

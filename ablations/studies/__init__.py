@@ -1,4 +1,4 @@
-"""Tables and figures, one file each, which defines `STUDY`; those that a sweep precedes define `SWEEP` as well."""
+"""Studies, one file each. A file defines `STUDY`, and `SWEEP` if a sweep precedes the study."""
 
 import importlib
 import pkgutil

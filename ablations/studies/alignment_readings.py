@@ -4,7 +4,7 @@ from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
 from ablations.engine.study import Cell, Point, Row, Study, cross, trained_groups, vehicle_tasks
 
-#: Settings of each reading: where the released code differs, or the paper is silent (docs/differences.md).
+#: Settings of each reading, where the released code differs or the paper does not say (docs/differences.md).
 READINGS: dict[str, dict[str, str | bool]] = {
     "recommended": {},
     "partner_grid": {"alignment_grid": "partner"},
@@ -25,7 +25,7 @@ def make(row: Row, point: Point) -> Experiment:
 
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
-    """Each reading, one difference at a time."""
+    """The recommended reading, and readings that differ from it in one setting."""
     rows = [{"reading": name} for name in READINGS]
     return cross(request, trained_groups(request), rows, vehicle_tasks(request, datasets), make)
 

@@ -1,4 +1,4 @@
-"""Calibration: what colour, random weights and short trainings reach on each data set and across them."""
+"""Calibration: results of colours alone, random weights and short trainings, in-domain and cross-domain."""
 
 from ablations.engine.request import Request
 from ablations.engine.study import Cell, Study, cross, first_tasks, network_label, network_rows, table_networks

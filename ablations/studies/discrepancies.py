@@ -27,7 +27,7 @@ CHANGES: dict[str, dict[str, Scalar]] = {
 
 
 def make(row: Row, point: Point) -> Experiment:
-    """The training of what a search with this behaviour finds."""
+    """The training of the genotype that a search with this behaviour finds."""
     behaviour = str(row["behaviour"])
     chosen = CHANGES if behaviour == "all" else {behaviour: CHANGES.get(behaviour, {})}
     changes: dict[str, Scalar | tuple[int, ...]] = {}

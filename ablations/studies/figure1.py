@@ -10,7 +10,7 @@ from ablations.engine.study import Cell, Study, cross, home, model_of, network_l
 
 
 def vehicle_study(name: str, title: str, networks: Sequence[str]) -> Study:
-    """A study of networks on the vehicle set, or on the first available set, to be looked at."""
+    """A study of networks whose maps or lists are drawn, on VeRi-776 or the first available set."""
 
     def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
         rows, columns = network_rows(request, networks), home(datasets, "veri776")
@@ -19,7 +19,7 @@ def vehicle_study(name: str, title: str, networks: Sequence[str]) -> Study:
     return Study(
         name=name,
         title=title,
-        varies="network" if len(networks) > 1 else "nothing: one network is looked at",
+        varies="network" if len(networks) > 1 else "nothing: there is one network",
         fixed="recipe of the profile, data set (VeRi-776, or the first available)",
         nuisance="seed",
         cells=cells,

@@ -10,7 +10,7 @@ ROWS += [{"mechanism": "tcm", "overlap": overlap} for overlap in OVERLAPS]
 
 
 def make(row: Row, point: Point) -> Experiment:
-    """The training of what a search with this mechanism and overlap finds."""
+    """The training of the genotype that a search with this mechanism and overlap finds."""
     return point.searched(**row)
 
 

@@ -7,9 +7,9 @@ from ablations.engine.request import Request
 from ablations.engine.study import Cell, Point, Row, Study, cross, home
 from msinet.models.genotype import OPERATIONS, SEARCHED
 
-#: Random architectures that a comparison needs at least, because they are a random effect.
+#: Least number of random architectures in a comparison, because they are a random effect.
 GENOTYPES = 10
-#: Fewer of them by profile, to try the machinery.
+#: Smaller numbers by profile, for quick trials.
 FEWER = {"smoke": 3}
 #: Architectures of a single operation, by the operation's letter.
 SINGLE = {"none": "N", "exchange": "E", "gate": "G", "attention": "A"}
@@ -31,13 +31,13 @@ def draws_per_seed(request: Request) -> int:
 
 
 def random_genotype(seed: int, draw: int) -> str:
-    """A genotype drawn uniformly from the 4^12; each seed and draw has its own."""
+    """A genotype drawn uniformly from all 4^12; each seed and draw has its own."""
     rng = np.random.default_rng((seed, draw))
     return "".join(rng.choice(list(OPERATIONS), len(SEARCHED)))
 
 
 def make(row: Row, point: Point) -> Experiment:
-    """The training of a given architecture, or of what a search finds."""
+    """The training of a given architecture, or of one that a search finds."""
     name = str(row["architecture"])
     if name in ("tpe", "tcm"):
         return point.searched(mechanism=name)
@@ -60,7 +60,7 @@ STUDY = Study(
     title="Figure 5b: single operations, random, published and searched architectures",
     varies="genotype, or the search that finds it (TCM, or TPE with as many training passes)",
     fixed="training recipe of the profile, data set (MSMT17, or the first available)",
-    nuisance="seed of search and training; ten random genotypes or more, three in smoke, others for each seed",
+    nuisance="seed of search and training; ten or more random genotypes (three in smoke), different for each seed",
     cells=cells,
     label=lambda row: LABELS[str(row["architecture"])],
     baseline=(("architecture", "random"),),

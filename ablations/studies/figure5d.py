@@ -20,7 +20,7 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
 STUDY = Study(
     name="figure5d",
     title="Figure 5d: scale ratio of the branches",
-    varies="light convolutions of branch b for each one of branch a: 1 to 4; parameters and MACs with it",
+    varies="light convolutions of branch b for each one of branch a (1 to 4), hence parameters and MACs",
     fixed="genotype of Table 1, recipe of the profile, data set (MSMT17, or the first available)",
     nuisance="seed",
     cells=cells,

@@ -1,4 +1,4 @@
-"""Heads of parts: PCB's and PCB+RPP's on MSINet and ResNet50 (no table of the paper)."""
+"""Part heads: those of PCB and PCB+RPP on MSINet and ResNet50 (not in the paper)."""
 
 from dataclasses import replace
 from itertools import product
@@ -9,7 +9,7 @@ from ablations.engine.study import Cell, Point, Row, Study, cross, home, model_o
 from msinet.models.registry import CARDS, label_of
 from msinet.training.recipe import with_settings
 
-#: Heads by the option `neck`, and how tables call them.
+#: Heads by the option `neck`, and their names in tables.
 HEADS = {"": "own head", "pcb": "PCB head", "rpp": "PCB+RPP head"}
 
 
@@ -32,7 +32,7 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
 
 STUDY = Study(
     name="part_heads",
-    title="Heads of parts on MSINet and ResNet50",
+    title="Part heads on MSINet and ResNet50",
     varies="head: the network's own, PCB's stripes, or PCB+RPP's refined parts",
     fixed="images of the same size, recipe of the profile, data set (MSMT17, or the first available)",
     nuisance="seed",

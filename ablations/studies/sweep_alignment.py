@@ -48,7 +48,7 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
 
 STUDY = Study(
     name="sweep_alignment",
-    title="Sweep: the weight of spatial alignment that held-out identities prefer",
+    title="Sweep: the weight of spatial alignment chosen on held-out identities",
     varies="weight of the alignment (lambda_sa) in [0, 4], chosen on held-out identities",
     fixed="MSINet, alignment PAM-self, cross-domain recipe of the profile (VR to VID, or the first available set)",
     nuisance="seed of the last trainings",

@@ -24,7 +24,7 @@ def default(request: Request, train: str) -> dict[str, float]:
 
 
 def trial(request: Request, task: Task, values: Values) -> Experiment:
-    """The training of what a search with these settings finds."""
+    """The training of the genotype that a search with these settings finds."""
     return Point(request, "searched", *task, seed=0).searched(**values)
 
 
@@ -43,7 +43,7 @@ SWEEP = Sweep(
 
 
 def label(row: Row) -> str:
-    """The choice, with the settings that differ from the default search; without any its overlap."""
+    """The choice and the settings that differ from the default search, or the overlap if none differs."""
     if row["choice"] == "paper":
         return LABELS["paper"]
     changed = {name: value for name, value in row.items() if name in SWEEP.space and value != getattr(Search, name)}
@@ -52,7 +52,7 @@ def label(row: Row) -> str:
 
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
-    """The best genotype of the sweep and the default's on the whole training set, beside the paper's."""
+    """The paper's genotype, the default search's and the sweep's best one on the whole training set."""
     task = home(datasets)
     usual = default(request, task[0][0])
     genotypes = {"paper": SEARCHED}
@@ -68,8 +68,8 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
 
 STUDY = Study(
     name="sweep_overlap",
-    title="Sweep: the overlap that held-out identities prefer",
-    varies="overlap of the two sides (on request side ratio, temperature, momentum), chosen on held-out identities",
+    title="Sweep: the overlap chosen on held-out identities",
+    varies="overlap of the two sides (optionally side ratio, temperature, momentum), chosen on held-out identities",
     fixed="supernet, iterations of the search, training recipe of the profile, data set (MSMT17, or first available)",
     nuisance="seed of the last trainings",
     cells=cells,

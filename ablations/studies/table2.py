@@ -20,13 +20,13 @@ from ablations.engine.study import (
 )
 from msinet.models.registry import card_of
 
-#: Rows that bound what colours alone, and everything but small details, reveal; oracles know rendered images alone.
+#: Rows that show how far colours alone, or all but small details, suffice. Oracles need rendered images.
 BOUNDS = ("colour_histogram",)
 ORACLES = ("oracle_colours", "oracle_coarse")
 
 
 def untrained(request: Request, networks: Sequence[Row], columns: Sequence[Task]) -> list[Cell]:
-    """The rows that nothing was trained for: bounds of coarse cues and, in a whole table, random weights."""
+    """The rows without training: bounds of coarse cues and, unless networks are named, random weights."""
     names = (*BOUNDS, *(ORACLES if request.rendered else ()))
     rows: list[Row] = [{"network": name, "width": 1.0, "alignment": "none"} for name in names]
     rows += [] if request.models else networks
@@ -34,7 +34,7 @@ def untrained(request: Request, networks: Sequence[Row], columns: Sequence[Task]
 
 
 def make(row: Row, point: Point) -> Experiment | None:
-    """The training of a row's network; the paper has aligned ones in the pre-trained group alone."""
+    """The training of a row's network. In the paper only the pre-trained group has aligned networks."""
     if point.train != point.test and not card_of(model_of(row)).cross_domain:
         return None
     if row["alignment"] == "none":

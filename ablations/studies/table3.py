@@ -1,7 +1,7 @@
 """Table 3: supervised methods on the person sets (Sec. 4.4). The paper cites all rows but MSINet's from others.
 
-The networks of Table 2 among them share its runs. Methods that are not determined by what is public (docs/table3.md)
-show the paper's numbers alone.
+Networks that are also in Table 2 share its runs. Methods that cannot be implemented from public sources
+(docs/table3.md) have only the paper's numbers.
 """
 
 from ablations.engine.request import Request
@@ -21,7 +21,7 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
 
 STUDY = Study(
     name="table3",
-    title="Table 3: supervised methods, ours beside those that the paper cites",
+    title="Table 3: supervised methods, measured here or cited by the paper",
     varies="network (the methods without a network here have the paper's numbers alone), data set",
     fixed="recipe of the profile, initial weights: pre-trained where available, else from scratch",
     nuisance="seed",

@@ -1,8 +1,8 @@
 """Table 4: learning without labels, and adaptation to a set without labels (Sec. 4.4).
 
-Every method runs with ResNet50 and with MSINet. The first rows bound them from below: the weights that all start from,
-and a training with labels of the source that is ranked on the target as it is. The paper's other methods have its
-numbers alone (docs/table4.md).
+Every method runs with ResNet50 and with MSINet. The first rows are lower bounds: the starting weights of all methods,
+and a training with labels of the source that is ranked on the target without adaptation. The paper's other methods have
+only its numbers (docs/table4.md).
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
 
 
 def label(row: Row) -> str:
-    """The paper's name, with a width other than 1."""
+    """The paper's name of the row, with the width unless it is 1."""
     width = float(row["width"])
     return str(row["method"]) + ("" if width == 1 else f" x{width:g}")
 

@@ -1,4 +1,4 @@
-"""Table 6: transformers beside MSINet (Sec. 4.5)."""
+"""Table 6: transformers and MSINet (Sec. 4.5)."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ PAPER = 16
 
 
 def label(row: Row) -> str:
-    """The paper's name of the network, with a width or patch other than the paper's."""
+    """The paper's name of the network, with the width or patch if it differs from the paper's."""
     return label_of(model_of(row)) + (f" /{row['patch']}" if row["patch"] not in (0, PAPER) else "")
 
 
@@ -35,7 +35,7 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
 
 STUDY = Study(
     name="table6",
-    title="Table 6: transformers beside MSINet",
+    title="Table 6: transformers and MSINet",
     varies="network (transformers, MSINet) with its own recipe, initial weights, data set",
     fixed="image size, batches, number of identities",
     nuisance="seed (initial weights, batches, augmentation)",

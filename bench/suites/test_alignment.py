@@ -1,4 +1,4 @@
-"""Spatial alignment, forward and backward at batch 64 and 512 channels, against the form that holds every score.
+"""Spatial alignment, forward and backward at batch 64 and 512 channels, against a plain form that keeps every score.
 
 The floor is arithmetic: half of all B^2 products of N x C by C x N maps (the other half are their transposes), as bare
 matrix products of the blocks that ours uses.
@@ -60,7 +60,7 @@ def work(form: str, height: int, width: int) -> Callable[[], object]:
 
 
 def extra_memory(form: str, height: int, width: int) -> int | None:
-    """Bytes that one call takes beside its input, after a call on a smaller map; for a process of its own."""
+    """Bytes that one call takes besides its input, after a call on a smaller map. Needs a new process."""
     work(form, 4, 4)()
     return peak_extra(work(form, height, width))
 

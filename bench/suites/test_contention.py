@@ -1,4 +1,4 @@
-"""A training step beside a busy process, by how threads of OpenMP wait, which is read when a process starts."""
+"""A training step next to a busy process, by how OpenMP threads wait. A process reads that setting at its start."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from msinet.environment import SPINS, TUNABLES
 
-#: Variables of the process of the step. The first is the baseline.
+#: Environment variables of the process that runs the step. The first entry is the baseline.
 WAITING = {
     "torch's default": {},
     "ours": {"GOMP_SPINCOUNT": SPINS},
@@ -41,7 +41,7 @@ print(statistics.median(times[3:]))
 
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """Context manager: so many other processes need a core."""
+    """Keep CPU cores busy with this number of other processes."""
     started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     try:
         yield

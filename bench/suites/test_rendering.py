@@ -1,4 +1,4 @@
-"""Rendering: milliseconds for an image of each kind and size, beside a lower bound for any renderer.
+"""Rendering: milliseconds for an image of each kind and size, compared with a lower bound for any renderer.
 
 The baseline of each group is the cheapest picture: noise for every pixel and a JPEG file.
 """

@@ -45,7 +45,7 @@ def test_ranking(benchmark: BenchmarkFixture, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["plain", "ours"])
 def test_reranking(benchmark: BenchmarkFixture, form: str) -> None:
-    """k-reciprocal re-ranking; plain has dense matrices and a loop over images."""
+    """k-reciprocal re-ranking; plain uses dense matrices and a loop over images."""
     benchmark.group = "re-ranking"
     features = made_up(*SIZE, 512)
     if form == "ours":

@@ -91,7 +91,7 @@ def plain_search(pixels: np.ndarray, labels: np.ndarray, recipe: Recipe) -> Call
 def plain_step(
     network: nn.Module, images: Tensor, targets: Tensor, memory: Tensor, optimizer: torch.optim.Optimizer
 ) -> None:
-    """One half of an iteration: of the weights or of the architecture."""
+    """Update the weights or the architecture: half of an iteration."""
     features = F.normalize(network(images.contiguous()).embeddings[0])
     network.zero_grad()
     F.cross_entropy(features @ memory.clone().T / 0.05, targets).backward()  # type: ignore[no-untyped-call]

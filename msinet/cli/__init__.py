@@ -1,4 +1,4 @@
-"""The command `msinet`. Commands import what they need when they run, so that help does not wait for torch."""
+"""The command `msinet`. Commands import their modules when they run, so that --help does not import torch."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from msinet.cli.networks import Embed, Evaluate, Export, Find
 from msinet.cli.training import Learn, Pretrain, Search, Train
 from msinet.errors import UserError
 from msinet.io import file_errors
-from msinet.terminal import example_at_end, expanded
+from msinet.terminal import INTERRUPTED, example_at_end, expanded
 
 Command = Callable[[], int]
 
@@ -70,7 +70,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
     ends the others.
 
     Args:
-        args: what follows `msinet`; None: from the process.
+        args: the words after `msinet`; None: those of the process.
 
     Returns:
         The exit status: 0, 2 for a user error, 130 for Ctrl-C.
@@ -93,7 +93,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if ranks.leads():
             print("\ninterrupted; the same command resumes", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except Exception:
         if ranks.first_to_fail():
             raise
@@ -111,7 +111,7 @@ def _ranks() -> Any:
 
 
 def _parse(words: list[str], ranks: Any) -> Command:
-    """The chosen command with its arguments. One process reports what is wrong with them."""
+    """The chosen command with its arguments. Only the first process reports invalid arguments."""
     if ranks.world() > 1 and words[:1] and words[0] in COMMANDS.keys() - PARALLEL.keys():
         raise UserError(f"msinet {words[0]} runs in one process; start it without torchrun")
     with nullcontext() if ranks.leads() else redirect_stderr(StringIO()):

@@ -1,4 +1,4 @@
-"""Commands on data sets: msinet data render | check | show."""
+"""Commands on data sets: msinet data render | check | split | show."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,15 +38,15 @@ class Split:
     """Divide labelled images into training images, queries and gallery, and write the list."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """folder with a folder of images per identity (folders in it are cameras), or a CSV file with path and identity"""
+    """folder with one subfolder per identity (and in it one per camera), or a CSV file with path and identity"""
     out: Path = Path("list.csv")
     """list to write (CSV)"""
     test: float = 0.5
-    """share of the identities that are for testing, above 0 and below 1"""
+    """share of the identities used for testing, above 0 and below 1"""
     queries: int = 1
     """queries of each test identity; its other images are gallery"""
     seed: int = 0
-    """another seed gives another split"""
+    """seed of the random split"""
 
     def __call__(self) -> int:
         """Split and write the list."""
@@ -63,7 +63,7 @@ class Render:
     """Render the synthetic world: data sets in their native layouts, and the pretext set for pre-training."""
 
     root: Annotated[Path, tyro.conf.Positional]
-    """data root to write; made if missing. An interrupted rendering resumes"""
+    """data root to write, created if missing; an interrupted rendering resumes"""
     profile: str = "mini"
     """profile that sets the number of identities, the number of images and their size; `msinet list` shows profiles"""
     datasets: tuple[str, ...] = ()
@@ -73,15 +73,15 @@ class Render:
     test_identities: int = 0
     """test identities of each data set; 0: the profile's, or --identities"""
     images_per_identity: float = 0
-    """for training, on average; 0: as the profile has them"""
+    """mean number of images of a training identity; 0: the profile's"""
     test_images_per_identity: float = 0
-    """for testing, on average; 0: as the profile has them, or as many as --images-per-identity"""
+    """mean number of images of a test identity; 0: the profile's, or --images-per-identity"""
     height: int = 0
-    """height of person images in pixels; vehicle images are height x height; 0: the profile's"""
+    """height of person images in pixels; vehicle images have about height x height pixels; 0: the profile's"""
     seed: int = 0
-    """seed of the world: other identities, other cameras"""
+    """seed of the world: its identities and cameras"""
     processes: int = 0
-    """processes that render; 0: one per core. The output does not depend on it"""
+    """number of processes, which does not change the output; 0: one per core"""
     progress: bool = True
     """show progress bars"""
 
@@ -114,7 +114,7 @@ class Render:
 
 @dataclass(frozen=True)
 class Show:
-    """Draw contact sheets: images by identity, by camera and, of rendered data sets, by factor."""
+    """Draw contact sheets: images by identity, by camera and, for rendered data sets, by factor."""
 
     root: Annotated[Path, tyro.conf.Positional]
     """data root, or the folder of one data set"""

@@ -42,7 +42,7 @@ class ShowRecipe:
     dataset: str = "market1501"
     """training set; `msinet list` shows data sets"""
     data_root: Path | None = None
-    """list of images (CSV), or folder that holds one, for a --dataset of the user"""
+    """list of images (CSV), or a folder that holds one, if --dataset is your own data set"""
     model: str = "msinet"
     """name of the network; `msinet list` shows networks"""
     target: str = ""
@@ -52,7 +52,7 @@ class ShowRecipe:
     pretraining: bool = False
     """print the recipe of pre-training"""
     method: str = ""
-    """print the recipe of a method without labels, such as gs (docs/table4.md)"""
+    """print the recipe of this method without labels, such as gs (docs/table4.md)"""
     recipe: tuple[str, ...] = ()
     """changes to the recipe, such as lr=0.01 epochs=80"""
     recipe_of: Literal["paper", "authors"] = "paper"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
-    """A file of weights, and what it may leave open."""
+    """A weights file, and the settings that it may not contain."""
 
     weights: Path
     """file of `msinet train`, or of another code base (docs/own-images.md lists them)"""
@@ -76,24 +76,24 @@ class Evaluate(WeightsFile):
     dataset: str = ""
     """test set; empty: market1501, or the only one under --data-root"""
     rerank: bool = False
-    """apply k-reciprocal re-ranking; the paper's numbers are without"""
+    """apply k-reciprocal re-ranking; the paper's numbers do not use it"""
     k1: int = 20
-    """re-ranking: neighbours that are compared"""
+    """re-ranking: number of neighbours (k-reciprocal sets)"""
     k2: int = 6
-    """re-ranking: neighbours over which sets are averaged; 1: no averaging"""
+    """re-ranking: number of neighbours whose encodings are averaged; 1: no averaging"""
     weight: Annotated[float, tyro.conf.arg(name="lambda")] = 0.3
     """re-ranking: weight of the feature distance, in [0, 1]"""
     blur: int = 0
-    """apply SFT's post-processing to so many nearest gallery images; its authors take 50, on MSMT17 150; 0: none"""
+    """number of nearest gallery images for SFT's post-processing (its authors: 50, on MSMT17 150); 0: none"""
     blur_temperature: float = 0.1
-    """of that post-processing; on MSMT17 its authors take 0.02"""
+    """temperature of that post-processing; its authors use 0.02 on MSMT17"""
     out: Path | None = None
     """JSON file for the metrics"""
     selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RankingOptions)
 
     def distances(self) -> "tuple[Distances | None, str]":
-        """The distances of the re-ranking, None without, and what is printed about it.
+        """The distance function of the re-ranking (None: no re-ranking) and the note that is printed.
 
         Raises:
             UserError: both kinds of re-ranking, or a negative number of images.
@@ -156,16 +156,16 @@ class Evaluate(WeightsFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Embed(WeightsFile):
-    """Write one feature row per image: of a folder or an image, or of the test images of a data set."""
+    """Write one feature row per image, for a folder, a single image, or the test images of a data set."""
 
     images: Annotated[Path | None, tyro.conf.Positional] = None
     """folder of images, or one image; no labels are needed"""
     data_root: Path | None = None
-    """in place of images: folder that holds the data sets in their native layouts, or a list of images (CSV)"""
+    """instead of images: folder that holds the data sets in their native layouts, or a list of images (CSV)"""
     dataset: str = ""
     """test set; empty: market1501, or the only one under --data-root"""
     out: Path = Path("features.npz")
-    """file to write: .npz, or .csv with a column per number"""
+    """file to write: .npz, or .csv with one column per feature dimension"""
     selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RankingOptions)
 
@@ -221,7 +221,7 @@ class Embed(WeightsFile):
 
 
 def collected(embedder: "Embedder", weights: WeightsFile, paths: "list[Path]", options: RankingOptions) -> "Collection":
-    """The features of image files by a network, cached; names images that cannot be decoded on standard error."""
+    """Cached features of image files; prints images that cannot be decoded to standard error."""
     from msinet.neighbours import collect
     from msinet.precision import use_precision
 
@@ -234,7 +234,7 @@ def collected(embedder: "Embedder", weights: WeightsFile, paths: "list[Path]", o
 
 
 def write_features(path: Path, columns: dict[str, Any]) -> None:
-    """Write features and what is known about their images as .npz, or as .csv with a line per image."""
+    """Write features and the known labels of their images as .npz, or as .csv with one line per image."""
     import csv
 
     import numpy as np
@@ -266,12 +266,12 @@ def write_features(path: Path, columns: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Find(WeightsFile):
-    """Show the images of a folder that are nearest to a query, as a picture, a CSV file and a page."""
+    """Find the images of a folder that are nearest to a query; write a picture, a CSV file and an HTML page."""
 
     query: Annotated[Path, tyro.conf.Positional]
-    """image, or folder of images with a ranked list for each"""
+    """query image, or a folder of query images; each gets a ranked list"""
     gallery: Path
-    """folder of images, or a list of images (CSV), whose identities are then shown"""
+    """folder of images, or a list of images (CSV); with a list, identities are shown"""
     k: int = 10
     """number of images in a ranked list"""
     out: Path = Path("neighbours")
@@ -299,10 +299,10 @@ class Find(WeightsFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(WeightsFile):
-    """Write the deployed form of a network for other runtimes, compared with torch before the file appears."""
+    """Export the deployed form of a network to ONNX or TorchScript, after a comparison with torch."""
 
     out: Path
-    """X.onnx, or X.pt for TorchScript; takes normalised images (B, 3, H, W), gives features (B, D)"""
+    """X.onnx, or X.pt for TorchScript; input: normalised images (B, 3, H, W), output: features (B, D)"""
 
     def __call__(self) -> int:
         """Export and compare."""

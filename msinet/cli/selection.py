@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """How the data sets under a data root are named and ranked."""
+    """Names and ranking protocol of the data sets under a data root."""
 
     name: str = ""
     """another name for the only data set under the data root, such as dukemtmc for a folder in Market-1501's layout"""
     keep_same_camera: bool = False
-    """rank gallery images of the query's identity and camera as well, for data sets with one camera"""
+    """also rank gallery images of the query's own identity and camera; for data sets with a single camera"""
 
     def chosen(self, names: Sequence[str], root: Path, usual: str) -> tuple[str, ...]:
         """The data sets to use: those that are named, else the usual one, or the only one under the data root.
 
         Raises:
-            UserError: several sets are possible, or a set is named twice.
+            UserError: the choice is ambiguous, or a set is named twice.
         """
         from msinet.data.datasets import JOIN
         from msinet.data.layouts import default_dataset
@@ -39,7 +39,7 @@ class DataOptions:
         return found
 
     def load(self, names: Sequence[str], root: Path, needs: Collection[str]) -> "Dataset":
-        """The data sets as one, which must have the parts `needs`; files left out are named on standard error.
+        """Load and join the data sets, which must have the parts `needs`; prints skipped files to standard error.
 
         Raises:
             UserError: as `msinet.data.load_dataset`.
@@ -49,6 +49,6 @@ class DataOptions:
 
         dataset = load_dataset(JOIN.join(names), root, keep_same_camera=self.keep_same_camera, needs=needs)
         if dataset.skipped:
-            message = f"{dataset.name}: {len(dataset.skipped)} file(s) left out, as they are no images by their suffix"
+            message = f"{dataset.name}: {len(dataset.skipped)} file(s) left out: no image suffix"
             print(f"{message}: {first_few(dataset.skipped)}", file=sys.stderr)
         return dataset

@@ -27,9 +27,9 @@ class Train:
     genotype: Path | None = None
     """genotype.json of `msinet search`; or pass the letters as option genotype=..."""
     dataset: tuple[str, ...] = ()
-    """training sets, whose identities are kept apart; empty: market1501, or the only one under --data-root"""
+    """training sets; their identities stay separate; empty: market1501, or the only one under --data-root"""
     target: str = ""
-    """test set, empty: the first training set's; a set that is not trained on selects the cross-domain recipe"""
+    """test set; empty: the first training set; a set that is not trained on selects the cross-domain recipe"""
     profile: str = "mini"
     """name of the profile; `msinet list` shows profiles"""
     recipe: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Train:
     weights: Path | None = None
     """pre-trained weights to start from"""
     seed: int = 0
-    """repetition; all random numbers follow from it"""
+    """number of the repetition; all random numbers depend on it"""
     selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
@@ -80,25 +80,25 @@ class Learn:
     data_root: Path | None = None
     """folder that holds the data sets in their native layouts"""
     dataset: str = "market1501"
-    """target: its training images are clustered, its test images are ranked"""
+    """target set: its training images are clustered and its test images are ranked"""
     source: str = ""
     """labelled set to adapt from, for methods spcl, idm and mmt"""
     images: Path | None = None
-    """folder of images in place of the target; nothing is ranked then"""
+    """folder of images to use instead of the target; then nothing is ranked"""
     method: str = "gs"
     """clustercontrast, gs, spcl, hdcrl, mmcl, idm or mmt"""
     model: str = "msinet"
     """name of the network, NAME_x0_25 for a quarter of the width; `msinet list` shows networks"""
     options: tuple[str, ...] = ()
-    """options of the network, such as genotype=GGEGAGGNGAEA; the neck follows from the recipe's feature"""
+    """options of the network, such as genotype=GGEGAGGNGAEA; the setting `feature` chooses the neck"""
     profile: str = "mini"
     """name of the profile; `msinet list` shows profiles"""
     recipe: tuple[str, ...] = ()
     """changes to the method's recipe, such as eps=0.5 feature=transfer"""
     weights: Path | None = None
-    """pre-trained weights to start from; without them clusters have little to do with identities"""
+    """pre-trained weights to start from; without them, clusters hardly match identities"""
     seed: int = 0
-    """repetition; all random numbers follow from it"""
+    """number of the repetition; all random numbers depend on it"""
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
@@ -128,14 +128,14 @@ class Learn:
 
 @dataclass(frozen=True)
 class Search:
-    """Search an architecture by twins contrast (or a baseline); `train --genotype` trains the result."""
+    """Search an architecture by twins contrast (or a baseline); `msinet train --genotype` trains the result."""
 
     data_root: Path
     """folder that holds the data sets in their native layouts, or a list of images (CSV)"""
     out: Path
     """folder for the results; the same command resumes an unfinished search in it"""
     dataset: tuple[str, ...] = ()
-    """training sets, whose identities are kept apart; empty: msmt17, or the only one under --data-root"""
+    """training sets; their identities stay separate; empty: msmt17, or the only one under --data-root"""
     profile: str = "mini"
     """name of the profile; `msinet list` shows profiles"""
     recipe: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ class Search:
     options: tuple[str, ...] = ()
     """options of the supernet, such as ratio=2 fusion=minus"""
     seed: int = 0
-    """repetition; all random numbers follow from it"""
+    """number of the repetition; all random numbers depend on it"""
     selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
@@ -167,22 +167,22 @@ class Search:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Pre-train a network as a classifier, for `train --weights` and the tables' --pretrained."""
+    """Pre-train a network as a classifier, for `msinet train --weights` and --pretrained of the tables."""
 
     data: Path | None = None
     """folder with train/<class>/*.jpg and val/<class>/*.jpg, such as the rendered pretext set"""
     imagenet: Path | None = None
-    """ImageNet in the same layout, in place of --data"""
+    """ImageNet in the same layout, instead of --data"""
     model: str = "msinet"
     """name of the network, NAME_x0_25 for a quarter of the width; `msinet list` shows networks"""
     options: tuple[str, ...] = ()
     """options of the network, such as genotype=GGEGAGGNGAEA ratio=3 fusion=sum"""
     profile: str = ""
-    """name of the profile, as `msinet list` shows them; empty: mini, and paper for --imagenet"""
+    """name of the profile; `msinet list` shows profiles; empty: mini, or paper with --imagenet"""
     recipe: tuple[str, ...] = ()
     """changes to the recipe, such as lr=0.01 crop=0.5; `msinet recipe --pretraining` shows the settings"""
     seed: int = 0
-    """repetition; all random numbers follow from it"""
+    """number of the repetition; all random numbers depend on it"""
     out: Path | None = None
     """file for the weights; by default weights/MODEL.safetensors"""
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)

@@ -15,13 +15,13 @@ class Augmentation:
     pad: int = 10
     """pixels of black added on every side before a random crop of the original size"""
     crop: float = 0.0
-    """above 0: instead of pad and crop, a random part of at least this share of the area is resized (classifiers)"""
+    """above 0: random resized crop of at least this share of the area, instead of pad and crop (classifiers)"""
     jitter: bool = False
     """colour jitter of the cross-domain recipe: brightness 0.4, contrast 0.4, saturation 0.3"""
     erase: float = 0.5
     """probability of random erasing"""
     erase_fill: Literal["mean", "noise"] = "mean"
-    """content of an erased box: the mean colour, or normal noise with mean and deviation 0.5 (transformers)"""
+    """content of an erased box: the mean colour, or normal noise of mean 0.5 and deviation 0.5 (transformers)"""
 
     def __post_init__(self) -> None:
         if self.pad < 0:

@@ -1,4 +1,4 @@
-"""Compares the data sets under a data root with the published counts (docs/protocol.md)."""
+"""Comparison of the data sets under a data root with the published counts (docs/protocol.md)."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def check(
     Args:
         root: a data root, or the folder of one set.
         datasets: names to look for; empty: all that are recognised.
-        decode: read every image; otherwise only names, lists and sizes.
+        decode: decode every image; otherwise only names, lists and sizes are read.
         progress: show a bar.
         keep_same_camera: as for `load_dataset`.
 
@@ -42,7 +42,7 @@ def check(
 
 
 def recognised(root: Path, datasets: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The requested data sets, or else those found under `root`, without further test lists of one of them.
+    """The requested data sets, or else those found under `root`, without their additional test lists.
 
     Raises:
         DataError: no such root, or no known layout in it.
@@ -85,15 +85,15 @@ def _check_one(name: str, root: Path, decode: bool, progress: bool, keep_same_ca
 
 
 def _remarks(dataset: Dataset) -> list[str]:
-    """Properties of a data set that may surprise."""
+    """Remarks on unexpected properties of a data set."""
     card = card_of(dataset.name)
     remarks = [str(count_queries(dataset))]
     if not dataset.remove_same_camera:
         remarks.append("no gallery image is left out because of its camera")
     if dataset.layout == "list":
-        remarks.append(f"taken for {card.kind} images, by their shape")
+        remarks.append(f"{card.kind} images, judged by their shape")
     if dataset.skipped:
-        remarks.append(f"{len(dataset.skipped)} files are no images by their suffix: {first_few(dataset.skipped)}")
+        remarks.append(f"{len(dataset.skipped)} files without an image suffix: {first_few(dataset.skipped)}")
     tested = {image.identity for image in dataset.test}
     both = [image for image in dataset.train if image.identity in tested]
     if both and not card.numbers_restart:
@@ -113,9 +113,9 @@ def _remarks(dataset: Dataset) -> list[str]:
 
 
 def _copies(dataset: Dataset) -> list[str]:
-    """Remarks about equal files in query and gallery, which a network finds without knowing the identity.
+    """Remarks on identical files in query and gallery, which any network matches.
 
-    With cameras they are left out of the ranking, if they have the same label.
+    In sets with cameras, copies with the query's identity and camera are left out of the ranking.
     """
     draw = dataset.draws[0]
     gallery: dict[int, list[int]] = {}
@@ -139,5 +139,5 @@ def _copies(dataset: Dataset) -> list[str]:
         counted += any((one.identity, one.camera) != removed for one in copies)
     if not found:
         return []
-    ranked = f"{counted} of them are ranked" if counted else "none is ranked, as they have one camera"
+    ranked = f"{counted} of them are ranked" if counted else "none is ranked: same camera"
     return [f"{len(found)} queries are in the gallery as the same file or a copy ({ranked}): {first_few(found)}"]

@@ -40,7 +40,9 @@ class Draw:
     """One choice of queries and gallery, as positions in `Dataset.test`."""
 
     query: np.ndarray
+    """(Q,) int64"""
     gallery: np.ndarray
+    """(G,) int64"""
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ class Dataset:
     world: str = ""
     """fingerprint of the rendering; empty for photographs"""
     skipped: tuple[Path, ...] = ()
-    """files in the folders of the images that are no images by their suffix"""
+    """files in the image folders without an image suffix"""
     identity_names: Mapping[int, str] = field(default_factory=dict)
-    """words that a list uses as identities, by number; empty: the numbers themselves"""
+    """identity names in a list, by number; empty: the numbers themselves"""
     camera_names: Mapping[int, str] = field(default_factory=dict)
-    """words that a list uses as cameras, by number; empty: the numbers themselves"""
+    """camera names in a list, by number; empty: the numbers themselves"""
     parts: tuple[str, ...] = ()
     """fingerprints of the data sets that this one joins; empty for a single set"""
 
@@ -80,7 +82,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """Training identities."""
+        """Number of training identities."""
         return int(self.labels.max()) + 1 if len(self.labels) else 0
 
     def identity_name(self, image: Image) -> str:
@@ -104,7 +106,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """Twelve hex digits that change with any file name, label, split or draw.
 
-        Of photographs they change with any file size as well, of rendered sets with the fingerprint of the rendering.
+        For photographs they also change with any file size, for rendered sets with the fingerprint of the rendering.
         """
         digest = hashlib.sha256(f"{self.name} {self.layout} {self.remove_same_camera} {self.world}\n".encode())
         digest.update(" ".join(self.parts).encode())
@@ -113,13 +115,13 @@ class Dataset:
                 where = image.path.relative_to(self.root).as_posix()
                 size = 0 if self.world else image.path.stat().st_size
                 line = f"{role} {where} {image.identity} {image.camera} {size}\n"
-                digest.update(line.encode(errors="surrogateescape"))  # names may be no text
+                digest.update(line.encode(errors="surrogateescape"))  # names may be invalid UTF-8
         for draw in self.draws:
             digest.update(draw.query.astype(np.int64).tobytes() + b"|" + draw.gallery.astype(np.int64).tobytes())
         return digest.hexdigest()[:12]
 
     def contents(self, role: Literal["train", "test"]) -> str:
-        """Twelve hex digits that change when an image file of a role is written again; for caches on this machine."""
+        """Twelve hex digits that change when an image file of a role is rewritten; for caches on this machine."""
         digest = hashlib.sha256()
         for image in self.train if role == "train" else self.test:
             stat = image.path.stat()
@@ -129,7 +131,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """The facts about a data set besides its parser."""
+    """Description of a data set, apart from its parser."""
 
     name: str
     """as commands spell it"""
@@ -140,7 +142,7 @@ class DatasetCard:
     kind: Literal["person", "vehicle"]
     """persons are twice as high as wide, vehicles square"""
     folders: tuple[str, ...]
-    """where it is looked for below a data root; the first is the authors' name and that of the rendered set"""
+    """possible folders below a data root; the first is the authors' name and that of the rendered set"""
     needs: tuple[str, ...]
     """entries of its folder by which it is recognised"""
     expected: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -150,13 +152,13 @@ class DatasetCard:
     metrics: tuple[str, str] = ("R1", "mAP")
     """the two metrics that tables show"""
     across: tuple[str, ...] = ()
-    """data sets on which networks trained on it are tested as well"""
+    """other data sets on which networks trained on it are tested"""
     extra: bool = False
-    """on the rendered world: used only with --whole, or when it is named"""
+    """True: on the rendered world, used only with --whole or by name"""
     numbers_restart: bool = False
     """whether test identities are numbered from 0 again, so that equal numbers are different identities"""
     part_of: str = ""
-    """the data set of which it is another test list; used only when it is named"""
+    """the data set of which this is another test list; used only by name"""
 
 
 Parser = Callable[[Path], Dataset]
@@ -168,7 +170,7 @@ def register(card: DatasetCard) -> Callable[[Parser], Parser]:
     """Decorator: enter a parser, from a data set's folder to a `Dataset`, under the name of its card.
 
     Raises:
-        ValueError: the name or the short name is taken, or ends with the reserved suffix.
+        ValueError: the name or the short name is taken, or the name has a reserved suffix or character.
     """
 
     def enter(parser: Parser) -> Parser:

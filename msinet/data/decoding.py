@@ -1,4 +1,4 @@
-"""Image files as pixels, by Pillow alone: importing this module does not import torch."""
+"""Decoding of image files with Pillow. Importing this module does not import torch."""
 
 from pathlib import Path
 
@@ -9,15 +9,14 @@ from msinet.errors import DataError
 
 #: Height x width x 3, uint8.
 Pixels = np.ndarray
-#: Raise by hand when decoded pixels change, so that caches of the old ones are not used.
+#: Increase this number when decoded pixels change, so that old caches are not used.
 DECODER = 2
 
 
 def decode(path: Path, height: int | None = None, width: int | None = None) -> Pixels:
-    """An image file as (height, width, 3) uint8 RGB, resized bilinearly; without a size, in its own.
+    """An image file as (height, width, 3) uint8 RGB, resized bilinearly if height and width are given.
 
-    It is turned as its EXIF orientation says. Pixels of 16 bits are divided by 257. Of several frames, the
-    first counts.
+    The EXIF orientation is applied. 16-bit pixels are divided by 257. Of several frames the first is used.
 
     Raises:
         DataError: missing, truncated, not an image, or with pixels of more than 16 bits.
@@ -61,7 +60,7 @@ TURNS = {
 
 
 def _upright(pixels: PIL.Image.Image, file: PIL.Image.Image) -> PIL.Image.Image:
-    """The pixels turned as the file's EXIF orientation says; a damaged tag counts as none."""
+    """Apply the file's EXIF orientation to the pixels; a damaged tag is ignored."""
     try:
         turn = TURNS.get(file.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF data raise anything from struct.error to TypeError

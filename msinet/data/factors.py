@@ -1,4 +1,4 @@
-"""Factors of the images of a rendered set, how hard they make each query, and features made of them alone."""
+"""Factors of rendered images, query difficulty by factor, and features made of factors alone (oracles)."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from msinet.data.rendered import FACTORS
 from msinet.errors import UserError
 
 Oracle = Literal["colours", "coarse"]
-#: Factors that each oracle knows, by kind: the main colours; or whatever the families of a look share.
+#: Factors that each oracle knows, by kind: the main colours, or all factors that families of a look share.
 ORACLES: dict[Oracle, dict[str, tuple[str, ...]]] = {
     "colours": {"person": ("upper_colour", "lower_colour"), "vehicle": ("colour", "second")},
     "coarse": {
@@ -36,7 +36,7 @@ def read_factors(dataset: Dataset) -> dict[str, dict[str, str]]:
     """`factors.csv` of a rendered set by image path relative to the set; empty for photographs.
 
     Raises:
-        UserError: it lacks an image of the set.
+        UserError: the file lacks an image of the set.
     """
     file = dataset.root / FACTORS
     if not dataset.world or not file.is_file():
@@ -56,10 +56,10 @@ def read_factors(dataset: Dataset) -> dict[str, dict[str, str]]:
 
 
 def query_factors(dataset: Dataset, draw: Draw) -> list[dict[str, float]]:
-    """Factors that make each query of a draw easy or hard; empty for photographs.
+    """Difficulty factors of each query of a draw; empty for photographs.
 
     Per query: `occlusion`, the hidden share of the body; `light`, the exposure; `view_change`, degrees between
-    its view and the nearest view among its matches in the gallery, NaN without one.
+    its view and the nearest view of its matches in the gallery, NaN without a match.
     """
     factors = read_factors(dataset)
     if not factors:
@@ -87,8 +87,8 @@ def query_factors(dataset: Dataset, draw: Draw) -> list[dict[str, float]]:
 def one_hot(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> np.ndarray:
     """Features (N, D) float32 whose inner product grows with the number of equal factors.
 
-    Columns hold a one-hot code of each factor. Without more, images of equal factors would be equally similar and rank
-    in the order of the gallery. Small random components put them in a random order, which is always the same.
+    Columns hold a one-hot code of each factor. Small random components are added, because images with equal factors
+    would otherwise rank in gallery order. The random components are the same in every call.
     """
     codes = []
     for column in columns:
@@ -111,7 +111,7 @@ def oracle_features(dataset: Dataset, which: Oracle) -> np.ndarray:
 
 
 def families(dataset: Dataset) -> np.ndarray:
-    """Family of every test image, (len(test),) int64: its members differ in one or two details.
+    """Family of every test image, (len(test),) int64. Members of a family differ in one or two details.
 
     Raises:
         UserError: the set was not rendered.

@@ -40,7 +40,7 @@ class ClassFolders:
     def fingerprint(self) -> str:
         """Twelve hex digits that change with any file name, class or split, but not with the root.
 
-        Of photographs they change with any file size as well, of rendered sets with the fingerprint of the rendering.
+        For photographs they also change with any file size, for rendered sets with the fingerprint of the rendering.
         """
         digest = hashlib.sha256(self.world.encode())
         for image in (*self.train, *self.val):
@@ -59,7 +59,7 @@ class ClassFolders:
 
 
 class FolderImages:
-    """Decodes an image on every access: in its own size, or its centre as (height, width, 3) uint8."""
+    """Decodes an image on every access: at its own size, or its centre crop as (height, width, 3) uint8."""
 
     def __init__(self, root: Path, images: Sequence[str], size: tuple[int, int] | None = None) -> None:
         self.root, self.size = root, size
@@ -78,7 +78,7 @@ def load_class_folders(root: Path | str, name: str = "") -> ClassFolders:
 
     Args:
         root: the folder that holds train/ and val/.
-        name: of the set, for records; by default `rendered` for a rendered set, else the folder's own.
+        name: of the set, for records; by default `rendered` for a rendered set, else the name of the folder.
 
     Raises:
         DataError: no such root, no train/ or val/, fewer than two classes, a class without training images,

@@ -1,4 +1,4 @@
-"""Decodes images once, and makes training batches and test batches of them."""
+"""Decoding of images with a cache, and training and test batches."""
 
 import io
 import math
@@ -78,10 +78,10 @@ CACHE_LIMIT = 4 * 2**30
 def open_pixels(
     dataset: Dataset, role: str, height: int, width: int, *, cache: bool | None = None, progress: bool = True
 ) -> PixelSource:
-    """The decoded images of one role. All of them are known to be readable.
+    """The decoded images of one role, after a check that all can be decoded.
 
-    The first call for a data set and size reads all images, so that broken ones are reported before training starts.
-    With the cache it also stores them for this run and later ones.
+    The first call for a data set and size decodes all images, so that broken ones are reported before training starts.
+    With `cache` it also stores the decoded images for this run and later ones.
 
     Args:
         dataset: a loaded data set.
@@ -102,7 +102,7 @@ def _open_pixels(
     dataset: Dataset, role: str, height: int, width: int, cache: bool | None, progress: bool
 ) -> PixelSource:
     images = dataset.train if role == "train" else dataset.test
-    # Not the fingerprint alone, in which a file that is written again with the same size does not show.
+    # The fingerprint alone does not change when a file is rewritten with the same size.
     contents = dataset.contents("train" if role == "train" else "test")
     key = f"{dataset.name}-{dataset.fingerprint}-{contents}-{role}{DECODER}"
     folder = _made_cache_folder()
@@ -121,7 +121,7 @@ def _open_pixels(
 
 
 def verify(name: str, key: str, images: Sequence[Image], *, progress: bool = True) -> None:
-    """Read every image once; nothing is read if `key` is known to be verified.
+    """Decode every image once, unless `key` was verified before.
 
     Raises:
         DataError: images of the set `name` that cannot be decoded, by path.
@@ -195,7 +195,7 @@ def _try_decode(path: Path, height: int, width: int, problems: list[str]) -> Pix
 
 
 class _TrainImages(TorchDataset[tuple[Tensor, int]]):
-    """Augmented images; the random numbers of each depend only on (seed, epoch, position in the epoch)."""
+    """Augmented images. The random numbers of an image depend only on (seed, epoch, position in the epoch)."""
 
     def __init__(
         self,
@@ -227,8 +227,8 @@ def train_batches(
     """Batches in the order of `plan`: images (B, 3, H, W) float32 and labels (B,) int64.
 
     Batches depend on the plan and the seed, not on the number of workers. `size` is (H, W) of a random resized crop;
-    without one, images already have their size. With several processes, each gets its own part of every batch, and the
-    images are those of a single process.
+    otherwise images already have their size. With several processes, each gets its own part of every batch; together
+    the parts equal the batch of a single process.
     """
     keys = (
         [(epoch, step * len(batch) + i, index) for i, index in enumerate(batch)][distributed.share(len(batch))]
@@ -253,8 +253,8 @@ def _quiet(worker: int) -> None:
 def test_batches(pixels: PixelSource, batch_size: int) -> Iterator[Tensor]:
     """All images in order, normalised, (B, 3, H, W) float32 in batches of `batch_size` (the last may be smaller).
 
-    Several processes take turns, batch by batch. In the last turn, processes without a batch get the last one again,
-    so that all get the same number; `distributed.gather_batch` joins their results.
+    Several processes take batches in turn. In the last turn, processes without a batch get the last one again, so that
+    all get the same number of batches; `distributed.gather_batch` joins their results.
     """
     count = -(-len(pixels) // batch_size)
     for turn in range(0, count, distributed.world()):

@@ -1,4 +1,4 @@
-"""Queries with and without a match in the gallery."""
+"""Numbers of queries with and without a match in the gallery."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class QueryCounts:
     not_in_gallery: int
     """their identity has no image in the gallery"""
     own_camera_only: int
-    """their identity is in the gallery, but seen by the query's own camera only, whose images are left out"""
+    """their identity is in the gallery only under the query's own camera, whose images are left out"""
 
     def __str__(self) -> str:
         reasons = (

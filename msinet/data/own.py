@@ -1,4 +1,4 @@
-"""Data sets of the user: lists of images as CSV, and sets in a known layout under another name.
+"""The user's own data sets: lists of images (CSV), and sets in a known layout under another name.
 
 docs/own-images.md describes both.
 """
@@ -25,19 +25,19 @@ from msinet.io import nearest_existing
 #: Columns of a list. Cameras may be missing; other columns, such as view and time, are not used.
 NEEDED, CAMERA = ("path", "identity", "split"), "camera"
 SPLITS = ("train", "query", "gallery")
-#: Lists of this name are called after their folder.
+#: A list with this file name is named after its folder.
 PLAIN_NAME = "list"
-#: First images of a list by whose shape persons and vehicles are told apart.
+#: Number of images, from the start of a list, whose shapes decide between persons and vehicles.
 SHAPES = 32
-#: Higher images, by their median height / width, are taken for persons.
+#: Median height / width from which images are assumed to show persons.
 UPRIGHT = 1.25
-#: Position in tables of the first set of one's own.
+#: Position in tables of the user's first own set.
 ORDER = 1000
 
 
 @dataclass(frozen=True)
 class OwnSet:
-    """A data set of the user: its card, its place and its parser."""
+    """A data set of the user: its card, location and parser."""
 
     card: DatasetCard
     root: Path
@@ -47,19 +47,19 @@ class OwnSet:
     parser: Parser
 
 
-#: By name; `notice` fills it.
+#: The user's own sets by name; `notice` fills it.
 OWN: dict[str, OwnSet] = {}
 
 
 def notice(root: Path, name: str = "") -> list[str]:
-    """Enter the user's own data sets under a data root, so that they are known by name like the others.
+    """Register the user's own data sets under a data root, so that they can be used by name.
 
     Args:
         root: a list, a folder that holds lists, or, with a name, a folder in a known layout.
-        name: of the only set under `root`; empty: its own, the list's without `.csv`, or the folder's of `list.csv`.
+        name: for the only set under `root`; empty: the list's name without `.csv`, or the folder's for `list.csv`
 
     Returns:
-        The names of the sets found. A root that does not exist holds none.
+        The names of the sets found; none if the root does not exist.
 
     Raises:
         DataError: a list without the needed columns, a name that is taken, or a name for several sets.
@@ -70,7 +70,7 @@ def notice(root: Path, name: str = "") -> list[str]:
     names = [name or name_of(path) for path in lists]
     for one in names:
         if names.count(one) > 1:
-            raise DataError(f"{root} holds two lists of the name {one!r}; rename one of them")
+            raise DataError(f"{root} holds two lists named {one!r}; rename one of them")
     for number, (one, path) in enumerate(zip(names, lists, strict=True)):
         _enter(one, DatasetCard(one, one, ORDER + number, kind_of(path), (str(path),), ()), root, path, read_list)
     if name and not lists:
@@ -83,7 +83,7 @@ def lists_in(root: Path) -> list[Path]:
     """The lists of images at a path: the file itself, or the CSV files with the needed columns in a folder.
 
     Raises:
-        DataError: a file that is no list.
+        DataError: the file is not a list.
     """
     if root.is_file():
         columns = _columns(root)
@@ -91,7 +91,7 @@ def lists_in(root: Path) -> list[Path]:
         if missing:
             hints = [did_you_mean(column, columns) for column in missing]
             raise DataError(
-                f"{root} is no list of images: its first line lacks {', '.join(missing)}. "
+                f"{root} is not a list of images: its first line lacks {', '.join(missing)}. "
                 f"Found: {', '.join(columns) or 'nothing'}.{''.join(hints)} Expected a CSV file with the columns "
                 f"{', '.join(NEEDED)} and, if known, {CAMERA}"
             )
@@ -110,7 +110,7 @@ def name_of(path: Path) -> str:
 
 def _enter(name: str, card: DatasetCard, root: Path, path: Path, parser: Parser) -> None:
     if name in REGISTERED or any(name == card.short for card, _ in REGISTERED.values()):
-        raise DataError(f"{path}: {name!r} is the name of a known data set; give another with --name, or rename it")
+        raise DataError(f"{path}: {name!r} is the name of a known data set; choose another with --name, or rename it")
     if not re.fullmatch(r"[\w.-]+", name) or name.endswith(HELD_OUT):
         raise DataError(
             f"{name!r} cannot name a data set; use letters, digits, '_', '-' and '.', not {HELD_OUT} at the end"
@@ -119,7 +119,7 @@ def _enter(name: str, card: DatasetCard, root: Path, path: Path, parser: Parser)
 
 
 def _enter_renamed(name: str, root: Path) -> None:
-    """Enter the only set in a known layout under `root` as another set, without the published facts about it."""
+    """Register the only set in a known layout under `root` under another name, without its published counts."""
     from msinet.data.layouts import cards, find_dataset
 
     known_cards = [card for card in cards() if not card.part_of]
@@ -127,7 +127,7 @@ def _enter_renamed(name: str, root: Path) -> None:
     if len(found) != 1:
         raise DataError(
             f"--name {name} names the only data set under {root}, but there are {len(found)}"
-            + (f": {', '.join(found)}" if found else "; msinet data check says what is recognised")
+            + (f": {', '.join(found)}" if found else "; msinet data check lists what is recognised")
         )
     ((known, folder),) = found.items()
     card, parser = REGISTERED[known]
@@ -136,7 +136,7 @@ def _enter_renamed(name: str, root: Path) -> None:
 
 
 def _columns(path: Path) -> list[str]:
-    """The first line of a CSV file as lower-case column names; empty if it is no text."""
+    """The first line of a CSV file as lower-case column names; empty if it is not text."""
     try:
         with path.open("rb") as stream:
             line = stream.readline(1 << 16).decode("utf-8-sig")
@@ -166,7 +166,7 @@ def read_entries(path: Path, needed: Sequence[str] = NEEDED) -> list[Entry]:
     """The lines of a list; blanks around values are removed.
 
     Raises:
-        DataError: no UTF-8 text, or a line without one of the needed values; the message names the line.
+        DataError: not UTF-8 text, or a line without one of the needed values; the message names the line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -202,10 +202,10 @@ def read_entries(path: Path, needed: Sequence[str] = NEEDED) -> list[Entry]:
 def read_list(path: Path) -> Dataset:
     """A data set from a CSV file with the columns path, identity, split and, if known, camera.
 
-    Paths are relative to the file's folder. Without cameras, nothing is left out of a ranking.
+    Paths are relative to the file's folder. Without cameras, no gallery image is left out.
 
     Raises:
-        DataError: a file that is no list, a missing image, an unknown split, an image listed twice in a split, or
+        DataError: the file is not a list, a missing image, an unknown split, an image listed twice in a split, or
             cameras for some images only; the message names the line.
     """
     entries = read_entries(path)
@@ -234,7 +234,7 @@ def read_list(path: Path) -> Dataset:
 
 
 def _absolute(folder: Path, name: str) -> Path:
-    """The file that a list names; `..` is resolved by name, so that links keep their own."""
+    """The absolute path of a list entry; `..` is resolved without following symbolic links."""
     return Path(os.path.normpath(folder / os.path.expanduser(name.replace("\0", ""))))
 
 
@@ -273,8 +273,8 @@ def _check_files(path: Path, entries: Sequence[Entry], files: Sequence[Path]) ->
 def numbered(words: Sequence[str], first: int) -> tuple[dict[str, int], Mapping[int, str]]:
     """A number for every word, and the words by number.
 
-    Words that are all different non-negative decimal numbers keep them, and no names are needed. Others are numbered
-    from `first` on in sorted order.
+    If all words are different decimal numbers of at least `first`, they keep these numbers and no names are needed.
+    Otherwise words are numbered from `first` in sorted order.
     """
     different = sorted(set(words))
     plain = [word for word in different if word.isascii() and word.isdigit() and len(word) <= 18]
@@ -286,7 +286,7 @@ def numbered(words: Sequence[str], first: int) -> tuple[dict[str, int], Mapping[
 
 
 def kind_of(path: Path) -> Literal["person", "vehicle"]:
-    """Persons or vehicles, by the shape of a list's first images: it chooses the default size of images, no more."""
+    """Persons or vehicles, by the shape of a list's first images. It only sets the default image size."""
     status = path.stat()
     return _kind_of(path, status.st_mtime_ns, status.st_size)
 

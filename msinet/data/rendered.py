@@ -14,7 +14,7 @@ FACTORS = "factors.csv"
 WORLD = "world.json"
 #: Images of a set whose colours are recorded and compared.
 SAMPLES = 8
-#: Largest difference of mean colours, from 0 to 255. JPEG decoders differ by less than a tenth of it.
+#: Largest difference of mean colours, on a scale of 0 to 255. JPEG decoders differ by less than 0.1.
 TOLERANCE = 1.0
 
 
@@ -36,7 +36,7 @@ def read_world(folder: Path) -> dict[str, Any] | None:
 
 
 def statistics(data: bytes) -> list[float]:
-    """Mean and standard deviation of red, green and blue of an image file, from 0 to 255."""
+    """Mean and standard deviation of red, green and blue of an encoded image: six numbers in [0, 255]."""
     with PIL.Image.open(io.BytesIO(data)) as image:
         pixels = np.asarray(image.convert("RGB"), np.float64).reshape(-1, 3)
     return [*pixels.mean(0).round(2).tolist(), *pixels.std(0).round(2).tolist()]

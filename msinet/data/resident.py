@@ -1,8 +1,8 @@
 """Training images that stay on the device and are augmented there.
 
-The random numbers of an image are those of `msinet.data.transforms.augment`, drawn on the CPU; the device does the work
-on the pixels. So batches equal those of the loader up to rounding: a level of 255 in the colour jitter, and the noise
-of erased boxes, which comes from the device's generator.
+The random numbers of an image are those of `msinet.data.transforms.augment`, drawn on the CPU; the device changes the
+pixels. Batches equal those of the loader except for rounding (1/255 in the colour jitter) and for the noise of erased
+boxes, which comes from the device's generator.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from msinet.data.transforms import ERASE_FILL, MEAN, STD, Drawn
 LIMIT = 8 * 2**30
 #: Images that are copied to the device at a time.
 CHUNK = 512
-#: Share of red, green and blue in grey, as in torchvision.
+#: Weights of red, green and blue in grey, as in torchvision.
 GREY = (0.2989, 0.587, 0.114)
 
 
@@ -63,7 +63,7 @@ class ResidentImages:
         return torch.tensor(whole, dtype=torch.int64), torch.tensor(factors, dtype=torch.float32)
 
     def images(self, numbers: Tensor, factors: Tensor) -> Tensor:
-        """The augmented images (B, 3, H, W) float32 of `packed` numbers; has no shape that depends on their values."""
+        """The augmented images (B, 3, H, W) float32 of `packed` numbers. No shape depends on their values."""
         index, flip, top, left = numbers[:, :4, None].unbind(1)  # (B, 1) each
         rows = self.rows + top - self.augmentation.pad  # (B, H): rows of the image behind those of the result
         columns = self.columns + left - self.augmentation.pad  # (B, W)
@@ -85,7 +85,7 @@ class ResidentImages:
         return (places >= 0) & (places < size)
 
     def _changed(self, values: Tensor, change: Tensor, factor: Tensor, rest: Tensor) -> Tensor:
-        """A step of the jitter, as torchvision on uint8: mixed with black, the mean grey or each pixel's grey."""
+        """One step of the jitter, as in torchvision on uint8: mixed with black, the mean grey or each pixel's grey."""
         change, factor, rest = (one.view(-1, 1, 1, 1) for one in (change, factor, rest))
         grey = (values * self.grey).sum(3, keepdim=True).floor()  # (B, H, W, 1)
         other = torch.where(change == 1, grey.mean((1, 2, 3), keepdim=True), torch.where(change == 2, grey, 0.0))

@@ -11,9 +11,9 @@ from msinet.errors import DataError
 def pk_batches(labels: ArrayLike, p: int, k: int, seed: Sequence[int]) -> list[list[int]]:
     """One pass over the images in batches of `p` identities with `k` images each.
 
-    Each identity's images are shuffled and cut into chunks of `k`; an identity with fewer draws them
-    with replacement, and an incomplete chunk is left out of the pass. Batches take a chunk of
-    `p` different identities each, until fewer than `p` have chunks left.
+    Each identity's images are shuffled and cut into chunks of `k`. An identity with fewer than `k` images gives one
+    chunk, drawn with replacement. Incomplete chunks are left out. A batch takes one chunk of each of `p` identities.
+    The pass ends when fewer than `p` identities have chunks left.
 
     Args:
         labels: identity of each image.
@@ -22,7 +22,7 @@ def pk_batches(labels: ArrayLike, p: int, k: int, seed: Sequence[int]) -> list[l
         seed: non-negative integers; the same seed gives the same batches.
 
     Returns:
-        Lists of p * k positions in `labels`, the images of one identity side by side.
+        Lists of p * k positions in `labels`, the images of one identity next to each other.
 
     Raises:
         DataError: fewer than `p` identities.

@@ -65,7 +65,7 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
     sheets = {
         "identities": (
             by_identity(dataset, images, factors, rows, columns),
-            "one identity per row, through different cameras",
+            "one identity per row, from different cameras",
         ),
         "cameras": (by_camera(images, rows, columns), "one camera per row, different identities"),
     }
@@ -85,7 +85,7 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
 def by_identity(
     dataset: Dataset, images: Sequence[Image], factors: dict[str, dict[str, str]], rows: int, columns: int
 ) -> list[Line]:
-    """One row per identity, by family if known, images of different cameras first."""
+    """One row per identity, ordered by family if known; images of different cameras come first."""
     groups: dict[int, list[Image]] = {}
     for image in images:
         groups.setdefault(image.identity, []).append(image)
@@ -128,7 +128,7 @@ def by_camera(images: Sequence[Image], rows: int, columns: int) -> list[Line]:
 
 
 def by_factor(images: Sequence[Image], factors: dict[str, dict[str, str]], root: Path, columns: int) -> list[Line]:
-    """One row per factor, with images at even steps through its range, including both ends."""
+    """One row per factor, with images at evenly spaced values, including both ends."""
     lines = []
     for factor, unit in SHOWN.items():
         values = sorted((float(factors[i.path.relative_to(root).as_posix()][factor]), i.path) for i in images)

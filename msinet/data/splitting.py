@@ -29,9 +29,9 @@ class Labelled:
 def split(source: Path, out: Path, *, test: float = 0.5, queries: int = 1, seed: int = 0) -> dict[str, int]:
     """Split images by identity and write the list.
 
-    A share of the identities, drawn at random, is for testing; the others train. Of each test identity, `queries`
-    images, drawn at random, are queries and the others gallery. A test identity without an image to spare is gallery.
-    The split depends on the seed and on the names of identities and files, nothing else.
+    A random share of the identities is for testing; the others are for training. Of each test identity, `queries`
+    random images are queries and the others are gallery; at least one image is gallery. The split depends only on the
+    seed and on the names of identities and files.
 
     Args:
         source: folder with a folder per identity, or a CSV file with the columns path and identity.
@@ -44,7 +44,7 @@ def split(source: Path, out: Path, *, test: float = 0.5, queries: int = 1, seed:
         The number of images by split.
 
     Raises:
-        DataError: no such source, no images, or fewer than two identities on a side.
+        DataError: no such source, no images, no test identity, or fewer than two training identities.
         UserError: an argument out of range, or an output that is not X.csv.
     """
     if not 0 < test < 1:
@@ -102,7 +102,7 @@ def _of_folders(source: Path) -> list[Labelled]:
     found = [(path, path.relative_to(source).parts) for path in image_files(source)]
     loose = [path for path, parts in found if len(parts) == 1]
     if loose:
-        raise DataError(f"{source}: {len(loose)} image(s) in no folder of an identity: {first_few(loose)}; {EXPECTED}")
+        raise DataError(f"{source}: {len(loose)} image(s) outside an identity folder: {first_few(loose)}; {EXPECTED}")
     if not found:
         raise DataError(f"{source} holds no images; {EXPECTED}")
     nested = all(len(parts) > 2 for _, parts in found)

@@ -1,4 +1,4 @@
-"""Conversion of decoded pixels to network input, for training and for test (Sec. 4.2-4.3)."""
+"""Conversion of decoded pixels to network input, for training and testing (Sec. 4.2-4.3)."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ERASE_FILL = torch.tensor((0.4914, 0.4822, 0.4465)).view(3, 1, 1)
 
 
 def normalize(pixels: np.ndarray) -> Tensor:
-    """(..., H, W, 3) uint8 pixels as a (..., 3, H, W) float32 tensor with ImageNet's mean and variance."""
+    """(..., H, W, 3) uint8 pixels as a (..., 3, H, W) float32 tensor, normalised with ImageNet's mean and deviation."""
     tensor = _tensor(pixels).movedim(-1, -3)  # (..., 3, H, W)
     return (tensor.float() / 255 - MEAN) / STD
 
@@ -32,7 +32,7 @@ def augment(
 ) -> Tensor:
     """Augment a training image: (H, W, 3) uint8 to (3, H, W) float32, with random numbers from `rng`.
 
-    After a random resized crop the result has the given `size` (height, width), by default the image's own.
+    `size` is the (height, width) after a random resized crop; None: the image's own.
     """
     height, width = pixels.shape[:2]
     drawn = draw(height, width, rng, recipe, size)
@@ -59,7 +59,7 @@ def augment(
     return tensor
 
 
-#: A change of colour (its place in `CHANGES`) and its factor.
+#: Colour changes: (position in `CHANGES`, factor) of each.
 Jitter = tuple[tuple[int, float], ...]
 CHANGES = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation)
 
@@ -82,7 +82,7 @@ class Drawn:
 def draw(
     height: int, width: int, rng: np.random.Generator, recipe: Augmentation, size: tuple[int, int] | None = None
 ) -> Drawn:
-    """The random numbers of an image (height, width); `size` (height, width) is that after a random resized crop."""
+    """Draw the random numbers of an image (height, width); `size` as in `augment`."""
     flip = bool(rng.random() < recipe.flip)
     crop, shift = (0, 0, 0, 0), (0, 0)
     if recipe.crop:
@@ -99,8 +99,8 @@ def draw(
 def crop_box(height: int, width: int, crop: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random crop, as torchvision's RandomResizedCrop draws it.
 
-    Its share of the area is uniform in [crop, 1], the logarithm of its aspect (width / height) uniform in that of
-    [3/4, 4/3]. After ten tries that do not fit: the largest centre crop with an allowed aspect.
+    Its share of the area is uniform in [crop, 1]. The logarithm of its aspect (width / height) is uniform between
+    log 3/4 and log 4/3. If ten tries do not fit, the result is the largest centre crop with an allowed aspect.
     """
     low, high = 3 / 4, 4 / 3
     for _ in range(10):
@@ -133,7 +133,7 @@ def draw_jitter(rng: np.random.Generator) -> Jitter:
 
 
 def jittered(pixels: np.ndarray, changes: Jitter) -> np.ndarray:
-    """An image (H, W, 3) uint8 after these changes of colour."""
+    """Apply colour changes to an image (H, W, 3) uint8."""
     tensor = _tensor(pixels).movedim(-1, 0)  # (3, H, W)
     for number, factor in changes:
         tensor = CHANGES[number](tensor, factor)
@@ -141,7 +141,7 @@ def jittered(pixels: np.ndarray, changes: Jitter) -> np.ndarray:
 
 
 def draw_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a box to erase: 2-40 % of the area, aspect 0.3-3.33; zeros if none of 100 fits."""
+    """Top, left, height and width of a box to erase: 2-40 % of the area, aspect 0.3-3.33; zeros if 100 tries fail."""
     for _ in range(100):
         area = rng.uniform(0.02, 0.4) * height * width
         aspect = rng.uniform(0.3, 1 / 0.3)

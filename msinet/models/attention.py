@@ -10,7 +10,7 @@ from msinet.errors import UserError
 from msinet.models.heads import Backbone, ReIDNet
 from msinet.models.registry import build_model, with_width
 
-#: Names of stages in backbones, in order: those of ResNets, those of OSNet, CDNet and MSINet.
+#: Names of backbone stages, in order: of ResNets; of OSNet, CDNet and MSINet.
 STAGES = ("layer1", "layer2", "layer3", "layer4", "stage1", "stage2", "stage3")
 #: Name of an attached module in its stage.
 ATTENTION = "attention"
@@ -34,7 +34,7 @@ def backbone_of(name: str, width: float = 1.0) -> Backbone:
     """The backbone of a network with fresh weights, without its head.
 
     Args:
-        name: of a network whose backbone has stages, as resnet50 or msinet.
+        name: of a network whose backbone has stages, such as resnet50 or msinet.
         width: multiplies every channel count.
 
     Raises:
@@ -43,7 +43,7 @@ def backbone_of(name: str, width: float = 1.0) -> Backbone:
     network = build_model(with_width(name, width), 1)
     if not isinstance(network, ReIDNet) or not _stages(network.backbone):
         raise UserError(
-            f"backbone {name!r} has no stages of feature maps; take that of a ResNet, of OSNet, of CDNet or of MSINet, "
+            f"backbone {name!r} has no stages of feature maps; use a ResNet, OSNet, CDNet or MSINet, "
             "such as backbone=resnet50"
         )
     return cast(Backbone, network.backbone)
@@ -55,7 +55,7 @@ def staged_backbone(name: str, width: float, image: tuple[int, int]) -> tuple[Ba
     Args:
         name: as for `backbone_of`.
         width: as for `backbone_of`.
-        image: (height, width) of the images, for which the sizes of the maps are given.
+        image: (height, width) of the images; it determines the sizes of the maps.
 
     Raises:
         UserError: as for `backbone_of`.
@@ -65,7 +65,7 @@ def staged_backbone(name: str, width: float, image: tuple[int, int]) -> tuple[Ba
     def note(_module: nn.Module, _inputs: object, output: Tensor) -> None:
         shapes.append(output.shape)
 
-    with torch.device("meta"):  # a twin without storage shows the sizes
+    with torch.device("meta"):  # a copy without storage gives the sizes
         twin: Any = backbone_of(name, width)
         for blocks in _stages(twin):
             blocks.register_forward_hook(note)

@@ -58,10 +58,10 @@ class Inception(nn.Module):
 
 
 class BilinearAttention(nn.Module):
-    """Attention in attention: (B, C, H, W), unchanged in shape.
+    """Attention in attention: (B, C, H, W) to the same shape.
 
-    The products of all pairs of C/16 embedded channels at a position give a weight for each channel and position;
-    their average over the map gives a weight for each channel, which multiplies it before the sigmoid.
+    The products of all pairs of C/16 embedded channels at a position give a weight per channel and position. Their
+    average over the map gives a weight per channel. The product of both weights passes a sigmoid.
     """
 
     def __init__(self, channels: int) -> None:
@@ -72,7 +72,7 @@ class BilinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.reduce(x)  # (B, C/16, H, W)
-        # Channel i + j times channel j, one difference i after the other: the pairs without repetition.
+        # Channel i + j times channel j, for every difference i: all pairs without repetition.
         pairs = torch.cat([y[:, i:] * y[:, : self.mid - i] for i in range(self.mid)], 1)  # (B, pairs, H, W)
         weights: Tensor = self.whole(pairs.mean((2, 3), keepdim=True)) * self.local(pairs)
         return x * weights.sigmoid()
@@ -100,7 +100,7 @@ def _block(in_channels: int, modules: tuple[Widths, ...], *ends: nn.Module) -> n
 
 
 class BATBackbone(nn.Module):
-    """Three blocks of inception modules, of which each local branch has its own second and third.
+    """Three blocks of inception modules; each local branch has its own second and third block.
 
     `forward` returns the local branches' maps, concatenated, (B, 4096, H/32, W/32), and the global branch's,
     (B, 1024, H/32, W/32), both after batch norm and ReLU.
@@ -108,7 +108,7 @@ class BATBackbone(nn.Module):
     Args:
         width: multiplies every channel count.
         parts: local branches, one for each stripe of the first block's map; at least 1.
-        attentions: bilinear attentions of the global branch: 1, after the first block, to 3, after each block.
+        attentions: bilinear attentions of the global branch, one after each of its first blocks; 1 to 3.
     """
 
     def __init__(self, width: float, parts: int, attentions: int) -> None:
@@ -140,9 +140,9 @@ class BATBackbone(nn.Module):
 
 
 class BATHead(nn.Module):
-    """Pooled maps of the global and of the local branches, each through dropout, linear, batch norm and ReLU.
+    """Dropout, linear, batch norm and ReLU on the pooled map of the global branch and on that of the local ones.
 
-    Test features are both results at unit length, concatenated.
+    The test feature concatenates both results, each of unit length.
     """
 
     def __init__(
@@ -240,11 +240,11 @@ def batnet(num_classes: int, *, width: float = 1.0, parts: int = 4, attentions: 
         num_classes: training identities.
         width: multiplies every channel count.
         parts: local branches, one for each horizontal stripe.
-        attentions: bilinear attentions of the global branch: 1, after the first block, or 3, after each.
+        attentions: bilinear attentions of the global branch: 1 (after the first block) or 3 (after each block).
         pam: with a position activation module, for alignment pam-self.
 
     Raises:
-        UserError: fewer than one part, or another number of attentions.
+        UserError: fewer than one part, or attentions other than 1 and 3.
     """
     if parts < 1:
         raise UserError(f"BAT-Net needs at least one part, got {parts}")

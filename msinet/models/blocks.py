@@ -11,7 +11,7 @@ def scaled(channels: int, width: float) -> int:
     """`channels` of the full-width network at `width` times the width.
 
     Raises:
-        UserError: the result is not a multiple of four, which the cells divide by.
+        UserError: the result is not a multiple of four; cells have a quarter of the channels inside.
     """
     result = round(channels * width)
     if result < 4 or result % 4:

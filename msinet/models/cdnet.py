@@ -14,7 +14,7 @@ SEARCHED = ((3, 5, 1), (3, 7, 2), (5, 7, 2), (5, 9, 1), (5, 7, 2), (5, 7, 1))
 
 
 class CBlock(nn.Module):
-    """Two stacks of floor(k/2) light convolutions, summed after one shared gate."""
+    """Two branches of floor(k/2) light convolutions, summed after a shared channel gate."""
 
     def __init__(self, in_channels: int, out_channels: int, kernels: tuple[int, int]) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class CBlock(nn.Module):
 
 
 def cell(in_channels: int, out_channels: int, kernel1: int, kernel2: int, depth: int) -> nn.Sequential:
-    """CDBlock: `depth` blocks in series, the first of which changes the width."""
+    """CDBlock: `depth` blocks in series; the first one changes the number of channels."""
     widths = [in_channels, *[out_channels] * depth]
     return nn.Sequential(*(CBlock(a, b, (kernel1, kernel2)) for a, b in pairwise(widths)))
 

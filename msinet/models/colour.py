@@ -1,4 +1,4 @@
-"""An untrained baseline that shows how far colour alone goes on a data set."""
+"""An untrained baseline that shows the accuracy of colour alone on a data set."""
 
 import torch
 from torch import Tensor, nn
@@ -7,12 +7,12 @@ from msinet.data.transforms import MEAN, STD
 from msinet.errors import UserError
 from msinet.models.registry import NetworkCard, register
 
-#: Bins per channel; 256 must be a multiple.
+#: Bins per channel; must divide 256.
 BINS = 8
 
 
 class ColourHistogram(nn.Module):
-    """Joint RGB histogram of an image. Inner products of two features are their Hellinger similarity.
+    """Joint RGB histogram of an image. The inner product of two features is their Bhattacharyya coefficient.
 
     Takes images (B, 3, H, W) as `msinet.data.normalize` makes them and returns (B, 512): square roots of
     the share of pixels in each colour bin, in [0, 1], rows of unit length. Has neither parameters nor

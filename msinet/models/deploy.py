@@ -1,10 +1,10 @@
 """Networks for inference: layers that only training needs are removed, and layers are merged.
 
-Batch norms become part of the convolutions before them. Linear convolutions whose results are summed become one
-convolution over all their channels: in a cell of MSINet those of the two branches and of the shortcut, if it has one;
-in OSNet and CDNet the block's last and the shortcut's. The two entry convolutions of a cell are not merged: their
-halves would be strided views, and copying those costs more than reading the input twice (MSINet at batch 32 took 3 %
-longer). Features do not change, except for rounding.
+Batch norms are folded into the convolutions before them. Linear convolutions whose results are summed become one
+convolution over the concatenated inputs. In a cell of MSINet these are the fusion convolutions of both branches and the
+shortcut's, if it has one; in OSNet and CDNet the block's last and the shortcut's. The two entry convolutions of a cell
+are not merged: copying the strided halves costs more than reading the input twice (MSINet at batch 32 took 3 % longer).
+Features do not change, except for rounding.
 """
 
 import copy

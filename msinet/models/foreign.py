@@ -1,4 +1,4 @@
-"""Weights files of other code bases: wrapping entries and prefixes, and the kinds of files that hold no weights."""
+"""Weights files of other code bases: removal of wrappers and prefixes, and recognition of files without weights."""
 
 import zipfile
 from collections.abc import Mapping
@@ -7,15 +7,15 @@ from typing import Any
 
 from msinet.models.registry import State
 
-#: Entries of checkpoints under which the weights are.
+#: Checkpoint entries that contain the weights.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "state")
 #: Prefixes of all entries, from classes that wrap a whole network.
 AROUND = ("module.", "model.", "network.", "net.", "_orig_mod.")
 #: Prefixes of the entries of a backbone.
 BACKBONE = ("base.", "backbone.")
-#: What files are by their first bytes.
+#: Kinds of files by their first bytes.
 MAGIC = {
-    b"version https://git-lfs": "a pointer of Git LFS, in place of the file itself: fetch it with git lfs pull",
+    b"version https://git-lfs": "a Git LFS pointer instead of the file itself: fetch it with git lfs pull",
     b"\x89HDF": "an HDF5 file, as Keras writes it",
     b"\x89PNG": "an image",
     b"\xff\xd8\xff": "an image",
@@ -29,7 +29,7 @@ MAGIC = {
 
 
 def unwrapped(payload: Any) -> Any:
-    """The bare state, without the dictionary of a training checkpoint and the prefixes of wrapping classes."""
+    """The plain state dictionary, without the checkpoint around it and without prefixes of wrapper classes."""
     found = True
     while found:
         found = False
@@ -45,7 +45,7 @@ def unwrapped(payload: Any) -> Any:
 
 
 def without_prefixes(state: State) -> State:
-    """The entries without the prefix of a backbone; unchanged if two would get one name."""
+    """The entries without the prefix of a backbone; unchanged if two would get the same name."""
     found = {}
     for key, value in state.items():
         prefix = next((one for one in BACKBONE if key.startswith(one)), "")
@@ -54,7 +54,7 @@ def without_prefixes(state: State) -> State:
 
 
 def is_safetensors(path: Path) -> bool:
-    """True for a safetensors file by its first bytes or, for damaged ones, by its suffix."""
+    """True if the first bytes, or (for damaged files) the suffix, are those of a safetensors file."""
     with path.open("rb") as file:
         start = file.read(9)
     length = int.from_bytes(start[:8], "little")
@@ -69,7 +69,7 @@ def kind_of(path: Path) -> str:
         if start.startswith(magic):
             return kind
     if start.lstrip()[:5].lower() in (b"<!doc", b"<html"):
-        return "a web page, as of a download that needs a login"
+        return "a web page, as after a download that needs a login"
     if zipfile.is_zipfile(path):
         return _archive(path)
     if path.suffix.lower() == ".onnx":

@@ -12,7 +12,7 @@ from msinet.errors import UserError
 SEARCHED = "GGEGAGGNGAEA"
 #: The operations, in the order of the architecture parameters.
 OPERATIONS = "NGAE"
-#: File in which a search leaves its genotype.
+#: File to which a search writes its genotype.
 GENOTYPE = "genotype.json"
 
 
@@ -20,8 +20,8 @@ def check_genotype(genotype: str) -> str:
     """The genotype in upper case.
 
     Raises:
-        UserError: a letter other than N, E, G, A, or a length that three stages of cells with two
-            interactions each cannot share.
+        UserError: a letter other than N, E, G, A, or a length that is not a multiple of six
+            (three stages, two interactions per cell).
     """
     letters = genotype.upper().replace(" ", "")
     if not letters or len(letters) % 6 or set(letters) - set(OPERATIONS):

@@ -15,7 +15,7 @@ from msinet.errors import UserError, unknown_name
 from msinet.models.blocks import ConvBN, init_weights
 from msinet.models.sam import PositionActivation
 
-#: Stripes of PCB, and channels to which a part is reduced.
+#: Number of stripes in PCB, and of channels of a reduced part.
 PARTS, REDUCED = 6, 256
 
 
@@ -43,7 +43,7 @@ class ReIDNet(nn.Module):
         self.backbone = backbone
         self.head = head
         self.channels = channels  # of the final map
-        self.image: tuple[int, int] | None = None  # the only (height, width) it takes, if its layers depend on it
+        self.image: tuple[int, int] | None = None  # the required (height, width), if layers depend on it
         self.pam: PositionActivation | None = None  # for spatial alignment, only in training
 
     def forward(self, images: Tensor) -> Tensor | Output:  # (B, 3, H, W)
@@ -64,7 +64,7 @@ class ReIDNet(nn.Module):
         return embedding
 
     def begin_epoch(self, share: float) -> None:
-        """Prepare an epoch of a training that ends after this share of it; few heads change with it."""
+        """Prepare an epoch; `share` of the training, in (0, 1], is complete at its end. Few heads use it."""
         prepare = getattr(self.head, "begin_epoch", None)
         if prepare is not None:
             prepare(share)
@@ -115,7 +115,7 @@ def pool_stripes(feature_map: Tensor, parts: int, kind: Literal["avg", "max"] = 
 
 
 class FBLNeck(nn.Module):
-    """MSINet's neck: a global and a local (two-stripe) branch. Test features are the pooled ones of both."""
+    """MSINet's neck: a global and a local (two-stripe) branch. The test feature joins the pooled features of both."""
 
     training_only: tuple[str, ...] = ("fc", "bn", "local_fc", "local_bn")
 
@@ -154,7 +154,7 @@ class TransferNeck(FBLNeck):
     training_only = ()
 
     def embed(self, local_map: Tensor, final_map: Tensor) -> Embedding:
-        """The features of both branches before and after linear layer and batch norm."""
+        """The features of both branches, before and after the linear layer and batch norm."""
         v, f_v = self.branches(local_map, final_map)
         normed = torch.cat([self.bn(self.fc(v)), self.local_bn(self.local_fc(f_v))], 1)  # (B, 768)
         return Embedding(torch.cat([v, f_v], 1), normed)
@@ -213,7 +213,7 @@ class BNNeck(nn.Module):
 
 
 class FCHead(nn.Module):
-    """OSNet's neck: pooled map, linear, batch norm, ReLU. The result is classified and is the test feature."""
+    """OSNet's neck: pooled map, linear, batch norm, ReLU. Classifier, triplet loss and test all use the result."""
 
     def __init__(self, local_channels: int, channels: int, num_classes: int, dim: int = 512) -> None:
         super().__init__()
@@ -227,13 +227,13 @@ class FCHead(nn.Module):
         return Output((self.classifier(v),), (v,), final_map)
 
     def embed(self, local_map: Tensor, final_map: Tensor) -> Embedding:
-        """The feature after the linear layer, which triplets compare as well."""
+        """The feature after the ReLU, which the triplet loss also uses."""
         v = self.fc(pool(final_map))  # (B, 512)
         return Embedding(v, v)
 
 
 class TokenNeck(nn.Module):
-    """A transformer's neck: BNNeck on the class token, which is its local map; the test feature precedes the norm."""
+    """A transformer's neck: BNNeck on the class token (the local map); the test feature is before the batch norm."""
 
     training_only = ("bn",)
 
@@ -255,15 +255,15 @@ class TokenNeck(nn.Module):
 
 
 class PartNeck(nn.Module):
-    """PCB's neck (Sun et al., 2018): the map is cut into stripes, each of which is classified.
+    """PCB's neck (Sun et al., 2018): the map is cut into horizontal stripes, and each stripe is classified.
 
-    One reduction serves all parts. The test feature joins the pooled parts before it, each of unit length.
+    All parts share one reduction. The test feature joins the pooled parts before the reduction, each of unit length.
 
     Args:
         local_channels: not used.
         channels: of the final map.
         num_classes: training identities.
-        parts: number of stripes, by which the rows of the map must divide.
+        parts: number of stripes; must divide the number of rows of the map.
         dropout: on the pooled parts before the reduction.
 
     Raises:
@@ -277,7 +277,7 @@ class PartNeck(nn.Module):
     ) -> None:
         super().__init__()
         if parts < 2:
-            raise UserError(f"a neck of parts needs at least 2 of them, got {parts}; the authors have {PARTS}")
+            raise UserError(f"a part neck needs at least 2 parts, got {parts}; the authors use {PARTS}")
         self.parts = parts
         self.dropout = nn.Dropout(dropout)
         dim = min(REDUCED, channels)
@@ -299,9 +299,9 @@ class PartNeck(nn.Module):
 
 
 class RefinedPartNeck(PartNeck):
-    """PCB+RPP's neck: every position belongs to all parts, with weights that it learns (refined part pooling).
+    """PCB+RPP's neck: every position belongs to all parts, with learned weights (refined part pooling).
 
-    A training begins with stripes. After `FIRST_STAGE` of its epochs the weights take their place.
+    Training starts with stripes. After the share `FIRST_STAGE` of its epochs the learned weights replace them.
     """
 
     #: Share of the epochs with stripes: 20 of 50.
@@ -317,7 +317,7 @@ class RefinedPartNeck(PartNeck):
         self.refined = True
 
     def begin_epoch(self, share: float) -> None:
-        """Take stripes or refined parts in an epoch that ends after this share of the training."""
+        """Choose stripes or refined parts for the epoch; `share` of the training is complete at its end."""
         self.refined = share > self.FIRST_STAGE
 
     def pool(self, final_map: Tensor) -> Tensor:
@@ -328,7 +328,7 @@ class RefinedPartNeck(PartNeck):
         return self.parts * final_map.flatten(2) @ weights.transpose(1, 2) / weights.shape[2]
 
     def weights(self, final_map: Tensor) -> Tensor:
-        """Share of each position in each part: (B, C, H, W) to (B, parts, H, W), which adds up to 1 over the parts."""
+        """Weight of each position in each part: (B, C, H, W) to (B, parts, H, W); the sum over the parts is 1."""
         groups = self.dropout(final_map).unflatten(1, (-1, self.GROUP)).mean(2)  # (B, C/8, H, W)
         shares: Tensor = self.assign(groups - groups.mean((2, 3), keepdim=True)).softmax(1)
         return shares
@@ -354,7 +354,7 @@ class Backbone(Protocol):
 
 
 def assemble(backbone: Backbone, neck: str | Neck, num_classes: int, *, pam: bool = False) -> ReIDNet:
-    """Join a backbone and a neck, or the neck of that name, with fresh weights; with `pam`, add a PAM.
+    """Join a backbone and a neck (given as a class or by name), with fresh weights; with `pam`, add a PAM.
 
     Raises:
         UserError: unknown neck.

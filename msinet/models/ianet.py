@@ -15,7 +15,7 @@ SPREAD = 0.625
 
 
 def nearness(count: int, like: Tensor) -> Tensor:
-    """Exponents of the Gaussian between the places of one axis: (count, count), at most 0."""
+    """Exponents of the Gaussian between the positions of one axis: (count, count), at most 0."""
     places = torch.arange(count, dtype=like.dtype, device=like.device)
     steps = (places[:, None] - places) / (SPREAD * count)
     return -0.5 * (steps * steps)
@@ -29,7 +29,7 @@ def location_affinity(height: int, width: int, like: Tensor) -> Tensor:
 
 
 class InteractionAggregation(nn.Module):
-    """Spatial, then channel interaction-aggregation, each added to the map: (B, C, H, W), unchanged in shape.
+    """Spatial, then channel interaction-aggregation, each added to the map: (B, C, H, W) to the same shape.
 
     Positions are mixed by appearance and location, channels by their inner products. The batch norms start at zero,
     so that the module starts as the identity; they are its only parameters.
@@ -42,7 +42,7 @@ class InteractionAggregation(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Make the module the identity."""
+        """Zero the batch norms' weights, so that the module is the identity."""
         nn.init.zeros_(self.spatial_bn.weight)
         nn.init.zeros_(self.channel_bn.weight)
 
@@ -68,7 +68,7 @@ def _mix_channels(x: Tensor) -> Tensor:
 
 
 class IAHead(nn.Module):
-    """Batch norm of the pooled map, which is classified, compared by the triplet loss, and the test feature."""
+    """Batch norm of the pooled map. Classifier, triplet loss and test all use the result."""
 
     def __init__(self, local_channels: int, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ WEIGHTS = NetworkWeights(
 def ianet(
     num_classes: int, *, width: float = 1.0, backbone: str = "resnet50", neck: str = "", pam: bool = False
 ) -> ReIDNet:
-    """IANet; `backbone` names another network whose second and third stage get its modules, `neck` another neck.
+    """IANet; `backbone` and `neck` can name others. The modules are added to the second and third stage.
 
     Raises:
         UserError: a backbone without stages of feature maps, or an unknown neck.

@@ -14,14 +14,14 @@ Pair = tuple[Tensor, Tensor]
 
 
 class NoInteraction(nn.Module):
-    """N: (x1, x2) as they are."""
+    """N: none, (x1, x2)."""
 
     def forward(self, x1: Tensor, x2: Tensor) -> Pair:
         return x1, x2
 
 
 class Exchange(nn.Module):
-    """E: (x2, x1), the strongest interaction."""
+    """E: exchange, (x2, x1); the strongest interaction."""
 
     def forward(self, x1: Tensor, x2: Tensor) -> Pair:
         return x2, x1

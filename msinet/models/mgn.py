@@ -21,10 +21,10 @@ STRIPES = (1, 2, 3)
 
 
 class MGNBackbone(nn.Module):
-    """ResNet-50 whose layers after the first block of layer3 exist three times.
+    """ResNet-50 with three copies of the layers after the first block of layer3, one per branch.
 
-    `forward` returns the maps of the second and third branch, stacked along the channels, (B, 4096, H/16, W/16), and
-    that of the first, whose last stage has stride 2, (B, 2048, H/32, W/32).
+    `forward` returns the maps of the second and third branch, concatenated along the channels, (B, 4096, H/16, W/16),
+    and the map of the first branch, whose last stage has stride 2, (B, 2048, H/32, W/32).
     """
 
     def __init__(self, width: float) -> None:
@@ -54,9 +54,9 @@ class MGNBackbone(nn.Module):
 
 
 class MGNHead(nn.Module):
-    """Eight pooled vectors, each reduced and classified: one per branch, two and three of the stripes.
+    """Eight pooled vectors, each reduced and classified: three of whole maps, and two and three of stripes.
 
-    The test feature joins the reduced vectors. Those of whole maps enter the triplet loss.
+    The test feature joins the reduced vectors. The triplet loss uses those of the whole maps.
 
     Args:
         local_channels: of the stacked maps.
@@ -90,7 +90,7 @@ class MGNHead(nn.Module):
 
 
 def _copied(network: nn.Module, state: State, notes: Notes) -> State:
-    """Weights of a plain ResNet-50, its last layers once for each branch; others as they are."""
+    """Copy the last layers of a plain ResNet-50 to each branch; other weights are unchanged."""
     found: State = {}
     for key, value in state.items():
         if match := re.match(r"backbone\.layer3\.([1-9]\d*)\.(.*)", key):

@@ -22,8 +22,8 @@ class MSICell(nn.Module):
     """Two branches of different receptive field that interact twice and are then fused.
 
     Args:
-        interactions: make the modules after the first and after the second half.
-        ratio: the scale ratio rho; branch b passes `ratio` light convolutions per half, branch a one.
+        interactions: functions that make the interaction after the first half and after the second.
+        ratio: the scale ratio rho: branch b has `ratio` light convolutions per half, branch a has one.
         fusion: joins the branches after their 1x1 convolutions (Fig. 5c).
         mid: channels of each branch; a quarter of the output's unless given.
     """
@@ -68,7 +68,7 @@ def _notes(network: nn.Module) -> Notes:
 
 
 def _differences(network: nn.Module, state: State, notes: Notes) -> str:
-    """The interactions in which file and network differ."""
+    """Message about interactions that differ between file and network; empty if none."""
     letters, noted = operations_of(network), notes.get("interactions", "")
     differing = []
     for number, (name, letter) in enumerate(letters.items()):
@@ -154,9 +154,9 @@ def msinet(
         num_classes: training identities.
         width: multiplies every channel count.
         genotype: two letters per cell; its length sets the depth (twelve letters: two cells a stage).
-        ratio: rho, the light convolutions of branch b for each one of branch a (Fig. 5d).
+        ratio: rho, light convolutions of branch b per one of branch a, at least 1 (Fig. 5d).
         fusion: sum, minus or mul (Fig. 5c).
-        neck: fbl (as released), cdnet, or bn (global branch only).
+        neck: fbl (as released), bn (global branch only) or another key of `heads.NECKS`.
         pam: with a position activation module, for alignment pam-self (MSINet-SAM).
     """
     genotype = check_genotype(genotype)
@@ -167,17 +167,17 @@ def msinet(
 def stages(
     interactions: Sequence[Make], ratio: int, fusion: Fusion, *, mid_of_input: bool = False
 ) -> Callable[[int, int, int], nn.Sequential]:
-    """Make the function that builds the three stages of a `Skeleton` from cells with these interactions, two per cell.
+    """The function that builds each stage of a `Skeleton` from cells with these interactions, two per cell.
 
     Args:
-        interactions: a multiple of six, cell 1 first.
+        interactions: constructors, cell 1 first; their number is a multiple of six.
         ratio: rho.
         fusion: sum, minus or mul.
-        mid_of_input: a branch has a quarter of the channels of the cell's input instead of its output, as in the
-            released search code.
+        mid_of_input: branches have a quarter of the channels of the cell's input, not of its output, as in the released
+            search code.
 
     Raises:
-        UserError: a ratio or fusion that does not exist.
+        UserError: a ratio below 1, or an unknown fusion.
     """
     if ratio < 1:
         raise UserError(f"scale ratio rho must be at least 1, got {ratio}")

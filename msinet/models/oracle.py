@@ -8,13 +8,13 @@ from msinet.models.registry import NetworkCard, register
 
 
 class Oracle(nn.Module):
-    """Stands for an oracle among the networks. `msinet.training.evaluation` makes its features of the set's factors.
+    """Placeholder network of an oracle. `msinet.training.evaluation` computes its features from the set's factors.
 
     Args:
         knows: the factors that it knows, a key of `msinet.data.factors.ORACLES`.
 
     Raises:
-        UserError: it is given images.
+        UserError: called on images.
     """
 
     def __init__(self, knows: Knowledge) -> None:

@@ -9,7 +9,7 @@ from msinet.models.registry import NetworkCard, NetworkWeights, WeightLayout, re
 
 
 class OSBlock(nn.Module):
-    """Four streams of 1 to 4 light convolutions, summed after one shared channel gate."""
+    """Four streams of 1 to 4 light convolutions, summed after a shared channel gate."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class OSBlock(nn.Module):
 
 
 def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
-    """Two blocks, the first of which changes the width. All stages are alike."""
+    """Two blocks; the first one changes the number of channels. All stages are built alike."""
     return nn.Sequential(OSBlock(in_channels, out_channels), OSBlock(out_channels, out_channels))
 
 

@@ -1,6 +1,6 @@
 """Patch size of transformers. Does not import torch."""
 
-#: Images of fewer rows get small patches: 64x32 would be eight places, where 256x128 is 128.
+#: Images of fewer rows get small patches: at patch size 16, 64x32 has only 8 patches and 256x128 has 128.
 SMALL = 128
 
 

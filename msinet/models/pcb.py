@@ -1,6 +1,6 @@
 """PCB and PCB+RPP (Sun et al., ECCV 2018), of Table 3: ResNet50 whose map is cut into six parts.
 
-The neck is `msinet.models.heads.PartNeck`; other networks take it by their option `neck=pcb`, or `neck=rpp`.
+The neck is `msinet.models.heads.PartNeck`; other networks use it with the option `neck=pcb` or `neck=rpp`.
 """
 
 from functools import partial
@@ -41,7 +41,7 @@ DEPTHS = (3, 4, 6, 3)
     WEIGHTS,
 )
 def pcb(num_classes: int, *, width: float = 1.0, parts: int = PARTS, pam: bool = False) -> ReIDNet:
-    """ResNet-50 of last stride 1 with stripes, each classified."""
+    """ResNet-50 with last stride 1; each stripe of its map is classified."""
     neck = partial(PartNeck, parts=parts)
     return assemble(ResNetBackbone(Bottleneck, DEPTHS, width), neck, num_classes, pam=pam)
 
@@ -73,6 +73,6 @@ def pcb(num_classes: int, *, width: float = 1.0, parts: int = PARTS, pam: bool =
     WEIGHTS,
 )
 def pcb_rpp(num_classes: int, *, width: float = 1.0, parts: int = PARTS, pam: bool = False) -> ReIDNet:
-    """PCB whose parts are refined from stripes to weights of every position, after 20 of 50 epochs."""
+    """PCB whose stripes are replaced by learned weights of all positions after 20 of 50 epochs."""
     neck = partial(RefinedPartNeck, parts=parts)
     return assemble(ResNetBackbone(Bottleneck, DEPTHS, width), neck, num_classes, pam=pam)

@@ -1,8 +1,8 @@
 """Networks by name. `msinet_x0_25` is `msinet` at a quarter of its width.
 
 A network is one file of this folder: its code, a `NetworkCard` and, if it reads weights of other code bases, a
-`NetworkWeights`, both given to `@register`. Tables, figures, benchmarks and commands take all they need from the card.
-Cards are read from the source, so that listing networks does not import torch.
+`NetworkWeights`, both passed to `@register`. Tables, figures, benchmarks and commands read the card. Cards are read
+from the source, so that listing networks does not import torch.
 """
 
 import ast
@@ -27,7 +27,7 @@ Notes = Mapping[str, str]
 
 @dataclass(frozen=True)
 class NetworkCard:
-    """The facts about a network besides its code. All values are literals."""
+    """Description of a network, apart from its code. All values are literals."""
 
     name: str
     """as commands spell it"""
@@ -44,7 +44,7 @@ class NetworkCard:
     variants: tuple[tuple[str, str], ...] = ()
     """options that have a label of their own: (("pam=True", "MSINet-SAM"),)"""
     widths: tuple[tuple[str, float], ...] = (("smoke", 0.25),)
-    """profiles with another width than 1, and that width"""
+    """profiles in which the width is not 1, and that width"""
     recipe: Literal["light", "transformer"] = "light"
     """kind of its training recipe"""
     settings: tuple[tuple[str, dict[str, Any]], ...] = ()
@@ -52,9 +52,9 @@ class NetworkCard:
     authors: Mapping[str, Any] = field(default_factory=dict)
     """its authors' own recipe as changes to the paper's, {"optimizer": "adam"}; empty: the paper's is its own"""
     authors_source: str = ""
-    """where that recipe comes from, and what is left out of it"""
+    """source of that recipe, and its omissions here"""
     rows: int = 1
-    """rows of the final map, of 16 pixels each, come in multiples of this number; recipes make images high enough"""
+    """the final map needs a multiple of this number of rows (16 pixels each); recipes raise the image height"""
     heavy: bool = False
     """True: short tables leave it out; --whole and --models include it"""
     cross_domain: bool = True
@@ -69,7 +69,7 @@ class NetworkCard:
         return dict(self.widths).get(profile, 1.0)
 
     def height(self, least: int) -> int:
-        """The smallest height of images in pixels, `least` or more, at which the map divides into the parts."""
+        """The smallest image height in pixels, at least `least`, at which the map divides into `rows` parts."""
         return least if self.rows == 1 else -(-least // (16 * self.rows)) * 16 * self.rows
 
     def named(self, profile: str) -> str:
@@ -79,7 +79,7 @@ class NetworkCard:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """Names of a network's weights in another code base, and rules that translate them into ours."""
+    """Entry names of a network in another code base, and rules that translate them into ours."""
 
     name: str
     """as reports and errors call it"""
@@ -113,15 +113,15 @@ class NetworkWeights:
     marker: str
     """pattern of an entry, under our names, that no other network has"""
     layouts: tuple[WeightLayout, ...] = ()
-    """of files from other code bases"""
+    """layouts of files from other code bases"""
     adapt: "Callable[[nn.Module, State, Notes], State] | None" = None
-    """changes entries whose shape depends on the image size; a WeightsError if it cannot"""
+    """adapts entries whose shape depends on the image size; raises a WeightsError if it cannot"""
     differences: "Callable[[nn.Module, State, Notes], str] | None" = None
-    """names differences that the entries' names and shapes do not show; empty: none"""
+    """describes differences that the names and shapes of entries do not show; empty: none"""
     base: "NetworkWeights | None" = None
-    """of the network that this one extends: its files are read as well, and the entries they lack keep their values"""
+    """rules of the network that this one extends; its files are read too, and missing entries keep their values"""
     notes: "Callable[[nn.Module], Notes] | None" = None
-    """what is noted in a weights file because the weights do not show it"""
+    """notes saved in a weights file because the weights do not show them"""
 
 
 #: Every network by name, in the order of tables.
@@ -207,10 +207,10 @@ def with_width(name: str, width: float) -> str:
 
 
 def split_name(name: str) -> tuple[str, float]:
-    """Card name and width of a network's name: `msinet_x0_25` is ("msinet", 0.25), `osnet` ("osnet", 1).
+    """Split a network's name into card name and width: `msinet_x0_25` is ("msinet", 0.25), `osnet` is ("osnet", 1).
 
     Raises:
-        UserError: the network is not known; the message lists those that are.
+        UserError: unknown network; the message lists the known ones.
     """
     match = re.fullmatch(r"(.+)_x(\d+)_(\d+)", name)
     base, width = (match[1], float(f"{match[2]}.{match[3]}")) if match else (name, 1.0)
@@ -244,16 +244,16 @@ def label_of(name: str, options: str = "") -> str:
 
 
 def in_study(study: str) -> tuple[NetworkCard, ...]:
-    """The cards of the networks that a table compares by default, in their order."""
+    """The cards of the networks that a table compares by default, in table order."""
     return tuple(card for card in CARDS.values() if study in card.studies)
 
 
-#: Words for the types of options.
+#: Names of option types in error messages.
 TYPES = {bool: "True or False", int: "a whole number", str: "a word"}
 
 
 def _check_type(what: str, value: Any, annotation: Any) -> None:
-    """Refuse a value that has another type than an option; other annotations than those of `TYPES` are not checked.
+    """Check the type of an option's value; annotations that are not in `TYPES` are not checked.
 
     Raises:
         UserError: the type differs.

@@ -11,7 +11,7 @@ Block = type[BasicBlock] | type[Bottleneck]
 
 
 def stage(block: Block, in_channels: int, planes: int, depth: int, stride: int) -> nn.Sequential:
-    """`depth` residual blocks, the first of which has the stride and changes the width."""
+    """`depth` residual blocks; the first one has the stride and changes the number of channels."""
     out_channels = planes * block.expansion
     down = None
     if stride != 1 or in_channels != out_channels:
@@ -22,7 +22,7 @@ def stage(block: Block, in_channels: int, planes: int, depth: int, stride: int) 
 
 
 class ResNetBackbone(nn.Module):
-    """torchvision's ResNet trunk, under its names, with a last stage of stride 1."""
+    """torchvision's ResNet without its classifier, with its parameter names and a last stage of stride 1."""
 
     def __init__(self, block: Block, depths: tuple[int, int, int, int], width: float) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ WEIGHTS = NetworkWeights(
             "torchvision ResNet",
             r"layer1\.0\.conv1\.",
             (TRUNK,),
-            extra=r"fc\.",  # classifies ImageNet from the pooled map, which no neck here does
+            extra=r"fc\.",  # ImageNet classifier, which no neck here has
             lacks=r"head\.|.*\.attention\.",
         ),
         WeightLayout(

@@ -15,19 +15,19 @@ REDUCTION = 8
 
 
 def reduced(size: int) -> int:
-    """An eighth, at least 1: maps of small images have fewer than eight positions."""
+    """An eighth of `size`, at least 1: maps of small images can have fewer than eight positions."""
     return max(1, size // REDUCTION)
 
 
 class Relations(nn.Module):
-    """A weight for each of n nodes, from its features and its relations with all nodes: (B, F, n, 1) to (B, 1, n, 1).
+    """Weights of n nodes, from their features and their relations with all nodes: (B, F, n, 1) to (B, 1, n, 1).
 
     The relation of two nodes is the inner product of their embeddings. A node's relations in both directions are
     stacked, embedded and joined with the mean of the node's own embedding.
 
     Args:
-        features: F of a node.
-        nodes: n, which fixes the shapes of the layers.
+        features: F, length of a node's features.
+        nodes: n; the shapes of the layers depend on it.
     """
 
     def __init__(self, features: int, nodes: int) -> None:
@@ -47,7 +47,7 @@ class Relations(nn.Module):
 
 
 class RelationAttention(nn.Module):
-    """RGA-SC's module: a weight for every position, then one for every channel: (B, C, H, W), unchanged in shape."""
+    """RGA-SC's module: a weight per position, then one per channel: (B, C, H, W) to the same shape."""
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class RelationAttention(nn.Module):
 
 
 def _fit_attention(network: nn.Module, state: State, notes: Notes) -> State:
-    """Keep the network's own attention in place of one that was pre-trained at another image size.
+    """Keep the network's own attention if the file was pre-trained at another image size.
 
     Raises:
         WeightsError: weights of a finished training at another image size.
@@ -136,7 +136,7 @@ def rga_sc(
     neck: str = "bn",
     pam: bool = False,
 ) -> ReIDNet:
-    """RGA-SC for one image size; `backbone` names another network whose stages get the attention.
+    """RGA-SC for one image size; `backbone` names the network whose stages get the attention.
 
     Raises:
         UserError: a backbone without stages of feature maps.

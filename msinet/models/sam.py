@@ -1,4 +1,4 @@
-"""Parts of the spatial alignment module: correlations of images, and activations of positions (Sec. 3.3)."""
+"""Parts of the spatial alignment module: correlations of images and position activation (Sec. 3.3)."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ def at_least_float(x: Tensor) -> Tensor:
 class PositionActivation(nn.Module):
     """PAM, the position activation module: (B, C, H, W) to (B, H*W).
 
-    The activation of a position is the maximum of Q^T K over all keys. It is a target of the alignment loss in
-    training and does not change the features.
+    The activation of a position is the maximum of Q^T K over all keys. The alignment loss uses it in training; it does
+    not change the features.
     """
 
     def __init__(self, channels: int) -> None:
@@ -35,7 +35,7 @@ class PositionActivation(nn.Module):
 
 
 class _Correlations(torch.autograd.Function):
-    """Largest scores of all pairs of images: B^2 N numbers are kept of the B^2 N^2 scores.
+    """Largest scores of all pairs of images: keeps B^2 N of the B^2 N^2 scores.
 
     The scores are computed block by block, used for both directions (X_j^T X_i is the transpose of X_i^T X_j) and
     discarded; only the position of each maximum is kept. The gradient of a maximum has two positions, so the backward

@@ -1,4 +1,4 @@
-"""SFT (Luo et al., ICCV 2019), in Table 3: features of a batch are mixed by their similarity while a network trains."""
+"""SFT (Luo et al., ICCV 2019), in Table 3: features of a batch are mixed by similarity during training."""
 
 import torch
 import torch.nn.functional as F
@@ -14,19 +14,19 @@ from msinet.models.sam import at_least_float
 
 
 def spectral_transform(features: Tensor, temperature: float) -> Tensor:
-    """Spectral feature transformation: each row becomes a mean of all rows, weighted by similarity.
+    """Spectral feature transformation: each row becomes the mean of all rows, weighted by similarity.
 
-    The weights are softmax(cosine / temperature) over the rows, the row itself included: a step of the random walk
-    whose normalised cut spectral clustering minimises.
+    The weights are softmax(cosine / temperature) over all rows, the row itself included. This is one step of the
+    random walk of spectral clustering.
 
     Args:
         features: (..., B, D).
         temperature: above 0.
 
     Returns:
-        (..., B, D), of the scale of `features`.
+        (..., B, D), on the scale of `features`.
     """
-    with torch.autocast(features.device.type, enabled=False):  # the temperature multiplies errors of the cosines
+    with torch.autocast(features.device.type, enabled=False):  # a low temperature amplifies errors of the cosines
         features = at_least_float(features)
         units = F.normalize(features, dim=-1)
         return (units @ units.transpose(-1, -2) / temperature).softmax(-1) @ features
@@ -36,7 +36,7 @@ class SFTHead(nn.Module):
     """Classifies the pooled map and its transformed version with the same bottleneck and cosine classifier.
 
     Logits are `scale` times a cosine; AM-softmax adds a margin in the loss (setting `identity_margin`). The test
-    feature is the pooled map: transform, bottleneck and classifier are for training only.
+    feature is the pooled map. Transform, bottleneck and classifier are used only in training.
     """
 
     training_only = ("fc", "bn", "act")
@@ -98,7 +98,7 @@ def sft(
     Args:
         num_classes: training identities.
         width: multiplies every channel count.
-        backbone: network whose backbone is trained, as msinet.
+        backbone: network whose backbone is used, such as msinet.
         temperature: of the transform.
         scale: of the cosine classifier's logits.
         pam: with a position activation module, for alignment pam-self.

@@ -18,9 +18,9 @@ class MixedInteraction(nn.Module):
     """All four operations at once, mixed by softmax(alpha): N, G, A and E of `interactions`, with shared work.
 
     With weights n, g, a, e the mixture of the first branch is
-    n x1 + g gate(x1) x1 + a (gamma mask1 X1 + x1) + e x2, so the factors of x1 are summed before they multiply the
-    map, one pass of the gate serves both branches, and one product X1 X2^T serves both energies. The row maximum that
-    inverts the energies cancels in their softmax. `gate` and `gamma` have the names and shapes of the discrete
+    n x1 + g gate(x1) x1 + a (gamma mask1 X1 + x1) + e x2. The factors of x1 are summed before they multiply the map.
+    Both branches share one pass of the gate, and both energies share one product X1 X2^T. The row maximum that inverts
+    the energies cancels in their softmax. `gate` and `gamma` have the names and shapes of the discrete
     operations' parameters.
     """
 
@@ -72,16 +72,16 @@ def supernet(
     mid: Literal["out", "in"] = "out",
     interactions: int = len(SEARCHED),
 ) -> ReIDNet:
-    """MSINet with mixed interactions. The neck is pooled feature, batch norm and linear classifier.
+    """MSINet with mixed interactions and the neck bn (pooled feature, batch norm, linear classifier).
 
     Args:
         num_classes: training identities.
         width: multiplies every channel count.
         ratio: rho of the cells.
         fusion: sum, minus or mul.
-        mid: out: a branch has a quarter of the channels of its cell's output, as in the final network; in: of its
+        mid: channels of a branch. out: a quarter of its cell's output, as in the final network; in: a quarter of its
             input, as in the released search code.
-        interactions: a multiple of six: two per cell, three stages.
+        interactions: a multiple of six (two per cell, three stages).
     """
     if interactions < 6 or interactions % 6:
         raise UserError(f"a supernet has a multiple of six interactions, not {interactions}")

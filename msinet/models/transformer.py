@@ -16,7 +16,7 @@ from msinet.models.registry import NetworkCard, NetworkWeights, Notes, State, We
 
 #: Channels of an attention head, at every width.
 HEAD = 64
-#: Share of images for which the last block is skipped; it rises linearly from 0 at the first.
+#: Drop rate of the last block (stochastic depth); the rate rises linearly from 0 at the first block.
 DROP_PATH = 0.1
 
 
@@ -41,7 +41,7 @@ class VisionTransformer(nn.Module):
     (B, D, H/patch, W/patch), both after the last layer norm.
 
     Args:
-        image: (height, width) of the images, which the position embedding fixes.
+        image: (height, width) of the images; the position embedding depends on it.
         patch: side of a patch in pixels; 0: 16, or 8 for images of fewer than `SMALL` rows.
         channels: D of a token.
         depth: number of blocks.
@@ -66,7 +66,7 @@ class VisionTransformer(nn.Module):
         self.pos_embedding = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], channels))
         self.layers = nn.ModuleList(Block(channels, DROP_PATH * i / max(1, depth - 1)) for i in range(depth))
         self.ln = nn.LayerNorm(channels, eps=1e-6)
-        # Images come normalised with ImageNet's statistics; these networks expect mean and deviation 0.5.
+        # Images are normalised with ImageNet's statistics; these networks expect mean 0.5 and deviation 0.5.
         mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
         self.register_buffer("scale", (std / 0.5).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", ((mean - 0.5) / 0.5).view(3, 1, 1), persistent=False)
@@ -107,7 +107,7 @@ POSITIONS = "backbone.pos_embedding"
 def _fit_positions(network: nn.Module, state: State, notes: Notes) -> State:
     """Resize the position embedding bilinearly to the network's grid: (1, tokens + N, D) to (1, 1 + N', D).
 
-    Its first row is of the class token. In distilled weights the second row is of another token, which is left out.
+    Its first row belongs to the class token. In distilled weights the second row belongs to a token that is left out.
     """
     backbone = network.get_submodule("backbone")
     assert isinstance(backbone, VisionTransformer)
@@ -147,7 +147,7 @@ WEIGHTS = NetworkWeights(
     "vision transformer",
     r"backbone\.layers\.0\.",
     (
-        # Both have heads for ImageNet's classes; the second token of distilled ones (DeiT) goes with its head.
+        # ImageNet heads are left out; for distilled weights (DeiT) also the second token and its head.
         WeightLayout(
             "timm ViT", r"blocks\.0\.attn\.", TIMM, extra=r"(head|head_dist|pre_logits)\.|dist_token$", lacks=r"head\."
         ),
@@ -250,5 +250,5 @@ def deit_small(
     depth: int = 12,
     pam: bool = False,
 ) -> ReIDNet:
-    """DeiT-S/16: half of ViT-B's width, six heads."""
+    """DeiT-S/16: half the width of ViT-B, six attention heads."""
     return _transformer(num_classes, 384, width, image, patch, depth, pam=pam)

@@ -1,7 +1,7 @@
 """Weights files: our own, and those of the code bases whose layouts the network files describe.
 
-A file is read without executing anything in it. Its layout is recognised from its keys, the keys are translated into
-ours, and everything is compared before the first weight of the network changes.
+Files are read without executing code in them. The layout is recognised from the keys, and the keys are translated into
+ours. All entries are compared before any weight of the network changes.
 """
 
 import json
@@ -24,19 +24,19 @@ from msinet.io import StrPath, atomic_path, nearest_existing
 from msinet.models import foreign
 from msinet.models.registry import NetworkWeights, Notes, State, WeightLayout, all_weights
 
-#: Files that `save_weights` wrote.
+#: Layout of files that `save_weights` wrote.
 OWN = WeightLayout("our own", r"backbone\.")
 UNRECOGNISED = WeightLayout("unrecognised", "")
 
-#: Rows of identities or classes, which are useless on another data set.
+#: Classifiers, which are useless on another data set.
 CLASSIFIER = re.compile(r"(.*\.)?(local_)?classifier\.(\d+\.)?(weight|bias)")
-#: Counts that evaluation never reads and that old files do not have.
+#: Batch counters, which evaluation never reads and old files do not have.
 COUNTER = re.compile(r".*\.num_batches_tracked")
 
 EXPECTED = "expected a dictionary of tensors, or one under 'state_dict'"
 
 _scalar = cast(tuple[Any, ...], np.float64(0).__reduce__())[0]
-#: Globals that build NumPy numbers; torchreid stores such with the weights (rank1).
+#: Globals that build NumPy numbers; torchreid stores NumPy numbers with the weights (rank1).
 NUMPY_NUMBERS: list[Any] = [
     (_scalar, "numpy.core.multiarray.scalar"),  # as numpy 1 wrote it
     (_scalar, "numpy._core.multiarray.scalar"),
@@ -53,11 +53,11 @@ class LoadReport:
 
     Attributes:
         path: the file.
-        layout: whose names the file uses.
+        layout: name of the layout of the file's entries.
         matched: entries that were loaded, out of `total` entries of the network.
         missing: entries of the network that the file lacks; they keep their values.
         unexpected: entries of the file that the network lacks; they were left out.
-        mismatched: entries of both whose shapes differ; left out as well.
+        mismatched: entries of both whose shapes differ; they were left out too.
         remark: a difference between the networks that the entries do not show.
     """
 
@@ -87,17 +87,17 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
 
     The layout (our own, or one of the network files) is recognised from the keys. A transformer's position embedding
     is resized to the network's image size. Wrapping entries and prefixes of other code bases (`msinet.models.foreign`)
-    are removed. Classifiers of another number of classes, the alignment module of SAM and torchvision's missing neck
-    are no errors: the report names them.
+    are removed. A classifier for another number of classes, SAM's alignment module and the neck that torchvision files
+    lack are not errors: the report names them.
 
     Args:
         model: on any device; weights take its type and device.
         path: a `.safetensors` file, or any other name for a file of `torch.save`.
-        partial: load what fits and report the rest, instead of refusing a file that does not fit.
+        partial: load the entries that fit and report the others, instead of raising an error.
 
     Raises:
-        WeightsError: the file is missing, damaged, holds other things than tensors, holds NaN or
-            infinite values, or does not fit. The model is then as it was.
+        WeightsError: the file is missing, damaged, holds anything but tensors, holds NaN or
+            infinite values, or does not fit. The model is then unchanged.
     """
     path = Path(path)
     raw, notes = _read(path)
@@ -130,7 +130,7 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
         )
     if not partial and (problems := _problems(report, layout, model, state, notes)):
         raise WeightsError(
-            f"{path} ({layout.name} layout) does not fit the network, which is left as it was: "
+            f"{path} ({layout.name} layout) does not fit the network, which is unchanged: "
             f"{'; '.join(problems)}. {report.matched} of {report.total} entries match; "
             "to load only those, pass partial=True (--partial)"
         )
@@ -139,9 +139,10 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
 
 
 def _translated(raw: State, layouts: Sequence[WeightLayout], own: State) -> tuple[WeightLayout, State]:
-    """The layout, of those whose marker is in the file, that fits most entries of the network, and the entries by it.
+    """The best layout and the entries translated by it.
 
-    Other code bases put a prefix before the entries of a backbone; the file is read with it and without it.
+    Among layouts whose marker is in the file, the best one fits most entries of the network. Both names with and
+    without the backbone prefix of other code bases are tried.
     """
     best: tuple[int, WeightLayout, State] | None = None
     for found in (raw, foreign.without_prefixes(raw)):
@@ -155,10 +156,9 @@ def _translated(raw: State, layouts: Sequence[WeightLayout], own: State) -> tupl
 
 
 def save_weights(model: nn.Module, path: StrPath, notes: Notes) -> None:
-    """Write the weights and `notes` as a safetensors file, whole or not at all.
+    """Write the weights and `notes` atomically as a safetensors file.
 
-    The interactions of an MSINet are noted as well (key `interactions`), because its exchanges leave no
-    trace in the weights.
+    For MSINet the interactions are noted too (key `interactions`), because exchanges have no weights.
 
     Raises:
         UserError: the file cannot be written.
@@ -193,7 +193,7 @@ def read_metadata(path: StrPath) -> dict[str, str]:
 
 def _read(path: Path) -> tuple[State, dict[str, str]]:
     """The checked tensors of a file under its own keys, and its metadata."""
-    if not os.path.isfile(path):  # unlike Path.is_file, raises nothing for a folder that is closed to us
+    if not os.path.isfile(path):  # unlike Path.is_file, raises nothing without permission
         kind = "is a folder" if os.path.isdir(path) else "does not exist"
         raise WeightsError(
             f"weights file {path} {kind}; give the path of a .safetensors, .pth or .tar file.{nearest_existing(path)}"
@@ -248,19 +248,19 @@ def _check(path: Path, state: Any) -> State:
             raise WeightsError(f"{path}: entry {key!r} is no tensor but {type(value).__name__}; {EXPECTED}")
         if not value.isfinite().all():
             raise WeightsError(
-                f"{path}: {key} has NaN or infinite values, as of a run that diverged; use an earlier checkpoint"
+                f"{path}: {key} has NaN or infinite values, as after a diverged run; use an earlier checkpoint"
             )
     return dict(state)
 
 
 def _harmless(key: str, layout: WeightLayout) -> bool:
-    """True if an entry may be missing in a file. Only alignment trains the position activation module (pam)."""
+    """True if an entry may be missing in a file, such as the position activation module, which is only for training."""
     optional = CLASSIFIER.fullmatch(key) or COUNTER.fullmatch(key) or re.match(layout.lacks, key)
     return bool(optional) or key.startswith("pam.")
 
 
 def _problems(report: LoadReport, layout: WeightLayout, model: nn.Module, state: State, notes: Notes) -> list[str]:
-    """Why the file does not fit, in words; empty if it does."""
+    """Reasons why the file does not fit; empty if it does."""
     own: State = model.state_dict()
     missing = [key for key in report.missing if not _harmless(key, layout)]
     unexpected = [key for key in report.unexpected if not (CLASSIFIER.fullmatch(key) or re.match(layout.extra, key))]
@@ -285,7 +285,7 @@ def _recognised(state: State) -> NetworkWeights | None:
 
 
 def _likeness(of_file: NetworkWeights | None, of_model: NetworkWeights | None) -> str:
-    """A sentence if the file belongs to another network."""
+    """A message if the file belongs to another network, otherwise empty."""
     if of_file is None or of_file is of_model or (of_model and of_file is of_model.base):
         return ""
     model = of_model.network if of_model else "this network"

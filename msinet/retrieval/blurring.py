@@ -12,21 +12,21 @@ CHUNK_BYTES = 64 << 20  # features of nearest gallery images in memory at a time
 
 
 def blur(query: Features, gallery: Features, *, nearest: int = 50, temperature: float = 0.1) -> NDArray[np.float32]:
-    """Distances (Q, G) after local blurring: each query's nearest gallery images are mixed and ranked anew.
+    """Distances (Q, G) after local blurring: each query's nearest gallery images are mixed and re-ranked.
 
-    The unit features X of a query's nearest images become softmax(X X^T / temperature) X, at unit length again, and
-    their squared distance to the query counts. All other images follow in their old order: their squared distance is
-    increased by 4, the largest that unit vectors have.
+    The unit features X of a query's nearest images become softmax(X X^T / temperature) X, scaled to unit length,
+    and are ranked by their squared distance to the query. All other images follow in their old order: their squared
+    distance is increased by 4, the largest between unit vectors.
 
     Args:
         query: (Q, D) features of any length.
         gallery: (G, D) features.
-        nearest: images of the gallery that are mixed, at least 1; more than G: all of them. The authors take 50, on
+        nearest: number of gallery images that are mixed, at least 1; more than G: all of them. The authors use 50, on
             MSMT17 150.
-        temperature: above 0. The authors take 0.1, on MSMT17 0.02.
+        temperature: above 0. The authors use 0.1, on MSMT17 0.02.
 
     Raises:
-        UserError: arguments out of range or that do not fit together.
+        UserError: arguments out of range, or shapes that do not match.
         DataError: NaN or infinite features.
     """
     if nearest < 1 or not temperature > 0:

@@ -1,4 +1,4 @@
-"""Which gallery items are matches of a query, and which are removed before ranking (docs/protocol.md)."""
+"""Selection of each query's matches and of gallery items to remove before ranking (docs/protocol.md)."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,7 +50,10 @@ class Split:
         self.stops = np.searchsorted(ids, wanted, side="right", sorter=self.order)
 
     def of(self, first: int, stop: int) -> tuple[Indices, Indices, NDArray[np.bool_]]:
-        """Queries counted from `first`, gallery indices of their identity, and True for items of their own camera."""
+        """Gallery items with the identity of queries `first` to `stop` - 1, as three arrays (M,).
+
+        They are: the query, counted from `first`; the gallery index; and True if the camera is the query's own.
+        """
         starts, counts = self.starts[first:stop], self.stops[first:stop] - self.starts[first:stop]
         rows = np.repeat(np.arange(stop - first), counts)
         within = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)

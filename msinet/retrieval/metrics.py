@@ -30,7 +30,7 @@ class Retrieval:
     cmc: NDArray[np.float64]
 
     @property
-    def mAP(self) -> float:  # noqa: N802  (the name the field uses)
+    def mAP(self) -> float:  # noqa: N802  (standard name)
         """Mean of the average precisions of the valid queries, in (0, 1]."""
         return float(self.ap[self.valid].mean())
 
@@ -56,14 +56,14 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as sorting, axis labels and best-value marks need it.
+    """Description of a metric for sorting, axis labels and marks of best values.
 
     Attributes:
         name: the column's name.
         description: one line for captions and help.
-        value: the metric of a result, within `bounds`.
+        value: function that computes the metric from a result; within `bounds`.
         bounds: lowest and highest possible value in code.
-        unit: in tables, whose values are multiplied by `scale`.
+        unit: unit of the values in tables, which are multiplied by `scale`.
         scale: factor from code to tables.
         higher_is_better: direction of the metric.
     """
@@ -92,7 +92,7 @@ METRICS: dict[str, Metric] = {
 def mean_over_draws(results: Sequence[Retrieval]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and sample standard deviation (n - 1 in the denominator; 0 for one draw) of every metric.
 
-    For VehicleID, whose gallery is drawn at random several times (docs/protocol.md).
+    Used for VehicleID, whose gallery is drawn at random several times (docs/protocol.md).
 
     Raises:
         UserError: there are no results.

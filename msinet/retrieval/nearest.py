@@ -25,8 +25,8 @@ def top_k(
 ) -> tuple[Indices, NDArray[np.float64]]:
     """The k nearest gallery items of every query, nearest first, ties in gallery order.
 
-    Arguments as for `evaluate`. With ids and cameras, items of the query's own identity and camera are left
-    out; without ids nothing is.
+    Arguments are those of `evaluate`. With ids and cameras, items of the query's own identity and camera are left
+    out; otherwise no item is left out.
 
     Returns:
         (Q, k) gallery indices and (Q, k) squared Euclidean distances between unit rows, in [0, 4]. Where
@@ -60,5 +60,5 @@ def top_k(
             if split is not None:
                 rows, columns, own = split.of(start, start + len(block))
                 block[rows[own], columns[own]] = -torch.inf
-            list(threads.map(select, range(start, start + len(block)), block.numpy()))  # raises what a thread raised
+            list(threads.map(select, range(start, start + len(block)), block.numpy()))  # re-raises thread errors
     return indices, distances

@@ -1,4 +1,4 @@
-"""Rankings of a gallery and their metrics, from the ranks of the matches (Sec. 4.1, docs/protocol.md).
+"""Ranking of a gallery, and metrics from the ranks of the matches (Sec. 4.1, docs/protocol.md).
 
 Similarities are sorted in blocks, on as many threads as torch has. NumPy releases the interpreter lock for each block.
 """
@@ -38,19 +38,19 @@ def evaluate(
     """CMC, average precision and inverse negative penalty of every query (Sec. 4.1, docs/protocol.md).
 
     A match has the query's identity. With cameras, gallery items of the same identity *and* camera are
-    removed first; without (VehicleID) nothing is. AP is the mean over the matches of the precision at their
-    rank, without interpolation. Among equally similar items, the one with the lower gallery index ranks first.
+    removed first; without cameras (VehicleID) no item is removed. AP is the mean precision at the ranks of the
+    matches, without interpolation. Ties rank in gallery order.
 
     Args:
-        query: (Q, D) features of any length, on the device that multiplies. If both are float64, they are ranked in
-            float64, else in float32. A row of zeros has similarity 0 to every item.
+        query: (Q, D) features of any norm; their device computes the products. If query and gallery are float64, they
+            are ranked in float64, else in float32. A row of zeros has similarity 0 to every item.
         gallery: (G, D) features on the same device. A NumPy memory map stays on disk: one slab of `SLAB_BYTES` is in
             memory at a time, and the map is read once per block of similarities (see `chunk_bytes`).
         query_ids: (Q,) integers.
         gallery_ids: (G,) integers.
         query_cameras: (Q,) integers, given together with `gallery_cameras` or not at all.
         gallery_cameras: (G,) integers.
-        max_rank: length of the CMC curve, at least 1; past the gallery's end it keeps its last value.
+        max_rank: length of the CMC curve, at least 1; beyond the size of the gallery the curve is constant.
         chunk_bytes: memory for one block of similarities, which holds at least one query; None: 20 MiB, or what 256
             queries need up to 128 MiB.
 
@@ -92,7 +92,7 @@ def evaluate_distances(
 
 
 def _evaluate(split: Split, similarities: Iterable[tuple[int, Tensor]], max_rank: int) -> Retrieval:
-    """The metrics of all queries, from blocks of similarities with the number of their first query; blocks change."""
+    """The metrics of all queries, from (first query, block of similarities) pairs; blocks are changed in place."""
     if max_rank < 1:
         raise UserError(f"max_rank is the length of the CMC curve and must be at least 1, got {max_rank}")
     found: list[tuple[Indices, Indices]] = []  # queries and ranks of matches
@@ -108,8 +108,8 @@ def _evaluate(split: Split, similarities: Iterable[tuple[int, Tensor]], max_rank
 def _ranks(split: Split, start: int, block: Tensor) -> tuple[Indices, Indices]:
     """Queries and ranks, from 1, of the matches in a block (r, G), whose first query is `start`; the block is changed.
 
-    Items are sorted by 16-bit keys, which takes NumPy two passes whatever the features are. Equal keys keep gallery
-    order. Only the items that share the key of a match are then sorted by their similarities.
+    Items are sorted by 16-bit keys, for which NumPy always needs two passes. Equal keys keep gallery order. Only items
+    that share the key of a match are then sorted by their similarities.
     """
     similarities = block.numpy()
     rows, columns, own = split.of(start, start + len(block))
@@ -130,7 +130,7 @@ def _ranks(split: Split, start: int, block: Tensor) -> tuple[Indices, Indices]:
     starts = np.searchsorted(row, np.arange(len(keys) + 1))
     for k, (a, b) in enumerate(itertools.pairwise(starts)):
         places[:, a:b] = np.searchsorted(keys[k], bounds[:, a:b], sorter=order[k])
-    run = np.repeat(np.arange(len(row)), stop - first)  # of each item in these runs
+    run = np.repeat(np.arange(len(row)), stop - first)  # number of the run of each item
     position = np.arange(len(run)) + np.repeat(stop - (stop - first).cumsum(), stop - first)
     row = row[run]
     column = order[row, position]

@@ -1,7 +1,7 @@
 """k-reciprocal encoding (Zhong et al., CVPR 2017), exact, with sparse matrices: re-ranking and Jaccard distances.
 
-For N images, published code holds several dense N x N matrices. Only a few hundred numbers per row are not zero, so
-they are sparse here. The distances of re-ranked queries to the gallery are the only dense matrix.
+For N images, published code holds several dense N x N matrices. Only a few hundred entries per row are not zero, so
+sparse matrices are used here. Only the result of `rerank`, (Q, G), is dense.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ def rerank(query: Features, gallery: Features, *, k1: int = 20, k2: int = 6, wei
 
     With d the squared Euclidean distance of unit rows, divided by the largest in its row, over all N = Q + G images:
 
-    1. R(i): those of the k1 + 1 nearest of i that have i among their k1 + 1 nearest; R'(i) the same with half of k1.
+    1. R(i): those of the k1 + 1 nearest of i that have i among their own k1 + 1 nearest; R'(i): the same with k1 / 2.
     2. R*(i): R(i) and every R'(c), c in R(i), of which more than two thirds are in R(i).
     3. V(i, j) = exp(-d(i, j)) on R*(i), divided by its sum; then the mean of V over the k2 nearest of i.
     4. Jaccard distance of i and j: 1 - sum min(V(i), V(j)) / (2 - sum min(V(i), V(j))).
@@ -41,7 +41,7 @@ def rerank(query: Features, gallery: Features, *, k1: int = 20, k2: int = 6, wei
         weight: lambda, weight of the feature distance, in [0, 1].
 
     Raises:
-        UserError: arguments out of range or that do not fit together.
+        UserError: arguments out of range, or shapes that do not match.
         DataError: NaN or infinite features.
     """
     query, gallery = as_features(query, gallery)
@@ -74,9 +74,9 @@ def jaccard_distances(
     lists: int | None = None,
     scaled: bool = False,
 ) -> sparse.csr_array:
-    """Jaccard distances between all images, as far as they are at most `radius`: a sparse matrix (N, N).
+    """Jaccard distances of at most `radius` between all images: a sparse matrix (N, N).
 
-    Steps 1 to 4 of `rerank`, for clustering. An entry that is not stored is a larger distance. Stored entries of a row
+    Steps 1 to 4 of `rerank`, for clustering. Entries that are not stored are larger distances. Stored entries of a row
     are sorted by distance, and the diagonal is stored as 0, as `sklearn.cluster.DBSCAN` expects it.
 
     Args:
@@ -84,9 +84,9 @@ def jaccard_distances(
         k1: number of neighbours, fewer than N.
         k2: neighbours whose V is averaged, at most k1; 1: no averaging.
         radius: largest distance that is stored, in [0, 1).
-        lists: length of the lists of neighbours, the image itself included; None: k1 + 1. Code that searches neighbours
-            by faiss retrieves only k1.
-        scaled: d is divided by the largest in its row, as in `rerank`; otherwise d = 2 - 2 cos.
+        lists: length of the neighbour lists, the image itself included; None: k1 + 1. Code that uses faiss retrieves
+            only k1.
+        scaled: divide d by the largest in its row, as in `rerank`; otherwise d = 2 - 2 cos.
 
     Raises:
         UserError: arguments out of range, or fewer images than neighbours.
@@ -120,7 +120,7 @@ def _normed(similarities: Tensor, largest: Tensor) -> Tensor:
 
 
 def _neighbours(features: Tensor, k: int) -> tuple[Indices, Tensor]:
-    """The k nearest of every image, (N, k), itself first unless others equal it; and its largest distance (N,)."""
+    """The k nearest of every image, (N, k), itself first unless there are ties; and its largest distance (N,)."""
     nearest = np.empty((len(features), k), np.int64)
     largest = torch.empty(len(features))
     step = rows_at_once(len(features))
@@ -212,5 +212,5 @@ def _jaccard(mixed: sparse.csr_array, queries: int) -> Distances:
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for _ in pool.map(one, range(queries)):
-            pass  # raises what a thread raised
+            pass  # re-raises errors of the threads
     return result

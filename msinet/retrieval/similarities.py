@@ -19,19 +19,17 @@ Features = Tensor | NDArray[Any]
 Mapped = np.memmap[Any, Any]
 
 CHUNK_BYTES = 20 << 20  # similarities in memory at a time, which fit in a cache
-QUERIES = 256  # smallest number of queries in a block, because products with fewer are slow ...
-MOST_BYTES = 128 << 20  # ... up to this size
+QUERIES = 256  # smallest number of queries in a block if it fits in MOST_BYTES; products with fewer are slow
+MOST_BYTES = 128 << 20
 SLAB_BYTES = 64 << 20  # of a gallery on disk, read at a time
-LINE = (
-    16  # rows of a block begin at multiples of this many numbers; products into other rows take up to 1.4 times as long
-)
+LINE = 16  # rows of a block start at multiples of this many numbers; unaligned products take up to 1.4 times as long
 
 
 def as_features(query: Features, gallery: Features) -> tuple[Tensor, Tensor]:
     """Both as tensors (Q, D) and (G, D) of one floating type, float64 only if both are; memory maps are read.
 
     Raises:
-        UserError: shapes that are not of features, or that differ in dimension.
+        UserError: a shape that is not (images, dimensions), or different dimensions.
     """
     pair: list[Tensor] = []
     for name, features in (("query", query), ("gallery", gallery)):
@@ -131,7 +129,7 @@ def _lengths(name: str, features: Tensor, first: int = 0) -> NDArray[np.float64]
 
 
 def _slabs(gallery: Tensor | Mapped) -> Iterator[tuple[int, Tensor]]:
-    """Yield the gallery in pieces with their first rows: a tensor as a whole, a memory map slab by slab."""
+    """Yield the gallery in pieces with the index of their first row: a tensor as a whole, a memory map slab by slab."""
     if isinstance(gallery, Tensor):
         yield 0, gallery
         return
@@ -140,5 +138,5 @@ def _slabs(gallery: Tensor | Mapped) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, len(gallery), step):
         slab = np.array(gallery[start : start + step], dtype)  # a copy: maps are read-only
         if isinstance(gallery.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            gallery.base.madvise(mmap.MADV_DONTNEED)  # else pages that were read stay in memory
+            gallery.base.madvise(mmap.MADV_DONTNEED)  # otherwise pages that were read stay in memory
         yield start, torch.from_numpy(slab)

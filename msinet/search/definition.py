@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchRun:
-    """A search: everything that can change the outcome.
+    """Everything that can change the outcome of a search.
 
     Raises:
-        UserError: the network is no supernet, or an option is not the network's.
+        UserError: the network is not a supernet, or an option is not for a search.
     """
 
     source: Dataset
@@ -30,7 +30,7 @@ class SearchRun:
     recipe: Recipe
     """mechanism, split, batches, schedules"""
     seed: int = 0
-    """repetition; initial weights, split, batches and augmentation follow from it"""
+    """number of the repetition; initial weights, split, batches and augmentation depend on it"""
     model: str = "supernet"
     """supernet, or a width of it: supernet_x0_25"""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -41,16 +41,16 @@ class SearchRun:
             raise UserError(f"only a supernet can be searched, such as supernet or supernet_x0_25, not {self.model}")
         for name, reason in (("mid", "a setting of the recipe"), ("genotype", "what the search finds")):
             if name in self.options:
-                raise UserError(f"{name} is {reason}, no option of the network that is searched")
+                raise UserError(f"{name} is {reason}, not an option of the network that is searched")
 
     @property
     def derived_seed(self) -> int:
-        """The seed of everything random, the same for every width and option."""
+        """The seed of all random numbers, the same for every width and option."""
         return derived_seed(self.source.name, "supernet", self.seed)
 
     @property
     def identity(self) -> str:
-        """Names the search in its checkpoint."""
+        """Hash that identifies the search in its checkpoint."""
         network = [self.model, dict(self.options)]
         return stable_hash(["search", *network, self.source.fingerprint, canonical(self.recipe), self.seed])
 
@@ -60,7 +60,7 @@ class SearchRun:
         return f"search {self.recipe.search_settings.mechanism} {self.source.name} seed {self.seed}"
 
     def build(self) -> "nn.Module":
-        """The network that is searched; of mechanism tpe, the network whose genotypes are tried.
+        """The network that is searched; for mechanism tpe, the network whose genotypes are tried.
 
         Raises:
             UserError: an option that does not exist.
@@ -79,7 +79,7 @@ class SearchRun:
 
     @cached_property
     def sides(self) -> tuple[Side, Side]:
-        """Images of the weights, and images of the architecture.
+        """The training side (weights) and the validation side (architecture).
 
         Raises:
             DataError: a side is empty.

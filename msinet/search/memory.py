@@ -1,4 +1,4 @@
-"""One unit vector per identity, against which features are classified (Eq. 2-3)."""
+"""Memory of one unit vector per identity, used as a classifier (Eq. 2-3)."""
 
 import torch
 import torch.nn.functional as F
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 
 class Memory(nn.Module):
-    """Class centres c_n, rows of unit length once they have been written.
+    """Class centres c_n: zeros at first, then rows of unit length.
 
     Args:
         classes: identities of the side.
         channels: of a feature.
         temperature: tau of Eq. 2.
-        momentum: beta of Eq. 3: the share of the old row that stays.
+        momentum: beta of Eq. 3: weight of the old row in an update.
     """
 
     centres: Tensor
@@ -38,10 +38,10 @@ class Memory(nn.Module):
         Args:
             features: (B, D).
             labels: (B,).
-            turns: most samples of one class; None: counted, for which a GPU has to be waited for.
+            turns: largest number of samples of one class; None: it is counted, which waits for a GPU.
         """
         features = F.normalize(features.detach())
-        # Samples of different classes do not meet, so the first of each class go together, then the second, ...
+        # Samples of different classes are independent: update with the first of each class, then the second, ...
         earlier = (labels[:, None] == labels).tril(-1).sum(1)  # (B,): how many of its class came before
         # Shapes are fixed, as a CUDA graph needs them: samples of other turns are written to a spare row.
         spare = len(self.centres)

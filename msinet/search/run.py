@@ -1,4 +1,4 @@
-"""One complete search with its files: from a training set to a genotype."""
+"""A complete search: from a training set to a genotype, with all files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +29,9 @@ def search(
 ) -> Record:
     """Search an architecture on a training set; its test images are not used.
 
-    Files in `folder`: `record.json` (last), `genotype.json` with its provenance, `history.csv` per epoch, `alphas.csv`
-    with the architecture parameters, the weights they give and their entropy per epoch and interaction, `log.txt`;
-    `checkpoint.pt` meanwhile.
+    Files in `folder`: `record.json` (written last), `genotype.json` with its provenance, `history.csv` per epoch,
+    `alphas.csv` with architecture parameters, their softmax and its entropy per epoch and interaction, `log.txt`, and
+    `checkpoint.pt` during the search.
 
     Args:
         folder: of this search; an unfinished one in it is resumed.
@@ -40,12 +40,12 @@ def search(
         on_step: called with the finished share of the search.
 
     Returns:
-        The flat record: genotype, how many of its interactions are the paper's (if it has as many), mean entropy of
-        the mixtures in [0, 1] (1: all operations weigh the same), share of interactions without operation, whether the
-        search collapsed to those alone, sizes of the sides, timings in seconds, recipe, environment.
+        The flat record: genotype, number of its interactions that equal the paper's (if the lengths agree), mean
+        entropy of the mixtures in [0, 1] (1: equal weights), share of N interactions, whether all are N (collapse),
+        sizes of the sides, timings in seconds, recipe, environment.
 
     Raises:
-        UserError: any input that cannot be used, before the search starts where it can be known then.
+        UserError: unusable input; detected before the search starts where possible.
     """
     search_run.check_sides()
     with run_folder(folder, run_options or RunOptions(), "search") as here:
@@ -127,7 +127,7 @@ def _summary(search_run: SearchRun, genotype: str) -> dict[str, Any]:
 
 
 def _apart(history: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """The history without its architecture parameters, and those by epoch and interaction."""
+    """Split the history: without architecture parameters, and these parameters by epoch and interaction."""
     plain = [{name: value for name, value in row.items() if not name.startswith("alpha_of_")} for row in history]
     trajectory = []
     for row in history:

@@ -1,4 +1,4 @@
-"""The two sides of a search, images of the weights and of the architecture, which share identities (Sec. 3.1)."""
+"""The two sides of a search: images for the weights and for the architecture, with shared identities (Sec. 3.1)."""
 
 from dataclasses import dataclass
 
@@ -19,14 +19,14 @@ class Side:
     """(N,) int64 in [0, classes): the side's own numbering, in the order of the identities"""
     classes: int
     identities: np.ndarray
-    """(classes,) the label in the whole training set of each of the side's own"""
+    """(classes,) the label in the whole training set of each label of the side"""
 
 
 def block_sizes(n: int, overlap: float, side_ratio: float = 2.0, *, fifths: bool = False) -> tuple[int, int, int]:
     """Numbers of identities in training only, shared, and in validation only.
 
-    Shared are round(overlap * n); of the others training gets one part in 1 + side_ratio, rounded. An overlap of 0.4
-    gives the proportions of the released code, which has q = n // 5 in training only and 2q shared.
+    round(overlap * n) identities are shared. Of the others, 1 in 1 + side_ratio is in training only (rounded). Overlap
+    0.4 gives the proportions of the released code, which has q = n // 5 in training only and 2q shared.
 
     Args:
         n: identities.
@@ -53,23 +53,23 @@ def split_identities(
 ) -> tuple[Side, Side]:
     """The training and the validation side of a training set.
 
-    Identities are taken in ascending order: training only, shared, validation only. A shared identity gives half
-    of its images, rounded down, to training and the rest to validation; one with a single image cannot be shared
-    and is in training only.
+    Identities are taken in ascending order: training only, shared, validation only. Half of the images of a
+    shared identity (rounded down) are in training, the others in validation. An identity with a single image is in
+    training only.
 
     Args:
         labels: (N,) identity of every image, in [0, n).
         overlap: share of identities on both sides, in [0, 1]. 1: every identity's images are halved; 0: the sides
             have no identity in common.
         side_ratio: identities in validation only for each one in training only.
-        seed: of the halves.
+        seed: seed of the random halves.
         fifths: block sizes exactly as in the released code.
         list_order: halves in the order of the images, as in the released code, rather than at random.
 
     Raises:
         DataError: a side without an identity.
     """
-    rng = np.random.default_rng((seed, 2))  # 2: apart from sampler and augmentation
+    rng = np.random.default_rng((seed, 2))  # 2: differs from the seeds of sampler and augmentation
     present = np.unique(labels)
     train_only, shared, _ = block_sizes(len(present), overlap, side_ratio, fifths=fifths)
     mine: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""Baseline tpe, without a supernet: Optuna's TPE sampler chooses genotypes, each trained for a short while."""
+"""Baseline tpe, without a supernet: Optuna's TPE sampler chooses genotypes, and each is trained briefly."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ TRIALS = "trials.json"
 
 
 def trial_recipe(recipe: Recipe, steps: int) -> Recipe:
-    """Recipe of one trial: all together pass as many batches as the supernet would, two per iteration.
+    """Recipe of one trial. All trials together use as many batches as a supernet search (two per iteration).
 
     Args:
         recipe: of the search.
@@ -46,7 +46,7 @@ def search_trials(
 ) -> tuple[str, Result, dict[str, float]]:
     """Train genotypes on the training side, rank the validation side with each, and keep the best.
 
-    Finished trials are in `trials.json`, from which an interrupted search continues to the same end.
+    Finished trials are stored in `trials.json`; an interrupted search continues from there with the same result.
 
     Args:
         here: folder of the search.
@@ -55,8 +55,8 @@ def search_trials(
         on_step: called with the finished share of the search.
 
     Returns:
-        The best genotype, a history with a row per trial (epoch, which is its number, steps, mAP), and values for the
-        record.
+        The best genotype, a history with one row per trial (epoch = number of the trial, steps, mAP), and values for
+        the record.
 
     Raises:
         DataError: the training side is too small for a batch.
@@ -69,7 +69,7 @@ def search_trials(
     sampler = optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=max(2, trials // 3))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for number in range(trials):
-        # Asked in the same order, the sampler repeats its proposals from before an interruption.
+        # With the same order of calls, the sampler repeats its proposals from before an interruption.
         trial = study.ask()
         letters = (trial.suggest_categorical(f"interaction{i}", tuple(OPERATIONS)) for i in range(len(SEARCHED)))
         genotype = "".join(letters)
@@ -90,7 +90,7 @@ def search_trials(
 
 
 class _Part:
-    """Reports the steps of one trial as the share of the whole search."""
+    """Converts the progress of one trial to that of the whole search."""
 
     def __init__(self, on_step: OnStep, number: int, trials: int) -> None:
         self.on_step, self.number, self.trials = on_step, number, trials
@@ -130,7 +130,7 @@ def _try(
 
 
 def _rank(features: np.ndarray, search_run: SearchRun, positions: np.ndarray) -> float:
-    """mAP of every image against all others, but for those of its identity and camera."""
+    """mAP with every image as query and all as gallery, except images of the query's identity and camera."""
     source = search_run.source
     identities = source.labels[positions]
     if source.remove_same_camera:

@@ -1,4 +1,4 @@
-"""The twins contrastive mechanism: weights and architecture take turns, each against a memory of its own (Sec. 3.1)."""
+"""The twins contrastive mechanism: alternate steps of weights and architecture, each with a memory (Sec. 3.1)."""
 
 import copy
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from msinet.training.supervised import build_optimizer
 
 
 class Twins(nn.Module):
-    """A supernet and the memories of its two sides: all that a search learns."""
+    """A supernet and the memories of both sides: the trained state of a search."""
 
     def __init__(self, network: ReIDNet, training: Memory, validation: Memory) -> None:
         super().__init__()
@@ -55,13 +55,13 @@ class SideBatches(Batches):
 
     Args:
         pixels: training images of the data set.
-        side: its images.
+        side: positions and labels of the side's images.
         recipe: of the search.
         seed: derived seed of order and augmentation.
         device: where the batches go.
         workers: processes that prepare batches.
-        training: batches of the training side, if this is the validation side: it has as many, over as many passes as
-            that takes.
+        training: for the validation side, the batches of the training side; both have the same number of batches, from
+            as many passes as needed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SideBatches(Batches):
         workers: int = 0,
         training: "SideBatches | None" = None,
     ) -> None:
-        # One classifier for both sides knows the identities by their labels in the whole training set.
+        # The classifier of both sides uses labels of the whole training set.
         labels = side.identities[side.labels] if recipe.search_settings.mechanism == "ce" else side.labels
         super().__init__(Subset(pixels, side.positions), labels, recipe, seed, device, workers)
         self.training = training
@@ -89,7 +89,7 @@ class SideBatches(Batches):
 
 
 class Comparison(NamedTuple):
-    """A batch against a memory."""
+    """A batch compared with a memory."""
 
     loss: Tensor
     accuracy: Tensor
@@ -102,9 +102,9 @@ class Comparison(NamedTuple):
 class TwinsSearch(Task):
     """Search an architecture: in each iteration a step of the weights, then one of the architecture.
 
-    Both batches pass the batch norms in training mode. The history has the architecture parameters of each epoch
-    (`alpha_of_<interaction>_<operation>`). The released code's behaviours are options: order=alphas has the steps the
-    other way round; leak adds the gradients of the weights from the architecture's loss to the weights' next step.
+    Batch norms are in training mode for both batches. The history has the architecture parameters of each epoch
+    (`alpha_of_<interaction>_<operation>`). Behaviours of the released code are options: order=alphas reverses the
+    steps; leak adds the weights' gradients from the architecture's loss to the next step of the weights.
 
     Args:
         twins: supernet and memories on their device; changed in place.
@@ -113,8 +113,8 @@ class TwinsSearch(Task):
         recipe: of the search.
         seed: derived seed of batches and augmentation.
         workers: processes that prepare batches; the result does not depend on it.
-        graphs: capture both steps as CUDA graphs (`msinet.training.graphs`); not with leak, which passes gradients from
-            one to the other.
+        graphs: capture both steps as CUDA graphs (`msinet.training.graphs`); ignored with leak, which passes gradients
+            from one step to the other.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class TwinsSearch(Task):
         return weights | self.take_architecture_step(*self.validation.inputs())
 
     def weight_step(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Loss of a training batch against its memory, step of the weights, update of the memory."""
+        """Compute the loss of a training batch, take a step of the weights and update the training memory."""
         learn(self.twins.weights, self.twins.alphas)
         batch = self.compare(*self.training.images(*inputs), self.twins.training_memory)  # Eq. 2
         batch.loss.backward()  # type: ignore[no-untyped-call]  # adds to the leaked gradients, if there are any
@@ -168,10 +168,10 @@ class TwinsSearch(Task):
         return {"loss": batch.loss.detach(), "accuracy": batch.accuracy}
 
     def architecture_step(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """The same with a validation batch, the other memory and the architecture (first order)."""
+        """Compute the loss of a validation batch, take a step of the architecture (first order), update its memory."""
         if self.options.leak:
             learn([*self.twins.alphas, *self.twins.weights], [])
-        else:  # without gradients of the weights, which spares a third of the backward pass
+        else:  # no gradients of the weights: saves a third of the backward pass
             learn(self.twins.alphas, self.twins.weights)
         batch = self.compare(*self.validation.images(*inputs), self.twins.validation_memory)  # Eq. 2
         batch.loss.backward()  # type: ignore[no-untyped-call]
@@ -202,7 +202,7 @@ class TwinsSearch(Task):
 
     def _alphas_first(self, step: int) -> dict[str, Tensor]:
         """An iteration in the released code's order, which leaves out each epoch's first step of the architecture."""
-        before = self.validation.inputs()  # of an epoch's first step they stay unused
+        before = self.validation.inputs()  # unused in the first step of an epoch
         values = self.take_architecture_step(*before) if step else {}
         return self.take_weight_step(*self.training.inputs()) | values
 
@@ -222,8 +222,8 @@ class TwinsSearch(Task):
         self.validation.begin_epoch(epoch, step)
         if steps <= 1 and self.options.order == "alphas":
             raise DataError(
-                f"an epoch of {steps} iteration(s) leaves no step of the architecture with order alphas, which leaves "
-                "out the first; take more data, smaller batches or order weights"
+                f"an epoch of {steps} iteration(s) has no step of the architecture with order alphas, which leaves out "
+                "the first; use more data, smaller batches or order weights"
             )
         rates = {"lr": self.recipe.learning_rate(epoch), "alpha_lr": self.options.alpha_learning_rate(epoch)}
         set_learning_rate(self.weight_optimizer, rates["lr"])
@@ -231,7 +231,7 @@ class TwinsSearch(Task):
         return {"steps": steps, **rates}
 
     def end_epoch(self, epoch: int) -> Row:
-        """The architecture parameters."""
+        """The architecture parameters, for the history."""
         del epoch
         return {
             f"alpha_of_{number}_{operation}": value
@@ -240,7 +240,7 @@ class TwinsSearch(Task):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """State of supernet, memories and both optimizers, and the leaked gradients."""
+        """State of supernet, memories, both optimizers and leaked gradients."""
         return {
             "twins": self.twins.state_dict(),
             "weights": self.weight_optimizer.state_dict(),
@@ -258,7 +258,7 @@ class TwinsSearch(Task):
 
 
 class ClassifierSearch(TwinsSearch):
-    """Baseline ce: one linear classifier on both sides, trained with the weights, in place of the memories."""
+    """Baseline ce: one linear classifier on both sides, trained with the weights, instead of the memories."""
 
     def logits(self, output: Output, features: Tensor, memory: Memory) -> Tensor:
         """(B, identities of the training set) of the classifier."""
@@ -277,7 +277,7 @@ SEARCHES: dict[str, type[TwinsSearch]] = {"tcm": TwinsSearch, "ce": ClassifierSe
 
 
 def learn(trained: list[nn.Parameter], frozen: list[nn.Parameter]) -> None:
-    """Choose the parameters that the next backward pass computes gradients of."""
+    """Choose the parameters for which the next backward pass computes gradients."""
     for parameters, learns in ((trained, True), (frozen, False)):
         for parameter in parameters:
             parameter.requires_grad_(learns)
@@ -285,9 +285,9 @@ def learn(trained: list[nn.Parameter], frozen: list[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def fill_memory(network: nn.Module, memory: Memory, batches: SideBatches, batch_size: int = 64) -> None:
-    """Fill a memory with the class centroids of a side, from images without augmentation and a fresh network.
+    """Fill a memory with the class centroids of a side, from images without augmentation.
 
-    Batch norms normalise by the batch, because they have no statistics yet. Batches are shuffled, so that each
+    Batch norms of a fresh network have no statistics and normalise by the batch. Batches are shuffled, so that each
     represents the whole side. The network itself does not change.
     """
     copied = copy.deepcopy(network).train()

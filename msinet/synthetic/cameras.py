@@ -24,7 +24,7 @@ class Camera:
 
     number: int
     directions: tuple[float, float]
-    """the two usual directions of view in degrees; 0: from the front"""
+    """the two main directions of view in degrees; 0: from the front"""
     spread: float
     elevation: float
     distance: float
@@ -100,7 +100,7 @@ def backdrop(kind: str, indoor: bool, seed: int) -> PIL.Image.Image:
 
     ground = mixed(0.3, 0.75, 0.85)
     pen.rectangle((0, 0, width, height), fill=mixed(0.35, 0.85, 0.75))
-    # Facades with windows or shelves, side by side.
+    # A row of facades with windows or shelves.
     x = 0
     while x < width:
         w = int(rng.integers(50, 160))

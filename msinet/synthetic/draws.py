@@ -1,4 +1,4 @@
-"""Random choices that persons and vehicles share."""
+"""Random draws used for both persons and vehicles."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from msinet.synthetic.solids import Colour
 
-#: Distance in display RGB at which two colours stay different in small and dark images.
+#: Least distance in display RGB of two colours that are distinguishable in small and dark images.
 CONTRAST = 0.45
 
 
@@ -24,10 +24,10 @@ def draw_colour(
         rng: source of all random numbers.
         weights: of each colour in the set's palette.
         table: colours by name.
-        apart_from: names of colours that are not drawn.
+        apart_from: names of colours to contrast with; they are not drawn.
 
     Raises:
-        ValueError: the palette has no colour besides those.
+        ValueError: the palette has no other colour.
     """
     names = [name for name, weight in weights.items() if weight > 0 and name not in apart_from]
     if not names:

@@ -10,13 +10,13 @@ from msinet.synthetic import person, vehicle
 from msinet.synthetic.scene import Identity
 from msinet.synthetic.sets import STYLES
 
-#: Raise when the same seed gives other images.
+#: Increase this number when the same seed gives other images.
 VERSION = 3
-#: Looks for each family. Below 1, some looks belong to several families.
+#: Number of looks per family. Below 1, some looks are shared by several families.
 LOOKS_PER_FAMILY = 0.75
 #: Sizes of families, and the share of each.
 FAMILY_SIZES = {2: 0.6, 3: 0.3, 4: 0.1}
-#: Draws until an identity or a look that differs from all others.
+#: Largest number of draws to find an identity or a look that differs from all others.
 ATTEMPTS = 200
 #: Modules of the kinds of identities.
 KINDS: dict[str, Any] = {"person": person, "vehicle": vehicle}
@@ -77,7 +77,7 @@ def draw_identities(style: str, number: int, rng: np.random.Generator) -> tuple[
     pairs of colours as looks. Members of a family differ in one or two details. No two identities look the same.
 
     Raises:
-        UserError: the palette has too few colours for so many identities.
+        UserError: the palette has too few colours for this number of identities.
     """
     sizes = _family_sizes(number, rng)
     kind, palette = KINDS[STYLES[style].kind], STYLES[style].palette
@@ -129,7 +129,7 @@ def _draw_looks(kind: Any, palette: dict[str, float], number: int, rng: np.rando
 def _draw_members(
     kind: Any, base: Identity, size: int, rng: np.random.Generator, palette: dict[str, float]
 ) -> list[Identity]:
-    """A family: every member has a first detail of its own, which is seen from every side; a second one has two values.
+    """Members of a family. Each has its own value of one all-round detail; a second detail has two values in turn.
 
     Raises:
         UserError: the palette has too few colours for different members.

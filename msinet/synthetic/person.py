@@ -119,7 +119,7 @@ ALL_ROUND = ("hat", "stripe", "shoes")
 
 
 def draw_look(rng: np.random.Generator, weights: Mapping[str, float], colours: Sequence[str] = ()) -> Person:
-    """Draw what is seen from afar: build, garments, colours and patterns. Nothing else is worn.
+    """Draw a look: build, garments, colours and patterns, without other details.
 
     Args:
         rng: source of all random numbers.
@@ -161,7 +161,7 @@ def draw_look(rng: np.random.Generator, weights: Mapping[str, float], colours: S
 
 
 def draw_family(look: Person, rng: np.random.Generator, weights: Mapping[str, float]) -> Person:
-    """Draw the first member of a family: one of its look, with build, face, hair and details of its own."""
+    """Draw the first member of a family: it has the look, and its own build, face, hair and details."""
     layered = look.upper in ("jacket", "coat")
     person = replace(
         look,
@@ -243,7 +243,7 @@ class Pose:
 
 
 def draw_pose(rng: np.random.Generator) -> Pose:
-    """Draw a pose: mostly walking, sometimes with a raised hand as at a telephone."""
+    """Draw a pose: mostly walking, sometimes with a raised hand as on a phone call."""
     walking = rng.random() < 0.75
     elbows = rng.uniform(0.1, 0.6, 2)
     if rng.random() < 0.2:

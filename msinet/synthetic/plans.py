@@ -25,7 +25,7 @@ class Size:
     test_images: float
     """per identity for testing, on average"""
     height: int
-    """of images of persons in pixels; those of vehicles have height x height pixels"""
+    """of person images in pixels; vehicle images have about height x height pixels, in the body's proportions"""
 
     def __post_init__(self) -> None:
         least = {"identities": 4, "test_identities": 3, "images": 4, "test_images": 4, "height": 16}
@@ -44,7 +44,7 @@ SIZES: dict[str, dict[str, Size]] = {
         "vehicleid": Size(120, 200, 10, 6, 96),
         "pretext": Size(150, 100, 12, 12, 96),
     },
-    # Identities as in the real sets, and images up to the cost of rendering them.
+    # Identities as in the real sets; fewer images where rendering would take too long.
     "full": {
         "market1501": Size(751, 750, 12936 / 751, 22, 256),
         "msmt17": Size(1041, 3060, 32621 / 1041, 10, 256),
@@ -100,7 +100,7 @@ def _market(folder: str, identity: int, s: Sighting, frame: int = 0) -> str:
 
 
 def plan_msmt17(size: Size, seed: int) -> tuple[list[Shot], Lists]:
-    """Both parts count their identities from 0; each training identity gives one image to list_val."""
+    """Training and test identities both start at 0; each training identity gives one image to list_val."""
     shots: list[Shot] = []
     lists: dict[str, list[str]] = {name: [] for name in ("train", "val", "query", "gallery")}
     for code, (part, count, images) in enumerate(_parts(size)):
@@ -141,7 +141,7 @@ def plan_veri776(size: Size, seed: int) -> tuple[list[Shot], Lists]:
 
 
 def _veri_index(query: Sequence[VeRiRow], test: Sequence[VeRiRow]) -> Lists:
-    """Per query, the 1-based positions in name_test of the vehicle under other cameras, and under the query's own."""
+    """Per query: 1-based positions in name_test of its vehicle from other cameras, and from its own camera."""
     seen: dict[int, list[tuple[int, int]]] = {}  # positions and cameras by identity
     for position, (_, identity, camera, _) in enumerate(test, 1):
         seen.setdefault(identity, []).append((position, camera))
@@ -163,7 +163,7 @@ def _veri_xml(title: str, rows: Sequence[VeRiRow]) -> str:
 
 
 def plan_vehicleid(size: Size, seed: int) -> tuple[list[Shot], Lists]:
-    """Numbered images without cameras; the three test lists nest, a third and two thirds of the vehicles and all."""
+    """Numbered images without cameras; the three nested test lists have a third, two thirds and all of the vehicles."""
     shots: list[Shot] = []
     lists: dict[str, list[str]] = {"train_list": []}
     labels: dict[str, list[str]] = {"color_attr": [], "model_attr": []}

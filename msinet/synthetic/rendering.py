@@ -4,8 +4,8 @@ Each folder holds `factors.csv`, one row per image with the numbers behind it, a
 set was rendered. A set is written to a hidden folder and renamed when it is complete; an interrupted rendering resumes.
 
 A set's fingerprint is the hash of its parameters and `VERSION`, so it is the same on every machine. The bytes of the
-images are not: they depend on the libraries that filter and encode them. Before a set is rendered, `check_renderer`
-compares reference images with the colours that this version has; `msinet.data.rendered` checks a set that is loaded.
+images can differ: they depend on the libraries that filter and encode them. Before rendering, `check_renderer` compares
+the colours of reference images with those of this version; `msinet.data.rendered` checks a set when it is loaded.
 """
 
 import csv
@@ -36,13 +36,13 @@ from msinet.synthetic.solids import Colour
 
 #: Columns of `factors.csv` with the colours of an image.
 STATISTICS = ("mean_red", "mean_green", "mean_blue", "std_red", "std_green", "std_blue")
-#: Images that one process renders before it reports.
+#: Images that a process renders per task.
 CHUNK = 48
 
 
 #: Reference images of each style.
 REFERENCES = 6
-#: Their mean red, green and blue, from 0 to 255. Run `reference_colours` again when `VERSION` is raised.
+#: Their mean red, green and blue, from 0 to 255. Run `reference_colours` again when `VERSION` changes.
 EXPECTED: dict[str, tuple[float, float, float]] = {
     "market1501": (116.54, 107.6, 103.43),
     "msmt17": (112.32, 100.8, 104.91),
@@ -65,7 +65,7 @@ def render(
     """Render sets under `root`; sets that exist are kept.
 
     Args:
-        root: data root, made if missing.
+        root: data root, created if missing.
         sizes: identities, images and pixels of every set, or of each by name.
         names: market1501, msmt17, veri776, vehicleid, pretext; empty: all.
         seed: of the world. Output depends on seed and size, not on the number of processes.
@@ -108,7 +108,7 @@ def render(
 
 
 def describe(name: str, size: Size, seed: int) -> dict[str, Any]:
-    """Everything that identifies a rendered set, with the fingerprint that follows from it."""
+    """Everything that identifies a rendered set, and its fingerprint."""
     numbers = {
         "identities": size.identities,
         "test_identities": size.test_identities,
@@ -135,10 +135,10 @@ def reference_colours(style: str) -> Colour:
 
 
 def check_renderer() -> None:
-    """Compare reference images with those of this version.
+    """Compare the mean colours of reference images with those of this version.
 
     Raises:
-        UserError: they differ, so sets of the same fingerprint would too.
+        UserError: they differ, so sets with the same fingerprint would differ too.
     """
     for style, expected in EXPECTED.items():
         found = reference_colours(style)

@@ -38,7 +38,8 @@ def photograph(
         identity: person or vehicle in the image.
         camera: camera that takes the image.
         rng: source of all random numbers.
-        height: of images of persons, which are half as wide; those of vehicles have height x height pixels in all.
+        height: of images of persons, which are half as wide; vehicle images have about height x height pixels and the
+            proportions of the body.
         square: make the frame square for both kinds.
         junk: misplace the frame, as in a failed detection.
     """

@@ -34,7 +34,7 @@ class Style:
     indoor: float
     """share of indoor cameras, with even light"""
     spread: float
-    """degrees: standard deviation of the view around a camera's two usual directions"""
+    """degrees: standard deviation of the view around a camera's two main directions"""
     off_axis: float | None = None
     """degrees: standard deviation of a camera's direction from the road's axis; None: any direction"""
 

@@ -307,7 +307,7 @@ def _quadric(
     near: np.ndarray,
     far: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The stretch of each ray inside the unit sphere, or inside the cone of radius 1 + (taper - 1) z."""
+    """The interval of each ray inside the unit sphere, or inside the cone of radius 1 + (taper - 1) z."""
     dx, dy, dz = ((r[0] + r[1] * xs) + r[2] * ys for r in ray)
     ox, oy, oz = origin
     if kind == _SPHERE:
@@ -318,7 +318,7 @@ def _quadric(
         k = F32(taper - 1)
         r = 1 + k * oz
         a = dx * dx + dy * dy - k * k * dz * dz
-        a = np.maximum(a, 1e-6)  # seen from inside the cone's opening: rare and thin
+        a = np.maximum(a, 1e-6)  # rays within the cone's opening angle: rare
         b = ox * dx + oy * dy - k * r * dz
         c = ox * ox + oy * oy - r * r
     root = b * b - a * c

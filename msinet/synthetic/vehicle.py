@@ -85,7 +85,7 @@ class Vehicle:
     cargo: str
     """colour of the load or box of a pickup or truck; other types have none"""
     damage: int
-    """0: none; 1 to 4: the dented corner"""
+    """0: none; 1 to 4: number of the dented corner"""
     plate: int
     """marks on the plate, one bit each; families share them, as plates are masked in photographs"""
     windscreen: int
@@ -110,7 +110,7 @@ ALL_ROUND = ("roof", "stickers")
 
 
 def draw_look(rng: np.random.Generator, weights: Mapping[str, float], colours: Sequence[str] = ()) -> Vehicle:
-    """Draw what is seen from afar: type, paint and cargo. Nothing else is fitted.
+    """Draw a look: type, paint and cargo, without other details.
 
     Args:
         rng: source of all random numbers.
@@ -148,7 +148,7 @@ def draw_look(rng: np.random.Generator, weights: Mapping[str, float], colours: S
 
 
 def draw_family(look: Vehicle, rng: np.random.Generator, weights: Mapping[str, float]) -> Vehicle:
-    """Draw the first member of a family: one of its look, with details of its own."""
+    """Draw the first member of a family: it has the look, and its own details."""
     v = replace(
         look, plate=int(rng.integers(64)), windscreen=int(rng.integers(16)), bumper_dark=bool(rng.random() < 0.4)
     )
@@ -208,7 +208,7 @@ def build(v: Vehicle) -> Body:
     second = PAINTS[v.second]
     sill = 0.32 * s.wheel + 0.12
 
-    # Lower body: a box whose bonnet, tail, nose and flanks are planed off.
+    # Lower body: a box with sloped bonnet, tail, nose and flanks.
     front = s.cabin[0] * half
     rear = s.cabin[3] * half
     planes = [

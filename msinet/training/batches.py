@@ -14,10 +14,10 @@ from msinet.training.recipe import Recipe
 
 
 class Batches:
-    """Batches whose order and augmentation follow from the seed alone, from any step on.
+    """Batches whose order and augmentation depend only on the seed; they can start at any step.
 
-    A task whose labels change makes new batches in each epoch. On a GPU the decoded images of a set that is small
-    enough stay there and are augmented there (`msinet.data.resident`), unless the recipe has a random resized crop or
+    Tasks whose labels change make new batches in each epoch. On a GPU, the decoded images of a small enough set stay
+    on the device and are augmented there (`msinet.data.resident`), unless the recipe has a random resized crop or
     there are several processes.
 
     Args:
@@ -27,8 +27,8 @@ class Batches:
         seed: derived seed of order and augmentation.
         device: where the batches go.
         workers: processes that prepare batches; the batches do not depend on it.
-        resident: whether images stay on the device, or the copy of the same images that other batches made there
-            (their attribute of this name); None: by the rule above.
+        resident: whether images stay on the device, or the attribute `resident` of other batches of the same images,
+            to share their copy; None: by the rule above.
 
     Raises:
         UserError: the identities of a batch cannot be shared among the processes.
@@ -65,7 +65,7 @@ class Batches:
         return self.recipe.sampler.batches(self.labels, seed=self.seed, epoch=epoch)
 
     def begin_epoch(self, epoch: int, step: int) -> int:
-        """Number of batches of an epoch. The first call decides with which step `next` starts."""
+        """Number of batches of an epoch. The first call sets the step from which `next` starts."""
         if self._stream is None:
             plan = self._plan(epoch, step)
             self._stream = self._loaded(plan) if self.resident is None else self._drawn(plan, self.resident)
@@ -101,11 +101,11 @@ class Batches:
                     yield later, number, batch
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """The next images (B, 3, H, W) and labels (B,), on the device; a process gets its own part of the batch."""
+        """The next images (B, 3, H, W) and labels (B,), on the device; each process gets its part of the batch."""
         return self.images(*self.inputs())
 
     def inputs(self) -> tuple[Tensor, ...]:
-        """The next batch as `images` takes it, on the device: the work that only the CPU can do."""
+        """The next input of `images`, on the device. This is the CPU's part of the work."""
         assert self._stream is not None
         # The loader draws from torch's generator when it starts, and a resumed training starts another one.
         with torch.random.fork_rng(devices=[]):
@@ -117,7 +117,7 @@ class Batches:
         )
 
     def images(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) and labels (B,) of a batch: the work of the device, which a CUDA graph may capture."""
+        """Images (B, 3, H, W) and labels (B,) of a batch. This is the device's part, which CUDA graphs can capture."""
         if self.resident is None:
             images, labels = inputs
             return images, labels

@@ -15,7 +15,7 @@ from msinet.errors import WeightsError
 from msinet.io import atomic_path
 
 NAME = "checkpoint.pt"
-#: The checkpoint before, used if the newest is damaged.
+#: The previous checkpoint, used if the newest is damaged.
 BEFORE = "checkpoint-before.pt"
 
 
@@ -42,21 +42,21 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def save_checkpoint(folder: Path, identity: str, task: dict[str, Any], progress: dict[str, Any]) -> None:
-    """Write `checkpoint.pt` atomically, and keep the one before as `checkpoint-before.pt`.
+    """Write `checkpoint.pt` atomically, and keep the previous one as `checkpoint-before.pt`.
 
     Args:
         folder: of the run.
-        identity: names the training; a checkpoint of another training is refused.
-        task: its state.
+        identity: hash of the training; a checkpoint of another training is refused.
+        task: state of the task.
         progress: progress of the training, as plain numbers and lists.
     """
     state = {"identity": identity, "task": task, "progress": progress, "rng": rng_state()}
-    buffer = io.BytesIO()  # written by Python, which tells a full disk from other failures
+    buffer = io.BytesIO()  # Python reports a full disk as such; torch.save to a file does not
     torch.save(state, buffer)
     if (folder / NAME).exists():
         (folder / BEFORE).unlink(missing_ok=True)
         try:
-            os.link(folder / NAME, folder / BEFORE)  # no copy, and no moment without a checkpoint
+            os.link(folder / NAME, folder / BEFORE)  # no copy, and always one checkpoint on disk
         except OSError:  # a file system without links
             os.replace(folder / NAME, folder / BEFORE)
     with atomic_path(folder / NAME) as temporary:
@@ -66,11 +66,10 @@ def save_checkpoint(folder: Path, identity: str, task: dict[str, Any], progress:
 def load_checkpoint(folder: Path, identity: str) -> dict[str, Any] | None:
     """The folder's checkpoint with the keys "task", "progress" and "rng"; None without one.
 
-    A damaged checkpoint (truncated, a wrong byte) is skipped with a warning if the one before is good.
+    A damaged checkpoint (truncated, a wrong byte) is skipped with a warning if the previous one is intact.
 
     Raises:
-        WeightsError: the file is damaged, and so is the one before, or there is none; or it belongs to another
-            training.
+        WeightsError: no intact checkpoint, or one of another training.
     """
     paths = [path for name in (NAME, BEFORE) if (path := folder / name).exists()]
     if not paths:
@@ -84,7 +83,7 @@ def load_checkpoint(folder: Path, identity: str) -> dict[str, Any] | None:
             state = _read(paths[1], identity)
         except WeightsError:  # report the newer one
             raise error from None
-        tqdm.write(f"{paths[0]} is damaged; going on from the one before it")
+        tqdm.write(f"{paths[0]} is damaged; resuming from the previous checkpoint")
         return state
 
 

@@ -33,7 +33,7 @@ class Evaluation:
     draws: tuple[Retrieval, ...]
     """per-query results of each draw"""
     counts: QueryCounts
-    """how many queries of the first draw were ranked, and why others were not"""
+    """numbers of ranked and unranked queries of the first draw"""
 
 
 @torch.inference_mode()
@@ -42,7 +42,7 @@ def embed(
 ) -> Tensor:
     """One feature row per image, in order: (N, D) float32 on the CPU, as the network gives them.
 
-    Several processes share the batches, and each gets every row, with the same bits as in one process.
+    Several processes share the batches. Each gets all rows, bit-identical to those of one process.
     """
     was_training = model.training
     model.eval()
@@ -66,7 +66,7 @@ def rank(features: Tensor | np.ndarray, dataset: Dataset, *, distances: Distance
     Args:
         features: of the test images, in their order.
         dataset: with the draws.
-        distances: of a re-ranking, as `msinet.retrieval.rerank` or `blur`; None: of the features themselves.
+        distances: re-ranking, such as `msinet.retrieval.rerank` or `blur`; None: distances of the features.
     """
     features = torch.as_tensor(features)
     draws = []
@@ -82,7 +82,7 @@ def rank(features: Tensor | np.ndarray, dataset: Dataset, *, distances: Distance
 
 
 def rank_within_families(features: Tensor | np.ndarray, dataset: Dataset) -> Evaluation:
-    """Rank the test features (N, D) of a rendered set, each query against the gallery images of its own family.
+    """Rank the test features (N, D) of a rendered set; each query against gallery images of its own family.
 
     Raises:
         UserError: the set was not rendered.
@@ -106,7 +106,7 @@ def within_family_metrics(features: Tensor | np.ndarray, dataset: Dataset) -> di
 
 
 def _labels(dataset: Dataset, draw: Draw) -> dict[str, Any]:
-    """The identities and, if they count, the cameras of queries and gallery."""
+    """The identities and, if the protocol uses them, the cameras of queries and gallery."""
     identities = np.array([image.identity for image in dataset.test])
     cameras = np.array([image.camera for image in dataset.test])
     return {
@@ -139,5 +139,5 @@ def evaluate_model(
     progress: bool = False,
     distances: Distances | None = None,
 ) -> Evaluation:
-    """Embed every test image of a data set and rank it by the set's protocol, on request by other distances."""
+    """Embed all test images of a data set and rank them by its protocol; `distances` as in `rank`."""
     return rank(dataset_features(model, dataset, pixels, device, progress=progress), dataset, distances=distances)

@@ -1,7 +1,7 @@
-"""The training loop. A task defines what is trained and how a step goes; `fit` is the same for every task.
+"""The training loop. A task defines what is trained and what a step does; `fit` is the same for every task.
 
-The loop owns progress, history, checkpoints, interruption, the progress bar and the check for NaN. The task owns
-networks, optimizers, batches and losses, and the state of all of them.
+The loop handles progress, history, checkpoints, interruptions, the progress bar and the check for NaN. The task holds
+networks, optimizers, batches and losses, and their state.
 """
 
 import math
@@ -29,7 +29,7 @@ from msinet.training.options import RunOptions
 Row = dict[str, float]
 Values = Mapping[str, Tensor | float]
 OnStep = Callable[[float], None]
-#: Seconds between checkpoints, and so the most that an unexpected end can lose.
+#: Seconds between checkpoints: the largest loss of a crash.
 CHECKPOINT_SECONDS = 30.0
 
 
@@ -37,7 +37,7 @@ class Task(ABC):
     """A kind of training: re-identification, classification, an architecture search, an unsupervised method.
 
     `fit` calls `initialize` (unless it resumes), then for each epoch `begin_epoch`, `step` for each batch, and
-    `end_epoch`. It may stop after any step. The state must then be enough to continue as if nothing had happened.
+    `end_epoch`. It may stop after any step. The state must be sufficient to resume with the same result.
     """
 
     network: nn.Module
@@ -46,7 +46,7 @@ class Task(ABC):
     seed: int
     """derived seed of the training"""
     read_every: int = 1
-    """steps after which `fit` reads their values; more than one on a GPU, which reading waits for"""
+    """steps between readings of their values; more than one on a GPU, because reading waits for the GPU"""
 
     @property
     def trained(self) -> nn.Module:
@@ -54,7 +54,7 @@ class Task(ABC):
         return self.network
 
     def initialize(self) -> None:  # noqa: B027  (most tasks need nothing)
-        """Prepare a training that starts anew, for example by filling memories."""
+        """Prepare a new (not resumed) training, for example by filling memories."""
 
     @abstractmethod
     def begin_epoch(self, epoch: int, step: int) -> Row:
@@ -65,7 +65,7 @@ class Task(ABC):
             step: the first step to take; above 0 if an interrupted epoch continues.
 
         Returns:
-            "steps", the number of steps of the whole epoch, and other values for its row of the history.
+            "steps" (steps of the whole epoch) and other values for its row of the history.
         """
 
     @abstractmethod
@@ -73,7 +73,7 @@ class Task(ABC):
         """Train on one batch.
 
         Returns:
-            Values whose means over the epoch enter its row of the history; the progress bar shows "loss". A step may
+            Values; their means over the epoch enter its row of the history. The progress bar shows "loss". A step may
             return no values. Tensors are read later (`read_every`) and must not be overwritten by the next steps.
         """
 
@@ -106,7 +106,7 @@ class Progress:
     """one row per finished epoch"""
 
     def add(self, values: Row) -> None:
-        """Count the values of a step."""
+        """Add the values of a step to the sums."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -120,10 +120,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a training, beside the weights in its task."""
+    """The outcome of a training, apart from the weights in its task."""
 
     history: tuple[Row, ...]
-    """per epoch: epoch, steps, the means of the steps' values, and what the task adds"""
+    """per epoch: epoch, steps, the means of the steps' values, and the task's own values"""
     seconds: float
     """training time over all resumptions"""
     steps: int
@@ -139,15 +139,14 @@ def fit(
 ) -> Result:
     """Train a task, from its current state or from the checkpoint in `folder`.
 
-    The state is saved every 30 seconds, on SIGINT and SIGTERM, and at the end. A training that is resumed any number
-    of times ends in the same weights, bit for bit on the CPU. With several processes (`msinet.distributed`), the first
-    one saves.
+    The state is saved every 30 seconds, on SIGINT and SIGTERM, and at the end. Interruptions do not change the
+    final weights; on the CPU they are bit-identical. With several processes (`msinet.distributed`), the first saves.
 
     Args:
         task: what to train; changed in place.
-        folder: for the checkpoint; made if missing.
-        identity: names this training; a checkpoint with another identity is refused.
-        run_options: resume and progress; the other options are the task's.
+        folder: for the checkpoint; created if missing.
+        identity: hash of this training; a checkpoint with another identity is refused.
+        run_options: only `resume` and `progress` are used here.
         on_step: called after each step with the finished share of the training, in [0, 1].
         title: of the progress bar.
 
@@ -198,7 +197,7 @@ class _Loop:
         for epoch in range(at.epoch, task.epochs):
             row = task.begin_epoch(epoch, at.step)
             steps = int(row["steps"])
-            if meter.total is None:  # epochs differ by a batch or so
+            if meter.total is None:  # epochs may differ by a batch
                 meter.reset(total=task.epochs * steps)
                 meter.initial = meter.n = epoch * steps + at.step
             for step in range(at.step, steps):
@@ -218,7 +217,7 @@ class _Loop:
             raise KeyboardInterrupt
 
     def step(self, epoch: int, step: int) -> Row:
-        """Take one step. Returns its values if it is time to read them."""
+        """Take one step. Returns its values if they are read now (`read_every`)."""
         began = time.perf_counter()
         distributed.reseed(self.task.seed, epoch, step)
         self.pending.append(((epoch, step), self.task.step(epoch, step)))
@@ -227,7 +226,7 @@ class _Loop:
         return self.read() if len(self.pending) >= self.task.read_every else {}
 
     def read(self) -> Row:
-        """Count the values of all steps since the last reading. Returns those of the last step."""
+        """Add the values of all unread steps to the sums. Returns those of the last step."""
         began = time.perf_counter()
         pending, self.pending = self.pending, []
         values: Row = {}
@@ -250,16 +249,16 @@ class _Loop:
             raise KeyboardInterrupt
 
     def save(self, where: tuple[int, int]) -> None:
-        """Write a checkpoint, unless a loss or the network has a NaN: that must not replace a good one."""
+        """Write a checkpoint, unless a loss or the network is not finite: that must not replace a good checkpoint."""
         self.read()
-        # Running statistics too: in training the loss does not depend on them.
+        # This includes running statistics, on which the training loss does not depend.
         if not all(bool(value.isfinite().all()) for value in self.task.network.state_dict().values()):
             raise self.diverged("a weight became NaN or infinite by", where)
         if distributed.leads():
             save_checkpoint(self.folder, self.identity, self.task.state_dict(), vars(self.at))
 
     def diverged(self, what: str, where: tuple[int, int]) -> TrainingDiverged:
-        """The error with the step where it happened and the remedy."""
+        """The error, with the step where training diverged and a remedy."""
         path = self.folder / NAME
         kept = f"the last good checkpoint is {path}" if path.exists() else "there was no checkpoint yet"
         return TrainingDiverged(
@@ -278,7 +277,7 @@ def _numbers(steps: list[Values]) -> list[Row]:
 
 
 class _Signals:
-    """Counts the first SIGINT or SIGTERM; a second one interrupts at once."""
+    """Records the first SIGINT or SIGTERM; a second one interrupts at once."""
 
     arrived = False
 
@@ -290,7 +289,7 @@ class _Signals:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag, so that a step is never cut in half."""
+    """Turn the first SIGINT or SIGTERM into a flag, so that a step is always completed."""
     signals = _Signals()
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # only the main thread may handle signals

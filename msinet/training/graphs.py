@@ -1,10 +1,10 @@
 """Training steps as CUDA graphs: a step of 5,000 kernels is launched at once.
 
-A step is a function of the tensors of a batch that returns values such as the loss. `StaticStep` calls it as it is for
-the first batches, which train like all others and are the warm-up that a capture needs. Then it captures the step once
-and replays it for every further batch of the same shape, which is copied to the memory that the graph reads. Learning
-rates are tensors, so a schedule needs no new capture. What a step does on the CPU happens only when it is captured: a
-step must not wait for the GPU, nor depend on values.
+A step is a function of the tensors of a batch that returns values such as the loss. `StaticStep` calls it directly for
+the first batches, which train normally and are the warm-up that a capture needs. Then it captures the step once and
+replays it for every further batch of the same shape, which is copied to the memory that the graph reads. Learning rates
+are tensors, so a schedule needs no new capture. The CPU's part of a step runs only during the capture: a step must not
+wait for the GPU or branch on values.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,42 +21,42 @@ from msinet.training.options import RunOptions
 
 Values = dict[str, Tensor]
 Work = Callable[[], Tensor]
-#: Records work on a device and returns its repetition.
+#: Records work on a device and returns a function that repeats it.
 Record = Callable[[Work, torch.device], Work]
 #: Batches before the capture.
 WARM_UP = 3
-#: Steps after which the losses on a GPU are read: reading waits for the GPU.
+#: Steps between readings of the losses on a GPU: reading waits for the GPU.
 READ_EVERY = 16
 
 
 def use_graphs(options: RunOptions, device: torch.device) -> bool:
-    """Return whether training steps are captured: on a GPU, in one process, unless `deterministic` or `graphs` say no.
+    """Return whether training steps are captured: on one GPU in one process, unless `deterministic` or graphs=False.
 
     Raises:
-        UserError: graphs are asked for where there are none.
+        UserError: graphs=True where steps cannot be captured.
     """
     possible = device.type == "cuda" and distributed.world() == 1 and not options.deterministic
     if options.graphs and not possible:
         raise UserError(
             f"--graphs True needs one process on a GPU without --deterministic, not {distributed.world()} on {device}; "
-            "leave it out"
+            "remove the option"
         )
     return possible and options.graphs is not False
 
 
 def read_every(device: torch.device) -> int:
-    """Steps after which a task's losses are read from a device."""
+    """Number of steps between readings of a task's losses from a device."""
     return READ_EVERY if device.type == "cuda" else 1
 
 
 class StaticStep:
-    """A step whose batches have one shape, recorded after a warm-up and repeated for the batches that follow.
+    """A step that is recorded after a warm-up and repeated for all later batches of the same shape.
 
     Args:
         work: the step. It takes tensors on the device and returns scalars without gradients. Gradients must not pass
             from one call to the next.
-        record: `capture`; tests on a CPU take `repeat`.
-        warm_up: calls before the recording, at least 1: optimizers make their state in the first.
+        record: `capture`; tests on a CPU use `repeat`.
+        warm_up: calls before the recording, at least 1: optimizers create their state in the first call.
     """
 
     def __init__(self, work: Callable[..., Values], record: "Record", warm_up: int = WARM_UP) -> None:
@@ -86,13 +86,13 @@ class StaticStep:
         return dict(zip(self.names, values.unbind(), strict=True))
 
     def _recorded(self) -> bool:
-        """Record the work; False if that fails, and then steps are taken as they are."""
+        """Record the work. Returns False if that fails; then steps run without a graph."""
         try:
             self.replay = self.record(self._packed, self.inputs[0].device)
         except RuntimeError as error:
             self.failed = True
             reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            tqdm.write(f"the training step cannot be captured as a CUDA graph ({reason}); training without")
+            tqdm.write(f"the training step cannot be captured as a CUDA graph ({reason}); training without graphs")
         return not self.failed
 
     def _packed(self) -> Tensor:
@@ -102,7 +102,7 @@ class StaticStep:
 
 
 def _beside(work: Callable[..., Values], inputs: tuple[Tensor, ...]) -> Values:
-    """The work on the stream of the later capture, so that no memory or node of autograd belongs to another one."""
+    """Run the work on the stream of the later capture, so that its memory and autograd nodes belong to that stream."""
     if inputs[0].device.type != "cuda":
         return work(*inputs)
     device = inputs[0].device
@@ -115,21 +115,21 @@ def _beside(work: Callable[..., Values], inputs: tuple[Tensor, ...]) -> Values:
 
 
 def repeat(work: Work, _device: torch.device) -> Work:
-    """Record nothing: the work is done anew each time, in the memory that a graph would read."""
+    """Record nothing: repeat the work each time, on the memory that a graph would read."""
     return work
 
 
 def capture(work: Work, device: torch.device) -> Work:
     """Capture work as a CUDA graph, without executing it. The repetition returns the same memory each time.
 
-    The graph keeps its memory for itself as long as it lives. The GPU's generator goes on with each replay.
+    The graph holds its memory as long as it exists. Each replay advances the GPU's random generator.
     """
     graph = torch.cuda.CUDAGraph()
     stream, current = _side_stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
     with (
-        torch.cuda.stream(stream),  # put back even if the capture fails
-        # Not global: a thread that pins the loader's batches may allocate memory meanwhile.
+        torch.cuda.stream(stream),  # restored even if the capture fails
+        # Not global: a thread that pins the loader's batches may allocate memory at the same time.
         torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
     ):
         values = work()
@@ -174,6 +174,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Restore momenta and the like. Settings stay the optimizer's own: they follow from recipe and device."""
+    """Restore the optimizer's state (momenta), but not its settings, which depend on recipe and device."""
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})

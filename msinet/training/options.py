@@ -1,4 +1,4 @@
-"""Options of a run that do not change its results. Importing this module does not import torch."""
+"""Execution options, which do not change results on the CPU. Importing this module does not import torch."""
 
 import os
 from dataclasses import dataclass
@@ -8,30 +8,30 @@ from msinet.errors import UserError
 
 @dataclass(frozen=True)
 class RankingOptions:
-    """Options of the execution. None of them changes the results on the CPU."""
+    """Options of the execution. On the CPU they do not change the results."""
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one"""
     cache: bool | None = None
-    """keep decoded images on disk; None: if they take less than 4 GiB"""
+    """keep decoded images on disk; None: if they take at most 4 GiB and fit on the disk"""
     progress: bool = True
     """show progress bars"""
 
 
 @dataclass(frozen=True)
 class RunOptions(RankingOptions):
-    """Options of the execution. None of them changes the results on the CPU."""
+    """Options of the execution. On the CPU they do not change the results."""
 
     workers: int = 0
     """processes that prepare training batches"""
     resume: bool = True
-    """go on from where an earlier run of the same command stopped"""
+    """continue an interrupted run of the same command"""
     evaluate_every: int = 0
     """epochs between evaluations on the test set, for curves; 0: only after the last epoch"""
     deterministic: bool = False
-    """on a GPU, only algorithms that give the same bits every time, which may be slower; on the CPU it is always so"""
+    """on a GPU, use only bit-for-bit deterministic algorithms, which may be slower; CPUs are always deterministic"""
     graphs: bool | None = None
-    """on a GPU, capture the steps of a training as CUDA graphs; None: unless deterministic or with several processes"""
+    """on a GPU, capture training steps as CUDA graphs; None: yes, except with --deterministic or several processes"""
 
     def __post_init__(self) -> None:
         for name in ("workers", "evaluate_every"):

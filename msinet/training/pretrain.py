@@ -1,4 +1,4 @@
-"""Pre-training: a network learns to classify images, and re-identification starts from its weights (Sec. 4.3)."""
+"""Pre-training: a network is trained as a classifier; its weights initialise re-identification (Sec. 4.3)."""
 
 import json
 import time
@@ -37,10 +37,10 @@ VERIFY_LIMIT = 50_000
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A pre-training: everything that can change the outcome.
+    """Everything that can change the outcome of a pre-training.
 
     Raises:
-        UserError: the recipe has no random resized crop, without which images have no common size.
+        UserError: the recipe has no random resized crop, which gives all images one size.
     """
 
     model: str
@@ -52,7 +52,7 @@ class Pretraining:
     recipe: Recipe
     """size, batches, schedule, augmentation"""
     seed: int = 0
-    """repetition; initial weights, batches and augmentation follow from it"""
+    """number of the repetition; initial weights, batches and augmentation depend on it"""
 
     def __post_init__(self) -> None:
         if not self.recipe.augmentation.crop:
@@ -60,7 +60,7 @@ class Pretraining:
 
     @property
     def weights_seed(self) -> int:
-        """The seed of the initial weights. The data count by their fingerprint: a folder may have any name."""
+        """The seed of the initial weights. It depends on the data's fingerprint, not on the folder's name."""
         return derived_seed(self.data.fingerprint, self.model, self.seed)
 
     @property
@@ -70,7 +70,7 @@ class Pretraining:
 
     @property
     def identity(self) -> str:
-        """Names the training in its checkpoint."""
+        """Hash that identifies the training in its checkpoint."""
         network = [self.model, dict(self.options)]
         return stable_hash(["pretrain", *network, self.data.fingerprint, canonical(self.recipe), self.seed])
 
@@ -80,9 +80,9 @@ def pretrain(
 ) -> Record:
     """Train a network to classify and write its weights as `out`, which `load_weights` and --pretrained take.
 
-    Files: X.safetensors (last, so that its presence means the training is whole), and beside it X.json (the
-    record) and X.history.csv; while training, X.partial/ with checkpoint and log. An unfinished training is
-    resumed.
+    Files: X.safetensors (written last, so that it exists only after a complete training), X.json (the record) and
+    X.history.csv in the same folder; during training, X.partial/ with checkpoint and log. An unfinished training
+    is resumed.
 
     Args:
         out: X.safetensors.
@@ -95,11 +95,10 @@ def pretrain(
         environment.
 
     Raises:
-        UserError: `out` exists, or any input that cannot be used, before training starts where it can be known
-            then.
+        UserError: `out` exists, or unusable input; detected before training starts where possible.
     """
     if out.suffix != ".safetensors":
-        raise UserError(f"{out} must be named X.safetensors, by which weights are recognised")
+        raise UserError(f"{out} must be named X.safetensors, which marks weights files")
     partial = out.with_name(f"{out.stem}.partial")
     with run_folder(partial, run_options or RunOptions(), "pre-training", out) as here:
         return _pretrain(here, pretraining, on_step)
@@ -169,8 +168,8 @@ def _verify(data: ClassFolders, progress: bool) -> None:
             data.verify(progress=progress)
     else:
         tqdm.write(
-            f"{data.name}: {count:,} images are not all read beforehand, which would take long; a broken one stops "
-            "the training when it is met"
+            f"{data.name}: {count:,} images are not all read beforehand, to save time; a broken image stops the "
+            "training when it is read"
         )
 
 
@@ -187,10 +186,10 @@ def classify(
     """Shares of images, in [0, 1], whose class is first (top1) and among the first five (top5).
 
     Args:
-        network: its classifiers answer; their probabilities are averaged.
+        network: the probabilities of its classifiers are averaged.
         pixels: images of one size.
         labels: (N,) int64, their classes.
-        device: where the network is.
+        device: device of the network.
         batch_size: images at a time.
         progress: show a bar.
     """
@@ -213,7 +212,7 @@ def classify(
 
 @contextmanager
 def _classifying(network: nn.Module) -> Iterator[None]:
-    """Put a network in training mode, where alone it gives logits, but for batch norms and dropout."""
+    """Put a network in training mode, in which it returns logits, but batch norms and dropout in evaluation mode."""
     modes = {module: module.training for module in network.modules()}
     network.train()
     for module in modes:

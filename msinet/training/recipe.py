@@ -1,6 +1,6 @@
 """A recipe holds every number that can change the outcome of a training, a search or an unsupervised method.
 
-It is composed of small parts, each of which checks itself. Names are unique over all parts, so that a setting has one
+It is composed of small parts, each of which validates itself. Names are unique over all parts, so a setting has one
 short name everywhere: on the command line (`--recipe lr=0.01`), in records and in the hash of a run. The defaults are
 the paper's for persons (Sec. 4.2-4.3); `msinet.training.recipes` adapts them to profile, task, network and data set.
 """
@@ -92,15 +92,15 @@ class Optimizer:
     """The optimizer of the weights."""
 
     optimizer: Literal["sgd", "nesterov", "adam", "amsgrad"] = "sgd"
-    """sgd (momentum 0.9), the same with Nesterov's momentum, adam, or its variant amsgrad"""
+    """sgd (momentum 0.9), nesterov (sgd with Nesterov momentum), adam or amsgrad"""
     lr: float = 0.065
     """learning rate after warm-up"""
     weight_decay: float = 5e-4
     """on every parameter, batch norms and biases included"""
     bias_lr: float = 1.0
-    """learning rate of biases, as a multiple"""
+    """learning rate of biases, as a multiple of lr"""
     backbone_lr: float = 1.0
-    """learning rate of the layers before the head, as a multiple"""
+    """learning rate of the layers before the head, as a multiple of lr"""
 
     def __post_init__(self) -> None:
         _one_of(self, {"optimizer": ("sgd", "nesterov", "adam", "amsgrad")})
@@ -117,11 +117,11 @@ class Schedule:
     warmup: int = 10
     """epochs of linear warm-up from a hundredth of the learning rate"""
     milestones: tuple[int, ...] = (150, 225, 300)
-    """epochs at which the learning rate falls, to a tenth unless `decay` differs"""
+    """epochs at which the learning rate is multiplied by `decay`"""
     decay: float = 0.1
     """factor of the learning rate at each milestone"""
     cosine_to: float | None = None
-    """after the warm-up a cosine over all epochs, down to this share of the learning rate; None: no cosine"""
+    """cosine schedule after the warm-up, down to this share of the learning rate; None: no cosine"""
     epoch_decay: float = 1.0
     """factor of the learning rate from one epoch to the next"""
 
@@ -147,7 +147,7 @@ class Schedule:
         return float(rate)
 
     def with_epochs(self, epochs: int) -> Self:
-        """The same schedule stretched or shrunk: warm-up and milestones keep their share, the end its rate."""
+        """The schedule scaled to `epochs`: warm-up, milestones and total epoch decay keep their proportions."""
         if not self.epochs:
             return replace(self, epochs=epochs)
         share = epochs / self.epochs
@@ -177,13 +177,13 @@ class Losses:
     normalize_triplet: bool = True
     """compare unit vectors in the triplet loss, as the released code does"""
     over_heads: Literal["sum", "mean"] = "sum"
-    """how the losses of several heads are joined: summed, or each kind averaged (MGN)"""
+    """how losses of several heads are combined: summed, or each kind averaged (MGN)"""
     alignment: Variant = "none"
     """spatial alignment: none, self-pos, self-neg, unified, separated or pam-self (which needs a network with pam)"""
     alignment_weight: float = 2.0
-    """lambda_sa"""
+    """lambda_sa, weight of the spatial alignment loss"""
     alignment_grid: Literal["anchor", "partner"] = "anchor"
-    """image whose positions are compared; partner is the released code's choice"""
+    """image on whose grid positions are compared; partner: as in the released code"""
     alignment_self_pairs: bool = True
     """whether an image is its own partner, as in the released code"""
     alignment_per_pair: bool = True
@@ -200,43 +200,44 @@ class Losses:
 
 @dataclass(frozen=True)
 class Search:
-    """The twins contrastive mechanism (Sec. 3.1): how a search differs from a training.
+    """Settings of an architecture search by the twins contrastive mechanism or a baseline (Sec. 3.1).
 
-    The defaults are the paper's; where it is silent, the released code's, unless that looks like an oversight. Other
-    behaviours of the released code are options: split, halves, memory_init, order, leak, mid and alpha_milestones.
+    Defaults are the paper's. Where the paper gives no value, they are the released code's, unless that looks like an
+    oversight. Other behaviours of the released code are options: split, halves, memory_init, order, leak, mid and
+    alpha_milestones.
     """
 
     mechanism: Literal["tcm", "ce", "tpe"] = "tcm"
-    """tcm: two memories; ce: one linear classifier on both sides; tpe: no supernet, trial trainings chosen by
-    Optuna's TPE sampler at the same number of passes"""
+    """tcm: two memories; ce: one linear classifier on both sides; tpe: no supernet, but trials chosen by Optuna's TPE
+    sampler with the same total number of batches"""
     overlap: float = 0.4
     """share of identities on both sides, in [0, 1]"""
     side_ratio: float = 2.0
     """identities in validation only for each one in training only"""
     split: Literal["general", "fifths"] = "general"
-    """fifths: block sizes of the released code, n // 5 each; the same at overlap 0.4 but for rounding"""
+    """fifths: block sizes of the released code (n // 5); equal to general at overlap 0.4 except for rounding"""
     halves: Literal["random", "list"] = "random"
     """which images of a shared identity train: a random half, or the first in the list (released code)"""
     temperature: float = 0.05
     """tau of the contrast with the memory (Eq. 2)"""
     momentum: float = 0.2
-    """beta: how much of a memory's row stays when it is updated (Eq. 3)"""
+    """beta: weight of the old row in an update of the memory (Eq. 3)"""
     memory_init: Literal["centroids", "zeros"] = "centroids"
     """initial memories: class centroids, or zeros (released code)"""
     order: Literal["weights", "alphas"] = "weights"
     """which step comes first in an iteration; alphas (released code) also leaves out each epoch's first alpha step"""
     leak: bool = False
-    """the alpha step's gradients of the weights are not cleared but add to the next weight step (released code)"""
+    """add the weights' gradients from the alpha step to the next weight step (released code)"""
     mid: Literal["out", "in"] = "out"
-    """branches of the supernet are a quarter as wide as a cell's output, or its input (released code)"""
+    """channels of a supernet branch: a quarter of the cell's output, or of its input (released code)"""
     alpha_lr: float = 0.002
     """learning rate of the architecture parameters, without warm-up"""
     alpha_weight_decay: float = 1e-3
     """weight decay on the architecture parameters"""
     alpha_milestones: tuple[int, ...] = (150, 225, 300)
-    """epochs at which their learning rate falls to a tenth; the released code's last one, 350, never acts"""
+    """epochs at which their learning rate falls to a tenth; the released code's last one, 350, is never reached"""
     trials: int = 8
-    """of mechanism tpe: how many genotypes are trained"""
+    """tpe: number of genotypes that are trained"""
 
     def __post_init__(self) -> None:
         _one_of(
@@ -254,7 +255,7 @@ class Search:
             raise UserError(f"recipe: overlap must lie in [0, 1], got {self.overlap}")
         if self.mechanism == "ce" and self.overlap != 1:
             raise UserError(
-                f"recipe: one classifier serves both sides only if they share all identities; mechanism ce needs "
+                f"recipe: both sides can use one classifier only if they share all identities; mechanism ce needs "
                 f"overlap 1, got {self.overlap:g}"
             )
         _above_zero(self, ("side_ratio", "temperature", "alpha_lr"))
@@ -264,7 +265,7 @@ class Search:
 
     @property
     def label(self) -> str:
-        """Mechanism, overlap and differences from the paper's search, in a few words."""
+        """Short label: mechanism, overlap and differences from the paper's search."""
         if self.mechanism == "tpe":
             return f"TPE, {self.trials} trials"
         words = [f"{self.mechanism.upper()} r={self.overlap:g}"]
@@ -282,7 +283,7 @@ class Search:
 
 
 Method = Literal["clustercontrast", "gs", "spcl", "hdcrl", "mmcl", "idm", "mmt"]
-#: Methods that learn from images without labels alone (USL), and those that adapt from a labelled source set (UDA).
+#: Methods that learn only from unlabelled images (USL), and those that adapt from a labelled source set (UDA).
 ALONE: tuple[Method, ...] = ("clustercontrast", "gs", "spcl", "hdcrl", "mmcl")
 ADAPTING: tuple[Method, ...] = ("spcl", "idm", "mmt")
 #: Settings of the clusters, and of the memory that features are compared with.
@@ -304,9 +305,9 @@ OWN_LOSSES: dict[Method, tuple[str, ...]] = {"idm": ("label_smoothing", "margin"
 
 @dataclass(frozen=True)
 class Unsupervised:
-    """Learning without labels (Sec. 4.4, Table 4): how a method differs from a training.
+    """Settings of the methods without labels (Sec. 4.4, Table 4).
 
-    The defaults are those of GS on Market-1501; `msinet.training.recipes.paper` has those of the others.
+    The defaults are those of GS on Market-1501; `msinet.training.recipes.paper` has those of the other methods.
     """
 
     method: Method = "gs"
@@ -318,27 +319,27 @@ class Unsupervised:
     k2: int = 6
     """neighbours whose encodings are averaged"""
     neighbour_lists: Literal["k1", "k1+1"] = "k1"
-    """length of the lists of neighbours, the image itself included; k1: as code with faiss"""
+    """length of the neighbour lists, the image itself included; k1: as in code that uses faiss"""
     jaccard_scaled: bool = False
-    """distances are divided by the largest in their row before they are encoded, as in re-ranking"""
+    """divide distances by the largest in their row before encoding, as in re-ranking"""
     eps: float = 0.6
-    """radius of DBSCAN; mmt finds its own"""
+    """radius of DBSCAN; mmt computes its own"""
     min_samples: int = 4
     """images within the radius that make a core point of DBSCAN"""
     memory_temperature: float = 0.05
     """tau of the contrast with the memory"""
     memory_momentum: float = 0.2
-    """how much of a memory's row stays when it is updated; mmcl: in the last epoch, rising from 0"""
+    """weight of the old row in an update of the memory; mmcl: this times epoch / epochs"""
     hard_update: bool = False
     """of clustercontrast: only the least similar image of a cluster in a batch updates its centre"""
     group: int = 256
-    """of gs: images of a cluster that follow each other; 0: all images in random order"""
+    """of gs: largest number of consecutive images of a cluster; 0: all images in random order"""
     eps_gap: float = 0.02
-    """of spcl: difference of the tighter and of the looser radius from eps"""
+    """of spcl: difference between eps and the smaller or larger radius"""
     reliable: float = 0.9
-    """of spcl: quantile of the clusters' independence in the first epoch that later ones must keep"""
+    """of spcl: quantile of the clusters' independence in the first epoch, used as threshold in all epochs"""
     distillation: bool = True
-    """of hdcrl: probability distillation, as the paper; False: the released code of its USL training"""
+    """of hdcrl: probability distillation, as in its paper; False: as in its released USL code"""
     teacher_decay: float = 0.999
     """of hdcrl and mmt: largest decay of the teacher's moving average"""
     teacher_warmup: int = 49
@@ -358,17 +359,17 @@ class Unsupervised:
     positive_weight: float = 5.0
     """of mmcl: delta, weight of the positives"""
     hardest: float = 0.01
-    """of mmcl: share of the negatives, the most similar ones, that enter the loss"""
+    """of mmcl: share of the negatives (the most similar ones) in the loss"""
     single_share: float = 1 / 12
-    """of mmcl: share of the epochs, the first ones, in which an image is its only positive"""
+    """of mmcl: share of the epochs, from the start, in which an image is its only positive"""
     source_share: float = 0.5
-    """of mmt: share of the epochs, the first ones, that train on the source"""
+    """of mmt: share of the epochs, from the start, that train on the source"""
     closest: float = 0.0016
-    """of mmt: share of the pairs, the closest ones, whose mean distance is the radius of DBSCAN"""
+    """of mmt: share of the closest pairs, whose mean distance is the radius of DBSCAN"""
     soft_identity: float = 0.5
-    """of mmt: weight of the other teacher's probabilities; the clusters have the rest"""
+    """of mmt: weight of the identity loss with the other teacher; the loss with clusters has 1 - this weight"""
     soft_triplet: float = 0.8
-    """of mmt: weight of the other teacher's triplets; the clusters have the rest"""
+    """of mmt: weight of the triplet loss with the other teacher; the loss with clusters has 1 - this weight"""
 
     def __post_init__(self) -> None:
         known = {"method": get_args(Method), "feature": ("global", "transfer"), "neighbour_lists": ("k1", "k1+1")}
@@ -398,14 +399,14 @@ class Unsupervised:
         return {"global": "bn", "transfer": "transfer"}[self.feature]
 
 
-#: Precisions, and their names in `canonical`. There "fp32" is tf32: it named what torch does by default when runs got
-#: their ids, and on CPUs they are the same. Otherwise every finished run would have another id.
+#: Precisions, and their names in `canonical`. There "fp32" means tf32, torch's default, so that run ids of older runs
+#: stay valid. On CPUs both are the same.
 CANONICAL_PRECISIONS = {"fp32": "ieee", "tf32": "fp32", "bf16": "bf16"}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of a training, with `search` of an architecture search, or with `unsupervised` of such a method."""
+    """All settings of a training, a search (with `search`) or a method without labels (with `unsupervised`)."""
 
     image: ImageSize = field(default_factory=ImageSize)
     sampler: Sampler = field(default_factory=Sampler)
@@ -415,7 +416,7 @@ class Recipe:
     losses: Losses = field(default_factory=Losses)
     precision: Literal["fp32", "tf32", "bf16"] = "tf32"
     """fp32: IEEE arithmetic; tf32: GPUs round inputs of matrix products and convolutions to TF32, CPUs compute in fp32;
-    bf16: the network's maps in training, while weights, losses and ranking stay fp32"""
+    bf16: autocast in training; weights, losses and ranking stay fp32"""
     search: Search | None = None
     """None: a training"""
     unsupervised: Unsupervised | None = None
@@ -448,7 +449,7 @@ class Recipe:
         """The settings of an unsupervised method's recipe.
 
         Raises:
-            ValueError: the recipe is another one's.
+            ValueError: the recipe is not that of an unsupervised method.
         """
         if self.unsupervised is None:
             raise ValueError("the recipe of a training has no settings of an unsupervised method")
@@ -459,7 +460,7 @@ class Recipe:
         return self.schedule.learning_rate(self.optimizer.lr, epoch)
 
     def with_epochs(self, epochs: int) -> Self:
-        """The same schedule stretched or shrunk to `epochs`, the architecture's milestones too."""
+        """The recipe with its schedule and the architecture's milestones scaled to `epochs`."""
         search = self.search
         if search is not None and self.schedule.epochs:
             share = epochs / self.schedule.epochs
@@ -486,7 +487,7 @@ def settings(recipe: Recipe) -> dict[str, Value]:
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The recipe with some settings replaced, by their short names.
 
-    A new number of epochs stretches warm-up and milestones with it, unless they are given as well.
+    A new number of epochs also scales warm-up and milestones, unless these are given too.
 
     Raises:
         UserError: unknown name, or a value of another type.
@@ -503,7 +504,7 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def with_settings(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with these settings, values taken as they are; unlike `override`, epochs change nothing else."""
+    """The recipe with these settings. Unlike `override`, it does not convert values or scale the schedule."""
     parts: dict[str, Any] = {}
     for part in fields(recipe):
         value = getattr(recipe, part.name)
@@ -521,7 +522,7 @@ OPTIONAL: dict[str, type] = {"steps_per_epoch": int, "cosine_to": float}
 
 
 def _like(name: str, value: Any, present: Value) -> Any:
-    """`value` in the type of the setting it replaces."""
+    """Convert `value` to the type of the setting that it replaces."""
     if name in OPTIONAL:
         if value is None or type(value) is OPTIONAL[name]:
             return value
@@ -543,10 +544,10 @@ CANONICAL_VERSION = 1
 
 
 def canonical(recipe: Recipe) -> dict[str, Any]:
-    """The settings that identify a run, by their short names and independent of the classes that hold them.
+    """The settings that identify a run, by short names.
 
-    Settings without effect are left out, so that equal trainings have equal names. A setting that is added later must
-    be left out where it is neutral, so that finished runs keep their names.
+    Settings without effect are left out, so that equal trainings have equal hashes. A setting that is added later must
+    be left out where it is neutral, so that finished runs keep their ids.
     """
     losses = recipe.losses
     idle = set[str]()
@@ -566,7 +567,7 @@ def canonical(recipe: Recipe) -> dict[str, Any]:
         idle |= {"backbone_lr"}
     if losses.over_heads == "sum":
         idle |= {"over_heads"}
-    if recipe.search is not None:  # it has losses of its own, of which some smooth labels
+    if recipe.search is not None:  # a search has its own loss, which uses only label_smoothing
         idle |= {loss.name for loss in fields(losses)} - {"label_smoothing"}
     if recipe.unsupervised is not None:
         method = recipe.unsupervised.method
@@ -580,7 +581,7 @@ def from_canonical(found: Mapping[str, Any]) -> Recipe:
     """The recipe that `canonical` describes; settings that are left out have their defaults.
 
     Raises:
-        ValueError: it was made by another version.
+        ValueError: `found` is from another version.
     """
     names = {name: precision for precision, name in CANONICAL_PRECISIONS.items()}
     default = Recipe(

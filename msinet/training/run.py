@@ -1,4 +1,4 @@
-"""One complete run: a network trained on one data set, ranked on another or the same, with its files."""
+"""A complete run: train a network on one data set, rank the same or another one, and write all files."""
 
 import json
 import time
@@ -38,7 +38,7 @@ HISTORY = "history.csv"
 
 @dataclass(frozen=True)
 class Training:
-    """A training and its evaluation: everything that can change the outcome."""
+    """Everything that can change the outcome of a training and its evaluation."""
 
     model: str
     """name of the network"""
@@ -51,15 +51,15 @@ class Training:
     recipe: Recipe
     """size, batches, schedule, losses, augmentation; zero epochs rank the initial weights"""
     seed: int = 0
-    """repetition; initial weights, batches and augmentation follow from it"""
+    """number of the repetition; initial weights, batches and augmentation depend on it"""
     weights: Path | None = None
     """pre-trained weights to start from"""
     trained: Path | None = None
-    """folder of a finished run of the same training, whose weights are ranked in place of training again"""
+    """folder of a finished run of the same training; its weights are ranked without training again"""
 
     @property
     def weights_seed(self) -> int:
-        """The seed of the initial weights, which differ from network to network."""
+        """The seed of the initial weights; it differs between networks."""
         return derived_seed(self.source.name, self.model, self.seed)
 
     @property
@@ -74,14 +74,14 @@ class Training:
 
     @property
     def identity(self) -> str:
-        """Names the training in its checkpoint; the evaluation is no part of it."""
+        """Hash that identifies the training in its checkpoint, without the evaluation (target)."""
         network = [self.model, dict(self.options)]
         parts = [*network, self.source.fingerprint, canonical(self.recipe), self.seed, self.weights_hash]
         return stable_hash(parts if self.recipe.unsupervised is None else [*parts, self.target.fingerprint])
 
 
 class Kind(ABC):
-    """How trainings with labels and methods without them differ."""
+    """Interface for the differences between trainings with labels and methods without labels."""
 
     @abstractmethod
     def load(self, network: nn.Module, path: Path) -> LoadReport:
@@ -135,8 +135,8 @@ def run(
 ) -> Record:
     """Train a network, rank the test images of the target, and write the results into `folder`.
 
-    Files: `record.json` (last, so that its presence means the run is whole), `model.safetensors`,
-    `history.csv` per epoch, `queries.csv` per query and draw, `log.txt`; `checkpoint.pt` while training.
+    Files: `record.json` (written last, so that it exists only after a complete run), `model.safetensors`,
+    `history.csv` per epoch, `queries.csv` per query and draw, `log.txt`; during training `checkpoint.pt`.
 
     Args:
         folder: of this run; an unfinished run in it is resumed.
@@ -150,7 +150,7 @@ def run(
         environment.
 
     Raises:
-        UserError: any input that cannot be used, before training starts where it can be known then.
+        UserError: unusable input; detected before training starts where possible.
     """
     with run_folder(folder, run_options or RunOptions(), "training") as here:
         return _run(here, training, on_step, kind or WithLabels())
@@ -167,7 +167,7 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None, kind: Kind
     def features(network: nn.Module) -> Tensor:
         return dataset_features(network, target, test_pixels, here.device, progress=here.options.progress)
 
-    # Reading all images first names a broken one before hours are spent.
+    # Reading all images first reports a broken one before hours of training.
     task = kind.task(here, training, network, lambda one: rank(features(one), target).metrics) if trains else None
     test_pixels = open_images(here, target, "test", recipe) if target.draws else []
     described = f"{training.model} {dict(training.options)} on {source.name} ({source.fingerprint})"
@@ -219,7 +219,7 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None, kind: Kind
 
 
 def _ranked(final: Evaluation, features: Tensor, target: Dataset) -> dict[str, Any]:
-    """Metrics of the final evaluation, and how many queries they are of."""
+    """Metrics of the final evaluation, and its numbers of queries."""
     return {
         **final.metrics,
         **{f"{name}_std_draws": value for name, value in final.std.items()},
@@ -271,7 +271,7 @@ def _metadata(training: Training) -> dict[str, str]:
 
 
 def _best_on_test(result: Result) -> dict[str, float]:
-    """The best epoch by test mAP: a labelled extra, never the result."""
+    """The best epoch by test mAP: reported as an extra, never as the result."""
     evaluated = [row for row in result.history if "mAP" in row]
     if not evaluated:
         return {}
@@ -284,7 +284,7 @@ CLUSTER_VALUES = ("clusters", "outliers", "nmi", "ari")
 
 
 def _clusters(result: Result) -> dict[str, float]:
-    """The pseudo-labels of the last epoch, of methods that have them."""
+    """Number and quality of the clusters in the last epoch, for methods with clusters."""
     last = result.history[-1] if result.history else {}
     return {name: last[name] for name in CLUSTER_VALUES if name in last}
 

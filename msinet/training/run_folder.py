@@ -1,4 +1,4 @@
-"""The folder of a run: lock, log, device, record, publication and removal of checkpoints."""
+"""The folder of a run: lock, log, device, record, result and removal of checkpoints."""
 
 import gc
 import shutil
@@ -23,14 +23,14 @@ from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, settings
 
 Record = dict[str, str | int | float | bool | None]
-#: The record of a run; it is written last, so that its presence means the run is whole.
+#: The record of a run; it is written last and exists only after a complete run.
 RECORD = "record.json"
 WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder in which this run alone works."""
+    """The folder of a run, locked against other processes."""
 
     path: Path
     result: Path
@@ -44,7 +44,7 @@ class RunFolder:
         return use_graphs(self.options, self.device)
 
     def log(self, message: str) -> None:
-        """Append a line with the time to log.txt; of several processes one writes."""
+        """Append a line with the time to log.txt; only the first of several processes writes."""
         if not distributed.leads():
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ class RunFolder:
         return fit(task, self.path, identity, self.options, on_step, title)
 
     def record(self, found: Mapping[str, Any], recipe: Recipe) -> Record:
-        """The flat record of a run: what was found, every setting as `recipe.<name>`, the environment, the time.
+        """The flat record of a run: its results, every setting as `recipe.<name>`, the environment, the time.
 
         `precision_used` is the precision in which the device computed: on a CPU tf32 is fp32.
         """
@@ -73,16 +73,15 @@ class RunFolder:
 
 @contextmanager
 def run_folder(folder: Path, options: RunOptions, kind: str, result: Path | None = None) -> Iterator[RunFolder]:
-    """Work in the folder of a run, alone: hold its lock, choose device and algorithms, and clean up at the end.
+    """Context manager: hold the lock of a run's folder, choose device and algorithms, and clean up at the end.
 
-    When the block has written the result and ends, the checkpoints are removed; a folder that does not hold the result
-    itself is removed as a whole.
+    If the block succeeds, the checkpoints are removed. If the result lies outside the folder, the folder is removed.
 
     Args:
         folder: of the run; an unfinished run in it is resumed.
         options: device, resume and the like.
         kind: of run, for messages.
-        result: the file that is written last; by default record.json in `folder`.
+        result: file that is written last; None: record.json in `folder`.
 
     Raises:
         Busy: another process works in the folder.
@@ -104,7 +103,7 @@ def run_folder(folder: Path, options: RunOptions, kind: str, result: Path | None
             device = pick_device(options.device)
             yield RunFolder(folder, result, device, options)
             if device.type == "cuda":
-                gc.collect()  # a task and its graphs refer to each other, and keep a GPU's memory
+                gc.collect()  # reference cycles of task and graphs keep GPU memory
             if distributed.leads():
                 remove_checkpoints(folder) if inside else shutil.rmtree(folder)
             distributed.barrier()

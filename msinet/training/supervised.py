@@ -22,10 +22,10 @@ class Supervised(Task):
     """Trains a network with the losses of its recipe.
 
     Args:
-        network: on the batches' device; in training mode its forward gives an `Output`.
+        network: on the batches' device; in training mode its forward returns an `Output`.
         batches: of the training set.
-        evaluate: called after every `evaluate_every` epochs; its values join the history.
-        evaluate_every: 0 for never.
+        evaluate: called after every `evaluate_every` epochs; its values are added to the history.
+        evaluate_every: epochs between evaluations; 0: never.
         graphs: capture steps as CUDA graphs (`msinet.training.graphs`).
     """
 
@@ -62,7 +62,7 @@ class Supervised(Task):
         return self.train(*self.batches.inputs())
 
     def learn(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Forward, losses of the whole batch, backward, step of the optimizer. It never waits for a GPU."""
+        """Forward pass, losses of the whole batch, backward pass and optimizer step, without waiting for a GPU."""
         images, labels = self.batches.images(*inputs)
         output = gather(forward(self.network, images, self.recipe), feature_map=self.recipe.losses.alignment != "none")
         labels = distributed.gather(labels)
@@ -75,7 +75,7 @@ class Supervised(Task):
         return {name: one.detach() for name, one in parts.items()} | {"accuracy": accuracy}
 
     def end_epoch(self, epoch: int) -> Row:
-        """Evaluate, if it is time."""
+        """Evaluate every `evaluate_every` epochs."""
         if self.evaluate is None or not self.evaluate_every or (epoch + 1) % self.evaluate_every:
             return {}
         return self.evaluate()
@@ -93,7 +93,7 @@ class Supervised(Task):
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer of a recipe, with weight decay on every trained parameter.
 
-    SGD has momentum 0.9. Biases and the backbone learn faster or slower than the rest where the recipe says so.
+    SGD has momentum 0.9. Biases and the backbone have their own learning rates (`bias_lr`, `backbone_lr`).
     """
     chosen = recipe.optimizer
     groups = defaultdict[float, list[nn.Parameter]](list)
@@ -111,10 +111,10 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     """The total loss and its parts: identity and triplet loss, each summed or averaged over the heads, and alignment.
 
-    Eq. 5-8. Classification has the identity loss alone.
+    Eq. 5-8. Classifiers (triplet=False) have only the identity loss.
 
     Raises:
-        UserError: alignment pam-self and a network without the module that it needs.
+        UserError: alignment pam-self and a network without a position activation module.
     """
     smoothing, margin = recipe.losses.label_smoothing, recipe.losses.identity_margin
     joined = torch.sum if recipe.losses.over_heads == "sum" else torch.mean
@@ -140,7 +140,7 @@ def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
 
 
 def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Output:
-    """Output of the network in fp32 at least; inside, its maps have the recipe's precision, by autocast."""
+    """Output of the network in at least fp32; with precision bf16 the network runs under autocast."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         output: Output = model(images)
     activation = None if output.activation is None else at_least_float(output.activation)

@@ -1,4 +1,4 @@
-"""Training batches of one epoch's plan: of the target, with positions instead of labels, and of a source."""
+"""Training batches planned per epoch: of the target (with positions instead of labels) and of a source."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class PlannedBatches(Batches):
         self.plan: list[list[int]] = []
 
     def begin(self, plan: list[list[int]], epoch: int, step: int) -> int:
-        """Take the plan of an epoch, continue it from a step, and return its number of batches."""
+        """Set the plan of an epoch, continue it from a step, and return its number of batches."""
         self.plan, self._stream = plan, None
         return self.begin_epoch(epoch, step)
 

@@ -1,4 +1,4 @@
-"""ClusterContrast (Dai et al., 2021): a memory of one centre per cluster, filled anew in each epoch."""
+"""ClusterContrast (Dai et al., 2021): a memory of one centre per cluster, refilled in each epoch."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,9 +8,9 @@ from msinet.unsupervised.task import PseudoLabelTask
 
 
 class ClusterContrast(PseudoLabelTask):
-    """Outliers are left out; each epoch starts with the clusters' normalised mean features as centres.
+    """Outliers are left out. At the start of each epoch, centres are the clusters' normalised mean features.
 
-    With `hard_update`, only the image of a cluster that is least similar to its centre updates it.
+    With `hard_update`, only the least similar image of a cluster in a batch updates its centre.
     """
 
     keeps_outliers = False
@@ -38,7 +38,7 @@ class ClusterContrast(PseudoLabelTask):
 def hardest(logits: Tensor, targets: Tensor) -> Tensor:
     """The row of each cluster in a batch that is least similar to its centre: (B, clusters), (B,) to (clusters here,).
 
-    Of equals the first.
+    Ties: the first one.
     """
     own = logits.gather(1, targets[:, None]).squeeze(1)  # (B,)
     order = own.argsort(stable=True)

@@ -24,8 +24,8 @@ class StudentAndTeacher(nn.Module):
 class HybridContrast(InstanceTask):
     """The student learns from the hardest rows of each cluster and from the teacher's view of the same images.
 
-    The teacher is the result: a choice made beforehand, where the released code keeps the better of the two on the test
-    set. Without `distillation` the loss is that of the released USL trainer.
+    The result is always the teacher; the released code keeps the better of the two on the test set. Without
+    `distillation` the loss is that of the released USL trainer.
     """
 
     def __init__(self, network: nn.Module, images: Unlabelled, conditions: Conditions) -> None:
@@ -41,13 +41,13 @@ class HybridContrast(InstanceTask):
         return self.pair.teacher
 
     def begin_epoch(self, epoch: int, step: int) -> dict[str, float]:
-        """Begin both views."""
+        """Begin the epoch for both views."""
         row = super().begin_epoch(epoch, step)
         self.second_view.begin(self.batches.plan, epoch, step)
         return row
 
     def step(self, epoch: int, step: int) -> Values:
-        """Contrast of the student, distillation, update of memory and teacher."""
+        """Train the student (contrast and distillation), then update memory and teacher."""
         del epoch, step
         (images, positions), (others, _) = self.batches.next(), self.second_view.next()
         targets = self.targets[positions]
@@ -77,9 +77,9 @@ class HybridContrast(InstanceTask):
         return hardest_similarities(similarities, self.targets, own, self.count) / self.rows.temperature
 
     def distillation(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Squared differences of both networks' probabilities of the clusters: their sum over clusters (and batch).
+        """Squared differences between both networks' cluster probabilities, summed over batch and clusters.
 
-        The sum is divided by the number of clusters, which have several images. Without a cluster it is 0.
+        The sum is divided by the number of clusters with several images. Without such clusters it is 0.
         """
         several = torch.bincount(self.targets, minlength=self.count) > 1  # (labels,)
         if not several.any():
@@ -89,12 +89,12 @@ class HybridContrast(InstanceTask):
         return (first - second).square().sum() / several.sum()
 
     def decay(self, step: int) -> float:
-        """Decay of the teacher after a step, counted from 0: constant, then from 0 up to the same constant."""
+        """Decay of the teacher after a step, from 0: `teacher_decay` before the warm-up step, then 0 rising to it."""
         start, most = self.settings.teacher_warmup, self.settings.teacher_decay
         return most if step < start else min(1 - 1 / (step - start + 1), most)
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of steps as well."""
+        """The state, with the number of steps."""
         return super().state_dict() | {"taken": self.taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ class Bridged(nn.Module):
     """A network with domain-specific batch norms and a mixer after its stem, and the classifier of all domains.
 
     Args:
-        network: of a family with a stem; it is copied.
+        network: a network with a convolutional stem; it is copied.
         classes: rows of the classifier: identities of the source and images of the target.
 
     Raises:
@@ -82,7 +82,7 @@ class Bridged(nn.Module):
         return found
 
     def target_network(self) -> ReIDNet:
-        """A copy of the network for the target: its batch norms, no mixer."""
+        """A copy of the network for the target, with the target's batch norms and without mixer."""
         self.mixer.weights = None  # part of a graph, which cannot be copied
         network = copy.deepcopy(self.network)
         setattr(network.backbone, self.last, getattr(network.backbone, self.last)[0])
@@ -105,7 +105,7 @@ class CrossBatchMemory:
         self.filled = self.place = 0
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Remove all rows."""
         self.filled = self.place = 0
 
     def add(self, features: Tensor, labels: Tensor) -> None:
@@ -116,7 +116,7 @@ class CrossBatchMemory:
         self.filled = min(self.filled + len(labels), len(self.labels))
 
     def triplet(self, features: Tensor, labels: Tensor, margin: float) -> Tensor:
-        """Hinge of each anchor's farthest positive and nearest negative in the memory, averaged: (B, D), (B,)."""
+        """Mean batch-hard triplet loss of anchors (B, D) with labels (B,) against the memory."""
         distance = torch.cdist(features, self.features[: self.filled])  # (B, filled)
         same = labels[:, None] == self.labels[: self.filled]
         positive = distance.masked_fill(~same, 0.0).amax(1)
@@ -124,7 +124,7 @@ class CrossBatchMemory:
         return F.relu(positive - negative + margin).mean()
 
     def state_dict(self) -> dict[str, Any]:
-        """The filled rows and the place of the next one."""
+        """The filled rows and the position of the next one."""
         return {"features": self.features[: self.filled], "labels": self.labels[: self.filled], "place": self.place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ class IntermediateDomains(PseudoLabelTask):
         self.bridged.classifier.data[: self.source.identities] = rows
 
     def prepare(self, features: Tensor) -> None:
-        """Set the target's rows of the classifier to the clusters' centroids, and forget earlier batches."""
+        """Set the target's rows of the classifier to the clusters' centroids, and clear earlier batches."""
         inside = self.targets != OUTLIER
         rows = F.normalize(centroids(features[inside], self.targets[inside], self.count))
         first = self.source.identities
@@ -182,7 +182,7 @@ class IntermediateDomains(PseudoLabelTask):
         return row
 
     def step(self, epoch: int, step: int) -> Values:
-        """One batch of each domain and their mixtures."""
+        """Train on one batch of each domain and on their mixtures."""
         del epoch, step
         (source, own), (target, positions) = self.of_source.next(), self.batches.next()
         labels = torch.cat([own, self.targets[positions] + self.source.identities])  # (2B,)
@@ -222,7 +222,7 @@ class IntermediateDomains(PseudoLabelTask):
         return {"loss": total, **parts}
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory of earlier batches as well."""
+        """The state, with the memory of earlier batches."""
         return super().state_dict() | {"past": self.past.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -247,7 +247,7 @@ def mixed_identity_loss(logits: Tensor, labels: Tensor, share: Tensor, smoothing
 
 
 def bridge(pooled: Tensor, mixtures: Tensor) -> Tensor:
-    """Distances of mixed features to those of source and target, weighted by the mixture: (3B, D), (B, 2)."""
+    """Mean distance of mixed features to source and target, weighted by the mixture: (3B, D), (B, 2) to a scalar."""
     source, target, mixed = pooled.chunk(3)
     distance = torch.stack([(mixed - source).norm(dim=1), (mixed - target).norm(dim=1)], 1)  # (B, 2)
     return (mixtures * distance).sum(1).mean()

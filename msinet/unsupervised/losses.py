@@ -13,13 +13,13 @@ EPSILON = 1e-6
 def mean_similarities(features: Tensor, memory: Tensor, labels: Tensor, count: int) -> Tensor:
     """Mean cosine of features with the memory's rows of each label: (B, D), (N, D), (N,) to (B, count).
 
-    The mean of products is the product with the mean row, which takes a sum over N rows instead of B products of N.
+    The mean of the products equals the product with the mean row, which is cheaper.
     """
     return features @ centroids(memory, labels, count).T
 
 
 def hardest_similarities(similarities: Tensor, labels: Tensor, own: Tensor, count: int) -> Tensor:
-    """One similarity per label: the largest, and of the own label the smallest (the hardest of each): (B, count).
+    """The hardest similarity per label: the smallest for a feature's own label, else the largest: (B, count).
 
     Args:
         similarities: with the memory's rows, (B, N).

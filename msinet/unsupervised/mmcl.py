@@ -17,9 +17,9 @@ BLOCK = 16
 
 
 class MultiLabels(InstanceTask):
-    """An image's labels are itself and the images that are similar to it, and to which it is similar.
+    """The labels of an image are itself and the images that are mutually similar to it.
 
-    No row of the history counts clusters; `positives` is the mean number of labels of an image.
+    There are no clusters; the history has `positives`, the mean number of labels of an image.
     """
 
     def begin_epoch(self, epoch: int, step: int) -> Row:
@@ -52,7 +52,7 @@ def positives(memory: Tensor, images: Tensor, similarity: float) -> Tensor:
     """Labels by similarity and cycle consistency: memory (N, D) of unit rows and positions (B,) to (B, N) bool.
 
     The candidates of an image are the k rows with a cosine above `similarity`, most similar first. They are labels up
-    to the first one that does not have the image among its own k most similar rows. An image is always its own label.
+    to the first candidate whose own k most similar rows lack the image. An image is always its own label.
     """
     own = memory[images] @ memory.T  # (B, N)
     own.scatter_(1, images[:, None], torch.inf)  # first, whatever rounding does

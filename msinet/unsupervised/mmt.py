@@ -22,7 +22,7 @@ from msinet.unsupervised.samplers import group_batches
 from msinet.unsupervised.task import Conditions, PseudoLabelTask, Unlabelled
 from msinet.unsupervised.teacher import average, frozen
 
-#: Radius up to which distances are computed before DBSCAN's is known; others count as 1.
+#: Radius up to which distances are computed before the radius of DBSCAN is known; larger ones count as 1.
 WIDEST = 0.99
 #: Distances up to this are those of equal encodings.
 ZERO = 1e-6
@@ -36,11 +36,11 @@ class Classified(NamedTuple):
 
 
 class Learner(nn.Module):
-    """A network and a classifier, of which the first rows are used.
+    """A network and a classifier; only the first rows of the classifier are used.
 
     Args:
         network: to train; it is copied.
-        classes: most rows.
+        classes: number of rows.
     """
 
     def __init__(self, network: ReIDNet, classes: int) -> None:
@@ -83,11 +83,11 @@ class Couple(nn.Module):
 
 
 class MutualMeanTeaching(PseudoLabelTask):
-    """Both networks train on the source first, with batches of their own; then on the target's clusters.
+    """Both networks train first on the source, each with its own batches, then on the target's clusters.
 
-    Each learns from the clusters and from the other's teacher, which sees another view of the same images. The first
-    teacher is the result: a choice made beforehand, where the released code keeps the better of both on the test set.
-    The radius of DBSCAN is the mean distance of the closest pairs at the start of the adaptation.
+    Each learns from the clusters and from the other's teacher, which sees another view of the same images. The result
+    is always the first teacher; the released code keeps the better of both on the test set. The radius of DBSCAN is the
+    mean distance of the closest pairs at the start of the adaptation.
 
     Args:
         network: to train.
@@ -116,7 +116,7 @@ class MutualMeanTeaching(PseudoLabelTask):
         return (self.couple.teachers if self.adapting else self.couple.learners)[0].network
 
     def learning_rate(self, epoch: int) -> float:
-        """The schedule's while it trains on the source, constant during the adaptation."""
+        """The learning rate: by schedule on the source, constant during the adaptation."""
         return self.recipe.learning_rate(epoch) if epoch < self.source_epochs else self.recipe.optimizer.lr
 
     def begin_epoch(self, epoch: int, step: int) -> Row:
@@ -145,7 +145,7 @@ class MutualMeanTeaching(PseudoLabelTask):
         return F.normalize(first + second)
 
     def find_labels(self, features: Tensor) -> np.ndarray:
-        """Clusters with a radius that is found once."""
+        """Cluster with DBSCAN; its radius is computed once, in the first epoch of the adaptation."""
         within = distances(features, self.settings, None if self.labelled >= 0 else WIDEST)
         if self.labelled < 0:
             eps = min(max(closest(within, self.settings.closest), 1e-6), WIDEST - self.settings.eps_gap)
@@ -153,7 +153,7 @@ class MutualMeanTeaching(PseudoLabelTask):
         return cluster(within, self.settings.eps, self.settings.min_samples)
 
     def prepare(self, features: Tensor) -> None:
-        """The clusters' centroids become the classifiers; the optimizer starts anew."""
+        """Set the classifiers to the clusters' centroids and reset the optimizer."""
         inside = self.targets != OUTLIER
         rows = F.normalize(centroids(features[inside], self.targets[inside], self.count))
         for learner in (*self.couple.learners, *self.couple.teachers):
@@ -166,7 +166,7 @@ class MutualMeanTeaching(PseudoLabelTask):
         return self.adapt() if self.adapting else self.learn_source()
 
     def learn_source(self) -> Values:
-        """Both networks learn a batch of the source each; images of the target update their batch norms' statistics."""
+        """Train each network on a batch of the source; images of the target only update batch norm statistics."""
         target, _ = self.batches.next()
         total, right = torch.zeros((), device=self.device), []
         for learner, batches in zip(self.couple.learners, self.of_source, strict=True):
@@ -180,7 +180,7 @@ class MutualMeanTeaching(PseudoLabelTask):
         return {"loss": total.detach(), "accuracy": torch.stack(right).mean()}
 
     def adapt(self) -> Values:
-        """Clusters and teachers teach both networks; then the teachers follow."""
+        """Train both networks by clusters and teachers, then update the teachers."""
         (images, positions), (others, _) = self.batches.next(), self.second_view.next()
         labels, views = self.targets[positions], (images, others)
         students = [learner(view, self.count) for learner, view in zip(self.couple.learners, views, strict=True)]
@@ -207,12 +207,12 @@ class MutualMeanTeaching(PseudoLabelTask):
         }
 
     def hard_losses(self, pooled: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Identity and soft-margin triplet loss by labels: (2,)."""
+        """Identity loss and soft-margin triplet loss: (2,)."""
         identity = identity_loss(logits, labels, self.recipe.losses.label_smoothing)
         return torch.stack([identity, triplet_loss(pooled, labels, None, normalize=False)])
 
     def state_dict(self) -> dict[str, Any]:
-        """The phase, its steps and the radius as well."""
+        """The state, with phase, steps and radius."""
         mine = {"adapting": self.adapting, "taken": self.taken, "eps": self.settings.eps}
         return super().state_dict() | mine
 
@@ -224,7 +224,7 @@ class MutualMeanTeaching(PseudoLabelTask):
 
 
 def closest(within: sparse.csr_array, share: float) -> float:
-    """Mean of the smallest share of the distances of two images, at least of one: stored distances (N, N) to a number.
+    """Mean of the smallest `share` of all pairwise distances (at least one), from stored distances (N, N).
 
     Distances that are not stored count as 1; those of 0 are left out, as in the released code.
     """
@@ -242,11 +242,11 @@ def soft_identity_loss(logits: Tensor, teacher: Tensor) -> Tensor:
 
 
 def soft_triplet_loss(pooled: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the softmax over an anchor's distances to its hardest positive and negative with a teacher's.
+    """Cross-entropy between student and teacher: softmax of the distances to the hardest positive and negative.
 
     Args:
-        pooled: (B, D), whose hardest pairs count.
-        teacher: (B, D'), which gives its distances of the same pairs.
+        pooled: (B, D) of the student, which chooses the hardest pairs.
+        teacher: (B, D') of the teacher, for distances of the same pairs.
         labels: (B,).
     """
     same = labels[:, None] == labels
@@ -256,5 +256,5 @@ def soft_triplet_loss(pooled: Tensor, teacher: Tensor, labels: Tensor) -> Tensor
         negative = distance.masked_fill(same, torch.inf).argmin(1)
         pairs = torch.stack([positive, negative], 1)  # (B, 2)
         theirs = torch.cdist(teacher, teacher, compute_mode="donot_use_mm_for_euclid_dist").gather(1, pairs)
-        several = ~same.all(1)  # an anchor without a negative costs nothing
+        several = ~same.all(1)  # an anchor without a negative has loss 0
     return -((theirs.softmax(1) * distance.gather(1, pairs).log_softmax(1)).sum(1) * several).mean()

@@ -1,4 +1,4 @@
-"""Domain-specific batch norms: statistics and parameters of their own for source, target and mixed features."""
+"""Domain-specific batch norms: separate statistics and parameters for source, target and mixed features."""
 
 import copy
 from typing import cast
@@ -12,10 +12,10 @@ SOURCE, TARGET, MIXED = range(3)
 
 
 class DomainNorm(nn.Module):
-    """A batch norm for each domain; in training a batch holds equal parts of them, in evaluation the target alone.
+    """A batch norm per domain. In training a batch holds equal parts of all domains, in evaluation only the target.
 
     Args:
-        norm: of which every domain gets a copy.
+        norm: batch norm that is copied for every domain.
         domains: 2 for source and target, 3 with mixed features as well.
     """
 

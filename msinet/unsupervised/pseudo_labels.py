@@ -49,6 +49,9 @@ def cluster(within: sparse.csr_array, eps: float, min_samples: int) -> np.ndarra
         within: distances (N, N) of `jaccard_distances`; those that are not stored are larger than eps.
         eps: largest distance of neighbours.
         min_samples: neighbours of a core point, itself included.
+
+    Raises:
+        ValueError: eps is not above 0.
     """
     from sklearn.cluster import DBSCAN  # takes seconds
 
@@ -61,7 +64,7 @@ def cluster(within: sparse.csr_array, eps: float, min_samples: int) -> np.ndarra
 
 
 def check_clusters(labels: np.ndarray, settings: Unsupervised, *, keeps_outliers: bool) -> None:
-    """Check that there is something to tell apart.
+    """Check that there are at least two classes.
 
     Args:
         labels: of `cluster`, (N,).
@@ -78,7 +81,7 @@ def check_clusters(labels: np.ndarray, settings: Unsupervised, *, keeps_outliers
     remedy = "raise eps, lower min_samples" if count == 0 else "lower eps"
     raise DataError(
         f"DBSCAN found {what} among {len(labels)} images ({outliers} outliers; eps {settings.eps:g}, min_samples "
-        f"{settings.min_samples}), so {settings.method} has nothing to tell apart; {remedy} or start from better "
+        f"{settings.min_samples}), so {settings.method} has no classes to separate; {remedy} or start from better "
         "weights"
     )
 
@@ -92,7 +95,7 @@ def singletons(labels: np.ndarray) -> np.ndarray:
 
 
 def quality(labels: np.ndarray, hidden: np.ndarray) -> Quality:
-    """Compare pseudo-labels (N,) with the identities (N,), which serve no other purpose."""
+    """Compare pseudo-labels (N,) with the hidden identities (N,)."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     with _quiet():
@@ -104,7 +107,7 @@ def quality(labels: np.ndarray, hidden: np.ndarray) -> Quality:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without scikit-learn's warning that as many classes as images look like a regression."""
+    """Suppress scikit-learn's warning about a large number of classes."""
     import warnings
 
     with warnings.catch_warnings():

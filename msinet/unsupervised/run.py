@@ -1,4 +1,4 @@
-"""Runs of methods without labels: the training of `msinet.training.run` with a task of this package."""
+"""Runs of methods without labels: `msinet.training.run` with the tasks of this package."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +54,7 @@ def learn(
 
     Args:
         folder: of this run; an unfinished run in it is resumed.
-        training: network, data, recipe, seed, weights. The source is the target, or of UDA methods a labelled set.
+        training: network, data, recipe, seed, weights. The source is the target, or for UDA methods a labelled set.
         run_options: device, workers and the like.
         on_step: called with the finished share of the training.
 
@@ -62,7 +62,7 @@ def learn(
         The flat record.
 
     Raises:
-        UserError: source and target do not suit the method, or any other input that cannot be used.
+        UserError: source and target do not suit the method, or other unusable input.
     """
     check(training)
     return run(folder, training, run_options, on_step, WithoutLabels())
@@ -75,7 +75,7 @@ def check(training: Training) -> None:
     if not across and not settings.runs(across=False):
         raise UserError(
             f"{settings.method} adapts from a labelled source to another target, but both are {target.name}; "
-            f"name another --source, or take a method that needs none: {', '.join(ALONE)}"
+            f"give another --source, or use a method without a source: {', '.join(ALONE)}"
         )
     if across and not settings.runs(across=True):
         raise UserError(
@@ -129,7 +129,7 @@ def load_start(network: nn.Module, path: Path) -> LoadReport:
         backbone = nn.ModuleDict({"backbone": cast(nn.Module, network.backbone)})
         report = load_weights(backbone, path, partial=True)
         if report.missing or report.mismatched:
-            raise  # the reason of the whole file
+            raise  # report the error for the whole file
         return report
 
 
@@ -154,6 +154,6 @@ def image_folder(root: Path) -> Dataset:
         raise DataError(f"folder of images {root} does not exist")
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise DataError(f"no image in {root}; looked for {', '.join(sorted(SUFFIXES))}")
+        raise DataError(f"no image in {root}; known suffixes: {', '.join(sorted(SUFFIXES))}")
     images = tuple(Image(path, -1, 0) for path in paths)
     return Dataset(root.name, "folder of images", root, images, (), (), remove_same_camera=False)

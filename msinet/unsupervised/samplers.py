@@ -1,4 +1,4 @@
-"""Batches over pseudo-labels. Pure functions of labels and seed, so that an interrupted epoch continues."""
+"""Batches by pseudo-labels. Pure functions of labels and seed, so that interrupted epochs can resume."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,9 +23,9 @@ def gallery_batches(
 ) -> Batches:
     """Batches of P clusters with K images each, if possible of different cameras ("random multiple gallery").
 
-    A pass takes the clusters in random order. Each gives an anchor and K - 1 other images, of other cameras than the
-    anchor's if it has such, with replacement if it has fewer than K. A cluster of one image gives that image once, so
-    batches are cut from the list of all.
+    A pass visits the clusters in random order. Each cluster gives an anchor and K - 1 other images, from other cameras
+    if it has any, with replacement if there are fewer than K. A cluster of one image gives it only once, so batches are
+    cut from the joined list and may contain more than P clusters.
 
     Args:
         labels: of each image, (N,); images with `OUTLIER` are left out.
@@ -47,7 +47,7 @@ def gallery_batches(
 
 
 def _gallery(cluster: np.ndarray, cameras: np.ndarray, k: int, rng: np.random.Generator) -> list[int]:
-    """An anchor and its K - 1 companions; a single image alone."""
+    """An anchor and K - 1 other images; only the anchor for a cluster of one image."""
     anchor = int(rng.choice(cluster))
     others = cluster[cameras[cluster] != cameras[anchor]]
     if not len(others):
@@ -60,7 +60,7 @@ def _gallery(cluster: np.ndarray, cameras: np.ndarray, k: int, rng: np.random.Ge
 def group_batches(
     labels: np.ndarray, group: int, batch: int, *, seed: int, epoch: int, steps: int | None = None
 ) -> Batches:
-    """Group sampling (Han et al., 2022): neighbours of a cluster follow each other, so that batches see its trend.
+    """Group sampling (Han et al., 2022): images of a cluster follow each other in groups.
 
     Clusters are shuffled inside and cut into groups of at most `group` images. The groups follow each other in random
     order, then come the outliers. Batches are cut from that list and taken in random order.
@@ -93,7 +93,7 @@ def group_batches(
 
 
 def _cut(flat: Callable[[np.random.Generator], list[int]], size: int, seed: Sequence[int]) -> Batches:
-    """Batches of one list, its end left out; of several lists if one is shorter than a batch."""
+    """Batches cut from one list (or several if one is shorter than a batch); an incomplete batch is left out."""
     rng = np.random.default_rng(list(seed))
     found: list[int] = []
     while len(found) < size:

@@ -1,4 +1,4 @@
-"""SpCL (Ge et al., NeurIPS 2020): GS's memory with batches of clusters, of which only reliable ones are kept."""
+"""SpCL (Ge et al., NeurIPS 2020): memory of all images, P x K batches, and only reliable clusters."""
 
 import copy
 from typing import Any
@@ -17,7 +17,7 @@ from msinet.unsupervised.task import Conditions, InstanceTask, Unlabelled
 
 
 class SelfPaced(InstanceTask):
-    """A cluster is reliable if it hardly grows with a larger radius and hardly breaks with a smaller one."""
+    """A cluster is reliable if it hardly grows with a larger radius and hardly splits with a smaller one."""
 
     threshold = float("nan")
     """largest dissimilarity of a reliable cluster to its looser one; fixed in the first epoch"""
@@ -35,7 +35,7 @@ class SelfPaced(InstanceTask):
         return keep_reliable(labels, independence, compactness, self.threshold)
 
     def state_dict(self) -> dict[str, Any]:
-        """The threshold as well."""
+        """The state, with the threshold."""
         return super().state_dict() | {"threshold": self.threshold}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ class SelfPaced(InstanceTask):
 class SelfPacedAdaptation(SelfPaced):
     """SpCL from a labelled source: the memory has a row for each identity of the source, then one per target image.
 
-    Source and target have batch norms of their own; the target's are those of the result.
+    Source and target have separate batch norms; the result has the target's.
 
     Args:
         network: to train.
@@ -113,7 +113,7 @@ class SelfPacedAdaptation(SelfPaced):
 
 
 def dissimilarity(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """1 - IoU of each image's cluster and its cluster by other labels, in [0, 1): (N,). Outliers are alone."""
+    """1 - IoU of each image's clusters by both labels, in [0, 1): (N,). Outliers are clusters of one image."""
     mine, theirs = singletons(labels), singletons(others)
     _, place, shared = np.unique(np.stack([mine, theirs]), axis=1, return_inverse=True, return_counts=True)
     both = shared[place.ravel()]
@@ -131,7 +131,7 @@ def smallest_of_cluster(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def first_threshold(labels: np.ndarray, independence: np.ndarray, share: float) -> float:
-    """The quantile of the clusters' independence, for clusters of several images; 1 without any."""
+    """The quantile `share` of the independence of clusters with several images; 1 without such clusters."""
     several = np.bincount(labels[labels != OUTLIER]) > 1
     found = np.sort(smallest_of_cluster(labels, independence)[several])
     return float(found[min(len(found) - 1, round(len(found) * share))]) if len(found) else 1.0
@@ -140,7 +140,7 @@ def first_threshold(labels: np.ndarray, independence: np.ndarray, share: float) 
 def keep_reliable(
     labels: np.ndarray, independence: np.ndarray, compactness: np.ndarray, threshold: float
 ) -> np.ndarray:
-    """Labels (N,) numbered anew: an image keeps its cluster if that is independent and the image is at its core.
+    """Renumbered labels (N,): an image keeps its cluster if the cluster is independent and the image is in its core.
 
     Args:
         labels: (N,).

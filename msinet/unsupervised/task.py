@@ -1,4 +1,4 @@
-"""Tasks that alternate between pseudo-labels and training: what all methods share."""
+"""Base classes of tasks that alternate between pseudo-labels and training."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Unlabelled:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a task is carried out."""
+    """Settings of a task: recipe, seed, device and evaluation."""
 
     recipe: Recipe
     seed: int
@@ -53,7 +53,7 @@ class Conditions:
 
 
 class PseudoLabelTask(Task):
-    """In each epoch, clusters become labels, and the network learns to tell them apart.
+    """In each epoch, images are clustered and the network is trained with the clusters as labels.
 
     The clusters, the memory and the optimizer are part of the state: an epoch that is resumed keeps its labels.
 
@@ -78,7 +78,7 @@ class PseudoLabelTask(Task):
         """epoch of the labels"""
         self.memory: Memory | None = None
 
-    # --- What methods differ in ---
+    # --- Methods override these ---
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch."""
@@ -111,14 +111,14 @@ class PseudoLabelTask(Task):
     def step(self, epoch: int, step: int) -> Values:
         """Train on one batch."""
 
-    # --- What they share ---
+    # --- Shared by all methods ---
 
     def source_batches(self, source: Labelled, stream: int = 1) -> SourceBatches:
         """Batches of a source."""
         return SourceBatches(source, self.recipe, self.seed + stream, self.device, self.conditions.workers)
 
     def batches_of(self, pixels: PixelSource, stream: int = 0) -> PlannedBatches:
-        """Batches of images; another stream has other augmentation."""
+        """Batches of images; different streams have different augmentation."""
         return PlannedBatches(pixels, self.recipe, self.seed + stream, self.device, self.conditions.workers)
 
     @property
@@ -127,14 +127,14 @@ class PseudoLabelTask(Task):
         return self.network
 
     def extract(self, pixels: PixelSource | None = None) -> Tensor:
-        """Unit features (N, D) of images, by default all to cluster, by the trained network, on the device."""
+        """Unit features (N, D) of images (None: all to cluster) by the trained network, on the device."""
         return self.extract_by(self.trained, pixels)
 
     def extract_by(self, network: nn.Module, pixels: PixelSource | None = None) -> Tensor:
         """Unit features of another network."""
         chosen = self.images.pixels if pixels is None else pixels
         found = embed(network, chosen, self.device, progress=self.conditions.progress)
-        return F.normalize(found.to(self.device).clone())  # a clone: rows of inference mode cannot be trained with
+        return F.normalize(found.to(self.device).clone())  # a clone: inference tensors cannot be used in training
 
     def begin_epoch(self, epoch: int, step: int) -> Row:
         """Cluster, unless an interrupted epoch continues; then plan the batches and set the learning rate.
@@ -155,7 +155,7 @@ class PseudoLabelTask(Task):
         return {"steps": self.batches.begin(self.plan(epoch), epoch, step), "lr": learning_rate, **self.cluster_row()}
 
     def set_labels(self, labels: np.ndarray, epoch: int) -> None:
-        """Take the labels of an epoch."""
+        """Set the labels of an epoch."""
         self.labels, self.labelled = labels, epoch
         trained = singletons(labels) if self.keeps_outliers else labels
         self.targets = torch.from_numpy(trained).to(self.device)
@@ -169,7 +169,7 @@ class PseudoLabelTask(Task):
         return row if self.images.hidden is None else row | quality(self.labels, self.images.hidden)._asdict()
 
     def end_epoch(self, epoch: int) -> Row:
-        """Evaluate, if it is time."""
+        """Evaluate every `evaluate_every` epochs."""
         evaluate, every = self.conditions.evaluate, self.conditions.evaluate_every
         if evaluate is None or not every or (epoch + 1) % every:
             return {}

@@ -6,7 +6,7 @@ from torch import nn
 
 @torch.no_grad()
 def average(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """Move the teacher's parameters towards the student's: t <- decay t + (1 - decay) s. Buffers are left as they are.
+    """Move the teacher's parameters towards the student's: t <- decay t + (1 - decay) s. Buffers stay unchanged.
 
     Args:
         teacher: of the student's architecture; changed in place.
@@ -18,5 +18,5 @@ def average(teacher: nn.Module, student: nn.Module, decay: float) -> None:
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """The network without gradients."""
+    """Turn off gradients of a network and return it."""
     return network.requires_grad_(False)

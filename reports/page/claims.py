@@ -9,7 +9,7 @@ from reports.results import run_command
 from reports.statistics import Status
 from reports.verdicts import Verdict, command_for, status_text
 
-#: A mark of each verdict that does not need colour.
+#: A mark of each verdict that is readable without colour.
 MARKS: dict[Status, str] = {"holds": "✓", "fails": "✗", "undecided": "≈", "not testable": "–", "not run": "○"}
 
 

@@ -1,4 +1,4 @@
-"""Figures of the report: drawn for it as far as there are results, and those that lie in the store."""
+"""Figures of the report: those drawn from available results, and those that are already in the store."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from reports.page.report import Data, Missing, Part, Report, data_uri
 from reports.results import file_name, run_command
 from reports.searches import draw_searches
 
-#: Vector figures of more bytes are shown as pixels.
+#: Vector figures of more bytes are shown as PNG.
 VECTOR_BYTES = 150_000
 
 
@@ -30,7 +30,7 @@ class Figure:
     title: str
     draw: Callable[[], list[Path]]
     command: str
-    """command that makes what it lacks"""
+    """command that produces the results it lacks"""
 
 
 def figures(report: Report) -> Part:
@@ -97,7 +97,7 @@ def costs(report: Report) -> Iterator[Figure]:
     yield Figure("Roofline of the deployed networks", roofline, latency)
     batch, command, table2 = int(latencies["batch"].max()), run_command("table2", request), report.table("table2")
     if table2 is not None and any(row.first("parameters") for row in table2.rows):
-        # There are results, so the latencies are of networks of another width.
+        # There are results, so the latencies must be of networks of another width.
         timed = tuple(map(request.named, request.models or (card.name for card in in_study("table2"))))
         command = report.bench_command("latency", "--models", *timed, "--batches", str(batch))
     for column in ("M", "MS", "VR"):
@@ -116,7 +116,7 @@ def _raise(message: str) -> list[Path]:
 
 
 def figure_entries(drawn: dict[Path, str], folder: Path, profile: str) -> list[Data]:
-    """Figures for the page: those drawn, by stem and title, then others of a folder unless of another profile."""
+    """Figures for the page: those drawn, then the others of a folder, except those of another profile."""
     stems = {stem.name: (stem, title) for stem, title in drawn.items()}
     others = set(PROFILES) - {profile}
     for path in (*sorted(folder.glob("*.png")), *sorted(folder.glob("*.svg"))):

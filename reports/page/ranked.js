@@ -74,7 +74,7 @@ if (document.getElementById("ranked-set")) {
   const step = (by) => chooseQuery((Number(queryChoice.value) + by + queryChoice.length) % queryChoice.length);
   document.getElementById("ranked-back").addEventListener("click", () => step(-1));
   document.getElementById("ranked-next").addEventListener("click", () => step(1));
-  // Thumbnails are decoded when the reader scrolls near them.
+  // Thumbnails are decoded only when the user scrolls near them.
   new IntersectionObserver(
     (entries, observer) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;

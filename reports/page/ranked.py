@@ -1,4 +1,4 @@
-"""Ranked lists of the report: what the networks of Table 2 find for the same queries, with thumbnails."""
+"""Ranked lists of the report: gallery images of the networks of Table 2 for the same queries, with thumbnails."""
 
 import math
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 #: Length of the ranked lists.
 TOP = 15
-#: Height and width of thumbnails, in pixels, at most.
+#: Largest height and width of thumbnails, in pixels.
 THUMBNAIL = 96
 
 
 class Thumbnails:
-    """Small copies of images, each once."""
+    """Small copies of images, each made once."""
 
     def __init__(self) -> None:
         self.uris: list[str] = []
@@ -104,7 +104,7 @@ def column_lists(
 
 
 def browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options: RankingOptions) -> Data:
-    """Values of the page of given weights."""
+    """Template values of the page for given weights."""
     from reports.given import given_lists
     from reports.ranked import spread_queries
 
@@ -131,7 +131,7 @@ def browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options
 
 
 def _labels(image: Image, dataset: Dataset) -> tuple[str | int, str | int]:
-    """Identity and camera of an image, in the words of a list if it has some."""
+    """Identity and camera of an image, with the names of a user's list if it has names."""
     identity, camera = image.identity, image.camera
     return dataset.identity_names.get(identity, identity), dataset.camera_names.get(camera, camera)
 
@@ -149,8 +149,8 @@ def _list(one: "RankedList", dataset: Dataset, thumbnails: Thumbnails) -> Data:
 
 
 def about_lists(dataset: Dataset, train: str) -> str:
-    """The ranking in a sentence."""
+    """One sentence about the ranking."""
     trained = f", trained on {train}" if train != dataset.name else ""
     gallery = len(dataset.draws[0].gallery)
-    removed = "; images of the query's identity by its own camera are left out" if dataset.remove_same_camera else ""
+    removed = "; images with the query's identity and camera are left out" if dataset.remove_same_camera else ""
     return f"{dataset.name} ({dataset.layout}){trained}: {gallery:,} gallery images{removed}."

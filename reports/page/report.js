@@ -94,7 +94,7 @@ function sortable(table) {
     if (!button) return;
     const head = button.closest("th");
     const metric = Number(button.dataset.column);
-    // numbers from high to low first, words from a to z, then the other way, then as it was
+    // first click: numbers from high to low, words from a to z; second: reversed; third: original order
     const order = head.classList.contains("num") ? ["descending", "ascending"] : ["ascending", "descending"];
     const turn = button.classList.contains("by") ? order.indexOf(head.getAttribute("aria-sort")) + 1 : 0;
     for (const other of all("th", table.tHead)) {
@@ -115,7 +115,7 @@ function sortable(table) {
       return { row, key, none: numeric ? Number.isNaN(key) : key === "" || key === "–" || key === "-" };
     });
     keyed.sort((a, b) => {
-      if (a.none || b.none) return a.none - b.none; // missing values come last, either way
+      if (a.none || b.none) return a.none - b.none; // missing values come last in both orders
       return sign * (numeric ? a.key - b.key : collator.compare(a.key, b.key));
     });
     body.append(...keyed.map((one) => one.row));
@@ -185,7 +185,7 @@ function showDialog(id, title, ...content) {
 }
 for (const dialog of all("dialog")) {
   dialog.addEventListener("click", (event) => {
-    if (event.target === dialog) dialog.close(); // beside the sheet
+    if (event.target === dialog) dialog.close(); // outside the sheet
   });
 }
 
@@ -243,7 +243,7 @@ function openRun(run) {
   );
 }
 
-// A line of values against steps, with its range; the pointer reads values off it.
+// A line of values against steps, with its range; the pointer selects a value to show.
 function chart(name, x, values, unit) {
   const [width, height, left, right, top, bottom] = [300, 150, 44, 10, 10, 22];
   const draw = (tag, attributes, text) => {

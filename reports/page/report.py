@@ -1,4 +1,4 @@
-"""Shared by all sections of the report: the results, and parts of the page."""
+"""Shared by all sections of the report: the results and the parts of the page."""
 
 import base64
 import io
@@ -46,7 +46,7 @@ class Part:
 
 @dataclass
 class Report:
-    """The results that a report shows; each is made once."""
+    """The results that a report shows; each is computed once."""
 
     results: Results
     latency: Path
@@ -64,13 +64,13 @@ class Report:
 
     @cached_property
     def tables(self) -> dict[str, Table | str]:
-        """By study its table, or why there is none."""
+        """The table of each study, or the reason that there is none."""
         return {name: self._table(name) for name in bar(iterable=STUDIES, desc="tables")}
 
     def _table(self, name: str) -> Table | str:
         sweep = name.removeprefix("sweep_")
         if sweep != name and not summary_path(self.request, sweep).exists():
-            return "the sweep was not run, or not to its end"  # without it the table has rows of other tables alone
+            return "the sweep was not run or did not finish"  # without it the table has only rows of other tables
         try:
             return build_table(self.results, name)
         except UserError as error:
@@ -108,11 +108,11 @@ class Report:
         return self._timings[1]
 
     def bench_file(self, name: str) -> Path:
-        """File of a command of bench."""
+        """The file that a command of bench writes."""
         return self.latency if name == "latency" else self.latency.with_name(f"{name}.csv")
 
     def bench_command(self, name: str, *words: str) -> str:
-        """The command that measures."""
+        """The command that measures a file of bench."""
         return shlex.join(["python", "-m", "bench", name, *words, "--out", str(self.bench_file(name))])
 
 

@@ -18,7 +18,7 @@ from reports.page.report import Data, Part, Report
 from reports.results import SHARES, Results
 from reports.tables import Table
 
-#: Points of a training curve, lines of a log, and characters of a line and of an error that the page keeps of a run.
+#: Largest numbers per run: points of a curve, lines of a log, characters of a log line, characters of an error.
 POINTS, LINES, CHARACTERS, ERROR_CHARACTERS = 200, 40, 400, 8000
 #: Fields of an experiment next to its recipe and options.
 EXPERIMENT = ("model", "source", "target", "profile", "seed", "init")
@@ -32,7 +32,7 @@ def runs(report: Report) -> Part:
 
 
 def shown_in(tables: Mapping[str, Table | str]) -> dict[str, list[str]]:
-    """By run the table cells that show it."""
+    """The table cells that show each run."""
     used: defaultdict[str, list[str]] = defaultdict(list)
     built = {name: table for name, table in tables.items() if isinstance(table, Table)}
     for name, table in built.items():
@@ -47,7 +47,7 @@ def run_entries(results: Results, used: Mapping[str, Sequence[str]]) -> list[Dat
     """Every run of the store, finished or not, or every reference result, the newest first.
 
     Args:
-        results: of a request, whose store is shown.
+        results: results of a request; its store is shown.
         used: table cells by run.
     """
     store = results.store
@@ -125,7 +125,7 @@ def _unfinished(store: Store, folder: Path) -> Data:
 
 
 def _described(experiment: Mapping[str, Any], settings: Mapping[str, Any]) -> Data:
-    """An experiment in a few words for the table, and in full."""
+    """A short description of an experiment for the table, and its full configuration."""
     words = [str(experiment.get("model", "not known yet"))]
     words += [f"{name.removeprefix('option.')}={v}" for name, v in settings.items() if name.startswith("option.")]
     if settings.get("recipe.alignment", "none") != "none":
@@ -185,7 +185,7 @@ def _points(values: "pd.Series[Any]") -> Iterator[float | None]:
 
 
 def _tail(path: Path) -> str:
-    """The last lines of a log, each cut to a bound."""
+    """The last lines of a log, each with at most `CHARACTERS` characters."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -14,7 +14,7 @@ from reports.verdicts import Verdict
 
 
 def summary(report: Report) -> Part:
-    """The first section, with what the head of the page needs."""
+    """The first section, and the values for the head of the page."""
     form, times = milliseconds(report.latencies)
     rows = glance_rows(report.table("table2"), times)
     table = report.table("table2")
@@ -55,7 +55,7 @@ def summary(report: Report) -> Part:
 
 
 def effects(verdicts: Sequence[Verdict]) -> Data:
-    """Differences that statements are about, each once, and their places on an axis from 0 to 100 %."""
+    """Differences in statements, each once, and their positions on an axis from 0 to 100 %."""
     found = {
         one.measured.label: (one.measured, verdict.status)
         for verdict in verdicts
@@ -99,7 +99,7 @@ def costs(times: dict[str, float]) -> Data:
 
 
 def milliseconds(latencies: pd.DataFrame) -> tuple[str, dict[str, float]]:
-    """Milliseconds per image by model at the largest batch, deployed if that was measured, and how it was measured."""
+    """The form that was measured, deployed if possible, and milliseconds per image by network at the largest batch."""
     if latencies.empty:
         return "", {}
     plain = latencies[latencies["precision"] == "fp32"]
@@ -115,9 +115,9 @@ def milliseconds(latencies: pd.DataFrame) -> tuple[str, dict[str, float]]:
 
 
 def glance_rows(table: Table | None, times: dict[str, float]) -> list[Data]:
-    """The networks of Table 2 with results, then the bounds of what colours reveal.
+    """The networks of Table 2 with results, then the colour histogram and the oracles.
 
-    Costs are for images of 256x128; of each column the metric that decides it is shown.
+    Costs are for images of 256x128. Each column shows its headline metric.
     """
     rows: list[Data] = []
     for row in sorted(table.rows if table else (), key=lambda row: row.group == "untrained"):

@@ -13,14 +13,14 @@ from reports.page.report import Data, Missing, Part, Report
 from reports.results import file_name, run_command
 from reports.tables import Table
 
-#: Tables that are no study's: accuracy by level of a factor, and files of `python -m bench`.
+#: Tables that belong to no study: accuracy by level of a factor, and files of `python -m bench`.
 MEASURED = {
     "difficulty": "Difficulty: accuracy by occlusion, view change and light",
     "latency": "Latency of a batch of inference",
     "machines": "Latency of a batch of deployed networks on every measured machine",
     "throughput": "Throughput: images per second by batch size",
     "memory": "Memory of one batch of inference",
-    "retrieval": "Ranking: CMC and mAP next to the bare matrix product",
+    "retrieval": "Ranking: CMC and mAP next to the matrix product alone",
 }
 
 
@@ -57,7 +57,7 @@ def measurements(report: Report) -> tuple[dict[str, pd.DataFrame], list[Missing]
         path = report.bench_file(name)
         if path.is_file():
             found[name] = pd.read_csv(path)
-        elif name != "latency":  # its figures report that it is missing
+        elif name != "latency":  # the figures of latency report that it is missing
             missing.append(Missing(MEASURED[name], f"{path} does not exist", report.bench_command(name)))
     machines = by_machine(report.latency)
     if len(machines):

@@ -128,3 +128,16 @@ def test_filling_runs_the_list_until_the_time_is_over(monkeypatch: pytest.Monkey
         "run table2 --profile mini --seeds 1 --store s --minutes 5.00 --no-table --jobs 4 --step-times steps.csv "
         "--device cuda --no-progress --graphs False"
     )
+
+
+def test_ctrl_c_ends_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    begun: list[str] = []
+
+    def stop(run: command_line.Run) -> int:
+        begun.append(run.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line.Run, "__call__", stop)
+    assert command_line.main(["fill", "--minutes", "5"]) == 130
+    assert begun == [PRIORITIES[0].study]
+    assert "the same command resumes" in capsys.readouterr().err

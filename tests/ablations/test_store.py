@@ -249,7 +249,7 @@ def test_a_damaged_run_is_named(store: Store, name: str, text: str | None) -> No
         path.unlink()
     else:
         path.write_text(text)
-    with pytest.raises(UserError, match=r"runs/(r1|mine)\b.*take it out"):
+    with pytest.raises(UserError, match=r"runs/(r1|mine)\b.*remove it"):
         store.frame()
 
 

@@ -251,7 +251,7 @@ def test_networks_are_called_as_in_the_tables(text: str, written: str) -> None:
     assert label(text) == written
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    with pytest.raises(UserError, match="fp32 alone"):
+    with pytest.raises(UserError, match="only on the CPU in fp32"):
         check_forms(("onnx",), ("bf16",), torch.device("cpu"))
 
 

@@ -166,7 +166,7 @@ def program(path: Path) -> None:
     ("content", "message"),
     [
         (b"<!DOCTYPE html><html><body>Sign in", "a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a Git LFS pointer"),
         (b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file"),
         (b"\xff\xd8\xff\xe0" + bytes(64), "an image"),
         (b"\x1f\x8b\x08" + bytes(64), "a compressed archive"),

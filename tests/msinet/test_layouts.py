@@ -414,7 +414,7 @@ def test_a_missing_root(tmp_path: Path) -> None:
     assert f"{tmp_path / 'nowhere'} does not exist" in message
     assert "pass the folder that holds VeRi/" in message
     (tmp_path / "file").write_text("")
-    assert "is no list of images" in refusal("veri776", tmp_path / "file")
+    assert "is not a list of images" in refusal("veri776", tmp_path / "file")
 
 
 def test_another_layout_is_named(data_root: Path) -> None:

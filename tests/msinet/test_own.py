@@ -256,7 +256,7 @@ def test_the_check_remarks_what_makes_results_too_good(tmp_path: Path, capsys) -
     out = capsys.readouterr().out
     assert "1 identities are in both training and test: 5" in out
     assert "1 queries are in the gallery as the same file or a copy (1 of them are ranked)" in out
-    assert "1 files are no images by their suffix" in out
+    assert "1 files without an image suffix" in out
     assert "notes.heic" in out
     assert "Thumbs" not in out
     assert "no gallery image is left out because of its camera" in out
@@ -392,7 +392,7 @@ def test_folders_of_identities_are_split_by_seed(tmp_path: Path, capsys) -> None
         (["people", "--out", "list.txt"], "must end with .csv"),
         (["people", "--test", "0.1"], "identities give 0 for testing"),
         (["poeple"], "Did you mean 'people'"),
-        (["people/ann"], "in no folder of an identity"),
+        (["people/ann"], "outside an identity folder"),
     ],
 )
 def test_what_cannot_be_split_is_said(tmp_path: Path, monkeypatch, capsys, words: list[str], message: str) -> None:

@@ -1091,7 +1091,7 @@ def test_a_huge_learning_rate_diverges_in_words(market: Dataset, tmp_path: Path,
             "the validation side of the search is too small: a batch needs 5 identities, .* has 2",
         ),
         ({"overlap": 0.0, "side_ratio": 1e3}, "the training side of the search is empty"),
-        ({"order": "alphas", "steps_per_epoch": 1}, r"an epoch of 1 iteration\(s\) leaves no step of the architecture"),
+        ({"order": "alphas", "steps_per_epoch": 1}, r"an epoch of 1 iteration\(s\) has no step of the architecture"),
     ],
     ids=["training", "validation", "empty", "one iteration"],
 )

@@ -402,7 +402,7 @@ def test_the_checkpoint_before_stands_in_for_a_damaged_one(
     steps: list[int] = []
     go(tmp_path, market, at=noting(steps, STEPS))
     assert steps == [3, 4, 5, 6]  # saved after the second and, damaged, after the third
-    assert ("checkpoint.pt is damaged; going on from the one before it" in capsys.readouterr().out) == bool(damage)
+    assert ("checkpoint.pt is damaged; resuming from the previous" in capsys.readouterr().out) == bool(damage)
     assert outcome(tmp_path) == whole[NETWORK]
     assert not list(tmp_path.glob("checkpoint*"))
 

@@ -202,7 +202,7 @@ def test_the_place_of_the_paper_s_difference_is_told_for_scratch(fill, hand) -> 
     asked = hand.request("msinet", "resnet50", seeds=4)
     found = verdict(table2(fill, asked, "scratch"), Comparison("table2", *MSMT, MSINET, RESNET))
     assert found.status == "holds"
-    assert found.outcomes[0].text.endswith("the paper's +26.8 is above")
+    assert found.outcomes[0].text.endswith("the paper's +26.8 is above the interval")
 
 
 def test_pretext_stands_for_pretraining_only_where_the_statement_is_not_about_imagenet(fill, hand) -> None:

@@ -35,13 +35,13 @@ def test_all_pairs_hold(tools, cell) -> None:
     (line,) = lines(tools, A=cell(30, 60), B=cell(20, 50), C=cell(10, 40))
     assert line == (
         "Order by mAP, from scratch, MS: A > B > C; in the paper A > B > C. "
-        "Of 3 pairs 3 as in the paper, 0 reversed, 0 undecided."
+        "Of 3 pairs, 3 as in the paper, 0 reversed, 0 undecided."
     )
 
 
 def test_no_pair_holds(tools, cell) -> None:
     (line,) = lines(tools, A=cell(10, 60), B=cell(20, 50), C=cell(30, 40))
-    assert ": C > B > A; in the paper A > B > C. Of 3 pairs 0 as in the paper, 3 reversed, 0 undecided" in line
+    assert ": C > B > A; in the paper A > B > C. Of 3 pairs, 0 as in the paper, 3 reversed, 0 undecided" in line
 
 
 def test_pairs_are_counted_whatever_the_order_of_the_rows(tools, cell) -> None:
@@ -49,26 +49,26 @@ def test_pairs_are_counted_whatever_the_order_of_the_rows(tools, cell) -> None:
     rows = {"A": cell(40, 40), "B": cell(20, 30), "C": cell(30, 20), "D": cell(10, 10)}
     for order in permutations(rows):
         (line,) = lines(tools, **{label: rows[label] for label in order})
-        assert ": A > C > B > D; in the paper A > B > C > D. Of 6 pairs 5 as in the paper, 1 reversed" in line
+        assert ": A > C > B > D; in the paper A > B > C > D. Of 6 pairs, 5 as in the paper, 1 reversed" in line
 
 
 @pytest.mark.parametrize(("b", "c", "order"), [(20, 10, "A > B > C"), (10, 20, "A > C > B")])
 def test_ties_of_the_paper_may_have_any_order(tools, cell, b: float, c: float, order: str) -> None:
     (line,) = lines(tools, A=cell(30, 60), B=cell(b, 50), C=cell(c, 50))
-    assert f": {order}; in the paper {order}. Of 2 pairs 2 as in the paper" in line
+    assert f": {order}; in the paper {order}. Of 2 pairs, 2 as in the paper" in line
 
 
 @pytest.mark.parametrize(("gap", "decided"), [(8.5, 0), (8.7, 1)])
 def test_a_difference_inside_its_interval_is_undecided(tools, cell, gap: float, decided: int) -> None:
     # Two seeds of standard deviation 2 each: error (4/2 + 4/2)^½ = 2 on 2 degrees of freedom, t = 4.303.
     (line,) = lines(tools, A=cell(20 + gap, 60, 2, 2), B=cell(20, 50, 2, 2))
-    assert line.endswith(f"Of 1 pairs {decided} as in the paper, 0 reversed, {1 - decided} undecided.")
+    assert line.endswith(f"Of 1 pairs, {decided} as in the paper, 0 reversed, {1 - decided} undecided.")
     assert ("A > B; in" in line, "A ≈ B; in" in line) == (bool(decided), not decided)
 
 
 def test_a_clear_reversal_is_neither_held_nor_undecided(tools, cell) -> None:
     (line,) = lines(tools, A=cell(10, 60), B=cell(20, 50))
-    assert line.endswith("B > A; in the paper A > B. Of 1 pairs 0 as in the paper, 1 reversed, 0 undecided.")
+    assert line.endswith("B > A; in the paper A > B. Of 1 pairs, 0 as in the paper, 1 reversed, 0 undecided.")
 
 
 def test_single_seeds_and_unconverged_trainings_have_no_order_and_one_reason(tools, cell) -> None:
@@ -77,7 +77,7 @@ def test_single_seeds_and_unconverged_trainings_have_no_order_and_one_reason(too
     assert lines(tools, A=cell(30, 60), B=other) == []
     table = tools.hand_table({"A": {MSMT: one, VID: one}, "B": {MSMT: other, VID: other}})
     assert obstacles(table, tools.hand_comparisons(table)) == [
-        "Not compared: single seed. Rows with this have no order, marks or decisions."
+        "Not compared: single seed. Such rows have no order, marks or decisions."
     ]
     a, b = cell(30, 60), cell(20, 50)
     slow = tuple(a.run_ids[:1])

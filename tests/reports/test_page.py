@@ -148,7 +148,7 @@ def test_an_empty_store_gives_a_page_that_says_what_to_run(
         assert f"python -m ablations {what} --profile smoke --store {request.store}" in copied
     for name in ("latency", "throughput", "memory", "retrieval"):
         assert f"python -m bench {name} --out {tmp_path}/report/none/{name}.csv" in copied
-    assert "things missing" in capsys.readouterr().out
+    assert "parts missing" in capsys.readouterr().out
     assert json.loads(text.scripts["data-runs"]) == []
 
 
@@ -156,7 +156,7 @@ def test_a_sweep_is_shown_when_it_has_run(trained: Request, tmp_path: Path) -> N
     def table(request: Request) -> Table | str:
         return report(request, tmp_path).tables["sweep_overlap"]
 
-    assert table(trained) == "the sweep was not run, or not to its end"
+    assert table(trained) == "the sweep was not run or did not finish"
     request = replace(trained, store=tmp_path)
     (tmp_path / "sweeps").mkdir()
     outcome = {"default_genotype": "", "best": {"overlap": 0.5}, "best_genotype": "N" * 12}

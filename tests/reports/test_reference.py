@@ -129,7 +129,7 @@ def test_words_of_a_request_give_it_again() -> None:
     assert request_of(request_words(request)) == replace(request, seeds=0)
     own = Request(data_root=Path("/somewhere/data"), pretrained=Path("/w"), store=Path("/s"))
     assert request_words(own) == "--data-root DIR --pretrained DIR"
-    with pytest.raises(UserError, match="not one of this version"):
+    with pytest.raises(UserError, match="not valid in this version"):
         request_of("--no-such-option 3")
 
 
@@ -246,7 +246,7 @@ def test_runs_are_merged_and_replaced_only_on_request(hand, tools, theirs) -> No
     assert "3 runs, 2 of them new" in theirs.put(other)[0]
     changed = theirs.publish({"msinet": (0.9,)}, "third", tools=tools)
     before = store.table.read_bytes()
-    with pytest.raises(UserError, match=r"other results of 1 experiments.*--replace"):
+    with pytest.raises(UserError, match=r"different results of 1 experiments.*--replace"):
         theirs.put(changed)
     assert store.table.read_bytes() == before
     assert "3 runs, 1 of them new or replaced" in theirs.put(changed, replacing=True)[0]
@@ -403,7 +403,7 @@ def test_what_cannot_be_judged_is_said(hand, tools, theirs) -> None:
     theirs.put(theirs.publish({"msinet": (0.6,), "osnet": (0.5,)}, tools=tools))
     fill(hand, tools, {"msinet": (0.65,)}, 1, finished=LATER)
     text = as_text(build_table(Results(hand.request("msinet", "osnet", seeds=1)), "table2"))
-    assert "1 cells, no variance between trainings" in text
+    assert "1 table cells, no variance between trainings" in text
     assert "agrees" not in text
     for cell in tools.cells_of("table2", hand.request("osnet", seeds=1), "scratch"):
         hand.publish(cell.experiment, data={"msmt17": "v2"}, mAP=0.5)
@@ -416,7 +416,7 @@ def test_other_data_are_not_compared(hand, tools, theirs) -> None:
     for cell in tools.cells_of("table2", hand.request("msinet", seeds=1), "scratch"):
         hand.publish(cell.experiment, data={"msmt17": "v2"}, mAP=0.5)
     text = as_text(build_table(Results(hand.request("msinet", seeds=1)), "table2"))
-    assert "1 cells, different versions of the data" in text
+    assert "1 table cells, different versions of the data" in text
 
 
 def test_the_runs_of_the_reference_do_not_confirm_themselves(hand, tools, theirs) -> None:
@@ -424,7 +424,7 @@ def test_the_runs_of_the_reference_do_not_confirm_themselves(hand, tools, theirs
     theirs.put(root)
     asked = replace(hand.request("msinet", "osnet", seeds=3), store=root)
     text = as_text(build_table(Results(asked), "table2"))
-    assert "2 cells, the runs here are those of the reference" in text
+    assert "2 table cells, the runs here are those of the reference" in text
     assert "agrees" not in text
 
 

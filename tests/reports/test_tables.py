@@ -322,7 +322,7 @@ def test_the_papers_orders_are_noted(hand, tools) -> None:
     # Table 2: 52.5 and 43.3 from scratch.
     assert (
         "Order by mAP, from scratch, MS: MSINet > OSNet; in the paper MSINet > OSNet. "
-        "Of 1 pairs 1 as in the paper, 0 reversed, 0 undecided."
+        "Of 1 pairs, 1 as in the paper, 0 reversed, 0 undecided."
     ) in tools.table_of("table2", asked).notes
 
 
@@ -332,7 +332,7 @@ def test_a_single_seed_has_no_order(hand, tools) -> None:
         hand.publish(experiment)
     notes = tools.table_of("table2", asked).notes
     assert not any(note.startswith("Order") for note in notes)
-    assert "Not compared: single seed. Rows with this have no order, marks or decisions." in notes
+    assert "Not compared: single seed. Such rows have no order, marks or decisions." in notes
 
 
 def test_the_calibration_has_nothing_of_the_paper(hand, tools) -> None:
@@ -529,7 +529,7 @@ def test_notes_say_whose_weights_rank_another_set(hand, tools) -> None:
         asked = hand.request(datasets=("msmt17", "market1501"), profile=profile)
         hand.publish(experiments(tools, asked)[0])
         (line,) = (note for note in tools.table_of("table2", asked).notes if note.startswith("Across data sets"))
-        assert ("with the weights of the training on A" in line) == same
+        assert ("the weights trained on A" in line) == same
         assert ("colour jitter" in line) != same
 
 

@@ -1,8 +1,8 @@
 """Finds and loads data sets in their native layouts.
 
-Each file of this folder is one data set: its parser, which turns a folder into a `Dataset`, and its card. Sets of the
-user, which have no file here, are those of `msinet.data.own`. Images are not decoded here. Only names, lists and file
-sizes are read, so a wrong layout is reported within a second.
+Each file of this folder holds one data set: its parser, which turns a folder into a `Dataset`, and its card. The user's
+own sets have no file here (`msinet.data.own`). Images are not decoded here. Only names, lists and file sizes are read,
+so a wrong layout is reported within a second.
 """
 
 import importlib
@@ -36,7 +36,7 @@ def cards() -> list[DatasetCard]:
 
 
 def main_datasets() -> list[str]:
-    """Data sets that tables use by default: all that are not another test list of one."""
+    """Data sets that tables use by default: all but additional test lists."""
     return [card.name for card in cards() if not card.part_of]
 
 
@@ -69,7 +69,7 @@ def short_name(name: str) -> str:
 def find_dataset(name: str, root: Path) -> Path | None:
     """The folder of a data set under `root` (or `root` itself), or its list; None if it is not found.
 
-    The folder's usual names are looked for in `root`, then one level down.
+    Its usual folder names are searched in `root`, then one level below.
 
     Raises:
         UserError: unknown data set.
@@ -84,12 +84,12 @@ def find_dataset(name: str, root: Path) -> Path | None:
     return None
 
 
-#: Folders of a data root that are searched; a folder of identities has more, and holds no data sets.
+#: Number of subfolders of a data root that are searched. A folder of identities has more, and holds no data sets.
 MOST_FOLDERS = 100
 
 
 def folders_in(root: Path) -> list[Path]:
-    """The first folders in a folder, by name; none if it cannot be read."""
+    """The first `MOST_FOLDERS` subfolders by name; none if the folder cannot be read."""
     try:
         with os.scandir(root) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
@@ -99,7 +99,7 @@ def folders_in(root: Path) -> list[Path]:
 
 
 def _own(name: str, root: Path) -> OwnSet | None:
-    """The user's set of that name, if it was noticed under this root."""
+    """The user's own set of that name, if it was registered for this root."""
     return own if (own := OWN.get(name)) and own.root == root.resolve() else None
 
 
@@ -118,9 +118,9 @@ def _any_own(root: Path) -> bool:
 
 
 def nearly(root: Path) -> str:
-    """A sentence about the folder under `root` that lacks the fewest entries of a known layout; empty if none has any.
+    """Message: the folder under `root` that lacks the fewest entries of a known layout; empty if none has any.
 
-    A folder with all entries but an unusual name can be given as the data root itself, with a name of its own.
+    A folder with all entries but an unusual name can be given as the data root itself, with --name.
     """
     best: tuple[int, str] | None = None
     for card in cards():
@@ -137,7 +137,7 @@ def nearly(root: Path) -> str:
 
 
 def missing_root(root: Path, wanted: str) -> DataError:
-    """The error for a data root that does not exist, with what does."""
+    """The error for a data root that does not exist; it lists what exists instead."""
     return DataError(f"data root {root} does not exist; pass {wanted}.{nearest_existing(root)}")
 
 
@@ -145,7 +145,7 @@ def default_dataset(root: Path, usual: str) -> str:
     """The data set that a command uses if none is named: the usual one, or the only one under the data root.
 
     Raises:
-        DataError: the root holds several others.
+        DataError: the root holds several sets, but not the usual one.
     """
     names = [name for name in available(root) if not card_of(name).part_of] if root.exists() else [usual]
     if usual in names or not names:
@@ -163,8 +163,8 @@ def hold_out(dataset: Dataset) -> Dataset:
     """Split a training set in two, for choices that must not use test images.
 
     Every fourth training identity, in ascending order, is ranked; the others are for training. Each held-out image is
-    query and gallery, without matches of its own camera. In a set without cameras, the first image of each identity is
-    gallery.
+    both query and gallery; its own camera gives no matches. In a set without cameras, the first image of each identity
+    is gallery and the others are queries.
 
     Raises:
         DataError: too few identities or cameras.
@@ -196,7 +196,7 @@ def load_dataset(
             A+B: the training images of both (`join`).
         root: the folder that holds the set's own folder, that folder itself, or a list of images.
         keep_same_camera: rank gallery images of the query's identity and camera as well, for sets with one camera.
-        needs: parts that must not be empty, out of `ALL`; none: any image is enough.
+        needs: parts out of `ALL` that must not be empty; with none, one image of any part is enough.
 
     Raises:
         UserError: unknown name.
@@ -248,7 +248,7 @@ def _parse(name: str, root: Path) -> Dataset:
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
-    """Several data sets as one: the training images of all, identities and cameras kept apart, the test of the first.
+    """Join data sets: training images of all, with separate identities and cameras, and the test images of the first.
 
     Raises:
         UserError: a set occurs twice.

@@ -1,4 +1,4 @@
-"""Reads file names and list files of any layout. Errors name the file and the line."""
+"""Readers of file names and list files, shared by layouts. Errors name the file and the line."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from msinet.errors import DataError
 
 
 def single_draw(query: Sequence[Image], gallery: Sequence[Image]) -> tuple[tuple[Image, ...], tuple[Draw, ...]]:
-    """The test images, queries first, and the only choice of queries and gallery."""
+    """The test images, queries first, and a single draw of queries and gallery."""
     test = (*query, *gallery)
     return test, (Draw(np.arange(len(query)), np.arange(len(query), len(test))),)
 
@@ -23,7 +23,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def other_files(*folders: Path) -> tuple[Path, ...]:
-    """Files of some folders and the folders in them that are no images by their suffix, by name."""
+    """Files without an image suffix in some folders and their subfolders, by name."""
     return tuple(
         sorted(
             path
@@ -79,7 +79,7 @@ def list_lines(path: Path) -> Iterator[tuple[int, str]]:
         DataError: the file is not UTF-8 text.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # without the mark that Windows editors put in front
+        text = path.read_text(encoding="utf-8-sig")  # drops the byte order mark that Windows editors add
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file ({error}); fetch the list again") from error
     return ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())

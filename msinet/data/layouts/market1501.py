@@ -22,7 +22,7 @@ MARKET_NAME = re.compile(r"(-1|\d+)_c(\d+)")
     )
 )
 def market1501(root: Path) -> Dataset:
-    """`PPPP_cCsS_FFFFFF_BB.jpg`; identity -1 is junk and left out, identity 0 a distractor and kept."""
+    """Names `PPPP_cCsS_FFFFFF_BB.jpg`. Identity -1 (junk) is left out, identity 0 (distractors) is kept."""
     folders = [root / name for name in ("bounding_box_train", "query", "bounding_box_test")]
     splits = [_read(folder) for folder in folders]
     train, query, gallery = ([image for image in images if image.identity >= 0] for images in splits)

@@ -70,7 +70,7 @@ def vehicleid_800(root: Path) -> Dataset:
 
 
 def _load(name: str, root: Path, size: int) -> Dataset:
-    """Lists of `<image name> <vehicle>`, no cameras. Per draw one random image of each vehicle is gallery."""
+    """Lists of `<image name> <vehicle>`, no cameras. In each draw, one random image of each vehicle is gallery."""
     test = tuple(_read(root, f"test_list_{size}.txt"))
     draws = tuple(vehicleid_draw([image.identity for image in test], seed) for seed in range(DRAWS))
     train = tuple(_read(root, "train_list.txt"))

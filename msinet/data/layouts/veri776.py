@@ -1,4 +1,4 @@
-"""VeRi-776 (Liu et al., ECCV 2016): file names state vehicle and camera; list files, if present, state the splits."""
+"""VeRi-776 (Liu et al., ECCV 2016): file names state vehicle and camera; list files, if present, give the splits."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ VERI_NAME = re.compile(r"(\d+)_c(\d+)_")
     )
 )
 def veri776(root: Path) -> Dataset:
-    """`VVVV_cCCC_TTTTTTTT_I.jpg` by the name lists where present. The gallery holds the queries too."""
+    """Names `VVVV_cCCC_TTTTTTTT_I.jpg`, from the name lists if present. The gallery also holds the queries."""
     test, draws = single_draw(_read(root, "query"), _read(root, "test"))
     train = tuple(_read(root, "train"))
     read = [root / f"image_{split}" for split in ("train", "query", "test") if not _list_of(root, split).is_file()]

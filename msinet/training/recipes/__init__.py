@@ -1,4 +1,4 @@
-"""Recipes by profile, task, network and data set: `resolve` composes one and says where each value comes from."""
+"""Recipes by profile, task, network and data set: `resolve` composes one and records the origin of each value."""
 
 import ast
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from msinet.training.recipe import Method, Recipe, Search, Unsupervised, overrid
 from msinet.training.recipes import full, mini, paper, smoke
 from msinet.training.recipes.layers import Profile
 
-#: Whose recipe trains a network: the paper's one for all of its kind, or that of the network's authors.
+#: Source of a network's recipe: the paper's, which is the same for all networks of a kind, or its own authors'.
 RecipeOf = Literal["paper", "authors"]
 PROFILES: dict[str, Profile] = {one.PROFILE.name: one.PROFILE for one in (smoke, mini, full, paper)}
 
@@ -66,9 +66,9 @@ def published(profile: str, kind: str) -> Resolved:
 def of_authors(profile: str, network: NetworkCard) -> Resolved:
     """The recipe of a network's authors at the size and length of a profile.
 
-    It keeps its optimizer, losses and augmentation. Sizes in pixels shrink like those of the paper's recipe. A profile
-    with a fixed number of steps trains all networks for so many, another one for the same share of their epochs;
-    warm-up and milestones keep their shares.
+    Optimizer, losses and augmentation stay the authors'. Sizes in pixels are scaled like those of the paper's recipe. A
+    profile with a fixed number of steps trains all networks for that number; other profiles scale the epochs. Warm-up
+    and milestones are scaled too.
 
     Raises:
         UserError: unknown profile.
@@ -98,7 +98,7 @@ def _sized(resolved: Resolved, profile: Profile, dataset: str) -> Resolved:
 
 
 def _with_whole_parts(resolved: Resolved, network: NetworkCard) -> Resolved:
-    """The recipe with images so high that the network's map divides into its parts; square images stay square."""
+    """The recipe with an image height at which the network's map divides into its parts; squares stay square."""
     image = resolved.recipe.image
     height = network.height(image.height)
     width = height if image.width == image.height else image.width
@@ -109,12 +109,12 @@ def _with_whole_parts(resolved: Resolved, network: NetworkCard) -> Resolved:
 def resolve(
     profile: str, dataset: str, model: str = "", *, cross_domain: bool = False, recipe_of: RecipeOf = "paper"
 ) -> Resolved:
-    """The recipe with which a profile trains a network on a data set.
+    """The recipe by which a profile trains a network on a data set.
 
     Args:
         profile: smoke, mini, full or paper.
         dataset: the training set.
-        model: name of the network, whose card may change settings; empty: of any light one.
+        model: name of the network, whose card may change settings; empty: a light network in general.
         cross_domain: 250 of 350 epochs, milestones unchanged, colour jitter instead of erasing (Sec. 4.3).
         recipe_of: paper: one recipe for all networks of a kind; authors: that of the network's card, if it has one.
 
@@ -163,12 +163,12 @@ def resolve_search(profile: str, dataset: str) -> Resolved:
 
 
 def resolve_unsupervised(profile: str, method: Method, dataset: str) -> Resolved:
-    """The recipe with which a profile trains by a method without labels of a data set.
+    """The recipe by which a profile trains with a method without labels on a data set.
 
     Args:
         profile: smoke, mini, full or paper.
-        method: by its name in `Unsupervised`.
-        dataset: whose images have no labels.
+        method: one of `Method`.
+        dataset: the target, whose labels are not used.
 
     Raises:
         UserError: unknown profile, method or data set.
@@ -188,7 +188,7 @@ def resolve_unsupervised(profile: str, method: Method, dataset: str) -> Resolved
 
 
 def resolve_pretraining(profile: str, model: str = "") -> Resolved:
-    """The recipe with which a profile pre-trains a network; empty: any whose map is not divided into parts.
+    """The recipe by which a profile pre-trains a network; empty: one whose map is not divided into parts.
 
     Raises:
         UserError: unknown profile or network.
@@ -201,7 +201,7 @@ def overridden(resolved: Resolved, words: Iterable[str]) -> Resolved:
     """The recipe with the settings of `--recipe`.
 
     Raises:
-        UserError: not NAME=VALUE, an unknown name, or a value that the setting cannot have.
+        UserError: a word that is not NAME=VALUE, an unknown name, or an invalid value.
     """
     return resolved.changed(override(resolved.recipe, parse_settings(words)), "--recipe")
 

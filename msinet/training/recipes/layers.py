@@ -1,4 +1,4 @@
-"""Layers of a recipe: named changes, and profiles of them by task and recipe family."""
+"""Layers of a recipe: named changes, and profiles with changes by kind of recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ Changes = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """Some settings and where they come from."""
+    """Some settings and their source."""
 
     name: str
     changes: Changes
@@ -25,10 +25,10 @@ class Profile:
     changes: Mapping[str, Changes] = field(default_factory=dict)
     """changes to the published recipe of light, transformer, search, pretraining, unsupervised, and single methods"""
     epochs: Mapping[str, int] = field(default_factory=dict)
-    """length to which the published schedule is stretched or shrunk"""
+    """epochs to which the published schedule is scaled, by kind of recipe"""
     vehicle_side: int = 0
     """height and width of vehicles in pixels; 0: the height of persons"""
     cross_domain_training: bool = True
     """whether tables train again for another test set (Sec. 4.3); False: they rank it with the in-domain weights"""
     stretch_cross_domain: bool = False
-    """whether the shorter cross-domain training moves its milestones too"""
+    """whether the shorter cross-domain training scales its milestones too"""

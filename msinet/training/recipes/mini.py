@@ -1,8 +1,8 @@
 """Profile mini, the default: small images, and light networks trained until they can be compared, for two CPU cores.
 
-The paper's SGD with the same learning rate for all networks. 90 epochs have 10 steps each on any data set. The
-warm-up takes a sixth of the steps: with less, MSINet stays on the first plateau. Erasing, which guards long trainings
-against memorising the images, only slows so short a one (docs/tuning.md).
+It uses the paper's SGD with the same learning rate for all networks, and 90 epochs of 10 steps on any data set. The
+warm-up takes a sixth of the steps: with less, MSINet stays on the first plateau. Random erasing, which prevents
+overfitting in long trainings, only slows this short one (docs/tuning.md).
 """
 
 from msinet.training.recipes.layers import Changes, Profile
@@ -18,12 +18,12 @@ PROFILE = Profile(
         "light": SHORT | PERSONS | {"epochs": 90, "warmup": 15, "milestones": (58, 70)},
         # With a tenth of this learning rate, or with SGD, the features of transformers stay collapsed.
         "transformer": SHORT | PERSONS | ADAM | {"epochs": 90, "warmup": 36},
-        # Few steps need larger ones of the architecture too.
+        # With few steps the architecture also needs a larger learning rate.
         "search": SHORT
         | PERSONS
         | ADAM
         | {"epochs": 12, "warmup": 5, "milestones": (10, 11), "alpha_lr": 0.05, "alpha_milestones": (10, 11)},
-        # In 600 steps a twelfth of an image is too hard a view of it. After 200 DBSCAN finds few clusters
+        # For 600 steps, crops of a twelfth of an image are too hard. After only 200 steps DBSCAN finds few clusters
         # (docs/table4.md).
         "pretraining": SHORT
         | ADAM
@@ -39,11 +39,11 @@ PROFILE = Profile(
             "epoch_decay": 1.0,
             "crop": 0.25,
         },
-        # k1 and k2 are scaled to 10 images of an identity, where Market-1501 has 17. 4 images of a cluster in a batch
-        # for all methods. eps, length and what mmcl has of its own were chosen on another world (docs/tuning.md).
+        # k1 and k2 are scaled to 10 images of an identity (Market-1501: 17). All methods have 4 images of a cluster in
+        # a batch. eps, length and mmcl's own settings were chosen on another world (docs/tuning.md).
         "unsupervised": PERSONS
         | {"epochs": 24, "milestones": (18,), "steps_per_epoch": 20, "images": 4, "k1": 18, "k2": 4, "eps": 0.45},
-        # 1 % of Market-1501's images are 7.6 times the images of an identity; of 1,000 images it would be those alone.
+        # 1 % of Market-1501 is 7.6 times the images of an identity; 1 % of 1,000 images would be only one identity's.
         "mmcl": {"optimizer": "adam", "lr": 3.5e-4, "hardest": 0.076},
         "mmt": {"warmup": 2, "milestones": (6, 10)},  # of the 12 epochs on the source
     },

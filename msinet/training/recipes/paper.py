@@ -1,7 +1,7 @@
 """Profile paper: the published schedules, for real data on a GPU (Sec. 4.2-4.3).
 
-The other profiles are changes to this one. Each task and recipe family has one table of changes to the defaults of
-`Recipe`, which are the paper's for MSINet on persons.
+The other profiles are changes to this one. Each kind of recipe has one table of changes to the defaults of `Recipe`,
+which are the paper's for MSINet on persons.
 """
 
 from msinet.training.recipe import Method
@@ -41,7 +41,7 @@ PRETRAINING: Changes = {
     "epoch_decay": 0.97,
     "triplet": False,
 }
-#: Methods without labels: the part that their released codes share.
+#: Methods without labels: the settings that their released codes share.
 UNSUPERVISED: Changes = {
     "optimizer": "adam",
     "lr": 3.5e-4,

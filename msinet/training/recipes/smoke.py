@@ -1,4 +1,4 @@
-"""Profile smoke: a handful of tiny images and six steps, to exercise the machinery."""
+"""Profile smoke: a handful of tiny images and six steps, to test the code."""
 
 from msinet.training.recipes.layers import Changes, Profile
 
