@@ -97,6 +97,9 @@ class Run:
         prepare(study, self.request, self.run_options)
         resolution = resolve(study, self.request, store)
         print_blocked("not run", resolution)
+        runs = list(resolution.runs())
+        if runs and all(one.state == "blocked" for one in runs):
+            raise UserError(f"nothing of {study.name} can run: {runs[0].reason}")
         shown_at = time.monotonic()
 
         def show_sometimes() -> None:

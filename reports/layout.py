@@ -106,7 +106,8 @@ def columns_of(frame: pd.DataFrame) -> tuple[Column, ...]:
 def _rows(frame: pd.DataFrame, group: str, columns: Sequence[Column], numbers: pd.DataFrame, whole: bool) -> list[Row]:
     """Rows of a group: those of the study and, in a whole table, those that only the paper has.
 
-    If the paper does not state initial weights, all rows follow its order, because most are its own.
+    If the paper does not state initial weights, all rows follow its order, because most are its own; a row without
+    numbers of the paper follows the row before it in the study.
     """
     part, stated = frame[frame["group"] == group], of_group(numbers, group)
     ours = list(dict.fromkeys(part["factors"]))
@@ -116,8 +117,11 @@ def _rows(frame: pd.DataFrame, group: str, columns: Sequence[Column], numbers: p
     if whole:
         shown |= {theirs: of_row(stated, theirs) for theirs in published if theirs not in known}
     if (numbers["group"] == "").any():
-        place = {factors: published.index(found["factors"].iloc[0]) for factors, found in shown.items() if len(found)}
-        shown = {factors: shown[factors] for factors in sorted(shown, key=lambda factors: place.get(factors, -1))}
+        place, last = {}, -1
+        for factors, found in shown.items():
+            last = published.index(found["factors"].iloc[0]) if len(found) else last
+            place[factors] = last
+        shown = {factors: shown[factors] for factors in sorted(shown, key=place.__getitem__)}
     return [Row(group, factors, _cells(part, factors, columns, found)) for factors, found in shown.items()]
 
 

@@ -18,6 +18,9 @@ from reports.results import Factors, Results
 from reports.statistics import Effect, Part, decide, p_value
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, table_group
 
+#: Ratio of the largest to the smallest seed standard deviation in a column, above which a note warns.
+UNEQUAL = 4.0
+
 
 def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
     """All notes of a study's table."""
@@ -30,6 +33,7 @@ def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
         *legend(table),
         *bounds(table),
         *obstacles(table, compared),
+        *unequal_variances(table, compared),
         *orders(table, compared),
         *genotypes(found_by_search(results, study), table),
     ]
@@ -44,12 +48,11 @@ def settings(results: Results, study: Study) -> list[str]:
     request, cells = resolution.request, [resolved.cell for resolved in resolution.cells]
     ranked = [cell.experiment for cell in cells if cell.group != "untrained"]
     trained = [e for e in ranked if e.recipe.schedule.epochs] or ranked  # starting weights are ranked without training
-    sizes = dict.fromkeys(f"{e.recipe.image.height}x{e.recipe.image.width}" for e in trained)
     sampler = trained[0].recipe.sampler
     changes = f" with {' '.join(request.recipe)}" if request.recipe else ""
     inside = [e for e in trained if not e.cross_domain or e.same_weights] or trained
     lines = [
-        f"Profile {request.profile}{changes}: images {' and '.join(sizes)}, batches {sampler.identities}x"
+        f"Profile {request.profile}{changes}: images {_sizes(trained)}, batches {sampler.identities}x"
         f"{sampler.images}, {_schedules(inside)}."
     ]
     if request.recipe_of == "authors":
@@ -63,13 +66,25 @@ def settings(results: Results, study: Study) -> list[str]:
     if across and len(inside) < len(trained):
         plain = not any(e.recipe.augmentation.erase for e in inside)
         jitter = "colour jitter" + ("" if plain else " instead of random erasing")
+        by_method = " depending on the method" if len(_by_length(across)) > 1 else ""
         kind = ", without labels of B" if all(e.is_unsupervised for e in across) else ""
-        lines.append(f"Across data sets (A>B){kind}: {' or '.join(_by_length(across))}, {jitter}.")
+        lines.append(f"Across data sets (A>B){kind}: {' or '.join(_by_length(across))}{by_method}, {jitter}.")
     if grids := sorted({e.recipe.losses.alignment_grid for e in trained if e.recipe.losses.alignment != "none"}):
         lines.append(f"Spatial alignment (Eq. 7): grid of the {' or '.join(grids)} image.")
     spread = "mean ± sample standard deviation" if request.repeats > 1 else "no variance estimate"
     lines.append(f"{request.repetitions}, {spread}. Models of the last epoch; nothing is selected on the test set.")
     return lines
+
+
+def _sizes(experiments: Sequence[Experiment]) -> str:
+    """Image sizes; those of some networks alone with their names."""
+    found: dict[str, dict[str, None]] = {}
+    for one in experiments:
+        size = f"{one.recipe.image.height}x{one.recipe.image.width}"
+        found.setdefault(size, {})[label_of(one.model)] = None
+    usual = max(found.values(), key=len)
+    named = {size: "" if usual.keys() & names else f" ({', '.join(names)})" for size, names in found.items()}
+    return " and ".join(f"{size}{names}" for size, names in named.items())
 
 
 def _authors(experiments: Sequence[Experiment]) -> str:
@@ -111,7 +126,11 @@ def provenance(results: Results, study: Study) -> list[str]:
     runs = results.finished(study.name)
     if runs.empty:
         return []
-    data = {f"{r['test']} ({r['target_layout']}, fingerprint {r['target_fingerprint']})" for _, r in runs.iterrows()}
+    data = {
+        f"{run[end]} ({run[f'{end}_layout']}, fingerprint {run[f'{end}_fingerprint']})"
+        for _, run in runs.iterrows()
+        for end in ("source", "target")
+    }
     return [f"Data: {'; '.join(sorted(data))}.", f"Measured on {'; '.join(machines(runs))}.", *unranked(runs)]
 
 
@@ -198,6 +217,28 @@ def obstacles(table: Table, compared: Comparisons) -> list[str]:
         found = ["single seed"]
     if found:
         lines.append(f"Not compared: {'; '.join(found)}. Such rows have no order, marks or decisions.")
+    return lines
+
+
+def unequal_variances(table: Table, compared: Comparisons) -> list[str]:
+    """A warning for each column whose rows differ much in their seed variance, which intervals pool."""
+    lines = []
+    for column in table.columns:
+        spreads = {
+            table.label(row.factors): cell.std(column.headline)
+            for row in table.rows
+            if row.group != "untrained" and (cell := row.cells.get(column)) and cell.done > 1
+            if not compared.convergence(cell.runs)
+        }
+        if len(spreads) < 2:
+            continue
+        low, high = min(spreads, key=spreads.__getitem__), max(spreads, key=spreads.__getitem__)
+        if spreads[high] > UNEQUAL * spreads[low]:
+            lines.append(
+                f"Unequal variances: seed standard deviations of {column.label} {column.headline} are between "
+                f"{spreads[low]:.1f} ({low}) and {spreads[high]:.1f} ({high}). Intervals use the pooled value; those of "
+                f"{high} may be too narrow (docs/statistics.md)."
+            )
     return lines
 
 

@@ -1,7 +1,6 @@
 """Documents with reference results: `python -m reports.readme` writes parts of README.md and all of docs/results.md."""
 
 import re
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,19 +14,11 @@ from reports.formats import as_markdown
 from reports.layout import build_table, comparisons_of
 from reports.results import Found, ReferenceResults
 from reports.sizes import full_size_cost
-from reports.statistics import Status
 from reports.tables import Column, Row, network_of, random_weights
-from reports.verdicts import judge
+from reports.verdicts import judge, verdict_counts
 
 ROOT = Path(__file__).parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
-STATES: dict[Status, str] = {
-    "holds": "hold",
-    "fails": "fail",
-    "undecided": "are undecided",
-    "not testable": "are not testable",
-    "not run": "are not run",
-}
 
 
 def blocks() -> dict[str, str]:
@@ -108,14 +99,15 @@ def _claims(results: ReferenceResults) -> str:
     """How many statements have which verdict, and those that are decided."""
     latency = results.bench_file(Path("latency.csv"))
     verdicts = judge(results, read_latencies(latency)[0] if latency.exists() else None)
-    counts = Counter(verdict.status for verdict in verdicts)
-    lines = [
-        f"- Of {len(verdicts)} statements, {', '.join(f'{counts[state]} {words}' for state, words in STATES.items())}."
-    ]
-    for state in tuple(STATES)[:2]:
-        named = [verdict.claim.statement for verdict in verdicts if verdict.status == state]
-        if named:
-            lines.append(f"- {state.capitalize()}: {'; '.join(named)}.")
+    lines = []
+    for costs, topic in ((False, "accuracy"), (True, "costs")):
+        counts = verdict_counts(verdicts, costs=costs)
+        shown = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+        line = f"- Statements about {topic}, {sum(counts.values())}: {shown}."
+        for state in ("holds", "fails"):
+            named = [v.claim.statement for v in verdicts if v.status == state and v.claim.about_costs == costs]
+            line += f" {state.capitalize()} here: {'; '.join(named)}." if named else ""
+        lines.append(line)
     measured = [one.measured for verdict in verdicts for one in verdict.outcomes if one.measured is not None]
     known = [(one, one.paper) for one in measured if one.paper is not None]
     if known:  # the one whose interval is farthest from the paper's difference

@@ -330,7 +330,9 @@ def has(factors: Factors, wanted: Factors) -> bool:
 
 
 def file_name(name: str, request: Request) -> str:
-    """File name with the profile and its changes, so that one table does not overwrite another."""
-    changes = (re.sub(r"[^\w.=]+", "-", change) for change in request.recipe)
+    """File name with profile, data, networks and changed settings, so that one table does not overwrite another."""
     whose = () if request.recipe_of == "paper" else (request.recipe_of,)
-    return "-".join((name, request.profile, *whose, *changes)).replace(".", "_")
+    data = () if request.data_root is None else (request.data_root.resolve().stem,)
+    changes = (*request.models, *request.recipe, *request.search_recipe, *request.unsupervised_recipe)
+    words = (re.sub(r"[^\w.=]+", "-", word) for word in (*data, *changes))
+    return "-".join((name, request.profile, *whose, *words)).replace(".", "_")

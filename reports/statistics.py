@@ -562,9 +562,9 @@ class Design:
 
 def power_table(statements: int = 40) -> str:
     """Seeds for 80 % power by test identities, difference and seed deviation, as Markdown: alone / in a ledger."""
-    deviations = (0.75, 1.5, 3.0)
+    deviations = (1.0, 2.0, 4.0)
     lines = [f"| identities | points | {' | '.join(f'SD {one:g}' for one in deviations)} |", "|---" * 5 + "|"]
-    for identities in (100, 750, 3060):
+    for identities in (400, 750, 3060):
         for points in (1, 2, 5, 9):
             cells = []
             for deviation in deviations:

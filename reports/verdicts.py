@@ -6,9 +6,11 @@ one correction runs over the whole ledger. Each verdict says whether the paper's
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import get_args
 
 import pandas as pd
 
@@ -385,6 +387,12 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             for v in verdicts
         ]
     )
+
+
+def verdict_counts(verdicts: Iterable[Verdict], *, costs: bool) -> dict[Status, int]:
+    """Number of statements per status: those about costs, or those about accuracy and genotypes."""
+    found = Counter(verdict.status for verdict in verdicts if verdict.claim.about_costs == costs)
+    return {status: found[status] for status in get_args(Status)}
 
 
 def status_text(v: Verdict) -> str:

@@ -58,6 +58,8 @@ class Study:
     """how a row is printed"""
     baseline: tuple[tuple[str, Scalar], ...] = ()
     """factors of the row that others are compared with; see `baseline_row`"""
+    preferred_baseline: tuple[tuple[str, Scalar], ...] = ()
+    """factors of a stricter baseline, used in the columns where it has results"""
     axis: str = ""
     """factor that figures draw as a numeric axis"""
     remark: str = ""
@@ -65,10 +67,11 @@ class Study:
 
     def baseline_row(self, row: Row, rows: Iterable[Row]) -> Row | None:
         """The baseline of a row: of the rows with its factors, the one most similar in the others; or None."""
-        bases = [base for base in rows if all(base[name] == value for name, value in self.baseline)]
-        if not self.baseline or not bases:
-            return None
-        return max(bases, key=lambda base: sum(base[name] == row[name] for name in row))
+        rows = list(rows)
+        for factors in filter(None, (self.preferred_baseline, self.baseline)):
+            if bases := [base for base in rows if all(base[name] == value for name, value in factors)]:
+                return max(bases, key=lambda base: sum(base[name] == row[name] for name in row))
+        return None
 
 
 @dataclass(frozen=True)

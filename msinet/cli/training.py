@@ -111,7 +111,9 @@ class Learn:
 
         resolved = resolve_unsupervised(self.profile, self.method, self.dataset)  # type: ignore[arg-type]
         recipe = overridden(resolved, self.recipe).recipe
-        if self.data_root is None and (self.images is None or self.source):
+        if self.data_root is None and self.source:
+            raise UserError(f"--source {self.source} needs --data-root DIR, the folder of the data sets")
+        if self.data_root is None and self.images is None:
             raise UserError("learn needs --data-root DIR with the data sets, or --images DIR, a folder of images")
         target = image_folder(self.images) if self.images else load_dataset(self.dataset, self.data_root or Path())
         source = load_dataset(self.source, self.data_root or Path()) if self.source else target

@@ -53,7 +53,6 @@ def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:
         studies=("table2", "table3"),
         authors={"erase": 0.0, "warmup": 0, "label_smoothing": 0.0, "normalize_triplet": False},
         authors_source="CDNet's training from scratch, whose random erasing erases nothing",
-        cross_domain=False,
     ),
     NetworkWeights("CDNet", r"backbone\.stage1\.0\.0\.branch1\."),
 )

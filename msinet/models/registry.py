@@ -57,8 +57,6 @@ class NetworkCard:
     """the final map needs a multiple of this number of rows (16 pixels each); recipes raise the image height"""
     heavy: bool = False
     """True: short tables leave it out; --whole and --models include it"""
-    cross_domain: bool = True
-    """whether tables test it across data sets"""
     learns: bool = True
     """False: it has no parameters and is only evaluated"""
     module: str = field(default="", compare=False)

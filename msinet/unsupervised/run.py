@@ -73,9 +73,10 @@ def check(training: Training) -> None:
     settings, source, target = training.recipe.method_settings, training.source, training.target
     across = source.fingerprint != target.fingerprint
     if not across and not settings.runs(across=False):
+        given = f"both are {target.name}" if source is not target else "no other --source is given"
         raise UserError(
-            f"{settings.method} adapts from a labelled source to another target, but both are {target.name}; "
-            f"give another --source, or use a method without a source: {', '.join(ALONE)}"
+            f"{settings.method} adapts from a labelled source to another target, but {given}; give a --source of "
+            f"another data set under --data-root, or use a method without a source: {', '.join(ALONE)}"
         )
     if across and not settings.runs(across=True):
         raise UserError(

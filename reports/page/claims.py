@@ -7,7 +7,7 @@ from ablations.engine.request import Request
 from reports.page.report import Data, Part, Report
 from reports.results import run_command
 from reports.statistics import Status
-from reports.verdicts import Verdict, command_for, status_text
+from reports.verdicts import Verdict, command_for, status_text, verdict_counts
 
 #: A mark of each verdict that is readable without colour.
 MARKS: dict[Status, str] = {"holds": "✓", "fails": "✗", "undecided": "≈", "not testable": "–", "not run": "○"}
@@ -25,6 +25,8 @@ def claims(report: Report) -> Part:
         {
             "claims": lines,
             "decided": [line for status in ("holds", "fails") for line in lines if line["status"] == status],
+            "accuracy_counts": verdict_counts(report.verdicts, costs=False),
+            "cost_counts": verdict_counts(report.verdicts, costs=True),
             "verdicts": [{"status": s, "mark": mark, "count": statuses[s]} for s, mark in MARKS.items()],
             "marks": MARKS,
         }
@@ -45,6 +47,7 @@ def claim_line(verdict: Verdict, request: Request) -> Data:
             commands = [run_command(claim.selection.study, wanted)]
     return {
         "key": claim.key,
+        "about": "costs" if claim.about_costs else "accuracy",
         "statement": claim.statement,
         "source": claim.source,
         "status": verdict.status,

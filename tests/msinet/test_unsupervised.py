@@ -899,7 +899,7 @@ def test_a_folder_of_images_is_enough(tmp_path: Path, market: Dataset) -> None:
 def test_source_and_target_must_suit_the_method(data_root: Path, market: Dataset, tmp_path: Path) -> None:
     other = load_dataset("msmt17", data_root)
     for method, source, target, message in (
-        ("idm", market, market, "both are market1501; give another --source"),
+        ("idm", market, market, "no other --source is given"),
         ("gs", other, market, "learns from the target alone, but the source is msmt17"),
         ("idm", image_folder(market.root / "bounding_box_train"), other, "needs a source with identities"),
     ):
