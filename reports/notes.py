@@ -236,8 +236,8 @@ def unequal_variances(table: Table, compared: Comparisons) -> list[str]:
         if spreads[high] > UNEQUAL * spreads[low]:
             lines.append(
                 f"Unequal variances: seed standard deviations of {column.label} {column.headline} are between "
-                f"{spreads[low]:.1f} ({low}) and {spreads[high]:.1f} ({high}). Intervals use the pooled value; those of "
-                f"{high} may be too narrow (docs/statistics.md)."
+                f"{spreads[low]:.1f} ({low}) and {spreads[high]:.1f} ({high}). Intervals use the pooled value; "
+                f"those of {high} may be too narrow (docs/statistics.md)."
             )
     return lines
 
