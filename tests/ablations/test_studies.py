@@ -84,6 +84,13 @@ def test_a_row_is_compared_with_the_most_similar_baseline() -> None:
     assert find_study("table2").baseline_row(rows[0], rows) is None
 
 
+def test_a_study_that_cannot_run_is_an_error(data_root: Path, tmp_path: Path, capsys) -> None:
+    words = ["table4", "--profile", "smoke", "--data-root", str(data_root), "--store", str(tmp_path / "results")]
+    assert main(["run", *words]) == 2
+    assert "nothing of table4 can run: " in capsys.readouterr().err
+    assert not (tmp_path / "results" / "tables").exists()
+
+
 @pytest.mark.parametrize("name", ["table1", "figure5a", "figure5b", "figure5c", "figure5d", "discrepancies"])
 def test_ablations_are_on_msmt17_or_the_first_available_set(name: str) -> None:
     assert {column(cell) for cell in cells(name)} == {"MS"}

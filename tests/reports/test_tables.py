@@ -23,10 +23,10 @@ from msinet.io import file_hash
 from msinet.models.genotype import GENOTYPE
 from reports.__main__ import main
 from reports.formats import NOT_RUN, as_frame, as_latex, as_markdown, as_text, brief, grid, write_table
-from reports.layout import marked
-from reports.notes import LEGEND, differences, settings
+from reports.layout import marked, plain_table
+from reports.notes import LEGEND, differences, settings, unequal_variances
 from reports.paper import paper_numbers
-from reports.results import Results
+from reports.results import Results, file_name
 from reports.tables import Column, Table, TableCell, table_group
 
 MSMT, ACROSS = Column("msmt17", "msmt17"), Column("msmt17", "market1501")
@@ -550,6 +550,43 @@ def test_notes_say_what_a_reader_must_know(hand, tools) -> None:
     short = as_text(tools.table_of("table2", hand.request(recipe=("lr=0.5", "optimizer=sgd"))))
     assert "Profile mini with lr=0.5 optimizer=sgd: images 64x32" in short
     assert "sgd lr 0.5" in short
+
+
+@pytest.mark.parametrize(("wide", "slow", "warns"), [(10, (), True), (3, (), False), (10, ("40-0",), False)])
+def test_a_note_warns_of_unequal_seed_variances(wide: int, slow: tuple[str, ...], warns: bool, tools) -> None:
+    cells = {"even": [50, 51, 52], "odd": [49, 51, 53], "wide": [50 - wide, 50, 50 + wide], "single": [9]}
+    table = tools.hand_table({label: tools.hand_cell(values) for label, values in cells.items()})
+    found = unequal_variances(table, tools.hand_comparisons(table, slow))
+    assert [line.partition(". ")[0] for line in found] == [
+        "Unequal variances: seed standard deviations of M mAP are between 1.0 (even) and 10.0 (wide)"
+    ] * warns
+
+
+def test_image_sizes_of_some_networks_have_their_names(tools, data_root: Path, tmp_path: Path) -> None:
+    results = Results(Request(data_root=data_root, datasets=("msmt17",), store=tmp_path))
+    assert "images 96x32 (PCB, PCB+RPP, MGN) and 64x32, batches" in settings(results, find_study("table3"))[0]
+
+
+def test_adaptation_has_direct_transfer_as_baseline(data_root: Path, tmp_path: Path) -> None:
+    table = plain_table(Results(Request(data_root=data_root, store=tmp_path)), "table4")
+    rows = {table.label(row.factors): row.factors for row in table.rows if "learned" in dict(row.factors)}
+    assert table.baseline_of(rows["SpCL+MSINet"], rows.values()) == rows["Direct transfer+MSINet"]
+    alone = [factors for label, factors in rows.items() if not label.startswith("Direct")]
+    assert table.baseline_of(rows["SpCL"], alone) == rows["Starting weights"]
+
+
+def test_a_row_without_numbers_of_the_paper_follows_its_method(data_root: Path, tmp_path: Path) -> None:
+    table = plain_table(Results(Request(data_root=data_root, store=tmp_path)), "table4")
+    labels = [table.label(row.factors) for row in table.rows]
+    for method in ("Starting weights", "MMCL", "MMT", "SpCL", "ClusterContrast", "GS", "HDCRL", "IDM"):
+        assert labels[labels.index(method) + 1] == f"{method}+MSINet"
+
+
+def test_files_of_different_requests_have_different_names(tmp_path: Path) -> None:
+    assert file_name("table2", Request()) == "table2-mini"
+    request = Request(data_root=tmp_path / "photos.csv", models=("msinet",), recipe=("lr=0.1",), recipe_of="authors")
+    assert file_name("table2", request) == "table2-mini-authors-photos-msinet-lr=0_1"
+    assert file_name("table4", Request(unsupervised_recipe=("eps=0.5",))) == "table4-mini-eps=0_5"
 
 
 def test_networks_of_one_table_have_their_own_recipes(data_root: Path, tmp_path: Path) -> None:
