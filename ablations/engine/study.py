@@ -58,12 +58,12 @@ class Study:
     """how a row is printed"""
     baseline: tuple[tuple[str, Scalar], ...] = ()
     """factors of the row that others are compared with; see `baseline_row`"""
-    preferred_baseline: tuple[tuple[str, Scalar], ...] = ()
-    """factors of a stricter baseline, used in the columns where it has results"""
     axis: str = ""
     """factor that figures draw as a numeric axis"""
     remark: str = ""
     """limits of the comparison that a reader must know"""
+    preferred_baseline: tuple[tuple[str, Scalar], ...] = ()
+    """factors of a stricter baseline, used in the columns where it has results"""
 
     def baseline_row(self, row: Row, rows: Iterable[Row]) -> Row | None:
         """The baseline of a row: of the rows with its factors, the one most similar in the others; or None."""

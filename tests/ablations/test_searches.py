@@ -239,7 +239,7 @@ def test_several_settings_have_importances(store: Path, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"vary": ("overlpa",)}, "Did you mean 'overlap'"),
-        ({"trials": 0}, "at least one"),
+        ({"trials": 0}, "at least 1"),
         ({"grid": (0.2, 1.2)}, "values in"),
         ({"grid": (0.2,), "vary": ("overlap", "momentum")}, "over one setting"),
     ],

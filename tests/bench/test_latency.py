@@ -195,7 +195,7 @@ def test_every_compiled_contender_is_compiled(monkeypatch: pytest.MonkeyPatch) -
         (["latency", "--forms", "eagre"], "Did you mean 'eager'"),
         (["latency", "--precisions", "fp31"], "Did you mean 'fp32'"),
         (["latency", "--device", "cpu", "--forms", "cuda_graph"], "needs a GPU"),
-        (["latency", "--device", "cpu", "--precisions", "tf32"], "one of GPUs"),
+        (["latency", "--device", "cpu", "--precisions", "tf32"], "tf32 needs a GPU"),
         (["latency", "--device", "cpu", "--batches", "0"], "at least one batch"),
         (["latency", "--device", "cpu", "--height", "8"], "too small"),
         (["memory", "--device", "cpu", "--forms", "eagre"], "Did you mean"),

@@ -282,7 +282,7 @@ def test_stripes_by_hand() -> None:
             r"a map of 4 rows does not divide into 6 stripes; .* a multiple of 96 pixels, such as 96",
         ),
         (lambda: build_model("mgn_x0_25", 3)(torch.zeros(2, 3, 64, 32)), "4 rows does not divide into 3 stripes"),
-        (lambda: build_model("pcb_x0_25", 3, parts=1), "at least 2 of them, got 1; the authors have 6"),
+        (lambda: build_model("pcb_x0_25", 3, parts=1), "at least 2 parts, got 1; the authors use 6"),
         (lambda: build_model("mgn_x0_25", 3, pool="sum"), "unknown pool 'sum'.*avg, max"),
         (lambda: PartNeck(4, 4, 3)(torch.zeros(2, 4), torch.zeros(2, 4)), r"gives \(2, 4\); choose a backbone with a"),
         (lambda: build_model("vit_base_x0_25", 3, neck="pcb"), "unknown option of vit_base 'neck'"),

@@ -32,6 +32,7 @@ RECORD = {
     "parameters": 2_500_000,
     "parameters_without_classifier": 2_345_678,
     "macs": 1_129_000_000,
+    "source_layout": "Layout",
     "target_layout": "Layout",
     "device": "cpu",
     "cpu": "Abacus 3000",

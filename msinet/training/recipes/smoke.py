@@ -7,7 +7,7 @@ PERSONS: Changes = {"height": 32, "width": 16, "pad": 1, "warmup": 1}
 
 PROFILE = Profile(
     "smoke",
-    "tiny images and networks, 6 steps: for tests",
+    "tiny images, 6 steps, in tables networks of a quarter of the width: for tests",
     changes={
         "light": TINY | PERSONS | {"milestones": (2,)},
         "transformer": TINY | PERSONS,
