@@ -1,6 +1,8 @@
 """Documents with reference results: `python -m reports.readme` writes parts of README.md and all of docs/results.md."""
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +32,11 @@ def blocks() -> dict[str, str]:
     return {"table2": _table(results, found), "claims": _claims(results)}
 
 
-def _command(found: Found) -> str:
-    """The command that runs a study. It names networks and data sets where they differ from the default."""
+def _command(found: Found, columns: Sequence[Column] = ()) -> str:
+    """The command that runs a study, or these columns. It names networks and data sets that are not the default."""
     study, request = found.resolution.study, replace(found.resolution.request, whole=False)
     cells = [one.cell for one in found.resolution.cells if one.state == "done" and one.cell.group != "untrained"]
+    cells = [cell for cell in cells if not columns or Column(cell.train, cell.test) in columns]
     usual = [cell for cell in study.cells(request, request.default_datasets()) if cell.group != "untrained"]
     words = f"python -m ablations run {study.name} --seeds {request.seeds}"
     networks = {cell.experiment.model for cell in cells}
@@ -47,12 +50,12 @@ def _command(found: Found) -> str:
 def _table(results: ReferenceResults, found: Found) -> str:
     """Table 2: a line per network, and its difference to MSINet in each column."""
     table = build_table(results, "table2")
-    rows = [row for row in table.rows if row.done and not random_weights(row)]
+    trained = Counter(row.group for row in table.rows if row.done and row.group != "untrained")
+    groups = {"untrained", *(group for group, number in trained.items() if number > 1)}  # others compare nothing
+    rows = [row for row in table.rows if row.done and row.group in groups and not random_weights(row)]
     rows.sort(key=lambda row: row.group == "untrained")  # the bounds last
     ours = next((row for row in rows if network_of(row) == "msinet"), None)
-    columns = [
-        column for column in table.columns if any(row.cells[column].done and row.group != "untrained" for row in rows)
-    ]
+    columns = [c for c in table.columns if sum(row.cells[c].done > 0 for row in rows if row.group != "untrained") > 1]
     heads = ["", "parameters, M"]
     for column in columns:
         heads += [f"{column.label} R1", f"{column.label} mAP", f"{column.label} mAP minus MSINet's"]
@@ -69,7 +72,7 @@ def _table(results: ReferenceResults, found: Found) -> str:
         "",
         "R1 and mAP in per cent, means over seeds. Brackets: 95 % interval of the difference over new trainings and "
         f"test identities; with one seed over test identities only. Profile `{results.request.profile}`. "
-        f"Machine: {about(results.store.root / found.machine)}. Command: `{_command(found)}`.",
+        f"Machine: {about(results.store.root / found.machine)}. Command: `{_command(found, columns)}`.",
     ]
     compared = comparisons_of(results, "table2")
     gates = [
