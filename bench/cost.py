@@ -4,6 +4,7 @@ The only module that imports fvcore. One multiply-add is one MAC, which fvcore c
 Only convolutions, linear layers and matrix products are counted.
 """
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", r"`torch\.jit\.script`")
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, jit_handles
 
+#: Tracing changes filters of warnings, which all threads of a process share. Trials of a sweep may count at once.
+TRACING = threading.Lock()
 #: Column with MACs as a fraction of the reference's.
 RELATIVE = f"macs_to_{REFERENCE}"
 
@@ -132,7 +135,7 @@ def count(model: nn.Module, height: int, width: int) -> Cost:
     if isinstance(model, Oracle):  # it sees no pixels
         return Cost(0, 0, 0, 0, 0, {}, ())
     image = example(model, height, width)
-    with evaluating(model), torch.no_grad(), attention_in_steps():
+    with TRACING, evaluating(model), torch.no_grad(), attention_in_steps():
         by_operator, uncounted = traced_macs(model, image)
         executed = executed_macs(model, image)
         activations = traced_activations(model, image)

@@ -82,15 +82,22 @@ def words() -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def outcome() -> Callable[[Path], dict[str, Any]]:
-    """All that the finished runs of a store came to: metrics, and bytes of weights and queries, by run id."""
+    """Outcomes of the finished runs of a store by run id: record, and hashes of weights and queries."""
+    names = ("model", "seed", "mAP", "R1", "mINP", "steps", "macs", "genotype")
     files = ("model.safetensors", "queries.csv", "experiment.json")
+
+    def written(folder: Path) -> list[Path]:
+        return [folder / file for file in files if (folder / file).exists()]
 
     def read(store: Path) -> dict[str, Any]:
         frame = Store(store).frame()
         return {
             run_id: (
-                *(frame.loc[run_id, name] for name in ("model", "seed", "mAP", "R1", "mINP", "steps", "macs")),
-                *(hashlib.sha256((store / "runs" / run_id / file).read_bytes()).hexdigest() for file in files),
+                *(repr(frame.loc[run_id, name]) for name in names if name in frame),
+                *(
+                    (path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+                    for path in written(store / "runs" / run_id)
+                ),
             )
             for run_id in frame.index
         }
