@@ -55,7 +55,9 @@ def _table(results: ReferenceResults, found: Found) -> str:
     rows = [row for row in table.rows if row.done and row.group in groups and not random_weights(row)]
     rows.sort(key=lambda row: row.group == "untrained")  # the bounds last
     ours = next((row for row in rows if network_of(row) == "msinet"), None)
-    columns = [c for c in table.columns if sum(row.cells[c].done > 0 for row in rows if row.group != "untrained") > 1]
+    seen = [row for row in rows if row.group != "untrained"]
+    most = max((cell.done for row in seen for cell in row.cells.values()), default=0)
+    columns = [column for column in table.columns if sum(row.cells[column].done == most for row in seen) > 1]
     heads = ["", "parameters, M"]
     for column in columns:
         heads += [f"{column.label} R1", f"{column.label} mAP", f"{column.label} mAP minus MSINet's"]
