@@ -221,24 +221,25 @@ def obstacles(table: Table, compared: Comparisons) -> list[str]:
 
 
 def unequal_variances(table: Table, compared: Comparisons) -> list[str]:
-    """A warning for each column whose rows differ much in their seed variance, which intervals pool."""
+    """A warning for each column and pool of rows that differ much in their seed variance (docs/statistics.md)."""
     lines = []
     for column in table.columns:
-        spreads = {
-            table.label(row.factors): cell.std(column.headline)
-            for row in table.rows
-            if row.group != "untrained" and (cell := row.cells.get(column)) and cell.done > 1
-            if not compared.convergence(cell.runs)
-        }
-        if len(spreads) < 2:
-            continue
-        low, high = min(spreads, key=spreads.__getitem__), max(spreads, key=spreads.__getitem__)
-        if spreads[high] > UNEQUAL * spreads[low]:
-            lines.append(
-                f"Unequal variances: seed standard deviations of {column.label} {column.headline} are between "
-                f"{spreads[low]:.1f} ({low}) and {spreads[high]:.1f} ({high}). Intervals use the pooled value; "
-                f"those of {high} may be too narrow (docs/statistics.md)."
-            )
+        metric = column.headline
+        pools: dict[str, list[tuple[float, str]]] = {}
+        for row in table.rows:
+            cell = row.cells.get(column)
+            if row.group == "untrained" or cell is None or cell.done < 2 or compared.convergence(cell.runs):
+                continue
+            label = f"{table.label(row.factors)}, {table_group(row.group)}"
+            pools.setdefault(compared.row(row, column, metric).source, []).append((cell.std(metric), label))
+        for pool in pools.values():
+            (low, steady), (high, wide) = min(pool), max(pool)
+            if high > UNEQUAL * low:
+                lines.append(
+                    f"Unequal variances: seed standard deviations of {column.label} {metric} are between "
+                    f"{low:.1f} ({steady}) and {high:.1f} ({wide}). Intervals use the pooled value; those of the "
+                    "latter may be too narrow (docs/statistics.md)."
+                )
     return lines
 
 

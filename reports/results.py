@@ -332,7 +332,7 @@ def has(factors: Factors, wanted: Factors) -> bool:
 def file_name(name: str, request: Request) -> str:
     """File name with profile, data and changed settings, so that one table does not overwrite another."""
     whose = () if request.recipe_of == "paper" else (request.recipe_of,)
-    data = () if request.data_root is None else (request.data_root.resolve().stem,)
+    data = (request.root_name,) if request.root_name else ()
     changes = (*request.recipe, *request.search_recipe, *request.unsupervised_recipe)
     words = (re.sub(r"[^\w.=]+", "-", word) for word in (*data, *changes))
     return "-".join((name, request.profile, *whose, *words)).replace(".", "_")

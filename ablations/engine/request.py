@@ -139,6 +139,11 @@ class Request:
             return self.pretrained
         return self.pretext_folder if self.pretext_folder.is_dir() else None
 
+    @property
+    def root_name(self) -> str:
+        """Name of the data root in names of files; empty for the rendered world."""
+        return "" if self.data_root is None else self.data_root.resolve().name
+
     def default_datasets(self) -> tuple[str, ...]:
         """Data sets of the tables before any is on disk: those asked for, else all (of the rendered world)."""
         return self.datasets or tuple(name for name in main_datasets() if not self.rendered or name in SETS)

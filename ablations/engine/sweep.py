@@ -70,7 +70,7 @@ class SweepOptions:
 
 def summary_path(request: Request, name: str) -> Path:
     """File with the outcome of the last sweep of that name for a profile and data root."""
-    data = "" if request.data_root is None else f"-{request.data_root.resolve().name}"
+    data = f"-{request.root_name}" if request.root_name else ""
     return request.store / "sweeps" / f"{name}-{request.profile}{data}.json"
 
 

@@ -370,6 +370,13 @@ def test_a_row_with_twice_the_deviation_costs_some_coverage() -> None:
     assert found > 0.88
 
 
+def test_very_unequal_deviations_cost_coverage() -> None:
+    # Seed standard deviations as those of mAP on M in Table 2 of the reference results.
+    found = coverage(1000, 22, rows=3, seed_sd=np.array([6.1, 2.1, 1.2]))
+    print(f"coverage, seed deviations 6.1, 2.1 and 1.2: {found:.3f}")
+    assert 0.80 < found < 0.92
+
+
 def ledger(rng: np.random.Generator, seeds: int = 3) -> tuple[list[list[Part]], list[list[Part]]]:
     """Statements on studies without any difference: about directions, all of them false, and true ones.
 

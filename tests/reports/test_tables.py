@@ -554,7 +554,8 @@ def test_a_note_warns_of_unequal_seed_variances(wide: int, slow: tuple[str, ...]
     table = tools.hand_table({label: tools.hand_cell(values) for label, values in cells.items()})
     found = unequal_variances(table, tools.hand_comparisons(table, slow))
     assert [line.partition(". ")[0] for line in found] == [
-        "Unequal variances: seed standard deviations of M mAP are between 1.0 (even) and 10.0 (wide)"
+        "Unequal variances: seed standard deviations of M mAP are between 1.0 (even, from scratch) and "
+        "10.0 (wide, from scratch)"
     ] * warns
 
 
@@ -581,7 +582,7 @@ def test_a_row_without_numbers_of_the_paper_follows_its_method(data_root: Path, 
 def test_files_of_different_requests_have_different_names(tmp_path: Path) -> None:
     assert file_name("table2", Request()) == "table2-mini"
     request = Request(data_root=tmp_path / "photos.csv", recipe=("lr=0.1",), recipe_of="authors")
-    assert file_name("table2", request) == "table2-mini-authors-photos-lr=0_1"
+    assert file_name("table2", request) == "table2-mini-authors-photos_csv-lr=0_1"
     assert file_name("table4", Request(unsupervised_recipe=("eps=0.5",))) == "table4-mini-eps=0_5"
 
 
