@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,8 +94,10 @@ class Run:
         from ablations.engine.prepare import prepare
         from ablations.engine.runner import execute
 
-        prepare(study, self.request, self.run_options)
-        resolution = resolve(study, self.request, store)
+        budget = self._budget(store)  # its time begins before pre-trainings
+        request = for_device(self.request, self.run_options.device)
+        prepare(study, request, self.run_options, budget)
+        resolution = resolve(study, request, store)
         print_blocked("not run", resolution)
         runs = list(resolution.runs())
         if runs and all(one.state == "blocked" for one in runs):
@@ -105,14 +107,13 @@ class Run:
         def show_sometimes() -> None:
             nonlocal shown_at
             if self.table and time.monotonic() - shown_at > SHOW_SECONDS:
-                show(self.name, self.request, "--brief")
+                show(self.name, request, "--brief")
                 shown_at = time.monotonic()
 
-        budget = self._budget(store)
         tally = execute(
             resolution, store, self.run_options, show_sometimes, jobs=self.jobs, budget=budget, cluster=self.cluster
         )
-        status = show(self.name, self.request) if self.table else 0
+        status = show(self.name, request) if self.table else 0
         print(", ".join(f"{number} {outcome}" for outcome, number in tally.items()) or "nothing to run")
         return 1 if tally["failed"] or tally["running"] else status
 
@@ -120,11 +121,22 @@ class Run:
         if not self.minutes:
             return None
         from msinet.environment import describe, pick_device
+        from msinet.training.graphs import use_graphs
 
-        frame = store.frame()
-        if len(frame):
-            frame = frame[frame["device"] == describe(pick_device(self.run_options.device))["device"]]
-        return Budget.of(self.minutes, self.step_times, frame.to_dict("records"), jobs=self.jobs)
+        device = pick_device(self.run_options.device)
+        name, graphs = str(describe(device)["device"]), use_graphs(self.run_options, device)
+        records = store.frame().to_dict("records")
+        return Budget.of(self.minutes, name, self.step_times, records, graphs=graphs, jobs=self.jobs)
+
+
+def for_device(request: Request, device: str) -> Request:
+    """The request to run on a device: on a GPU there is time for all rows and columns."""
+    from msinet.environment import pick_device
+
+    if request.complete or pick_device(device).type != "cuda":
+        return request
+    print("on a GPU, all data sets and networks run, as with --whole; pass it to reports as well")
+    return replace(request, whole=True)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Time and memory of pseudo-labels: Jaccard distances and clusters, with sparse and with dense matrices."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 
@@ -9,18 +10,25 @@ import torch
 
 from bench.memory import EXACT, in_a_fresh_process, peak_extra
 from msinet.training.recipe import Unsupervised
+from msinet.training.recipes import resolve_unsupervised
+from msinet.unsupervised.mmt import WIDEST, first_radius
 from msinet.unsupervised.pseudo_labels import cluster, distances
 
 #: Images and identities of the paper's training sets.
 SIZES = {"market1501": (12_936, 751), "msmt17": (32_621, 1041)}
+#: Kinds of features: clustered by identity, as those of a trained network, or not, as those of an untrained one.
+KINDS = {"clustered": True, "random": False}
 #: Standard deviation of features around their identity's centre; that of the centres is 1. Some images are outliers.
 NOISE = 0.8
 
 
-def made_up(images: int, identities: int, dim: int, seed: int = 0) -> torch.Tensor:
-    """Random unit features (images, dim) around one centre per identity, made in parts to save memory."""
+def made_up(images: int, identities: int, dim: int, *, clustered: bool = True, seed: int = 0) -> torch.Tensor:
+    """Random unit features (images, dim) around one centre per identity, or all around zero if not clustered.
+
+    They are made in parts to save memory.
+    """
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((identities, dim), np.float32)
+    centres = rng.standard_normal((identities, dim), np.float32) * np.float32(clustered)
     rows = np.empty((images, dim), np.float32)
     for start in range(0, images, 1000):
         part = rows[start : start + 1000]
@@ -33,6 +41,12 @@ def made_up(images: int, identities: int, dim: int, seed: int = 0) -> torch.Tens
 def sparse_labels(features: torch.Tensor, settings: Unsupervised) -> np.ndarray:
     """Pseudo-labels as the methods of this suite make them."""
     return cluster(distances(features, settings), settings.eps, settings.min_samples)
+
+
+def first_labels_of_mmt(features: torch.Tensor, settings: Unsupervised) -> np.ndarray:
+    """Pseudo-labels of MMT's first clustering, which needs distances up to a large radius."""
+    within = distances(features, settings, WIDEST)
+    return cluster(within, first_radius(within, settings), settings.min_samples)
 
 
 def dense_labels(features: torch.Tensor, settings: Unsupervised) -> np.ndarray:
@@ -75,14 +89,21 @@ def dense_labels(features: torch.Tensor, settings: Unsupervised) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-#: Both forms by name.
-FORMS: dict[str, Callable[[torch.Tensor, Unsupervised], np.ndarray]] = {"sparse": sparse_labels, "dense": dense_labels}
+#: Forms by name.
+FORMS: dict[str, Callable[[torch.Tensor, Unsupervised], np.ndarray]] = {
+    "sparse": sparse_labels,
+    "first of mmt": first_labels_of_mmt,
+    "dense": dense_labels,
+}
 
 
-def _once(form: str, images: int, identities: int, dim: int, threads: int) -> tuple[int | None, float, int]:
+def _once(
+    form: str, images: int, identities: int, dim: int, threads: int, clustered: bool
+) -> tuple[int | None, float, int]:
     """Extra bytes, seconds and number of clusters of a form. Must run in a fresh process."""
     torch.set_num_threads(threads)
-    features, settings = made_up(images, identities, dim), Unsupervised()
+    features = made_up(images, identities, dim, clustered=clustered)
+    settings = resolve_unsupervised("paper", "mmt" if "mmt" in form else "gs", "market1501").recipe.method_settings
     FORMS[form](features[:200].clone(), settings)  # loads libraries
     seconds, clusters = 0.0, 0
 
@@ -95,25 +116,27 @@ def _once(form: str, images: int, identities: int, dim: int, threads: int) -> tu
     return peak_extra(work), seconds, clusters
 
 
-def measure(sizes: Sequence[str], *, dim: int, forms: Sequence[str], threads: int) -> pd.DataFrame:
-    """One row per size and form: seconds, memory in MiB without the features, clusters.
+def measure(sizes: Sequence[str], *, dim: int, dense: bool, threads: int) -> pd.DataFrame:
+    """One row per size, kind of features and form: seconds, memory in MiB without the features, clusters.
 
     Args:
         sizes: names in `SIZES`.
         dim: length of a feature.
-        forms: names in `FORMS`.
+        dense: whether to measure dense matrices as well, at Market-1501's size; at MSMT17's they take 20 GiB.
         threads: number of threads.
     """
     rows = []
-    for size in sizes:
-        for form in forms:
-            extra, _, clusters = in_a_fresh_process(_once, form, *SIZES[size], dim, threads, tunables=EXACT)
-            _, seconds, _ = in_a_fresh_process(_once, form, *SIZES[size], dim, threads)
-            extra_mib = None if extra is None else extra / 2**20
-            rows.append({"set": size, "form": form, "seconds": seconds, "extra_mib": extra_mib, "clusters": clusters})
+    for size, (kind, clustered), form in itertools.product(sizes, KINDS.items(), FORMS):
+        if form == "dense" and not (dense and size == "market1501"):
+            continue
+        arguments = (form, *SIZES[size], dim, threads, clustered)
+        extra, _, clusters = in_a_fresh_process(_once, *arguments, tunables=EXACT)
+        _, seconds, _ = in_a_fresh_process(_once, *arguments)
+        row = {"set": size, "features": kind, "form": form, "seconds": seconds}
+        rows.append(row | {"extra_mib": None if extra is None else extra / 2**20, "clusters": clusters})
     return pd.DataFrame(rows)
 
 
 def render(table: pd.DataFrame) -> str:
-    """A line per size and form."""
+    """A line per size, kind of features and form."""
     return table.to_string(index=False, na_rep="-", float_format="{:.2f}".format)

@@ -86,14 +86,9 @@ class _OnNetworks:
 
     def networks(self) -> list[str]:
         """The networks to measure."""
-        from bench.networks import choose, fitting
+        from bench.networks import to_measure
 
-        chosen = choose(self.models, self.study, self.profile)
-        if self.models:
-            return chosen
-        names, left_out = fitting(chosen, self.height)
-        print("\n".join(left_out), end="\n" * bool(left_out))
-        return names
+        return to_measure(self.models, self.height, self.study, self.profile)
 
 
 @dataclass(frozen=True)
@@ -142,7 +137,8 @@ class Latency(_OnNetworks):
             if not values or min(values) < 1:
                 raise UserError(f"there must be at least one {name}, got {values}")
         image = check_image(self.height, self.width)
-        every = [Contender(n, f, p) for p in self.precisions for f in self.forms for n in self.networks()]
+        networks = self.networks()
+        every = [Contender(n, f, p) for p in self.precisions for f in self.forms for n in networks]
         partial, failed = (self.out.with_suffix(f".{what}.csv") for what in ("part", "errors"))
         for path in (partial, failed):
             path.unlink(missing_ok=True)
@@ -189,7 +185,7 @@ class Memory(_OnNetworks):
     """Measure the peak memory of an inference batch, without weights and images, each in a new process."""
 
     forms: tuple[str, ...] = ("eager", "deployed")
-    """eager, channels_last, deployed, compiled, cuda_graph, onnx"""
+    """eager, channels_last, deployed, compiled, onnx"""
     precision: str = "fp32"
     """fp32, bf16, and on a GPU tf32"""
     batches: tuple[int, ...] = (1, 32)
@@ -209,6 +205,8 @@ class Memory(_OnNetworks):
         from bench.memory import EXACT, in_a_fresh_process
         from msinet.environment import pick_device
 
+        if "cuda_graph" in self.forms:
+            raise UserError("a captured graph allocates its memory before it runs; measure the form deployed instead")
         device = pick_device(self.device)
         check_forms(self.forms, (self.precision,), device)
         image = check_image(self.height, self.width)
@@ -288,7 +286,7 @@ class Gpu:
     minutes: float = 15.0
     """total time"""
     store: Path | None = None
-    """folder of the runs of the reference studies; None: OUT/store"""
+    """folder of the runs of the reference studies; None: OUT-store, next to OUT"""
     device: str = "auto"
     """cuda, cuda:N or auto; cpu: only parts that need no GPU"""
     parts: tuple[str, ...] = ("tests", "steps", "latency", "memory", "retrieval", "runs")
@@ -312,7 +310,8 @@ class Gpu:
         from bench.networks import choose
         from msinet.environment import pick_device
 
-        store = self.store or self.out / "store"
+        out = self.out.resolve()
+        store = self.store or out.with_name(f"{out.name}-store")
         if self.merge:
             gpu.join(self.merge, self.out, store)
         else:
@@ -328,12 +327,12 @@ class Gpu:
 class Clustering:
     """Measure pseudo-labels of a training set: Jaccard distances and clusters."""
 
-    sizes: tuple[str, ...] = ("market1501",)
-    """market1501, msmt17: as many images as those training sets"""
+    sizes: tuple[str, ...] = ("market1501", "msmt17")
+    """as many images as these training sets"""
     dim: int = 2048
     """feature dimension"""
     dense: bool = False
-    """also measure dense matrices, as in public code, which take several GiB and minutes"""
+    """also measure dense matrices at Market-1501's size, as in public code, which take several GiB and minutes"""
     threads: int = 2
     """threads for the distances"""
     out: Path = Path("results/bench/clustering.csv")
@@ -351,7 +350,6 @@ class Clustering:
                 raise unknown_name("training set", name, clustering.SIZES)
         if min(self.dim, self.threads) < 1:
             raise UserError("dim and threads must be at least 1")
-        forms = ("sparse", "dense") if self.dense else ("sparse",)
-        table = clustering.measure(self.sizes, dim=self.dim, forms=forms, threads=self.threads)
+        table = clustering.measure(self.sizes, dim=self.dim, dense=self.dense, threads=self.threads)
         print(clustering.render(table))
         write(table, self.out, surroundings(torch.device("cpu"), dim=self.dim, threads=self.threads))

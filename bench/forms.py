@@ -93,7 +93,7 @@ def prepare(
 
 
 def _captured(network: nn.Module, images: Tensor, precision: str) -> Run:
-    """Record the network's kernels once. The returned call replays them."""
+    """Record the network's kernels once. The returned call replays them and returns the same memory each time."""
     use_precision(precision)
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
@@ -103,10 +103,15 @@ def _captured(network: nn.Module, images: Tensor, precision: str) -> Run:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph), torch.inference_mode():
-        network(images)
-    return partial(_replay, graph, network, images)
+        features = network(images)
+    return partial(_replay, graph, features, network, images)
 
 
-def _replay(graph: torch.cuda.CUDAGraph, *_alive: object) -> None:
-    """Run a captured graph, which reads the memory of the network and the images: the caller keeps them alive."""
+def _replay(graph: torch.cuda.CUDAGraph, features: object, *_alive: object) -> object:
+    """Run a captured graph, which reads the memory of the network and the images: the caller keeps them alive.
+
+    Returns:
+        The memory to which the graph writes the features.
+    """
     graph.replay()
+    return features

@@ -1,8 +1,9 @@
 """`python -m bench gpu`: measures a machine with a GPU in a given time and writes at most eight files.
 
 Each part has a share of the time: the tests marked gpu, training and search steps, latency, memory, ranking, runs of
-the reference studies. Each row is written to disk as soon as it is measured. Each failure is a row of errors.csv. The
-same command skips rows that are in its folder. `--merge` joins the folders of several machines.
+the reference studies. Each row is written to disk as soon as it is measured, latencies after the race of each network.
+Each failure is a row of errors.csv. The same command skips rows that are in its folder. `--merge` joins the folders of
+several machines.
 """
 
 import functools
@@ -16,13 +17,14 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
+from typing import Any
 
-from bench.isolation import Failure, Report, Work, direct, isolated
+from bench.isolation import Failure, Late, Report, Work, direct, isolated
 from bench.tables import Row, Rows, merge
 from msinet.errors import UserError
 from msinet.io import atomic_path, write_json
@@ -35,13 +37,14 @@ SHARES = {"tests": 0.35, "steps": 0.25, "latency": 0.3, "memory": 0.15, "retriev
 #: Bytes of the archive of runs, below 16 MB.
 ARCHIVE_LIMIT = 15_000_000
 ARCHIVE = "runs.tar.gz"
+MACHINES = "machine.json"
 #: Files of a run in the archive. Those of the second group are left out if there is no room.
 SMALL = ("experiment.json", "record.json", "genotype.json", "alphas.csv", "history.csv")
 LARGE = ("queries.csv",)
 #: Columns of errors.csv.
 ERROR_COLUMNS = ("part", "item", "device", "error")
 MEMORY_COLUMNS = ("model", "form", "precision", "batch", "height", "width", "device", "weights_mib", "peak_mib")
-RANKING_COLUMNS = ("size", "features", "dim", "device", "product_seconds", "ranking_seconds", "ratio")
+RANKING_COLUMNS = ("size", "features", "dim", "device", "product_seconds", "ranking_seconds_cpu_sort", "ratio")
 #: Assumed seconds of the first item of a part, including the start of its process.
 FIRST = 20.0
 
@@ -52,19 +55,22 @@ class Clock:
 
     deadline: float
     """in seconds of `time.monotonic`"""
-    longest: float = FIRST
+    longest: float = 0.0
+    """seconds of the longest item; 0: none has ended"""
     began: float = field(default_factory=time.monotonic)
 
     def left(self) -> float:
         """Remaining seconds."""
         return self.deadline - time.monotonic()
 
-    def note(self) -> bool:
-        """Note the end of an item. Return whether another one fits."""
+    def fits(self) -> bool:
+        """Return whether another item fits. The first one is assumed to take `FIRST` seconds."""
+        return self.left() > (self.longest or FIRST)
+
+    def note(self) -> None:
+        """Note the end of an item."""
         now = time.monotonic()
-        self.longest = max(now - self.began, 0.5 * self.longest)
-        self.began = now
-        return self.left() > self.longest
+        self.longest, self.began = max(self.longest, now - self.began), now
 
 
 @dataclass(frozen=True)
@@ -109,30 +115,28 @@ class Measurement:
         self.device = str(self.about["device"])
         plan.out.mkdir(parents=True, exist_ok=True)
         self.errors = Rows(plan.out / "errors.csv", ERROR_COLUMNS, ERROR_COLUMNS[:3])
-        self.summary: dict[str, object] = {}
 
     def __call__(self) -> None:
         """Measure every part in turn."""
         unpack(self.plan.out / ARCHIVE, self.plan.store)
         for part in self.plan.parts:
-            left = self.end - time.monotonic()
-            if left <= 0:
-                self._note(part, "no time was left")
+            began = time.monotonic()
+            left = self.end - began
+            clock = Clock(began + SHARES[part] * left, began=began)
+            if not clock.fits():
+                self._note(part, "too little time was left")
                 continue
             print(f"{part}: {left / 60:.1f} minutes left", flush=True)
-            began = time.monotonic()
             try:
-                PARTS[part](self, Clock(time.monotonic() + SHARES[part] * left))
+                PARTS[part](self, clock)
             except Exception as error:  # later parts must still run
                 self.fail(part, "", f"{type(error).__name__}: {error}")
             self._note(part, f"{time.monotonic() - began:.0f} s")
 
     def _note(self, part: str, what: str) -> None:
         """Write down what happened, by device, so that folders of several machines can be joined."""
-        self.summary[part] = what
-        path = self.plan.out / "machine.json"
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        write_json(path, {**known, self.device: {**self.about, "parts": self.summary}})
+        path = self.plan.out / MACHINES
+        write_json(path, join_machines(_read(path), {self.device: {**self.about, "parts": {part: what}}}))
 
     def fail(self, part: str, item: str, error: str) -> None:
         """Print and record a failure."""
@@ -144,15 +148,28 @@ class Measurement:
         return {"part": part, "item": item, "device": self.device} in self.errors
 
     def run(self, part: str, work: Work, items: Sequence[object], clock: Clock, rows: Rows) -> None:
-        """Measure items, on a GPU in another process, and write each row, until the time of the part is over."""
+        """Measure items, on a GPU in another process, until the time of the part is over."""
         left = [item for item in items if not self.failed(part, str(item))]
-        results = isolated(work, left, patience=max(30.0, clock.left())) if self.plan.on_gpu else direct(work, left)
+        if self.plan.on_gpu:
+            results = isolated(work, left, deadline=clock.deadline)
+        else:
+            results = chain.from_iterable(direct(work, [item]) for item in left)
+        self.write(part, ((str(item), row) for item, row in results), clock, rows)
+
+    def write(self, part: str, results: Iterable[tuple[str, Any]], clock: Clock, rows: Rows) -> None:
+        """Write rows and failures as they come, until the time of the part is over.
+
+        An item that is stopped by the end of the part is left to the next call, unless it had all the time of the part.
+        """
         for item, row in results:
-            if isinstance(row, Failure):
-                self.fail(part, str(item), row)
+            if isinstance(row, Late) and clock.longest:
+                print(f"left to the next call: {part} {item}: {row}", flush=True)
+            elif isinstance(row, Failure):
+                self.fail(part, item, row)
             else:
-                rows.append({"device": self.device, **row})
-            if not clock.note():
+                rows.append({**row, "device": self.device})
+            clock.note()
+            if not clock.fits():
                 return
 
 
@@ -160,16 +177,20 @@ class Measurement:
 
 
 def run_tests(m: Measurement, clock: Clock) -> None:
-    """Run the tests that need a GPU; the end of their output is in tests.txt."""
+    """Run the tests that need a GPU, unless this code has passed them; the end of their output is in tests.txt."""
     if importlib.util.find_spec("pytest") is None or not TESTS.is_dir():
         m.fail("tests", "", f"pytest or {TESTS} is missing")
+        return
+    path = m.plan.out / "tests.txt"
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    title = f"== {m.device}, torch {m.about['torch']}, code {m.about['code']}"
+    if f"{title}: status 0," in before and not title.endswith("-dirty"):
+        print("tests: passed before with this code")
         return
     words = ["-m", "gpu", "-q", "-ra", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--durations=10"]
     files = sorted(map(str, TESTS.glob("test_*.py")), reverse=True)  # trainings first
     code, output = command([sys.executable, "-m", "pytest", *words, *files], clock.left())
-    path = m.plan.out / "tests.txt"
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    now = f"== {m.device}, {m.about['measured']}, torch {m.about['torch']}: status {code}\n{output[-200_000:]}\n"
+    now = f"{title}: status {code}, {m.about['measured']}\n{output[-200_000:]}\n"
     path.write_text(before + now, encoding="utf-8")
     if code not in (0, 5):  # 5: there are no tests
         m.fail("tests", str(m.about["measured"]), f"status {code}: {output.strip().splitlines()[-1] if output else ''}")
@@ -178,11 +199,11 @@ def run_tests(m: Measurement, clock: Clock) -> None:
 def measure_steps(m: Measurement, clock: Clock) -> None:
     """Training steps and search iterations, eager and captured."""
     from bench import steps
-    from bench.networks import choose
+    from bench.networks import to_measure
 
     rows = Rows(m.plan.out / "steps.csv", steps.COLUMNS, steps.KEYS)
     modes = ("graph", "eager") if m.plan.on_gpu else ("eager",)
-    every = steps.contenders(choose(m.plan.networks), m.plan.sizes, modes)
+    every = steps.contenders({size: to_measure(m.plan.networks, size[0]) for size in m.plan.sizes}, modes)
     left = [one for one in every if {**one._asdict(), "batch": 4 * one.identities, "device": m.device} not in rows]
     m.run("steps", functools.partial(steps.time_steps, device=m.plan.device, seconds=m.plan.seconds), left, clock, rows)
 
@@ -190,11 +211,11 @@ def measure_steps(m: Measurement, clock: Clock) -> None:
 def measure_latency(m: Measurement, clock: Clock) -> None:
     """Time all networks by precision and batch size. Compiled forms come last, because compiling takes long."""
     from bench.latency import COLUMNS, KEYS, LEAST, Conditions, Contender, measure
-    from bench.networks import choose
+    from bench.networks import to_measure
 
     plan, image = m.plan, m.plan.sizes[-1]
     rows = Rows(plan.out / "latency.csv", (*COLUMNS, "device"), (*KEYS, "device"))
-    for precision, batch, forms, networks in latency_groups(plan, choose(plan.networks)):
+    for precision, batch, forms, networks in latency_groups(plan, to_measure(plan.networks, image[0])):
         size = {"batch": batch, "height": image[0], "width": image[1], "device": m.device}
         left = [
             one
@@ -204,18 +225,15 @@ def measure_latency(m: Measurement, clock: Clock) -> None:
         ]
         if not left:
             continue
-        conditions = Conditions(batch, image, plan.device, max(30, LEAST), plan.seconds)
-        for contender, row in measure(left, conditions, patience=max(30.0, clock.left())):
-            if isinstance(row, Failure):
-                m.fail("latency", f"{' '.join(contender)} batch {batch}", row)
-            else:
-                rows.append({**row, "device": m.device})
-        if not clock.note():
+        conditions = Conditions(batch, image, plan.device, max(30, LEAST), plan.seconds, apart=True)
+        results = measure(left, conditions, deadline=clock.deadline)
+        m.write("latency", ((f"{' '.join(one)} batch {batch}", row) for one, row in results), clock, rows)
+        if not clock.fits():
             return
 
 
 def latency_groups(plan: Plan, networks: Sequence[str]) -> Iterator[tuple[str, int, tuple[str, ...], Sequence[str]]]:
-    """Precision, batch, forms and networks of each race."""
+    """Precision, batch, forms and networks of the races of each process."""
     precisions = ("tf32", "fp32", "bf16") if plan.on_gpu else ("fp32",)
     forms = ("eager", "deployed", "cuda_graph") if plan.on_gpu else ("eager", "deployed")
     for batch, precision in product(plan.batches, precisions):
@@ -226,7 +244,7 @@ def latency_groups(plan: Plan, networks: Sequence[str]) -> Iterator[tuple[str, i
 
 def measure_memory(m: Measurement, clock: Clock) -> None:
     """Peak memory of a batch of each contender."""
-    from bench.networks import choose
+    from bench.networks import to_measure
 
     plan, image = m.plan, m.plan.sizes[-1]
     rows = Rows(plan.out / "memory.csv", MEMORY_COLUMNS, MEMORY_COLUMNS[:7])
@@ -234,7 +252,7 @@ def measure_memory(m: Measurement, clock: Clock) -> None:
     items = [
         (text, form, precision, batch, image, plan.device)
         for batch, precision, form in product(plan.batches[-1:], precisions, ("eager", "deployed"))
-        for text in choose(plan.networks)
+        for text in to_measure(plan.networks, image[0])
     ]
     left = [one for one in items if _memory_key(one) | {"device": m.device} not in rows]
     m.run("memory", peak_memory, left, clock, rows)
@@ -260,7 +278,10 @@ def peak_memory(items: Sequence[tuple[str, str, str, int, tuple[int, int], str]]
 
 
 def measure_ranking(m: Measurement, clock: Clock) -> None:
-    """Ranking by `evaluate` with features on the device, and the matrix product alone."""
+    """Ranking by `evaluate` with features on the device, and the matrix product alone.
+
+    The device computes the product. The CPU sorts in both cases.
+    """
     rows = Rows(m.plan.out / "retrieval.csv", RANKING_COLUMNS, RANKING_COLUMNS[:4])
     items = [
         (size, kind, 512, m.plan.device) for size, kind in product(("market1501", "msmt17"), ("clustered", "random"))
@@ -293,7 +314,7 @@ def _ranked(size: str, kind: str, dim: int, device: str) -> dict[str, object]:
         "features": kind,
         "dim": dim,
         "product_seconds": product_seconds,
-        "ranking_seconds": ranking_seconds,
+        "ranking_seconds_cpu_sort": ranking_seconds,
         "ratio": ranking_seconds / product_seconds,
     }
 
@@ -341,8 +362,8 @@ def command(
 ) -> tuple[int, str]:
     """Run a command with a time limit. Return its exit status and its output.
 
-    At the time limit, the command and its children are interrupted, so that they save their state. If they do not end
-    soon, they are killed.
+    At the time limit and at Ctrl-C, the command and its children are interrupted, so that they save their state. If
+    they do not end soon, they are killed.
 
     Args:
         words: the command and its arguments.
@@ -362,21 +383,29 @@ def command(
         errors="replace",
     )
     output = None
-    while output is None and (left := deadline - time.monotonic()) > 0:
-        with suppress(subprocess.TimeoutExpired):
-            output, _ = process.communicate(timeout=min(30.0, left))
-        between()
-    if output is not None:
-        return process.returncode, output
+    try:
+        while output is None and (left := deadline - time.monotonic()) > 0:
+            with suppress(subprocess.TimeoutExpired):
+                output, _ = process.communicate(timeout=min(30.0, left))
+            between()
+    finally:
+        if output is None:
+            output = f"{_end(process, patience)}\n(interrupted after {seconds:.0f} s)"
+            between()
+    return process.returncode, output
+
+
+def _end(process: "subprocess.Popen[str]", patience: float) -> str:
+    """Interrupt a process and its children, then kill those that are left. Return the output."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     try:
-        output, _ = process.communicate(timeout=patience)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-    between()
-    return process.returncode, f"{output}\n(interrupted after {seconds:.0f} s)"
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=patience)[0]
+    finally:  # also after a second Ctrl-C
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()[0]
 
 
 def _machine(device: str) -> dict[str, object]:
@@ -404,7 +433,8 @@ def pack(store: Path, archive: Path) -> None:
         content = io.BytesIO()
         with tarfile.open(fileobj=content, mode="w:gz") as tar:
             for path in paths:
-                tar.add(path, path.relative_to(store).as_posix())
+                with suppress(FileNotFoundError):  # removed meanwhile, such as the error of a run that succeeds now
+                    tar.add(path, path.relative_to(store).as_posix())
         if content.tell() <= ARCHIVE_LIMIT:
             break
     if paths:
@@ -445,17 +475,27 @@ def join(folders: Sequence[Path], out: Path, store: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, (columns, keys) in tables.items():
         merge([path for folder in folders if (path := folder / name).exists()], Rows(out / name, columns, keys))
-    machines: dict[str, object] = {}
+    machines: dict[str, Any] = {}
     for folder in (*folders, out):
-        if (path := folder / "machine.json").exists():
-            machines |= json.loads(path.read_text(encoding="utf-8"))
+        machines = join_machines(machines, _read(folder / MACHINES))
         unpack(folder / ARCHIVE, store)
-    write_json(out / "machine.json", machines)
+    write_json(out / MACHINES, machines)
     texts = [path.read_text(encoding="utf-8") for folder in (out, *folders) if (path := folder / "tests.txt").exists()]
     if texts:
         calls = [call for text in texts for call in re.split(r"^(?=== )", text, flags=re.MULTILINE)]
         (out / "tests.txt").write_text("".join(dict.fromkeys(calls)), encoding="utf-8")
     pack(store, out / ARCHIVE)
+
+
+def join_machines(known: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Descriptions of machines by device. New ones replace known ones, except for parts that only those have."""
+    parts = {device: known.get(device, {}).get("parts", {}) | about.get("parts", {}) for device, about in new.items()}
+    return {**known, **{device: {**about, "parts": parts[device]} for device, about in new.items()}}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def count_rows(out: Path) -> Row:

@@ -5,8 +5,10 @@ separate process. If one fails, the others continue in a new process. Importing 
 that small processes start fast.
 """
 
+import math
 import multiprocessing
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -14,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
 Row = dict[str, Any]
-#: Kind ("row" or "error"), number of the item, and its row or its error.
+#: Kind ("row", "error" or "late"), number of the item, and its row or its error.
 Message = tuple[str, int, Any]
 
 
@@ -36,8 +38,12 @@ class Failure(str):
     """The error message of an item."""
 
 
+class Late(Failure):
+    """The message of an item that was stopped because the time was over. With more time it may succeed."""
+
+
 def isolated(
-    work: Work, items: Sequence[Item], *, patience: float = 300.0, method: str = "spawn"
+    work: Work, items: Sequence[Item], *, patience: float = 300.0, deadline: float = math.inf, method: str = "spawn"
 ) -> Iterator[tuple[Item, Row | Failure]]:
     """Measure items in a separate process; after a failure the others continue in a new one.
 
@@ -45,12 +51,13 @@ def isolated(
         work: a function at the top level of a module, or a partial one. Items on which it does not report are left out.
         items: values that can be pickled.
         patience: seconds without a report after which the process is killed.
+        deadline: time of `time.monotonic` at which the process is killed. Items after the current one are left out.
         method: how processes are started.
 
     Yields:
         Each item with its row or its error, as they come.
     """
-    return _attempts(lambda left: _in_a_process(work, left, patience, method), items)
+    return _attempts(lambda left: _in_a_process(work, left, patience, deadline, method), items)
 
 
 def direct(work: Work, items: Sequence[Item]) -> Iterator[tuple[Item, Row | Failure]]:
@@ -66,6 +73,9 @@ def _attempts(
         done: set[int] = set()
         failed = False
         for kind, number, value in run(left):
+            if kind == "late":
+                yield left[number], Late(value)
+                return
             failed = failed or kind == "error"
             if number not in done:
                 done.add(number)
@@ -98,19 +108,24 @@ def _child(work: Work, items: Sequence[Any], there: Connection) -> None:
     there.send(("end", 0, None))
 
 
-def _in_a_process(work: Work, items: Sequence[Any], patience: float, method: str) -> Iterator[Message]:
+def _in_a_process(work: Work, items: Sequence[Any], patience: float, deadline: float, method: str) -> Iterator[Message]:
     context: Any = multiprocessing.get_context(method)
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(work, items, there))
     process.start()
     there.close()
-    current, ended = 0, False
+    current, ended, heard = 0, False, time.monotonic()
     try:
         while not ended:
-            if not here.poll(patience):
+            left = deadline - time.monotonic()
+            if not here.poll(max(0.0, min(patience, left))):
                 process.kill()
-                yield "error", current, f"killed: no sign of life for {patience:.0f} s"
+                if left < patience:
+                    yield "late", current, f"not ready after {time.monotonic() - heard:.0f} s, when the time was over"
+                else:
+                    yield "error", current, f"killed: no sign of life for {patience:.0f} s"
                 break
+            heard = time.monotonic()
             try:
                 kind, number, value = here.recv()
             except EOFError:

@@ -1,8 +1,10 @@
 """Latency and memory of networks, timed in turn so that ratios hold on a noisy machine."""
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +20,7 @@ from bench.isolation import Failure, Report, direct, isolated
 from bench.machine import traffic
 from bench.memory import peak_extra
 from bench.networks import REFERENCE, build, label, paper_costs
-from msinet.environment import describe
+from msinet.environment import describe, pick_device
 from msinet.io import write_json, write_text
 from msinet.models.deploy import deploy
 
@@ -87,53 +89,86 @@ class Contender(NamedTuple):
 
 @dataclass(frozen=True)
 class Conditions:
-    """Batch size, image size, device and length of a race."""
+    """Batch size, image size, device and length of races."""
 
     batch: int
     image: tuple[int, int]
     device: str
     rounds: int
     seconds: float
+    apart: bool = False
+    """one race for each network and the reference, so that its rows come before the next network is measured"""
 
 
 def time_contenders(contenders: Sequence[Contender], report: Report, conditions: Conditions) -> None:
-    """Race contenders and report on each: calls, p50, p95 and p99 in seconds."""
-    here, device = conditions, torch.device(conditions.device)
+    """Race contenders and report on each: calls, p50, p95 and p99 in seconds, and p50 of its references in its race."""
+    here, device = conditions, pick_device(conditions.device)
     finish = _finisher(device)
-    built = {text: build(text, 751, here.image) for text in dict.fromkeys(c.network for c in contenders)}
     runs: dict[int, Run] = {}
-    for number, one in enumerate(contenders):
-        report.at(number)
-        run = prepare(built[one.network], one.form, one.precision, here.batch, here.image, device)
-        run()
-        finish()  # an error of the GPU shows here, and not at the next contender
-        runs[number] = run
-    times = race(runs, rounds=here.rounds, seconds=here.seconds, finish=finish, begin=report.at)
-    for number, timing in times.items():
-        report.row(number, asdict(timing))
+    every = races(contenders, apart=here.apart)
+    for numbers in every:
+        runs = {number: run for number, run in runs.items() if number in numbers}  # those of the reference
+        networks = dict.fromkeys(contenders[number].network for number in numbers if number not in runs)
+        built = {text: build(text, 751, here.image) for text in networks}
+        for number in numbers:
+            if number not in runs:
+                report.at(number)
+                _, form, precision = contenders[number]
+                run = prepare(built[contenders[number].network], form, precision, here.batch, here.image, device)
+                run()
+                finish()  # an error of the GPU shows here, and not at the next contender
+                runs[number] = run
+        times = race(runs, rounds=here.rounds, seconds=here.seconds, finish=finish, begin=report.at)
+        medians = {contenders[number]: timing.p50 for number, timing in times.items()}
+        for number, timing in times.items():
+            plain, same = (medians.get(one) for one in references(contenders[number]))
+            # The reference stays an item until the last race, so that a new process after a failure measures it too.
+            if contenders[number].network != REFERENCE or numbers is every[-1]:
+                report.row(number, {**asdict(timing), "plain": plain, "same": same})
+
+
+def references(one: Contender) -> tuple[Contender, Contender]:
+    """The reference as trained, and in the form and precision of a contender."""
+    return Contender(REFERENCE, "eager", "fp32"), one._replace(network=REFERENCE)
+
+
+def races(contenders: Sequence[Contender], *, apart: bool) -> list[list[int]]:
+    """Numbers of the contenders of each race: all of them, or those of one network and of the reference."""
+    networks = dict.fromkeys(one.network for one in contenders)
+    others = [one for one in networks if one != REFERENCE]
+    together = [{one, REFERENCE} for one in others] if apart and others else [set(networks)]
+    return [[number for number, one in enumerate(contenders) if one.network in names] for names in together]
 
 
 def measure(
-    contenders: Sequence[Contender], conditions: Conditions, patience: float = 300.0
+    contenders: Sequence[Contender], conditions: Conditions, *, patience: float = 300.0, deadline: float = math.inf
 ) -> Iterator[tuple[Contender, dict[str, object] | Failure]]:
     """A row per contender: milliseconds, images per second, ratios to `REFERENCE`, parameters, MACs and bytes moved.
 
     `ratio` is to the reference as trained (eager, fp32), `ratio_same` to the reference in the same form and precision.
     Both are always measured in the same race. A contender that fails has its error in place of a row. On a GPU, races
-    run in another process, because an error there makes the process unusable.
+    run in another process, because an error there makes the process unusable; rows come after each race.
+
+    Args:
+        contenders: networks, forms and precisions.
+        conditions: of the races.
+        patience: on a GPU, seconds without a sign of life after which a contender fails.
+        deadline: on a GPU, the time of `time.monotonic` at which the races end.
     """
-    plain = Contender(REFERENCE, "eager", "fp32")
-    every = list(dict.fromkeys([*contenders, plain, *(c._replace(network=REFERENCE) for c in contenders)]))
+    every = list(dict.fromkeys([*contenders, *(other for one in contenders for other in references(one))]))
+    for network in dict.fromkeys(one.network for one in contenders):
+        with suppress(Exception):  # the contender's own process reports it
+            _sizes(network, conditions.image)  # here: counting during a race would disturb it
     work = functools.partial(time_contenders, conditions=conditions)
     on_cpu = torch.device(conditions.device).type == "cpu"
-    found = dict(direct(work, every) if on_cpu else isolated(work, every, patience=patience))
-    medians = {c: float(one["p50"]) for c, one in found.items() if not isinstance(one, Failure)}
-    for contender in contenders:
-        one = found[contender]
+    found = direct(work, every) if on_cpu else isolated(work, every, patience=patience, deadline=deadline)
+    for contender, one in found:
+        if contender not in contenders:
+            continue
         if isinstance(one, Failure):
             yield contender, one
             continue
-        p50, batch = medians[contender], conditions.batch
+        p50, batch = float(one["p50"]), conditions.batch
         yield (
             contender,
             {
@@ -147,8 +182,8 @@ def measure(
                 **{f"{name}_ms": 1e3 * one[name] for name in ("p50", "p95", "p99")},
                 **_sizes(contender.network, conditions.image),
                 "images_per_second": batch / p50,
-                "ratio": p50 / medians.get(plain, float("nan")),
-                "ratio_same": p50 / medians.get(contender._replace(network=REFERENCE), float("nan")),
+                "ratio": p50 / (one["plain"] or math.nan),
+                "ratio_same": p50 / (one["same"] or math.nan),
             },
         )
 
@@ -170,7 +205,7 @@ def _sizes(text: str, image: tuple[int, int]) -> dict[str, int]:
 
 
 def _finisher(device: torch.device) -> Callable[[], object]:
-    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    return functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
 
 def write(table: pd.DataFrame, out: Path, environment: Mapping[str, object]) -> None:
@@ -248,15 +283,15 @@ def one_batch(
     text: str, form: str, precision: str, batch: int, image: tuple[int, int], device: str
 ) -> tuple[int | None, int]:
     """Peak bytes of a batch without weights and images, and bytes of the weights. Must run in a fresh process."""
-    where = torch.device(device)
+    where = pick_device(device)
     network = build(text, 751, image)
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     prepare(network, form, precision, 1, image, where)()  # loads libraries, chooses kernels
     run = prepare(network, form, precision, batch, image, where)
     if where.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(where)
+        before = torch.cuda.memory_allocated(where)
         run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before, weights
+        torch.cuda.synchronize(where)
+        return torch.cuda.max_memory_allocated(where) - before, weights
     return peak_extra(run), weights

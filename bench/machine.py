@@ -35,7 +35,7 @@ def rates(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[flo
 
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def traffic(network: nn.Module, image: Tensor) -> tuple[int, int]:

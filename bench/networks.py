@@ -63,6 +63,18 @@ def fitting(names: Sequence[str], height: int) -> tuple[list[str], list[str]]:
     return [name for name, card in cards.items() if card.height(height) == height], lines
 
 
+def to_measure(models: tuple[str, ...], height: int, study: str = "", profile: str = "") -> list[str]:
+    """The networks of `choose`. Without `models`, those that an image height does not fit are left out and printed.
+
+    Raises:
+        UserError: as `choose`.
+    """
+    chosen = choose(models, study, profile)
+    names, left_out = (chosen, []) if models else fitting(chosen, height)
+    print("\n".join(left_out), end="\n" * bool(left_out))
+    return names
+
+
 def _compared(study: str, profile: str) -> list[str]:
     tables = {table for card in CARDS.values() for table in card.studies if table.startswith("table")}
     if study and study not in tables:

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 
 from bench.isolation import Report
 from bench.networks import build
+from msinet.environment import pick_device
 from msinet.models.heads import ReIDNet
 from msinet.precision import precision_used, use_precision
 from msinet.search.memory import Memory
@@ -98,7 +99,7 @@ def time_steps(steps: Sequence[Step], report: Report, *, device: str, seconds: f
     Raises:
         RuntimeError: a step of mode graph was not captured.
     """
-    where = torch.device(device)
+    where = pick_device(device)
     for number, step in enumerate(steps):
         report.at(number)
         report.row(number, _row(step, where, seconds))
@@ -164,18 +165,24 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def contenders(networks: Sequence[str], sizes: Sequence[tuple[int, int]], modes: Sequence[str]) -> list[Step]:
-    """All contenders by importance: MSINet and the search, then the other networks."""
+def contenders(networks: Mapping[tuple[int, int], Sequence[str]], modes: Sequence[str]) -> list[Step]:
+    """All contenders by importance: MSINet and the search, then the other networks.
+
+    Args:
+        networks: the networks to train, by image size.
+        modes: eager, graph.
+    """
     found = [
         Step(network, "train", *size, precision, mode)
-        for network in ("msinet", *(one for one in networks if one != "msinet"))
-        for size in sizes
+        for network in dict.fromkeys(["msinet", *(one for names in networks.values() for one in names)])
+        for size, names in networks.items()
+        if network in ("msinet", *names)
         for precision in ("tf32", "bf16", "fp32")
         for mode in modes
     ]
     searches = [
         Step("supernet", "search", *size, precision, mode)
-        for size in sizes
+        for size in networks
         for precision in ("tf32", "fp32")
         for mode in modes
     ]

@@ -21,8 +21,7 @@ TUNABLES = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=1
 
 
 #: Spins of an OpenMP thread that waits for the others, before it sleeps. With the default (hundreds of thousands), two
-#: threads on two cores stall when another program needs a core. Without other programs this value costs 2 % of a step
-#: (docs/performance.md).
+#: threads on two cores stall when another program needs a core. docs/performance.md has times of a step.
 SPINS = "1000"
 
 
@@ -101,6 +100,8 @@ def describe(device: "torch.device") -> dict[str, str | int]:
 def pick_device(name: str) -> "torch.device":
     """The device of that name; `auto` is the first GPU, else the CPU. Each of several processes gets its own GPU.
 
+    A GPU that is named by its number becomes torch's current one, to which streams and counters belong by default.
+
     Raises:
         UserError: the name is not a device, or this machine has no such device.
     """
@@ -117,7 +118,7 @@ def pick_device(name: str) -> "torch.device":
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-        if world() > 1 and device.type == "cuda":
+        if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(

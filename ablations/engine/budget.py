@@ -1,6 +1,7 @@
 """A time budget: a run starts only if it should end in time. Importing this module does not import torch."""
 
 import csv
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,11 +10,15 @@ from typing import Any
 
 from ablations.engine.experiment import Experiment
 from msinet.data.datasets import Dataset
+from msinet.training.recipe import Recipe
 
-#: Network, task, image size.
+#: Network, task (train, search, pretrain or a method without labels), image size.
 Key = tuple[str, str, int, int]
 #: Estimates are multiplied by this factor, because the speed of a machine varies.
 MARGIN = 1.25
+#: Seconds per step if no step time of a task is known, about three times those of MSINet without CUDA graphs: on a GPU
+#: at any image size, on a CPU for each `UNKNOWN_AREA` pixels.
+UNKNOWN_ON_GPU, UNKNOWN_ON_CPU, UNKNOWN_AREA = 0.2, 1.0, 64 * 32
 #: Seconds of a run outside its training: data, evaluation, files.
 OVERHEAD = 10.0
 
@@ -21,19 +26,23 @@ OVERHEAD = 10.0
 def key_of(experiment: Experiment) -> Key:
     """Settings that determine the time of a step."""
     options = "".join(f" {name}={value}" for name, value in experiment.options if name == "pam")
-    image, task = experiment.recipe.image, "search" if experiment.is_search else "train"
-    return experiment.model + options, task, image.height, image.width
+    recipe, task = experiment.recipe, "search" if experiment.is_search else "train"
+    if recipe.unsupervised is not None:
+        task = recipe.unsupervised.method
+    return experiment.model + options, task, recipe.image.height, recipe.image.width
 
 
 def steps_of(experiment: Experiment, dataset: Dataset) -> int:
-    """Steps of a training or iterations of a search; an estimate where an epoch is one pass over the data set."""
-    if experiment.same_weights:  # uses the weights of another training
-        return 0
-    recipe = experiment.recipe
+    """Steps of an experiment; 0 if it uses the weights of another one."""
+    return 0 if experiment.same_weights else steps_in(experiment.recipe, len(dataset.train))
+
+
+def steps_in(recipe: Recipe, images: int) -> int:
+    """Steps of a training or iterations of a search; an estimate where an epoch is one pass over the images."""
     steps = recipe.sampler.steps_per_epoch
     if steps is None:
-        images = len(dataset.train) * ((1 + recipe.search.overlap) / 4 if recipe.search is not None else 1)
-        steps = int(images // recipe.sampler.batch)
+        share = (1 + recipe.search.overlap) / 4 if recipe.search is not None else 1
+        steps = int(images * share // recipe.sampler.batch)
     return recipe.schedule.epochs * steps
 
 
@@ -43,33 +52,54 @@ class Budget:
 
     deadline: float
     """in seconds of `time.monotonic`"""
+    device: str = "cpu"
+    """name of the device in records and tables"""
     rates: dict[Key, float] = field(default_factory=dict)
     """seconds per step"""
 
     @classmethod
     def of(
-        cls, minutes: float, steps: Path | None = None, records: Iterable[Mapping[Any, Any]] = (), jobs: int = 1
+        cls,
+        minutes: float,
+        device: str,
+        steps: Path | None = None,
+        records: Iterable[Mapping[Any, Any]] = (),
+        *,
+        graphs: bool = False,
+        jobs: int = 1,
     ) -> "Budget":
-        """A budget that starts now, with step times from steps.csv of `bench gpu` and from records of finished runs.
+        """A budget that starts now, with step times of a device from steps.csv of `bench gpu` and from finished runs.
 
-        Steps in steps.csv were measured alone; `jobs` runs that share a GPU are assumed to be `jobs` times slower.
+        Args:
+            minutes: total time.
+            device: name of the device in records and tables.
+            steps: steps.csv.
+            records: of finished runs.
+            graphs: whether steps are captured as CUDA graphs.
+            jobs: runs that share a GPU; each is assumed to be `jobs` times slower than in steps.csv.
         """
-        budget = cls(time.monotonic() + 60 * minutes)
+        budget, mode = cls(time.monotonic() + 60 * minutes, device), "graph" if graphs else "eager"
         if steps is not None and steps.exists():
             with steps.open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):
                     key = row["network"], row["task"], int(row["height"]), int(row["width"])
-                    if row["mode"] == "graph" and row["precision"] == "tf32":
+                    if (row["device"], row["mode"], row["precision"]) == (device, mode, "tf32"):
                         budget.rates[key] = max(1, jobs) * float(row["loop_ms"]) / 1e3
         for record in records:
-            budget._note_record(record)
+            if record["device"] == device:
+                budget._note_record(record)
         return budget
 
     def _note_record(self, record: Mapping[Any, Any]) -> None:
-        steps, seconds = float(record.get("steps") or 0), float(record.get("seconds_training") or 0)
+        steps, seconds, labelling = (
+            0.0 if math.isnan(value := float(record.get(name) or 0)) else value  # a frame of records has gaps
+            for name in ("steps", "seconds_training", "seconds_labelling")
+        )
         if steps > 0 and seconds > 0:
             pam = " pam=True" if record.get("option.pam") is True else ""
-            task = "search" if isinstance(record.get("genotype"), str) else "train"
+            task, method = "search" if isinstance(record.get("genotype"), str) else "train", record.get("recipe.method")
+            if isinstance(method, str):
+                task, seconds = method, seconds + labelling
             size = int(record["recipe.height"]), int(record["recipe.width"])
             self.rates[record["model"] + pam, task, *size] = seconds / steps
 
@@ -77,23 +107,25 @@ class Budget:
         """Remaining seconds."""
         return self.deadline - time.monotonic()
 
-    def estimate(self, experiment: Experiment, steps: int) -> float:
-        """Estimated seconds of a run; 0 if no step time is known, `OVERHEAD` for a run without steps.
+    def rate(self, key: Key) -> float:
+        """Seconds per step. An unknown network counts as the slowest known one of its task at any image size.
 
-        An unknown network counts as the slowest known one at any image size.
+        If no step time of the task is known, they are assumed.
         """
-        if not steps:
-            return OVERHEAD
-        if not self.rates:
-            return 0.0
-        rate = self.rates.get(key_of(experiment), max(self.rates.values()))
-        return MARGIN * (OVERHEAD + steps * rate)
+        _, task, height, width = key
+        known = [rate for (_, other, _, _), rate in self.rates.items() if other == task]
+        assumed = UNKNOWN_ON_CPU * height * width / UNKNOWN_AREA if self.device == "cpu" else UNKNOWN_ON_GPU
+        return self.rates.get(key) or max(known, default=assumed)
 
-    def admits(self, experiment: Experiment, steps: int) -> bool:
-        """Return whether a run should end in time. While no step time is known, every run may start."""
-        return self.estimate(experiment, steps) < self.left()
+    def estimate(self, key: Key, steps: int) -> float:
+        """Estimated seconds of a run; `OVERHEAD` for a run without steps."""
+        return MARGIN * (OVERHEAD + steps * self.rate(key)) if steps else OVERHEAD
 
-    def note(self, experiment: Experiment, steps: int, seconds: float) -> None:
+    def admits(self, key: Key, steps: int) -> bool:
+        """Return whether a run should end in time."""
+        return self.estimate(key, steps) < self.left()
+
+    def note(self, key: Key, steps: int, seconds: float) -> None:
         """Update the step time from the total seconds of a finished run."""
         if steps:
-            self.rates[key_of(experiment)] = seconds / steps
+            self.rates[key] = seconds / steps

@@ -1,10 +1,12 @@
 """Renders the world and pre-trains networks on its pretext set, if a study needs them."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from ablations.engine.budget import Budget, steps_in
 from ablations.engine.request import PRETEXT, Request
 from ablations.engine.study import Study
 from msinet.data.folders import load_class_folders
@@ -15,10 +17,10 @@ from msinet.training.pretrain import Pretraining, pretrain
 from msinet.training.recipes import resolve_pretraining
 
 
-def prepare(study: Study, request: Request, run_options: RunOptions) -> None:
+def prepare(study: Study, request: Request, run_options: RunOptions, budget: Budget | None = None) -> None:
     """Render the missing data sets of a request on the rendered world, and pre-train its missing networks.
 
-    Each seed has its own pre-training.
+    Each seed has its own pre-training. With a budget, one starts only if it should end in time.
 
     Raises:
         UserError: an unknown name or a full disk, for example.
@@ -36,14 +38,22 @@ def prepare(study: Study, request: Request, run_options: RunOptions) -> None:
     for model, seed in networks if pretexts else ():
         out = request.pretext_folder / f"{request.weights_name(model, seed)}.safetensors"
         if not out.exists():
-            _pretrain(model, seed, out, request, run_options)
+            _pretrain(model, seed, out, request, run_options, budget)
 
 
-def _pretrain(model: str, seed: int, out: Path, request: Request, run_options: RunOptions) -> None:
-    data = load_class_folders(request.root / PRETEXT)
-    pretraining = Pretraining(model, {}, data, resolve_pretraining(request.profile, model).recipe, seed)
+def _pretrain(
+    model: str, seed: int, out: Path, request: Request, run_options: RunOptions, budget: Budget | None
+) -> None:
+    data, recipe = load_class_folders(request.root / PRETEXT), resolve_pretraining(request.profile, model).recipe
+    key, steps = (model, "pretrain", recipe.image.height, recipe.image.width), steps_in(recipe, len(data.train))
+    if budget is not None and not budget.admits(key, steps):
+        tqdm.write(f"{model}, seed {seed}: pre-training postponed for lack of time")
+        return
+    pretraining, began = Pretraining(model, {}, data, recipe, seed), time.monotonic()
     # Validation during the training would take too long.
     record = pretrain(out, pretraining, replace(run_options, evaluate_every=0))
+    if budget is not None:
+        budget.note(key, steps, time.monotonic() - began)
     tqdm.write(
         f"{model}, seed {seed}: pre-trained on the rendered pretext set, {100 * float(record['top1'] or 0):.1f} % of "
         f"{record['val_images']} images right (chance {100 * float(record['chance'] or 0):.1f} %) -> {out}"

@@ -1,10 +1,12 @@
 """A training step next to a busy process, by how OpenMP threads wait. A process reads that setting at its start."""
 
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -14,10 +16,13 @@ from msinet.environment import SPINS, TUNABLES
 #: Environment variables of the process that runs the step. The first entry is the baseline.
 WAITING = {
     "torch's default": {},
+    "more spins": {"GOMP_SPINCOUNT": "10000"},
     "ours": {"GOMP_SPINCOUNT": SPINS},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
+#: Rounds of all settings in turn, so that a disturbance affects all of them.
+ROUNDS = 3
 #: Prints the median seconds of a step.
 STEPS = """
 import statistics, time, torch
@@ -51,20 +56,35 @@ def busy(processes: int) -> Iterator[None]:
             process.wait()
 
 
-@pytest.mark.parametrize("others", [0, 1])
-@pytest.mark.parametrize("waiting", WAITING)
-def test_a_step_beside_other_processes_contention(benchmark: BenchmarkFixture, waiting: str, others: int) -> None:
-    """The column is the whole process; `median_step` in the extra information is the step."""
-    benchmark.group = f"training step, msinet 64x32, {others} busy process(es)"
+def seconds_of_a_step(waiting: str, others: int) -> float:
+    """Median of a process with a setting, next to this number of busy processes."""
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if name not in names}
+    with busy(others):
+        env = kept | WAITING[waiting] | {"GLIBC_TUNABLES": TUNABLES}
+        found = subprocess.run([sys.executable, "-c", STEPS], env=env, check=True, capture_output=True, text=True)
+    return float(found.stdout)
+
+
+def test_a_step_next_to_a_busy_process_contention(
+    benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prints medians over the rounds and their ratios. The benchmark's column is the time of all processes."""
+    settings = list(product(WAITING, (0, 1)))
+    found: dict[tuple[str, int], list[float]] = {setting: [] for setting in settings}
 
     def run() -> None:
-        with busy(others):
-            command = [sys.executable, "-c", STEPS]
-            env = kept | WAITING[waiting] | {"GLIBC_TUNABLES": TUNABLES}
-            found = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-        benchmark.extra_info["median_step"] = round(float(found.stdout), 3)
-        print(f"{waiting}, {others} busy: {float(found.stdout):.3f} s a step")
+        for _ in range(ROUNDS):
+            for setting in settings:
+                found[setting].append(seconds_of_a_step(*setting))
 
     benchmark.pedantic(run, rounds=1)
+    medians = {setting: statistics.median(seconds) for setting, seconds in found.items()}
+    default = medians[settings[0]]
+    with capsys.disabled():
+        print(f"\ntraining step, msinet 64x32: medians of {ROUNDS} rounds")
+        for waiting in WAITING:
+            quiet, disturbed = medians[waiting, 0], medians[waiting, 1]
+            words = f"{waiting:<16} quiet {quiet:.3f} s ({quiet / default:.2f} of the default)"
+            print(f"{words}, with a busy process {disturbed:.3f} s ({disturbed / quiet:.2f} of quiet)")
+            benchmark.extra_info[waiting] = [round(seconds, 3) for seconds in (quiet, disturbed)]

@@ -63,11 +63,14 @@ class ReIDNet(nn.Module):
         embedding: Embedding = self.head.embed(*self.backbone(images))  # type: ignore[operator]
         return embedding
 
-    def begin_epoch(self, share: float) -> None:
-        """Prepare an epoch; `share` of the training, in (0, 1], is complete at its end. Few heads use it."""
+    def begin_epoch(self, share: float) -> bool:
+        """Prepare an epoch; `share` of the training, in (0, 1], is complete at its end. Few heads use it.
+
+        Returns:
+            True if the forward pass is another one from now on.
+        """
         prepare = getattr(self.head, "begin_epoch", None)
-        if prepare is not None:
-            prepare(share)
+        return prepare is not None and bool(prepare(share))
 
 
 def frozen_bias_bn(channels: int) -> nn.BatchNorm1d:
@@ -93,8 +96,14 @@ def pool_halves(feature_map: Tensor) -> Tensor:
     return torch.cat([pool(feature_map[:, :, :half]), pool(feature_map[:, :, half:])], 1)
 
 
-def pool_stripes(feature_map: Tensor, parts: int, kind: Literal["avg", "max"] = "avg") -> Tensor:
+def pool_stripes(feature_map: Tensor, parts: int, kind: Literal["avg", "max"] = "avg", rows: int = 0) -> Tensor:
     """Average or maximum of equal stripes from top to bottom: (B, C, H, W) to (B, C, parts).
+
+    Args:
+        feature_map: of the backbone.
+        parts: number of stripes.
+        kind: avg or max.
+        rows: the error asks for a multiple of this number of rows; 0: of `parts`.
 
     Raises:
         UserError: no feature map, or one whose rows do not divide into the stripes.
@@ -104,11 +113,11 @@ def pool_stripes(feature_map: Tensor, parts: int, kind: Literal["avg", "max"] = 
             f"parts are cut from a feature map (B, C, H, W), but the backbone gives {tuple(feature_map.shape)}; "
             "choose a backbone with a map, such as resnet50"
         )
-    rows = feature_map.shape[2]
-    if rows % parts:
+    found, least = feature_map.shape[2], 16 * (rows or parts)
+    if found % parts:
         raise UserError(
-            f"a map of {rows} rows does not divide into {parts} stripes; choose images whose height is a multiple of "
-            f"{16 * parts} pixels, such as {16 * parts * -(-rows // parts)}"
+            f"a map of {found} rows does not divide into {parts} stripes; choose images whose height is a multiple of "
+            f"{least} pixels, such as {least * -(-16 * found // least)}"
         )
     stripes: Tensor = feature_map.unflatten(2, (parts, -1))  # type: ignore[no-untyped-call]  # (B, C, parts, h, W)
     return stripes.mean((3, 4)) if kind == "avg" else stripes.amax((3, 4))
@@ -316,9 +325,14 @@ class RefinedPartNeck(PartNeck):
         self.assign = nn.Conv2d(channels // self.GROUP, parts, 1)
         self.refined = True
 
-    def begin_epoch(self, share: float) -> None:
-        """Choose stripes or refined parts for the epoch; `share` of the training is complete at its end."""
-        self.refined = share > self.FIRST_STAGE
+    def begin_epoch(self, share: float) -> bool:
+        """Choose stripes or refined parts for the epoch; `share` of the training is complete at its end.
+
+        Returns:
+            True if the choice changed.
+        """
+        before, self.refined = self.refined, share > self.FIRST_STAGE
+        return self.refined != before
 
     def pool(self, final_map: Tensor) -> Tensor:
         """The parts of a map: (B, C, H, W) to (B, C, parts)."""

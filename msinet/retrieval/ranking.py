@@ -42,8 +42,8 @@ def evaluate(
     matches, without interpolation. Ties rank in gallery order.
 
     Args:
-        query: (Q, D) features of any norm; their device computes the products. If query and gallery are float64, they
-            are ranked in float64, else in float32. A row of zeros has similarity 0 to every item.
+        query: (Q, D) features of any norm; their device computes the products, the CPU sorts. If query and gallery are
+            float64, they are ranked in float64, else in float32. A row of zeros has similarity 0 to every item.
         gallery: (G, D) features on the same device. A NumPy memory map stays on disk: one slab of `SLAB_BYTES` is in
             memory at a time, and the map is read once per block of similarities (see `chunk_bytes`).
         query_ids: (Q,) integers.

@@ -1,5 +1,6 @@
 """Baseline tpe, without a supernet: Optuna's TPE sampler chooses genotypes, and each is trained briefly."""
 
+import gc
 import json
 import shutil
 from dataclasses import replace
@@ -76,6 +77,7 @@ def search_trials(
         if number == len(finished):
             part = None if on_step is None else _Part(on_step, number, trials)
             finished.append(_try(here, search_run, pixels, (number, genotype), part))
+            gc.collect()  # a training and its step refer to each other, and a CUDA graph keeps its memory
             if distributed.leads():
                 write_json(path, {"identity": search_run.identity, "trials": finished})
         if distributed.leads():

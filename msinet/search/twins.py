@@ -159,6 +159,8 @@ class TwinsSearch(Task):
     def weight_step(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Compute the loss of a training batch, take a step of the weights and update the training memory."""
         learn(self.twins.weights, self.twins.alphas)
+        if not self.options.leak:
+            self.weight_optimizer.zero_grad(set_to_none=True)  # of a capture that was broken off
         batch = self.compare(*self.training.images(*inputs), self.twins.training_memory)  # Eq. 2
         batch.loss.backward()  # type: ignore[no-untyped-call]  # adds to the leaked gradients, if there are any
         distributed.sum_gradients(self.twins.weights)
@@ -173,6 +175,7 @@ class TwinsSearch(Task):
             learn([*self.twins.alphas, *self.twins.weights], [])
         else:  # no gradients of the weights: saves a third of the backward pass
             learn(self.twins.alphas, self.twins.weights)
+        self.alpha_optimizer.zero_grad(set_to_none=True)  # of a capture that was broken off
         batch = self.compare(*self.validation.images(*inputs), self.twins.validation_memory)  # Eq. 2
         batch.loss.backward()  # type: ignore[no-untyped-call]
         distributed.sum_gradients(self.twins.alphas)

@@ -7,6 +7,7 @@ are tensors, so a schedule needs no new capture. The CPU's part of a step runs o
 wait for the GPU or branch on values.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -69,7 +70,11 @@ class StaticStep:
         self.failed = False
 
     def __call__(self, *inputs: Tensor) -> Values:
-        """Take the step on a batch. The values are not overwritten later."""
+        """Take the step on a batch. The values are not overwritten later.
+
+        Raises:
+            UserError: the recording failed, and so does the step without it.
+        """
         if not self.inputs:
             self.inputs = tuple(one.clone() for one in inputs)
         if self.failed or any(a.shape != b.shape for a, b in zip(inputs, self.inputs, strict=True)):
@@ -80,7 +85,7 @@ class StaticStep:
             self.left -= 1
             return _beside(self.work, self.inputs)
         if self.replay is None and not self._recorded():
-            return self.work(*self.inputs)
+            return self._after_failure()
         assert self.replay is not None
         values = self.replay().clone()
         return dict(zip(self.names, values.unbind(), strict=True))
@@ -91,14 +96,35 @@ class StaticStep:
             self.replay = self.record(self._packed, self.inputs[0].device)
         except RuntimeError as error:
             self.failed = True
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            reason = _first_line(_cause(error))
             tqdm.write(f"the training step cannot be captured as a CUDA graph ({reason}); training without graphs")
         return not self.failed
+
+    def _after_failure(self) -> Values:
+        try:
+            return self.work(*self.inputs)
+        except RuntimeError as error:  # a capture that was broken off can leave torch's generator unusable
+            raise UserError(
+                f"after a CUDA graph could not be captured, the training step fails ({_first_line(error)}); "
+                "the same command with --graphs False continues without graphs"
+            ) from error
 
     def _packed(self) -> Tensor:
         values = self.work(*self.inputs)
         self.names = tuple(values)
         return torch.stack([value.double() for value in values.values()])  # (values,)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first of the errors of a failed capture. The end of the capture raises another one, which hides it."""
+    cause, before = error, error.__context__
+    while before is not None:
+        cause, before = before if isinstance(before, RuntimeError) else cause, before.__context__
+    return cause
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _beside(work: Callable[..., Values], inputs: tuple[Tensor, ...]) -> Values:
@@ -108,7 +134,9 @@ def _beside(work: Callable[..., Values], inputs: tuple[Tensor, ...]) -> Values:
     device = inputs[0].device
     stream, current = _side_stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
-    with torch.cuda.stream(stream):
+    with torch.cuda.stream(stream), warnings.catch_warnings():
+        # Adam warns of steps before a capture, for users who never capture one.
+        warnings.filterwarnings("ignore", message=".*capturable=True")
         values = work(*inputs)
     current.wait_stream(stream)
     return values

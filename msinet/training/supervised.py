@@ -49,11 +49,12 @@ class Supervised(Task):
             self.train = StaticStep(self.learn, capture)
 
     def begin_epoch(self, epoch: int, step: int) -> Row:
-        """Set the learning rate."""
+        """Set the learning rate, and record the step anew if the network changed."""
         learning_rate = self.recipe.learning_rate(epoch)
         set_learning_rate(self.optimizer, learning_rate)
-        if isinstance(self.network, ReIDNet):
-            self.network.begin_epoch((epoch + 1) / self.epochs)
+        changed = isinstance(self.network, ReIDNet) and self.network.begin_epoch((epoch + 1) / self.epochs)
+        if changed and isinstance(self.train, StaticStep) and not self.train.failed:
+            self.train = StaticStep(self.learn, capture)
         return {"steps": self.batches.begin_epoch(epoch, step), "lr": learning_rate}
 
     def step(self, epoch: int, step: int) -> Values:
@@ -105,7 +106,23 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     common: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay, "fused": True}
     if chosen.optimizer in ("adam", "amsgrad"):
         return torch.optim.Adam(parameters, amsgrad=chosen.optimizer == "amsgrad", **common)
-    return torch.optim.SGD(parameters, momentum=0.9, nesterov=chosen.optimizer == "nesterov", **common)
+    sgd = torch.optim.SGD(parameters, momentum=0.9, nesterov=chosen.optimizer == "nesterov", **common)
+    sgd.register_step_pre_hook(_start_late_momenta)
+    return sgd
+
+
+def _start_late_momenta(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Give a momentum of zero to parameters that have a gradient for the first time in a later step.
+
+    torch's fused SGD takes the momenta of all parameters or of none. PCB+RPP assigns positions to parts only in its
+    second stage, so that these parameters are late.
+    """
+    for group in optimizer.param_groups:
+        trained = [one for one in group["params"] if one.grad is not None]
+        late = [one for one in trained if "momentum_buffer" not in optimizer.state[one]]
+        if len(late) < len(trained):
+            for one in late:
+                optimizer.state[one]["momentum_buffer"] = torch.zeros_like(one.grad)
 
 
 def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:

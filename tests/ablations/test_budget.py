@@ -11,13 +11,13 @@ import pytest
 from ablations import __main__ as command_line
 from ablations.__main__ import Fill, main
 from ablations.engine import budget as budgets
-from ablations.engine.budget import MARGIN, OVERHEAD, Budget, key_of, steps_of
+from ablations.engine.budget import MARGIN, OVERHEAD, UNKNOWN_ON_CPU, UNKNOWN_ON_GPU, Budget, key_of, steps_of
 from ablations.engine.experiment import Experiment
 from ablations.engine.priorities import PRIORITIES
 from ablations.engine.request import Request
 from ablations.studies import find_study
 from msinet.training.options import RunOptions
-from msinet.training.recipe import Recipe, Search, with_settings
+from msinet.training.recipe import Recipe, Search, Unsupervised, with_settings
 
 RECIPE = with_settings(Recipe(), {"height": 64, "width": 32, "epochs": 10, "steps_per_epoch": 30})
 MSINET = Experiment("msinet", "market1501", "market1501", RECIPE, "mini")
@@ -33,21 +33,35 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_run_is_begun_only_if_it_can_end(now: list[float]) -> None:
-    budget = Budget.of(5.0)
-    assert budget.admits(MSINET, 300)  # nothing is known yet
+    msinet, osnet = key_of(MSINET), key_of(OSNET)
+    budget = Budget.of(5.0, "cpu")
     now[0] += 60
-    budget.note(MSINET, 300, 60.0)
-    assert budget.estimate(MSINET, 300) == pytest.approx(MARGIN * (OVERHEAD + 60))
-    assert budget.estimate(MSINET, 600) == pytest.approx(MARGIN * (OVERHEAD + 120))
-    assert budget.estimate(OSNET, 300) == budget.estimate(MSINET, 300)  # the slowest that is known
-    assert budget.estimate(OSNET, 0) == OVERHEAD
+    budget.note(msinet, 300, 60.0)
+    assert budget.estimate(msinet, 300) == pytest.approx(MARGIN * (OVERHEAD + 60))
+    assert budget.estimate(msinet, 600) == pytest.approx(MARGIN * (OVERHEAD + 120))
+    assert budget.estimate(osnet, 300) == budget.estimate(msinet, 300)  # the slowest that is known
+    assert budget.estimate(osnet, 0) == OVERHEAD
     assert budget.left() == 240
-    assert budget.admits(OSNET, 600)
+    assert budget.admits(osnet, 600)
     now[0] += 100
-    assert not budget.admits(OSNET, 600)
-    assert budget.admits(OSNET, 300)
+    assert not budget.admits(osnet, 600)
+    assert budget.admits(osnet, 300)
     now[0] += 150
-    assert not budget.admits(MSINET, 0)
+    assert not budget.admits(msinet, 0)
+
+
+def test_without_known_step_times_they_are_assumed(now: list[float]) -> None:
+    large = ("msinet", "train", 256, 128)
+    for device, at_64, at_256 in (("cpu", UNKNOWN_ON_CPU, 16 * UNKNOWN_ON_CPU), ("H200", *(2 * [UNKNOWN_ON_GPU]))):
+        budget = Budget.of(5.0, device)
+        assert budget.estimate(key_of(MSINET), 100) == pytest.approx(MARGIN * (OVERHEAD + 100 * at_64))
+        assert budget.estimate(large, 100) == pytest.approx(MARGIN * (OVERHEAD + 100 * at_256))
+        assert not budget.admits(large, 10_000)
+        budget.rates["msinet", "pretrain", 64, 32] = 9.0
+        assert budget.rate(key_of(MSINET)) == at_64  # another task tells nothing
+
+
+SIZE = {"recipe.height": 64, "recipe.width": 32}
 
 
 def test_times_come_from_finished_runs_and_from_the_table_of_steps(tmp_path: Path) -> None:
@@ -56,32 +70,51 @@ def test_times_come_from_finished_runs_and_from_the_table_of_steps(tmp_path: Pat
         "network,task,height,width,batch,precision,mode,device,loop_ms\n"
         "msinet,train,64,32,64,tf32,graph,H200,8\nmsinet,train,64,32,64,tf32,eager,H200,60\n"
         "supernet,search,64,32,64,tf32,graph,H200,40\nosnet,train,64,32,64,fp32,graph,H200,3\n"
+        "msinet,train,64,32,64,tf32,graph,A100,16\ncdnet,train,64,32,64,tf32,graph,A100,12\n"
     )
+    missing = float("nan")
     records: list[dict[str, Any]] = [
-        {"model": "osnet", "recipe.height": 64, "recipe.width": 32, "steps": 100, "seconds_training": 2.0},
-        {"model": "cdnet", "recipe.height": 64, "recipe.width": 32, "steps": 0, "seconds_training": 0.0},
+        {"device": "H200", "model": "osnet", **SIZE, "steps": 100, "seconds_training": 2.0, "recipe.method": missing},
+        {"device": "H200", "model": "cdnet", **SIZE, "steps": 0, "seconds_training": 0.0},
+        {"device": "cpu", "model": "cdnet", **SIZE, "steps": 10, "seconds_training": 9.0},
         {
+            "device": "H200",
             "model": "msinet",
             "option.pam": True,
-            "recipe.height": 64,
-            "recipe.width": 32,
+            **SIZE,
             "steps": 10,
             "seconds_training": 1.0,
-            "genotype": float("nan"),
+            "genotype": missing,
         },
+        *(
+            {
+                "device": "H200",
+                "model": model,
+                **SIZE,
+                "steps": 10,
+                "seconds_training": 1.0,
+                "recipe.method": "gs",
+                "seconds_labelling": seconds,
+            }
+            for model, seconds in (("msinet", 4.0), ("osnet", missing))
+        ),
     ]
-    budget = Budget.of(1.0, path, records)
+    budget = Budget.of(1.0, "H200", path, records, graphs=True)
     search = replace(MSINET, model="supernet", recipe=replace(RECIPE, search=Search()))
     assert budget.rates == {
         ("msinet", "train", 64, 32): 0.008,
         ("supernet", "search", 64, 32): 0.04,
         ("osnet", "train", 64, 32): 0.02,
         ("msinet pam=True", "train", 64, 32): 0.1,
+        ("msinet", "gs", 64, 32): 0.5,
+        ("osnet", "gs", 64, 32): 0.1,
     }
     assert key_of(search) == ("supernet", "search", 64, 32)
     assert key_of(MSINET.with_options(pam=True, ratio=2)) == ("msinet pam=True", "train", 64, 32)
-    assert Budget.of(1.0, tmp_path / "none.csv").rates == {}
-    assert Budget.of(1.0, path, jobs=3).rates[key_of(MSINET)] == pytest.approx(0.024)  # they share the GPU
+    assert key_of(replace(MSINET, recipe=replace(RECIPE, unsupervised=Unsupervised()))) == ("msinet", "gs", 64, 32)
+    assert Budget.of(1.0, "H200", tmp_path / "none.csv").rates == {}
+    assert Budget.of(1.0, "H200", path).rates == {key_of(MSINET): 0.06}  # without graphs
+    assert Budget.of(1.0, "A100", path, graphs=True, jobs=3).rates[key_of(MSINET)] == pytest.approx(0.048)  # shared GPU
 
 
 def test_steps_of_an_experiment() -> None:
@@ -95,7 +128,9 @@ def test_runs_that_would_not_end_are_postponed(tmp_path: Path, data_root: Path, 
     words = ["run", "table2", "--profile", "smoke", "--data-root", str(data_root), "--datasets", "market1501"]
     words += ["--models", "msinet_x0_25", "--store", str(tmp_path), "--device", "cpu", "--no-progress", "--no-table"]
     steps = tmp_path / "steps.csv"
-    steps.write_text("network,task,height,width,precision,mode,loop_ms\nmsinet_x0_25,train,32,16,tf32,graph,1e6\n")
+    steps.write_text(
+        "network,task,height,width,precision,mode,device,loop_ms\nmsinet_x0_25,train,32,16,tf32,eager,cpu,1e6\n"
+    )
     assert main([*words, "--minutes", "0.5", "--step-times", str(steps)]) == 0
     assert "postponed" in capsys.readouterr().out
     records = [json.loads((path / "record.json").read_text()) for path in tmp_path.glob("runs/*")]

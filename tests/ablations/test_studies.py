@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import tyro
 
-from ablations.__main__ import main
+from ablations.__main__ import for_device, main
 from ablations.engine.request import PRETEXT, Request
 from ablations.engine.study import Cell, column_label, column_order, group_label, home, tasks
 from ablations.studies import STUDIES, find_study
 from ablations.studies.figure5b import FEWER, GENOTYPES, random_genotype
+from msinet import environment
 from msinet.data.datasets import REGISTERED, DatasetCard, register
 from msinet.data.layouts import cards, main_datasets
 from msinet.errors import UserError
@@ -635,3 +637,11 @@ def test_a_request_comes_back_from_its_own_words() -> None:
     assert Request(whole=True).as_args() == ["--whole"]
     assert Request().as_args() == []
     assert replace(request, profile="mini", seeds=1).as_args()[:2] == ["--data-root", "/d"]
+
+
+@pytest.mark.parametrize(("device", "whole"), [("cuda", True), ("cpu", False)])
+def test_on_a_gpu_all_rows_run(device: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "pick_device", torch.device)
+    assert for_device(Request(), device) == Request(whole=whole)
+    complete = Request(profile="smoke")
+    assert for_device(complete, device) is complete

@@ -3,22 +3,28 @@
 import json
 import sys
 import tarfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from contenders import measured, raced
+from support import interrupt
 
 from bench import gpu, latency, steps
 from bench.__main__ import main
 from bench.gpu import Clock, Measurement, Plan, command, join, pack, unpack
-from bench.isolation import Failure, direct, isolated
-from bench.latency import Conditions, Contender, measure
+from bench.isolation import Failure, Late, direct, isolated
+from bench.latency import Conditions, Contender, measure, races
+from bench.networks import build
 from bench.tables import Rows
 from msinet.errors import UserError
+from msinet.models.registry import card_of
 
 # --- Tables --------------------------------------------------------------------------------------
 
@@ -85,6 +91,14 @@ def test_a_contender_that_hangs_is_killed() -> None:
     assert time.monotonic() - began < 30
 
 
+def test_an_item_that_is_stopped_by_the_end_is_late() -> None:
+    found = list(isolated(measured, ["hangs", "a"], deadline=time.monotonic() + 1.0))
+    ((item, row),) = found  # the others are left out
+    assert item == "hangs"
+    assert isinstance(row, Late)
+    assert row == "not ready after 1 s, when the time was over"
+
+
 @pytest.mark.parametrize("run", [direct, isolated])
 def test_a_race_starts_again_without_the_one_that_failed(run: Callable[..., Any]) -> None:
     found = dict(run(raced, ["a", "bad 1", "b", "bad 2"]))
@@ -125,7 +139,39 @@ def test_a_network_that_fails_leaves_the_others_in_the_race(monkeypatch: pytest.
         assert not isinstance(row, Failure)
         assert set(row) == set(latency.COLUMNS)
         assert float(str(row["ratio"])) > 0
-    assert list(found) == contenders
+    assert set(found) == set(contenders)
+
+
+def test_each_network_has_a_race_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "REFERENCE", "r")
+    contenders = [Contender(network, form, "fp32") for form in ("eager", "deployed") for network in "arb"]
+    assert races(contenders, apart=True) == [[0, 1, 3, 4], [1, 2, 4, 5]]
+    assert races(contenders, apart=False) == [[0, 1, 2, 3, 4, 5]]
+    assert races(contenders[1:2], apart=True) == [[0]]
+
+
+def test_rows_of_a_network_come_before_the_next_one_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    race = latency.race
+
+    def raced_now(runs: dict[int, Any], **settings: Any) -> Any:
+        events.append(f"race of {len(runs)}")
+        return race(runs, **settings)
+
+    class Notes:
+        def at(self, number: int) -> None: ...
+
+        def row(self, number: int, row: dict[str, Any]) -> None:
+            assert row["plain"] > 0
+            assert row["same"] > 0
+            events.append(names[number])
+
+    monkeypatch.setattr(latency, "REFERENCE", "resnet18_x0_25")
+    monkeypatch.setattr(latency, "race", raced_now)
+    names = ["msinet_x0_25", "resnet18_x0_25", "osnet_x0_25"]
+    contenders = [Contender(name, "eager", "fp32") for name in names]
+    latency.time_contenders(contenders, Notes(), replace(ON_CPU, apart=True))
+    assert events == ["race of 2", names[0], "race of 2", names[1], names[2]]
 
 
 def test_latency_keeps_rows_and_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -157,10 +203,17 @@ def test_latency_keeps_rows_and_errors(tmp_path: Path, monkeypatch: pytest.Monke
 def test_no_item_begins_that_would_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(gpu.time, "monotonic", lambda: now)
-    clock = Clock(100.0, longest=5.0, began=0.0)
-    for passed, fits in ((10.0, True), (40.0, True), (75.0, False)):  # items of 10, 30 and 35 s; 25 s are left
+    clock = Clock(100.0, began=0.0)
+    for passed, fits in ((40.0, True), (45.0, True), (59.0, True), (61.0, False)):  # the longest item took 40 s
         now = passed
-        assert clock.note() is fits
+        clock.note()
+        assert clock.fits() is fits
+
+
+def test_no_part_begins_without_time_for_an_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: 0.0)
+    assert not Clock(gpu.FIRST).fits()
+    assert Clock(gpu.FIRST + 1).fits()
 
 
 def test_a_command_has_a_limit_and_saves_its_state(tmp_path: Path) -> None:
@@ -181,12 +234,32 @@ def test_a_command_has_a_limit_and_saves_its_state(tmp_path: Path) -> None:
     assert command([sys.executable, "-c", "print(1)"], 20.0) == (0, "1\n")
 
 
+def test_ctrl_c_ends_the_command_that_runs(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys, time\nout = pathlib.Path(sys.argv[1])\n"
+        "try:\n    out.write_text('ready')\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    out.write_text('saved')\n"
+    )
+    out = tmp_path / "a"
+
+    def interrupt_when_ready() -> None:
+        while not out.exists() or out.read_text() != "ready":
+            time.sleep(0.05)
+        interrupt()
+
+    thread = threading.Thread(target=interrupt_when_ready, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        command([sys.executable, "-c", code, str(out)], 60.0)
+    assert out.read_text() == "saved"
+
+
 # --- The command ---------------------------------------------------------------------------------
 
 
 def plan(out: Path, **changes: Any) -> Plan:
     small = {"networks": ("msinet_x0_25",), "sizes": ((32, 32),), "batches": (1,), "seconds": 0.02}
-    return Plan(out, out / "store", **{"minutes": 3.0, "device": "cpu", **small, **changes})
+    return Plan(out, out / "store", **{"minutes": 30.0, "device": "cpu", **small, **changes})
 
 
 def test_parts_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +275,7 @@ def test_parts_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert tables["steps"].splitlines()[1].startswith("msinet_x0_25,train,32,32,16,tf32,eager,cpu,")
     monkeypatch.setattr(gpu, "isolated", None)
     monkeypatch.setattr(gpu, "direct", lambda _, items: iter(()) if not items else pytest.fail(f"again: {items}"))
-    monkeypatch.setattr(latency, "measure", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr(latency, "measure", lambda *_, **__: pytest.fail("again"))
     Measurement(plan(tmp_path, parts=parts))()
     assert {name: (tmp_path / f"{name}.csv").read_text() for name in parts} == tables
     assert not (tmp_path / "errors.csv").exists()
@@ -217,15 +290,72 @@ def test_a_part_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setitem(gpu.PARTS, "steps", broken)
     monkeypatch.setitem(gpu.PARTS, "latency", lambda _, clock: ran.append(clock.left()))
-    Measurement(plan(tmp_path, parts=("steps", "latency")))()
-    assert ran == [pytest.approx(54, abs=12)]  # 0.3 of three minutes
+    Measurement(plan(tmp_path, parts=("steps", "latency"), minutes=10.0))()
+    assert ran == [pytest.approx(180, abs=12)]  # 0.3 of ten minutes
     assert (tmp_path / "errors.csv").read_text().splitlines()[1:] == ["steps,,cpu,RuntimeError: no such thing"]
 
 
 def test_no_part_begins_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gpu.PARTS, "steps", lambda *_: pytest.fail("begun"))
     Measurement(plan(tmp_path, parts=("steps",), minutes=0.0))()
-    assert json.loads((tmp_path / "machine.json").read_text())["cpu"]["parts"] == {"steps": "no time was left"}
+    assert json.loads((tmp_path / "machine.json").read_text())["cpu"]["parts"] == {"steps": "too little time was left"}
+
+
+def test_a_second_call_keeps_the_parts_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("steps", "latency"):
+        monkeypatch.setitem(gpu.PARTS, part, lambda *_: None)
+        Measurement(plan(tmp_path, parts=(part,)))()
+    assert json.loads((tmp_path / "machine.json").read_text())["cpu"]["parts"] == {"steps": "0 s", "latency": "0 s"}
+
+
+def test_tests_that_passed_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, ran, status = "0.2.0+abc", [], 1
+    monkeypatch.setattr(gpu, "command", lambda *_: (ran.append(code), (status, "output"))[1])
+    monkeypatch.setattr("msinet.environment.code_version", lambda: code)
+    monkeypatch.setattr(gpu, "TESTS", Path(__file__).parent)
+    for status, times in ((1, 1), (0, 2), (0, 2)):  # noqa: B007  (read by the command)
+        Measurement(plan(tmp_path, parts=("tests",)))()
+        assert len(ran) == times
+    code = "0.2.0+abd"
+    Measurement(plan(tmp_path, parts=("tests",)))()
+    code = "0.2.0+abd-dirty"
+    for _ in range(2):
+        Measurement(plan(tmp_path, parts=("tests",)))()
+    assert ran == ["0.2.0+abc", "0.2.0+abc", "0.2.0+abd", *(2 * ["0.2.0+abd-dirty"])]
+
+
+def test_the_store_is_not_in_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[Plan] = []
+    monkeypatch.setattr(gpu, "Measurement", lambda plan: (plans.append(plan), lambda: None)[1])
+    monkeypatch.chdir(tmp_path)
+    for out in ("gpu", "."):
+        assert main(["gpu", "--out", out, "--device", "cpu"]) == 0
+    assert [one.store for one in plans] == [tmp_path / "gpu-store", tmp_path.with_name(f"{tmp_path.name}-store")]
+
+
+def test_the_networks_of_every_part_fit_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items: list[tuple[str, tuple[int, int]]] = []
+
+    def note_run(self: Measurement, part: str, work: object, found: Sequence[Any], *_: object) -> None:
+        one = [(item.network, item[2:4]) if part == "steps" else (item[0], item[4]) for item in found]
+        items.extend(one)
+
+    def note_race(contenders: Sequence[Contender], conditions: Conditions, **_: object) -> Iterator[Any]:
+        items.extend((one.network, conditions.image) for one in contenders)
+        return iter(())
+
+    monkeypatch.setattr(Measurement, "run", note_run)
+    monkeypatch.setattr(latency, "measure", note_race)
+    for part in ("steps", "latency", "memory"):
+        before = len(items)
+        Measurement(Plan(tmp_path, tmp_path / "store", 60.0, "cpu", (part,)))()
+        assert len(items) > before
+    assert {size for _, size in items} == {(64, 32), (256, 128)}
+    for text, size in dict.fromkeys(items):
+        name, *options = text.split()
+        network = build(" ".join([card_of(name).named("smoke"), *options]), 3, size)
+        with torch.no_grad():
+            network(torch.zeros(2, 3, *size))  # training mode: parts are cut from the map
 
 
 def test_items_stop_with_the_time_and_failures_are_not_tried_again(tmp_path: Path) -> None:
@@ -235,8 +365,19 @@ def test_items_stop_with_the_time_and_failures_are_not_tried_again(tmp_path: Pat
     assert [row["length"] for row in rows.rows] == ["1", "2"]
     m.run("part", measured, ["raises", "ccc"], Clock(time.monotonic() + 100), rows)
     assert len(m.errors.rows) == 1
-    m.run("part", measured, ["dddd", "eeeee"], Clock(time.monotonic() - 1), rows)
+    clock = Clock(time.monotonic() + 100)
+    clock.longest = 1000.0  # after the next item
+    m.run("part", measured, ["dddd", "eeeee"], clock, rows)
     assert [row["length"] for row in rows.rows] == ["1", "2", "3", "4"]
+
+
+def test_an_item_without_time_is_left_to_the_next_call(tmp_path: Path) -> None:
+    m, rows = Measurement(plan(tmp_path)), Rows(tmp_path / "a.csv", ("length", "device"), ("length", "device"))
+    clock = Clock(time.monotonic() + 100)
+    m.write("part", [("a", {"length": 1}), ("slow", Late("not ready"))], clock, rows)
+    assert not m.errors.rows
+    m.write("part", [("slow", Late("not ready"))], Clock(time.monotonic() + 100), rows)  # had all the time
+    assert [row["item"] for row in m.errors.rows] == ["slow"]
 
 
 def test_an_unknown_part_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,6 +414,20 @@ def test_the_archive_has_the_small_files_and_gives_them_back(tmp_path: Path) -> 
         assert "failed/c/error.txt" in tar.getnames()
 
 
+def test_a_file_that_disappears_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, add = made_store(tmp_path / "store", ["a", "b"]), tarfile.TarFile.add
+
+    def add_and_remove(tar: tarfile.TarFile, path: Path, name: str) -> None:
+        add(tar, path, name)
+        (store / "runs" / "b" / "record.json").unlink(missing_ok=True)
+
+    monkeypatch.setattr(tarfile.TarFile, "add", add_and_remove)
+    pack(store, tmp_path / "runs.tar.gz")
+    with tarfile.open(tmp_path / "runs.tar.gz") as tar:
+        names = {name for name in tar.getnames() if name.endswith(".json")}
+    assert names == {"runs/a/experiment.json", "runs/a/record.json", "runs/b/experiment.json"}
+
+
 def test_the_archive_stays_below_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = made_store(tmp_path / "store", ["a"], queries=2000)
     monkeypatch.setattr(gpu, "ARCHIVE_LIMIT", 1000)
@@ -290,7 +445,8 @@ def test_the_output_of_two_machines_is_joined(tmp_path: Path) -> None:
             rows.append({"network": network, "task": "train", "device": machine, "loop_ms": 1.0 + number})
         errors = Rows(out / "errors.csv", gpu.ERROR_COLUMNS, gpu.ERROR_COLUMNS[:3])
         errors.append({"part": "steps", "item": "x", "device": machine, "error": "boom"})
-        (out / "machine.json").write_text(json.dumps({machine: {"torch": "2.11"}}))
+        parts = {"shared": {"parts": {machine: "3 s"}}}
+        (out / "machine.json").write_text(json.dumps({machine: {"torch": "2.11"}, **parts}))
         (out / "tests.txt").write_text(f"== {machine}\n")
         pack(made_store(tmp_path / f"store{number}", ["shared", machine]), out / "runs.tar.gz")
     joined = tmp_path / "joined"
@@ -298,7 +454,9 @@ def test_the_output_of_two_machines_is_joined(tmp_path: Path) -> None:
         join([tmp_path / "H100", tmp_path / "H200"], joined, joined / "store")
         assert (joined / "steps.csv").read_text().count("\n") == 5
         assert (joined / "errors.csv").read_text().count("boom") == 2
-        assert set(json.loads((joined / "machine.json").read_text())) == {"H100", "H200"}
+        machines = json.loads((joined / "machine.json").read_text())
+        assert set(machines) == {"H100", "H200", "shared"}
+        assert machines["shared"]["parts"] == {"H100": "3 s", "H200": "3 s"}
         assert (joined / "tests.txt").read_text() == "== H100\n== H200\n"
         assert {path.name for path in (joined / "store" / "runs").iterdir()} == {"shared", "H100", "H200"}
     files = [path for path in joined.iterdir() if path.is_file()]

@@ -17,6 +17,7 @@ from bench.forms import FORMS, check_forms, prepare
 from bench.latency import LEAST, WARM_UP, race, render, render_memory, render_throughput
 from bench.memory import in_a_fresh_process, peak_extra
 from bench.networks import build, choose, label, paper_costs
+from msinet.environment import pick_device
 from msinet.errors import UserError
 
 SMALL = ["--height", "32", "--width", "32"]
@@ -199,6 +200,7 @@ def test_every_compiled_contender_is_compiled(monkeypatch: pytest.MonkeyPatch) -
         (["latency", "--device", "cpu", "--batches", "0"], "at least one batch"),
         (["latency", "--device", "cpu", "--height", "8"], "too small"),
         (["memory", "--device", "cpu", "--forms", "eagre"], "Did you mean"),
+        (["memory", "--forms", "cuda_graph"], "measure the form deployed instead"),
         (["retrieval", "--sizes", "market"], "Did you mean 'market1501'"),
         (["retrieval", "--rounds", "0"], "at least 1"),
     ],
@@ -208,6 +210,15 @@ def test_wrong_words_are_named_before_anything_is_measured(
 ) -> None:
     assert main(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_gpu_named_by_its_number_is_torch_s_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    for name in ("cpu", "cuda", "cuda:1"):
+        assert pick_device(name) == torch.device(name)
+    assert current == [torch.device("cuda:1")]
 
 
 def test_a_network_is_a_name_with_options() -> None:

@@ -3,12 +3,15 @@
 Warnings are not errors here: what a driver or a library warns of depends on the machine.
 """
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 HERE = Path(__file__).parent
+# torch reads it in the first matrix product of the process, and refuses deterministic algorithms without it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m gpu` chooses

@@ -1,9 +1,11 @@
 """Trainings and searches on a GPU: against the CPU, and captured against eager.
 
-Tolerances: fp32 on both sides, so a step differs by rounding alone. Losses agree to 0.5 per cent over the first steps,
-and the distance that weights have moved to 5 per cent; TF32 and longer trainings would differ by more.
+Rounding in fp32 changes the first gradient of a network with batch norms by about 5 per cent, and each step multiplies
+differences. So steps are compared in float64, in which they agree to many digits, and in other precisions only by their
+losses. Learning rates are small.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import changed, interrupt
+from support import ExactMemory, changed, interrupt
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from bench.networks import build, choose
 from msinet.data import load_dataset
 from msinet.errors import TrainingDiverged
 from msinet.losses import alignment_loss
@@ -23,7 +26,6 @@ from msinet.models import build_model, load_weights, save_weights
 from msinet.models.heads import ReIDNet
 from msinet.precision import use_precision
 from msinet.search.definition import SearchRun
-from msinet.search.memory import Memory
 from msinet.search.run import search
 from msinet.search.split import split_identities
 from msinet.search.twins import Twins, TwinsSearch
@@ -38,13 +40,14 @@ from msinet.training.run import Training, run
 from msinet.training.supervised import Supervised
 
 CPU = torch.device("cpu")
-SIZE = (64, 32)
+SIZE = (96, 32)  # six rows of the map, for networks of six parts
 CLASSES = 12
 LABELS = np.repeat(np.arange(CLASSES), 6)
 PIXELS = np.random.default_rng(0).integers(0, 256, (len(LABELS), *SIZE, 3), dtype=np.uint8)
-NETWORKS = ("msinet", "msinet pam", "osnet", "cdnet", "resnet50", "vit_base", "deit_small")
-NETWORKS += ("rga_sc", "ianet", "sft", "batnet")
+NETWORKS = choose(())
 STEPS = 8
+#: Largest relative difference of values and moves in float64.
+EXACT = 1e-5
 QUIET = RunOptions(progress=False)
 
 
@@ -56,15 +59,15 @@ def recipe_of(network: str, **settings: Any) -> Recipe:
         precision="fp32",
         identities=8,
         images=4,
-        epochs=2,
+        epochs=4,  # in the second one PCB+RPP refines its parts
         steps_per_epoch=STEPS // 2,
         optimizer="sgd",
-        lr=0.01,
+        lr=1e-6,
         warmup=0,
         milestones=(1,),
         erase=0.5,
     )
-    if network.endswith("pam"):
+    if network.endswith("pam=True"):
         recipe = changed(recipe, alignment="pam-self")
     return changed(recipe, **settings)
 
@@ -76,26 +79,41 @@ def still(network: nn.Module) -> None:
             module.p = 0.0
 
 
+def exact(network: nn.Module) -> None:
+    """Convert a network to float64. Its images are rounded, because devices may normalise them to other last bits."""
+
+    def rounded(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return ((inputs[0].double() * 4096).round() / 4096,)
+
+    network.double().register_forward_pre_hook(rounded)  # type: ignore[arg-type]
+
+
 def training(
-    name: str, where: torch.device, recipe: Recipe, *, graphs: bool = False, random: bool = False
+    name: str, where: torch.device, recipe: Recipe, *, graphs: bool = False, random: bool = False, double: bool = False
 ) -> Supervised:
+    QUIET.prepare()
     use_precision(recipe.precision)
     torch.manual_seed(0)
-    options = {"pam": True} if name.endswith("pam") else {}
-    network = build_model(f"{name.split()[0]}_x0_25", CLASSES, image=SIZE, **options)
+    model, *options = name.split()
+    network = build(" ".join([f"{model}_x0_25", *options]), CLASSES, SIZE)
     if not random:
         still(network)
+    if double:
+        exact(network)
     network = network.to(where).to(memory_format=torch.channels_last)
     return Supervised(network, Batches(PIXELS, LABELS, recipe, 3, where), graphs=graphs)
 
 
 def searching(where: torch.device, recipe: Recipe, *, graphs: bool = False) -> TwinsSearch:
+    """A search in float64."""
+    QUIET.prepare()
     use_precision(recipe.precision)
     sides = split_identities(LABELS, recipe.search_settings.overlap)
     torch.manual_seed(0)
     network = build_model("supernet_x0_25", CLASSES)
     assert isinstance(network, ReIDNet)
-    both = Twins(network, *(Memory(side.classes, network.channels) for side in sides))
+    exact(network)
+    both = Twins(network, *(ExactMemory(side.classes, network.channels).double() for side in sides))
     task = TwinsSearch(both.to(where).to(memory_format=torch.channels_last), PIXELS, sides, recipe, 3, graphs=graphs)
     task.initialize()
     return task
@@ -112,15 +130,22 @@ def follow(task: Any, epochs: int, steps: int) -> list[dict[str, float]]:
 
 
 def state(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().double().clone() for name, value in network.state_dict().items()}
+    """Weights, and each kind of other values, as one vector; without counters of batches, which are far larger."""
+    kinds: dict[str, list[Tensor]] = {}
+    for name, value in network.state_dict().items():
+        last = name.rpartition(".")[2]
+        if last != "num_batches_tracked":
+            kind = last if last in ("running_mean", "running_var", "alpha", "centres") else "weights"
+            kinds.setdefault(kind, []).append(value.detach().cpu().double().flatten())
+    return {kind: torch.cat(values) for kind, values in kinds.items()}
 
 
-def check_moves(before: dict[str, Tensor], one: dict[str, Tensor], other: dict[str, Tensor], share: float) -> None:
-    """Weights and statistics went the same way: they differ by a share of the distance that they moved."""
-    moved = sum(float((one[name] - before[name]).square().sum()) for name in one) ** 0.5
-    apart = sum(float((one[name] - other[name]).square().sum()) for name in one) ** 0.5
-    assert moved > 0
-    assert apart < share * moved, f"apart by {apart / moved:.3f} of the way"
+def check_moves(before: dict[str, Tensor], one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """Each kind of values went the same way: it differs by a small share of the distance that it moved."""
+    for kind, values in one.items():
+        moved, apart = (float((values - theirs[kind]).norm()) for theirs in (before, other))
+        assert apart <= EXACT * moved, f"{kind} apart by {apart}, moved by {moved}"
+    assert not torch.equal(one["weights"], before["weights"])
 
 
 def check_values(one: list[dict[str, float]], other: list[dict[str, float]], rel: float) -> None:
@@ -135,12 +160,13 @@ def check_values(one: list[dict[str, float]], other: list[dict[str, float]], rel
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_three_steps_equal_those_of_the_cpu(device: torch.device, name: str) -> None:
-    recipe = recipe_of(name)
-    tasks = [training(name, where, recipe) for where in (CPU, device)]
+    recipe = recipe_of(name, identities=4, images=2)
+    check_values(*(follow(training(name, where, recipe), 1, 1) for where in (CPU, device)), rel=1e-3)
+    tasks = [training(name, where, recipe, double=True) for where in (CPU, device)]
     before = state(tasks[0].network)
     values = [follow(task, 1, 3) for task in tasks]
-    check_values(*values, rel=5e-3)
-    check_moves(before, *(state(task.network) for task in tasks), share=0.05)
+    check_values(*values, rel=EXACT)
+    check_moves(before, *(state(task.network) for task in tasks))
 
 
 def test_three_iterations_of_a_search_equal_those_of_the_cpu(device: torch.device) -> None:
@@ -148,26 +174,27 @@ def test_three_iterations_of_a_search_equal_those_of_the_cpu(device: torch.devic
     tasks = [searching(where, recipe) for where in (CPU, device)]
     before = state(tasks[0].twins)
     values = [follow(task, 1, 3) for task in tasks]
-    check_values(*values, rel=2e-2)
-    check_moves(before, *(state(task.twins) for task in tasks), share=0.1)
+    check_values(*values, rel=EXACT)
+    check_moves(before, *(state(task.twins) for task in tasks))
 
 
 def search_recipe(**settings: Any) -> Recipe:
-    return changed(
+    recipe = changed(
         resolve_search("mini", "market1501").recipe,
         height=SIZE[0],
         width=SIZE[1],
         precision="fp32",
         identities=4,
         images=3,
-        epochs=2,
+        epochs=3,
         steps_per_epoch=STEPS // 2,
         optimizer="sgd",
-        lr=0.01,
+        lr=1e-6,
+        alpha_lr=1e-5,
         warmup=0,
         milestones=(1,),
-        **settings,
     )
+    return changed(recipe, **settings)
 
 
 VARIANTS = ("self-pos", "self-neg", "unified", "separated", "pam-self")
@@ -231,28 +258,30 @@ def captured(task: Any) -> list[StaticStep]:
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [(name, "fp32") for name in NETWORKS]
-    + [(name, precision) for name in ("msinet", "msinet pam", "deit_small") for precision in ("tf32", "bf16")],
+    [(name, precision) for name in NETWORKS for precision in ("float64", "tf32")]
+    + [(name, "bf16") for name in ("msinet", "msinet pam=True", "deit_small")],
 )
 def test_a_captured_training_equals_an_eager_one(device: torch.device, name: str, precision: str) -> None:
-    recipe = recipe_of(name, precision=precision)
-    tasks = [training(name, device, recipe, graphs=graphs) for graphs in (False, True)]
+    double = precision == "float64"
+    recipe = recipe_of(name, precision="fp32" if double else precision)
+    tasks = [training(name, device, recipe, graphs=graphs, double=double) for graphs in (False, True)]
     before = state(tasks[0].network)
     values = [follow(task, 2, STEPS // 2) for task in tasks]
     captured(tasks[1])
-    exact = precision == "fp32"
-    check_values(*values, rel=5e-3 if exact else 5e-2)
-    one, other = (state(task.network) for task in tasks)
-    check_moves(before, one, other, share=0.05 if exact else 0.3)
-    for key, count in other.items():
+    check_values(*values, rel=EXACT if double else 0.1)
+    if double:
+        check_moves(before, *(state(task.network) for task in tasks))
+    for key, count in tasks[1].network.state_dict().items():
         if key.endswith("num_batches_tracked"):
-            assert int(count) == STEPS
+            assert int(count) == STEPS, key
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_schedule_reaches_the_captured_step(device: torch.device, optimizer: str) -> None:
     task = training("msinet", device, recipe_of("msinet", optimizer=optimizer, lr=1e-3), graphs=True)
-    follow(task, 1, STEPS // 2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*capturable=True")  # torch's note about steps without a capture
+        follow(task, 1, STEPS // 2)
     (step,) = captured(task)
     task.begin_epoch(1, 0)
     for group in task.optimizer.param_groups:
@@ -289,21 +318,20 @@ def test_another_batch_size_is_trained_without_the_graph(device: torch.device) -
 
 @pytest.mark.parametrize("way", [{}, {"order": "alphas"}, {"mechanism": "ce", "overlap": 1.0}], ids=str)
 def test_a_captured_search_equals_an_eager_one(device: torch.device, way: dict[str, Any]) -> None:
-    recipe = search_recipe(epochs=3, **way)
+    recipe = search_recipe(**way)
     tasks = [searching(device, recipe, graphs=graphs) for graphs in (False, True)]
     before = state(tasks[0].twins)
     values = [follow(task, 3, STEPS // 2) for task in tasks]
     captured(tasks[1])
-    check_values(*values, rel=2e-2)
-    check_moves(before, *(state(task.twins) for task in tasks), share=0.1)
+    check_values(*values, rel=EXACT)
+    check_moves(before, *(state(task.twins) for task in tasks))
 
 
 def test_the_loader_s_batches_can_be_captured(device: torch.device) -> None:
     recipe = recipe_of("msinet")
-    task = training("msinet", device, recipe, graphs=True)
+    task, other = (training("msinet", device, recipe, graphs=graphs, double=True) for graphs in (True, False))
     task.batches = Batches(PIXELS, LABELS, recipe, 3, device, workers=2, resident=False)
-    other = training("msinet", device, recipe)
-    check_values(follow(other, 2, STEPS // 2), follow(task, 2, STEPS // 2), rel=5e-3)
+    check_values(follow(other, 2, STEPS // 2), follow(task, 2, STEPS // 2), rel=EXACT)
     captured(task)
 
 
@@ -395,9 +423,10 @@ def test_precision_is_what_it_says(device: torch.device) -> None:
         errors[precision] = [
             float((one.cpu().double() - true).norm() / true.norm()) for one, true in zip(found, exact, strict=True)
         ]
-    assert max(errors["fp32"]) < 1e-6
+    assert max(errors["fp32"]) < 2e-5  # TF32 rounds inputs to eleven bits, which is an error of about 3e-4
     if torch.cuda.get_device_capability(device) >= (8, 0):
-        assert errors["tf32"][0] > 1e-5  # convolutions of this size may still be computed in fp32
+        assert errors["tf32"][0] > 1e-4  # convolutions of this size may still be computed in fp32
+    assert max(errors["tf32"]) < 1e-3
 
 
 def test_the_recipe_s_precision_reaches_the_gpu(device: torch.device, data_root: Path, tmp_path: Path) -> None:

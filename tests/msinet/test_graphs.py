@@ -4,6 +4,7 @@ loader's. What a capture adds to that needs a GPU: tests/gpu."""
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, canonical, from_canonical
 from msinet.training.recipes import resolve, resolve_search
 from msinet.training.supervised import Supervised, build_optimizer
+from msinet.unsupervised.run import WithoutLabels
 
 QUIET = RunOptions(progress=False)
 TRAIN = changed(resolve("smoke", "market1501").recipe, epochs=3, steps_per_epoch=4, milestones=(2,))
@@ -179,6 +181,67 @@ def test_a_step_that_cannot_be_recorded_is_taken_as_it_is(capsys: pytest.Capture
     assert losses == [2, 4, 6]
     assert step.failed
     assert capsys.readouterr().out.count("not permitted when stream is capturing") == 1
+
+
+def test_the_reason_is_the_first_error_of_the_capture(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(work: object, device: object) -> Any:
+        try:
+            try:
+                raise KeyError("of a cache")
+            except KeyError:
+                raise RuntimeError("operation not permitted\nwhen capturing")  # noqa: B904  (as torch does)
+        finally:
+            raise RuntimeError("operation failed due to a previous error")
+
+    step = StaticStep(Counting(), fail, warm_up=1)
+    for _ in range(2):
+        step(torch.ones(2))
+    assert "(operation not permitted); training without graphs" in capsys.readouterr().out
+
+
+def test_a_step_that_fails_after_its_recording_names_the_remedy() -> None:
+    def refuse(work: object, device: object) -> Any:
+        step.work = broken
+        raise RuntimeError("not permitted")
+
+    def broken(*_: Tensor) -> Any:
+        raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+
+    step = StaticStep(Counting(), refuse, warm_up=1)
+    step(torch.ones(2))
+    with pytest.raises(UserError, match=r"\(Offset increment .*--graphs False continues without graphs"):
+        step(torch.ones(2))
+
+
+@pytest.mark.parametrize("order", ["weights", "alphas"])
+def test_a_capture_that_is_broken_off_leaves_no_gradients(monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+    """Its gradients lie in memory that was never written."""
+
+    def break_off(work: Any, device: object) -> Any:
+        trains_weights = work.__self__ is static.take_weight_step
+        for parameter in static.twins.weights if trains_weights else static.twins.alphas:
+            parameter.grad = torch.full_like(parameter, math.nan)
+        raise RuntimeError("not permitted")
+
+    monkeypatch.setattr(twins, "capture", break_off)
+    recipe = changed(SEARCH, order=order, optimizer="sgd", lr=0.01)
+    plain, static = search(recipe, static=False), search(recipe, static=True)
+    for task in (plain, static):
+        task.network.train()
+        task.initialize()
+        task.begin_epoch(0, 0)
+        for number in range(1, 5):
+            task.step(0, number)
+    assert isinstance(static.take_weight_step, StaticStep)
+    assert static.take_weight_step.failed
+    same(plain.twins, static.twins, 1e-4)
+
+
+def test_methods_without_labels_refuse_graphs() -> None:
+    here: Any = SimpleNamespace(options=RunOptions(graphs=True))
+    nothing: Any = None
+    with pytest.raises(UserError, match="--graphs True is for trainings with labels"):
+        WithoutLabels().task(here, nothing, nothing, nothing)
 
 
 def test_where_steps_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,19 +3,28 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support import CPU, changed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from msinet.cli import run_command
 from msinet.errors import UserError, WeightsError
-from msinet.models import Output, build_model, load_weights
+from msinet.models import Output, build_model, load_weights, save_weights
 from msinet.models.deploy import deploy
 from msinet.models.heads import PartNeck, RefinedPartNeck, pool_stripes
+from msinet.training import supervised
+from msinet.training.batches import Batches
+from msinet.training.graphs import Work
+from msinet.training.recipes import resolve
+from msinet.training.supervised import Supervised
 
 State = dict[str, Tensor]
 IMAGES = torch.randn(2, 3, 96, 32, generator=torch.Generator().manual_seed(0))
+NAMES = ("pcb_x0_25", "pcb_rpp_x0_25", "mgn_x0_25")
 
 
 def filled(name: str, **options: object) -> nn.Module:
@@ -236,7 +245,7 @@ def test_refined_parts_start_from_a_pcb(tmp_path: Path) -> None:
     assert set(report.missing) == {"head.assign.weight", "head.assign.bias"}
 
 
-@pytest.mark.parametrize("name", ["pcb_x0_25", "pcb_rpp_x0_25", "mgn_x0_25"])
+@pytest.mark.parametrize("name", NAMES)
 def test_deployed_features_are_the_same(name: str) -> None:
     network = filled(name)
     shipped = deploy(network)
@@ -244,6 +253,17 @@ def test_deployed_features_are_the_same(name: str) -> None:
         torch.testing.assert_close(shipped(IMAGES), network(IMAGES), rtol=1e-3, atol=1e-4)
     assert not any("classifier" in key for key in shipped.state_dict())
     assert any("reduce" in key for key in shipped.state_dict()) == (name == "mgn_x0_25")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    meta = {"model": name, "num_classes": "5", "height": "96", "width": "32"}
+    save_weights(filled(name), tmp_path / "a.safetensors", meta)
+    assert run_command(["export", "--weights", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "a.onnx")]) == 0
+    assert "features equal torch's" in capsys.readouterr().out
 
 
 # Stages, stripes and wrong input
@@ -267,6 +287,40 @@ def test_parts_are_refined_after_two_fifths_of_the_training() -> None:
     assert torch.equal(head.pool(x), pool_stripes(x, 6))
 
 
+@pytest.mark.parametrize(("first", "recordings"), [(0, [False, True]), (2, [True])])
+def test_a_recorded_training_is_recorded_anew_when_parts_are_refined(
+    first: int, recordings: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = build_model("pcb_rpp_x0_25", 4)
+    head = network.get_submodule("head")
+    assert isinstance(head, RefinedPartNeck)
+    found: list[bool] = []
+
+    def record(work: Work, _device: torch.device) -> Work:
+        """Like a graph: repetitions keep the choice of the recording, whatever the head says."""
+        found.append(recorded := head.refined)
+
+        def replay() -> Tensor:
+            head.refined = recorded
+            return work()
+
+        return replay
+
+    monkeypatch.setattr(supervised, "capture", record)
+    recipe = changed(resolve("smoke", "market1501", "pcb_rpp").recipe, width=32, epochs=5, steps_per_epoch=2)
+    labels = np.repeat(np.arange(4), 4)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 96, 32, 3), dtype=np.uint8)
+    task = Supervised(network, Batches(pixels, labels, recipe, 5, CPU, resident=True), graphs=True)
+    network.train()
+    before = head.assign.weight.detach().clone()
+    for epoch in range(first, 5):  # 0: from the start; 2: resumed after the stripes
+        for step in range(int(task.begin_epoch(epoch, 0)["steps"])):
+            task.step(epoch, step)
+        assert torch.equal(before, head.assign.weight) == (epoch < 2)
+    assert found == recordings
+
+
 def test_stripes_by_hand() -> None:
     x = torch.arange(2 * 1 * 4 * 2, dtype=torch.float32).view(2, 1, 4, 2)
     assert pool_stripes(x, 2).tolist() == [[[1.5, 5.5]], [[9.5, 13.5]]]
@@ -281,7 +335,14 @@ def test_stripes_by_hand() -> None:
             lambda: build_model("pcb_x0_25", 3)(torch.zeros(2, 3, 64, 32)),
             r"a map of 4 rows does not divide into 6 stripes; .* a multiple of 96 pixels, such as 96",
         ),
-        (lambda: build_model("mgn_x0_25", 3)(torch.zeros(2, 3, 64, 32)), "4 rows does not divide into 3 stripes"),
+        (
+            lambda: build_model("mgn_x0_25", 3)(torch.zeros(2, 3, 64, 32)),
+            "4 rows does not divide into 3 stripes; .* a multiple of 96 pixels, such as 96",
+        ),
+        (
+            lambda: build_model("mgn_x0_25", 3)(torch.zeros(2, 3, 144, 32)),  # nine rows are three stripes, but not two
+            "9 rows does not divide into 2 stripes; .* a multiple of 96 pixels, such as 192",
+        ),
         (lambda: build_model("pcb_x0_25", 3, parts=1), "at least 2 parts, got 1; the authors use 6"),
         (lambda: build_model("mgn_x0_25", 3, pool="sum"), "unknown pool 'sum'.*avg, max"),
         (lambda: PartNeck(4, 4, 3)(torch.zeros(2, 4), torch.zeros(2, 4)), r"gives \(2, 4\); choose a backbone with a"),

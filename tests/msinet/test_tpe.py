@@ -3,8 +3,10 @@
 Here a search has three trials of two steps: six batches, as twice the three iterations of an epoch of smoke.
 """
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,7 @@ from msinet.training.recipe import Losses, Recipe
 from msinet.training.recipes import resolve_search
 from msinet.training.run_folder import Record
 from msinet.training.seeds import derived_seed
+from msinet.training.supervised import Supervised
 
 TRIALS = 3
 TPE = changed(resolve_search("smoke", "market1501").recipe, mechanism="tpe", epochs=1, trials=TRIALS)
@@ -186,6 +189,25 @@ def test_another_seed_is_another_search(market: Dataset, whole, tmp_path: Path) 
 def test_workers_change_nothing(market: Dataset, whole, tmp_path: Path) -> None:
     go(tmp_path, market, workers=1)
     assert outcome(tmp_path) == whole
+
+
+def test_no_trial_s_training_is_kept(market: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[int] = []
+    made: list[weakref.ref[Supervised]] = []
+
+    def note(*words: Any, **settings: Any) -> Supervised:
+        alive.append(sum(one() is not None for one in made))
+        task = Supervised(*words, **settings)
+        made.append(weakref.ref(task))
+        return task
+
+    monkeypatch.setattr("msinet.search.tpe.Supervised", note)
+    gc.disable()  # or it may happen to run in between
+    try:
+        go(tmp_path, market)
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
 
 
 # --- The budget ----------------------------------------------------------------------------------
