@@ -202,19 +202,28 @@ class Request:
         If the profile has no cross-domain trainings, the weights of the in-domain training are evaluated.
         """
         across = source != target and find_profile(self.profile).cross_domain_training
-        recipe = _recipe(self.profile, source, model, across, self.recipe, self.recipe_of)
+        scratch = init == "scratch"
+        recipe = _recipe(self.profile, source, model, across, self.recipe, self.recipe_of, scratch)
         same_weights = source != target and not across
         return Experiment(model, source, target, recipe, self.profile, seed, init, same_weights=same_weights)
 
     def unsupervised(self, method: Method, model: str, source: str, target: str, seed: int) -> Experiment:
         """A method without labels of the target, with this profile's recipe. Its feature determines the neck."""
-        recipe = overridden(resolve_unsupervised(self.profile, method, target), self.unsupervised_recipe).recipe
+        resolved = resolve_unsupervised(self.profile, method, target, across=source != target)
+        recipe = overridden(resolved, self.unsupervised_recipe).recipe
         experiment = Experiment(model, source, target, recipe, self.profile, seed, "pretrained")
         return experiment.with_options(neck=recipe.method_settings.neck)
 
 
 @lru_cache(maxsize=1024)  # many cells of a study share a recipe
 def _recipe(
-    profile: str, source: str, model: str, cross_domain: bool, changes: tuple[str, ...], recipe_of: RecipeOf
+    profile: str,
+    source: str,
+    model: str,
+    cross_domain: bool,
+    changes: tuple[str, ...],
+    recipe_of: RecipeOf,
+    scratch: bool,
 ) -> Recipe:
-    return overridden(resolve(profile, source, model, cross_domain=cross_domain, recipe_of=recipe_of), changes).recipe
+    resolved = resolve(profile, source, model, cross_domain=cross_domain, recipe_of=recipe_of, scratch=scratch)
+    return overridden(resolved, changes).recipe

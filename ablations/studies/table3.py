@@ -28,6 +28,6 @@ STUDY = Study(
     cells=cells,
     label=network_label,
     remark="The paper's rows do not share one protocol: OSNet's is from scratch, CDNet's and MSINet's pre-trained, "
-    "PCB's with refined parts (RPP), SFT's with its re-ranking. Rows without a network here are only cited; "
-    "docs/table3.md says why.",
+    "PCB's on M with refined parts (RPP) and on MS of a variant that is not stated, SFT's probably with its "
+    "re-ranking. Rows without a network here are only cited; docs/table3.md says why.",
 )

@@ -46,7 +46,7 @@ class ShowRecipe:
     model: str = "msinet"
     """name of the network; `msinet list` shows networks"""
     target: str = ""
-    """test set; a data set other than the training set selects the cross-domain recipe"""
+    """test set; another one than the training set selects the cross-domain recipe, or with --method adaptation to it"""
     search: bool = False
     """print the recipe of the architecture search"""
     pretraining: bool = False
@@ -57,6 +57,8 @@ class ShowRecipe:
     """changes to the recipe, such as lr=0.01 epochs=80"""
     recipe_of: Literal["paper", "authors"] = "paper"
     """recipe of trainings: the paper's for all networks, or the network's own by its authors, if its card has one"""
+    scratch: bool = False
+    """print the authors' recipe for trainings without pre-trained weights, if it differs"""
 
     def __call__(self) -> int:
         """Print the recipe.
@@ -90,10 +92,23 @@ class ShowRecipe:
         elif self.pretraining:
             resolved = resolve_pretraining(self.profile, self.model)
         elif self.method:
-            resolved = resolve_unsupervised(self.profile, self.method, self.dataset)  # type: ignore[arg-type]
+            target = self.target or self.dataset
+            resolved = resolve_unsupervised(
+                self.profile,
+                self.method,  # type: ignore[arg-type]
+                target,
+                across=target != self.dataset,
+            )
         else:
             across = self.target not in ("", self.dataset)
-            resolved = resolve(self.profile, self.dataset, self.model, cross_domain=across, recipe_of=self.recipe_of)
+            resolved = resolve(
+                self.profile,
+                self.dataset,
+                self.model,
+                cross_domain=across,
+                recipe_of=self.recipe_of,
+                scratch=self.scratch,
+            )
         print(describe_recipe(overridden(resolved, self.recipe)))
         return 0
 

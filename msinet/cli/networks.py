@@ -132,6 +132,7 @@ class Evaluate(WeightsFile):
             print(f"  standard deviation over {len(result.draws)} draws: " + metrics_line("", result.std))
         if self.out is not None and distributed.leads():
             settings = {"k1": self.k1, "k2": self.k2, "lambda": self.weight} if self.rerank else {}
+            settings |= {"blur_temperature": self.blur_temperature} if self.blur else {}
             write_json(
                 self.out,
                 {

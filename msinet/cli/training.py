@@ -56,7 +56,14 @@ class Train:
         source = self.selection.load(names, self.data_root, ALL if tested == names[0] else ("train",))
         target = source if names == (tested,) else self.selection.load((tested,), self.data_root, ALL[1:])
         across = tested not in names
-        resolved = resolve(self.profile, source.name, self.model, cross_domain=across, recipe_of=self.recipe_of)
+        resolved = resolve(
+            self.profile,
+            source.name,
+            self.model,
+            cross_domain=across,
+            recipe_of=self.recipe_of,
+            scratch=self.weights is None,
+        )
         recipe = overridden(resolved, self.recipe).recipe
         options = parse_settings(self.options)
         if self.genotype is not None:
@@ -109,7 +116,12 @@ class Learn:
         from msinet.training.run import Training
         from msinet.unsupervised import image_folder, learn
 
-        resolved = resolve_unsupervised(self.profile, self.method, self.dataset)  # type: ignore[arg-type]
+        resolved = resolve_unsupervised(
+            self.profile,
+            self.method,  # type: ignore[arg-type]
+            self.dataset,
+            across=bool(self.source),
+        )
         recipe = overridden(resolved, self.recipe).recipe
         if self.data_root is None and self.source:
             raise UserError(f"--source {self.source} needs --data-root DIR, the folder of the data sets")

@@ -11,7 +11,7 @@ from msinet.models.heads import Backbone, ReIDNet
 from msinet.models.registry import build_model, with_width
 
 #: Names of backbone stages, in order: of ResNets; of OSNet, CDNet and MSINet.
-STAGES = ("layer1", "layer2", "layer3", "layer4", "stage1", "stage2", "stage3")
+STAGES = (("layer1", "layer2", "layer3", "layer4"), ("stage1", "stage2", "stage3"))
 #: Name of an attached module in its stage.
 ATTENTION = "attention"
 
@@ -38,12 +38,12 @@ def backbone_of(name: str, width: float = 1.0) -> Backbone:
         width: multiplies every channel count.
 
     Raises:
-        UserError: unknown network, or one without stages of feature maps.
+        UserError: unknown network, or one without plain stages of feature maps (`_stages`).
     """
     network = build_model(with_width(name, width), 1)
     if not isinstance(network, ReIDNet) or not _stages(network.backbone):
         raise UserError(
-            f"backbone {name!r} has no stages of feature maps; use a ResNet, OSNet, CDNet or MSINet, "
+            f"backbone {name!r} has no plain stages of feature maps; use a ResNet, OSNet, CDNet or MSINet, "
             "such as backbone=resnet50"
         )
     return cast(Backbone, network.backbone)
@@ -75,5 +75,9 @@ def staged_backbone(name: str, width: float, image: tuple[int, int]) -> tuple[Ba
 
 
 def _stages(backbone: object) -> list[nn.Sequential]:
-    found = [getattr(backbone, name, None) for name in STAGES]
-    return [blocks for blocks in found if isinstance(blocks, nn.Sequential)]
+    """The stages of a backbone; empty if one is missing (MGN has branches) or has attention (RGA-SC, IANet)."""
+    for names in STAGES:
+        found: list[Any] = [getattr(backbone, name, None) for name in names]
+        if all(isinstance(blocks, nn.Sequential) and not hasattr(blocks, ATTENTION) for blocks in found):
+            return found
+    return []

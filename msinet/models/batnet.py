@@ -103,7 +103,7 @@ class BATBackbone(nn.Module):
     """Three blocks of inception modules; each local branch has its own second and third block.
 
     `forward` returns the local branches' maps, concatenated, (B, 4096, H/32, W/32), and the global branch's,
-    (B, 1024, H/32, W/32), both after batch norm and ReLU.
+    (B, 1024, H/32, W/32), both after batch norm and the second one after ReLU.
 
     Args:
         width: multiplies every channel count.
@@ -136,7 +136,7 @@ class BATBackbone(nn.Module):
         local_map = torch.cat([branch(part) for branch, part in zip(self.local, parts, strict=True)], 1)
         x = self.attentions[1](self.block2(x))  # (B, 832, H/32, W/32)
         x = self.attentions[2](self.block3(x))
-        return self.local_norm(local_map).relu(), self.norm(x).relu()
+        return self.local_norm(local_map), self.norm(x).relu()
 
 
 class BATHead(nn.Module):
@@ -217,7 +217,6 @@ WEIGHTS = NetworkWeights(
         order=32,
         studies=("table3",),
         authors={
-            "erase": 0.0,
             "optimizer": "adam",
             "lr": 5e-4,
             "weight_decay": 1e-4,
@@ -228,8 +227,9 @@ WEIGHTS = NetworkWeights(
             "normalize_triplet": False,
             "over_heads": "mean",
         },
-        authors_source="BAT-Net's training on Market-1501; batch-hard instead of semi-hard triplets, without its first "
-        "stage of 50 epochs, pad and crop in place of its crop from 1.125 of the size",
+        authors_source="BAT-Net's second training script, with the settings of its log on Market-1501; batch-hard "
+        "instead of semi-hard triplets, without its first stage of 50 epochs, pad and crop in place of its crop from "
+        "1.125 of the size, erased boxes filled with the RGB mean instead of 0",
     ),
     WEIGHTS,
 )

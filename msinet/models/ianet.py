@@ -110,7 +110,8 @@ WEIGHTS = NetworkWeights(
         order=25,
         studies=("table3",),
         authors={"pad": 0, "optimizer": "adam", "lr": 3.5e-4, "epochs": 60, "warmup": 0, "milestones": (20, 40)},
-        authors_source="IAUnet's training, the successor's; without its loss on masks of body parts",
+        authors_source="IAUnet's training, the successor's; without its loss on masks of body parts, triplets by "
+        "Euclidean distance instead of cosine, bilinear instead of bicubic resizing",
     ),
     WEIGHTS,
 )

@@ -1,5 +1,6 @@
 """MGN, the multiple granularity network (Wang et al., ACM MM 2018), of Table 3."""
 
+import math
 import re
 from functools import partial
 from typing import Literal, get_args
@@ -80,7 +81,8 @@ class MGNHead(nn.Module):
     def forward(self, local_map: Tensor, final_map: Tensor) -> Tensor | Output:
         maps = (final_map, *local_map.chunk(2, 1))  # of the three branches
         whole = [pool_stripes(one, 1, self.pool) for one in maps]
-        stripes = [pool_stripes(one, n, self.pool) for one, n in zip(maps, STRIPES, strict=True) if n > 1]
+        rows = math.lcm(*STRIPES)  # divide into the stripes of every branch
+        stripes = [pool_stripes(one, n, self.pool, rows) for one, n in zip(maps, STRIPES, strict=True) if n > 1]
         pooled = torch.cat([*whole, *stripes], 2)  # (B, C, 8)
         vectors = [one(pooled[:, :, i, None, None]).flatten(1) for i, one in enumerate(self.reduce)]  # (B, 256) each
         if not self.training:
@@ -141,7 +143,6 @@ WEIGHTS = NetworkWeights(
         label="MGN",
         order=15,
         studies=("table3",),
-        heavy=True,
         rows=6,
         authors={
             "height": 384,
@@ -156,7 +157,8 @@ WEIGHTS = NetworkWeights(
             "normalize_triplet": False,
             "over_heads": "mean",
         },
-        authors_source="the MGN paper (Wang et al., 2018); without its flipped images at test time",
+        authors_source="the MGN paper (Wang et al., 2018) with the mean over heads of MGN-pytorch; without its flipped "
+        "images at test time",
     ),
     WEIGHTS,
 )

@@ -81,7 +81,9 @@ WEIGHTS = NetworkWeights(
             "milestones": (60, 120),
             "triplet": False,
         },
-        authors_source="torchreid's fine-tuning; without its first ten epochs that train the classifier alone",
+        authors_scratch={"sampler": "shuffled", "erase": 0.0, "warmup": 0, "triplet": False},
+        authors_source="with pre-trained weights torchreid's fine-tuning, without its first ten epochs that train the "
+        "classifier alone; from scratch the OSNet paper, without random patches",
     ),
     WEIGHTS,
 )

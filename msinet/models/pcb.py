@@ -20,7 +20,6 @@ DEPTHS = (3, 4, 6, 3)
         label="PCB",
         order=13,
         studies=("table3",),
-        heavy=True,
         rows=6,
         authors={
             "height": 384,
@@ -52,7 +51,6 @@ def pcb(num_classes: int, *, width: float = 1.0, parts: int = PARTS, pam: bool =
         label="PCB+RPP",
         order=14,
         studies=("table3",),
-        heavy=True,
         rows=6,
         authors={
             "height": 384,

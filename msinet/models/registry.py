@@ -51,12 +51,14 @@ class NetworkCard:
     """changes to its recipe by profile, or by profile and kind of data: (("mini", {"lr": 1e-3}),)"""
     authors: Mapping[str, Any] = field(default_factory=dict)
     """its authors' own recipe as changes to the paper's, {"optimizer": "adam"}; empty: the paper's is its own"""
+    authors_scratch: Mapping[str, Any] = field(default_factory=dict)
+    """likewise, for trainings without pre-trained weights; empty: the same recipe"""
     authors_source: str = ""
     """source of that recipe, and its omissions here"""
     rows: int = 1
     """the final map needs a multiple of this number of rows (16 pixels each); recipes raise the image height"""
     heavy: bool = False
-    """True: short tables leave it out; --whole and --models include it"""
+    """True: short versions of Table 2 and of the calibration leave it out; --whole and --models include it"""
     learns: bool = True
     """False: it has no parameters and is only evaluated"""
     module: str = field(default="", compare=False)
@@ -267,7 +269,7 @@ def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 1
     Args:
         name: one of the registered names, optionally with a width: `msinet`, `osnet_x0_25`.
         num_classes: training identities, at least 1.
-        image: (height, width) of the images; only transformers are built for one size.
+        image: (height, width) of the images; used by networks that are built for one size (transformers, RGA-SC).
         options: keyword arguments of the network's builder, for example `genotype="GGEGAGGNGAEA"`.
 
     Raises:

@@ -123,7 +123,8 @@ WEIGHTS = NetworkWeights(
             "decay": 0.5,
             "normalize_triplet": False,
         },
-        authors_source="RGA-SC's training on CUHK03; pad and crop in place of its crop from 1.125 of the size",
+        authors_source="RGA-SC's training on CUHK03; pad and crop in place of its crop from 1.125 of the size, erased "
+        "boxes filled with the RGB mean instead of 0",
     ),
     WEIGHTS,
 )

@@ -80,7 +80,7 @@ class SFTHead(nn.Module):
             "identity_margin": 4.5,
             "triplet": False,
         },
-        authors_source="SFT_REID (Luo et al., 2019): margin 0.3 at scale 15; without its random crop",
+        authors_source="SFT_REID (Luo et al., 2019): margin 0.3 at scale 15; without a crop, which is not verified",
     ),
     WEIGHTS,
 )

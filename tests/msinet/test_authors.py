@@ -1,6 +1,8 @@
 """Recipes of the networks' authors: values, scaling by profile, and the optimizers and losses that they need."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import torch
 from support import changed
 from torch import Tensor, nn
 
+from ablations.engine.experiment import Init
+from ablations.engine.request import Request
 from msinet.cli import run_command
 from msinet.errors import UserError
 from msinet.losses import identity_loss, triplet_loss
@@ -26,6 +30,9 @@ NAMES = ("height", "width", "optimizer", "lr", "epochs", "warmup", "milestones",
         ("paper resnet50", "256 128 adam 0.00035 120 10 (40, 70) 10 0.5 True"),
         ("full resnet50", "256 128 adam 0.00035 41 3 (14, 24) 10 0.5 True"),
         ("paper osnet", "256 128 amsgrad 0.0015 150 0 (60, 120) 0 0.0 False"),
+        ("paper osnet scratch", "256 128 sgd 0.065 350 0 (150, 225, 300) 10 0.0 False"),
+        ("paper cdnet scratch", "256 128 sgd 0.065 350 0 (150, 225, 300) 10 0.0 True"),
+        ("paper msinet scratch", "256 128 sgd 0.065 350 10 (150, 225, 300) 10 0.5 True"),
         ("paper cdnet", "256 128 sgd 0.065 350 0 (150, 225, 300) 10 0.0 True"),
         ("paper pcb", "384 128 nesterov 0.1 60 0 (40,) 0 0.0 False"),
         ("paper pcb_rpp", "384 128 nesterov 0.1 50 0 (20, 40) 0 0.0 False"),
@@ -34,13 +41,13 @@ NAMES = ("height", "width", "optimizer", "lr", "epochs", "warmup", "milestones",
         ("mini rga_sc", "64 32 adam 0.0008 90 3 (12, 18, 24, 30, 36, 42, 48, 54) 2 0.5 True"),
         ("paper ianet", "256 128 adam 0.00035 60 0 (20, 40) 0 0.5 True"),
         ("paper sft", "256 128 sgd 0.1 140 20 (80, 100) 0 0.5 False"),
-        ("paper batnet", "256 128 adam 0.0005 300 0 (50, 100, 150) 10 0.0 True"),
+        ("paper batnet", "256 128 adam 0.0005 300 0 (50, 100, 150) 10 0.5 True"),
         ("smoke mgn_x0_25", "96 16 sgd 0.01 2 0 (1, 2) 0 0.0 True"),  # 48 pixels are three rows, not six
     ],
 )
 def test_the_authors_recipes_are_the_published_ones(words: str, expected: str) -> None:
-    profile, model = words.split()
-    found = settings(resolve(profile, "market1501", model, recipe_of="authors").recipe)
+    profile, model, *scratch = words.split()
+    found = settings(resolve(profile, "market1501", model, recipe_of="authors", scratch=bool(scratch)).recipe)
     assert " ".join(str(found[name]) for name in NAMES) == expected
 
 
@@ -204,3 +211,13 @@ def test_commands_take_the_authors_recipe(capsys: pytest.CaptureFixture[str]) ->
     assert "PCB's authors" in out
     assert run_command(["recipe", "--model", "pcb", "--profile", "paper"]) == 0
     assert "nesterov" not in capsys.readouterr().out
+    for words, optimizer in (((), "amsgrad"), (("--scratch",), "sgd")):
+        assert run_command(["recipe", "--model", "osnet", "--recipe-of", "authors", *words]) == 0
+        assert re.search(r"optimizer +(\w+) ", capsys.readouterr().out)[1] == optimizer  # type: ignore[index]
+
+
+def test_a_request_takes_the_authors_recipe_for_its_initial_weights() -> None:
+    asked = Request(profile="paper", data_root=Path("none"), recipe_of="authors")
+    ways: tuple[Init, ...] = ("scratch", "pretrained")
+    found = [asked.experiment("osnet", "market1501", "market1501", 0, init).recipe.optimizer.optimizer for init in ways]
+    assert found == ["sgd", "amsgrad"]

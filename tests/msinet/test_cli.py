@@ -135,7 +135,8 @@ def test_reranking_is_asked_for_and_said(trained: Path, data_root: Path, tmp_pat
     assert json.loads((tmp_path / "a.json").read_text())["reranked"] is True
     assert use("evaluate", weights, data_root, "--blur", "5", "--out", tmp_path / "a.json") == 0
     assert "market1501, 5 nearest blurred: mAP" in capsys.readouterr().out
-    assert json.loads((tmp_path / "a.json").read_text())["blurred"] == 5
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert (written["blurred"], written["blur_temperature"]) == (5, 0.1)
     for words in (("--blur", "-1"), ("--blur", "5", "--rerank")):
         assert use("evaluate", weights, data_root, *words) == 2
         assert "--blur takes a number of images above 0 and does not go with --rerank" in capsys.readouterr().err

@@ -29,8 +29,8 @@ def scene(root: Path, *, remove_same_camera: bool, world: str = "w") -> Dataset:
     """A set of five images, of which only the names are real."""
     with (root / FACTORS).open("w", newline="", encoding="utf-8") as stream:
         out = csv.writer(stream)
-        out.writerow(("path", "yaw", "occlusion", "light"))
-        out.writerows((name, yaw, occlusion, light) for name, _, _, yaw, occlusion, light in SCENE)
+        out.writerow(("path", "family", "yaw", "occlusion", "light"))
+        out.writerows((name, identity + 5, yaw, *others) for name, identity, _, yaw, *others in SCENE)
     test = tuple(Image(root / name, identity, camera) for name, identity, camera, *_ in SCENE)
     return Dataset("scene", "Scene", root, (), test, (), remove_same_camera, world=world)
 
@@ -52,7 +52,7 @@ def test_the_view_change_of_a_scene_that_was_drawn_up(
     for remove, expected in ((True, apart), (False, together)):
         (found,) = query_factors(scene(tmp_path, remove_same_camera=remove), draw)
         assert found["view_change"] == pytest.approx(expected, nan_ok=True)
-        assert (found["occlusion"], found["light"]) == (0.25, 0.75)
+        assert (found["family"], found["occlusion"], found["light"]) == (6, 0.25, 0.75)
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -79,6 +79,7 @@ def test_the_factors_of_queries_by_brute_force(world_root: Path, name: str) -> N
             assert factors["view_change"] == pytest.approx(min(turns, default=math.nan), abs=1e-9, nan_ok=True)
             assert factors["occlusion"] == float(row(query)["occlusion"])
             assert factors["light"] == float(row(query)["light"])
+            assert factors["family"] == int(row(query)["family"])
 
 
 def test_photographs_have_none(data_root: Path, tmp_path: Path) -> None:

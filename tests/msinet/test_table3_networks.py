@@ -329,7 +329,8 @@ def test_batnet_gives_the_features_of_its_released_names(attentions: int, tmp_pa
     features = []
     for name, norm, one in (("global", "norm1_1", x), ("local", "norm1_2", torch.cat(local, 1))):
         values.norm(f"features.{norm}", one.shape[1])
-        pooled = batch_norm(values.state, f"features.{norm}", one).relu().mean((2, 3))
+        normed = batch_norm(values.state, f"features.{norm}", one)
+        pooled = (normed.relu() if name == "global" else normed).mean((2, 3))
         values.linear(f"fc_{name}.1", one.shape[1], 512)
         values.norm(f"fc_{name}.2", 512)
         values.linear(f"classifier_{name}.1", 512, 5)
@@ -528,8 +529,13 @@ def test_rga_sc_names_the_size_that_it_was_built_for(size: tuple[int, int]) -> N
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("rga_sc", {"backbone": "deit_small"}, "backbone 'deit_small' has no stages of feature maps"),
-        ("ianet", {"backbone": "vit_base"}, "backbone 'vit_base' has no stages"),
+        ("rga_sc", {"backbone": "deit_small"}, "backbone 'deit_small' has no plain stages of feature maps"),
+        ("ianet", {"backbone": "vit_base"}, "backbone 'vit_base' has no plain stages"),
+        *(
+            (name, {"backbone": other}, f"backbone '{other}' has no plain stages of feature maps; use a ResNet")
+            for name in ("rga_sc", "ianet", "sft")
+            for other in ("rga_sc", "ianet", "mgn", "batnet")
+        ),
         ("sft", {"backbone": "resnet51"}, "unknown network 'resnet51.*Did you mean 'resnet50'"),
         ("sft", {"temperature": 0.0}, "temperature and a scale above 0, got 0 and 15"),
         ("batnet", {"parts": 0}, "at least one part, got 0"),

@@ -154,6 +154,56 @@ def test_the_optimiser_is_the_recipe_s(name: str, kind: type[torch.optim.Optimiz
     assert left_out == {id(network.head.bn.bias), id(network.head.local_bn.bias)}
 
 
+@pytest.mark.parametrize("name", ["sgd", "nesterov"])
+def test_a_parameter_may_have_its_first_gradient_late(name: str) -> None:
+    torch.manual_seed(0)
+    start, grads = torch.randn(2, 3, dtype=torch.float64), torch.randn(6, 2, 3, dtype=torch.float64)
+    found = []
+    for plain in (False, True):
+        network = nn.ParameterDict({"early": start[0].clone(), "late": start[1].clone()})
+        recipe = changed(SMOKE, optimizer=name, lr=0.1, weight_decay=0.01)
+        optimizer = build_optimizer(network, recipe)
+        if plain:  # not fused: torch takes each parameter by itself
+            nesterov = name == "nesterov"
+            optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=0.01, nesterov=nesterov)
+        for number, (early, late) in enumerate(grads):
+            network["early"].grad, network["late"].grad = early, late if number > 2 else None
+            optimizer.step()
+        found.append(torch.stack(list(network.values())).detach())
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_pcb_with_refined_parts_trains_with_sgd(tmp_path: Path) -> None:
+    recipe = changed(SMOKE, height=96, width=32, epochs=3, steps_per_epoch=2, optimizer="sgd", identities=2, images=2)
+    labels = np.repeat(np.arange(4), 2)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 96, 32, 3), dtype=np.uint8)
+    torch.manual_seed(0)
+    network = build_model("pcb_rpp_x0_25", 4)
+    before = network.head.assign.weight.detach().clone()
+    fit.fit(Supervised(network, Batches(pixels, labels, recipe, 0, CPU)), tmp_path, "", RunOptions(progress=False))
+    assert not torch.equal(network.head.assign.weight, before)  # they learn from the second epoch on
+
+
+def test_steps_of_sgd_are_torch_s_own_to_the_last_bit() -> None:
+    labels = np.repeat(np.arange(8), 4)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 16, 3), dtype=np.uint8)
+    recipe = changed(SMOKE, optimizer="sgd", lr=0.05)
+    found = []
+    for plain in (False, True):
+        torch.manual_seed(0)
+        task = Supervised(build_model(NETWORK, 8), Batches(pixels, labels, recipe, 0, CPU))
+        if plain:
+            groups, settings = task.optimizer.param_groups, {"momentum": 0.9, "fused": True}
+            task.optimizer = torch.optim.SGD(groups[0]["params"], weight_decay=groups[0]["weight_decay"], **settings)
+            assert len(groups) == 1
+        task.network.train()
+        task.begin_epoch(0, 0)
+        for step in range(3):
+            task.step(0, step)
+        found.append(task.network.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
 def test_the_optimiser_follows_the_schedule(market: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built, rates = [], []
     monkeypatch.setattr(supervised, "build_optimizer", lambda *a: (built.append(build_optimizer(*a)), built[-1])[1])

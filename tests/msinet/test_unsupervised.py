@@ -4,6 +4,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support import CPU, Stopped, at_steps, changed, stop, table
+from support import CPU, Exact, Stopped, at_steps, changed, stop, table
 from torch import Tensor, nn
 
+from msinet.cli import run_command
 from msinet.data import Dataset, load_dataset
 from msinet.errors import DataError, UserError, WeightsError
 from msinet.models import build_model, load_weights, save_weights
 from msinet.models.heads import Embedding, ReIDNet
 from msinet.retrieval import jaccard_distances, reranking
 from msinet.search.memory import Memory
+from msinet.training.batches import Batches
+from msinet.training.evaluation import embed
 from msinet.training.options import RunOptions
 from msinet.training.recipe import ADAPTING, ALONE, OWN_SETTINGS, Method, Recipe, Unsupervised, canonical, settings
 from msinet.training.recipes import published, resolve_unsupervised
@@ -172,7 +176,7 @@ def test_quality_is_one_for_the_identities_and_zero_for_chance() -> None:
     ("labels", "keeps", "message"),
     [
         ([OUTLIER] * 5, False, "no cluster among 5 images .5 outliers; eps 0.6, min_samples 4.*raise eps"),
-        ([0] * 5, False, "a single cluster among 5 images .0 outliers.*lower eps"),
+        ([0] * 5, False, "a single cluster among 5 images .0 outliers.*gs needs at least two; lower eps"),
         ([0] * 5, True, "a single cluster"),
         ([0] * 4 + [OUTLIER], False, "a single cluster"),
     ],
@@ -180,6 +184,12 @@ def test_quality_is_one_for_the_identities_and_zero_for_chance() -> None:
 def test_nothing_to_tell_apart_is_an_error(labels: list[int], keeps: bool, message: str) -> None:
     with pytest.raises(DataError, match=message):
         check_clusters(np.array(labels), Unsupervised(), keeps_outliers=keeps)
+
+
+@pytest.mark.parametrize(("label", "remedy"), [(OUTLIER, "raise closest, lower min_samples"), (0, "lower closest or")])
+def test_the_remedy_is_a_setting_of_the_method(label: int, remedy: str) -> None:
+    with pytest.raises(DataError, match=f"mmt needs at least two; {remedy}"):
+        check_clusters(np.full(5, label), Unsupervised("mmt"), keeps_outliers=False)
 
 
 def test_outliers_alone_are_enough_for_methods_that_keep_them() -> None:
@@ -440,33 +450,37 @@ def test_losses_of_mixed_images_are_loops_over_samples() -> None:
     same_gradients(bridge(pooled, mixtures), plain / 2, pooled)
 
 
-def test_the_memory_of_earlier_batches_is_a_queue() -> None:
+def test_the_memory_of_earlier_batches_is_a_queue_with_current_labels() -> None:
     memory = CrossBatchMemory(7, 4, CPU)
     memory.features = memory.features.double()
     batches = [double(3, 4, seed=seed) for seed in range(5)]
-    labels = [torch.tensor([seed % 2, 1, 2]) for seed in range(5)]
-    for rows, own in zip(batches, labels, strict=True):
-        memory.add(rows, own)
-    kept = torch.cat(batches)[-7:]
-    assert {tuple(row.tolist()) for row in memory.features} == {tuple(row.tolist()) for row in kept}
+    keys = [torch.tensor([seed % 2, 2 + seed, 5]) for seed in range(5)]  # two identities of the source, five images
     anchors, own = double(4, 4, seed=9).requires_grad_(True), torch.tensor([0, 1, 2, 2])
-    total = torch.zeros((), dtype=torch.float64)
-    of_kept = torch.cat(labels)[-7:]
-    for anchor, y in zip(anchors, own, strict=True):
-        away = [(anchor - row).square().sum().sqrt() for row in kept]
-        positive = max(d for d, label in zip(away, of_kept, strict=True) if label == y)
-        negative = min(d for d, label in zip(away, of_kept, strict=True) if label != y)
-        total = total + (positive - negative + 0.3).clamp(min=0)
-    same_gradients(memory.triplet(anchors, own, 0.3), total / 4, anchors)
+    for rows, places in zip(batches, keys, strict=True):
+        memory.add(rows, places)
+    kept, of_kept = torch.cat(batches)[-7:], torch.cat(keys)[-7:].tolist()
+    assert {tuple(row.tolist()) for row in memory.features} == {tuple(row.tolist()) for row in kept}
+    for of_keys in ([0, 1, 3, 3, 3, 2, OUTLIER], [0, 1, 3, 3, 3, OUTLIER, 2]):  # of two epochs
+        labels = [of_keys[key] for key in of_kept]
+        assert {*labels} == {0, 1, 2, OUTLIER}
+        total = torch.zeros((), dtype=torch.float64)
+        for anchor, y in zip(anchors, own.tolist(), strict=True):
+            away = [(anchor - row).square().sum().sqrt() for row in kept]
+            positive = max(d for d, label in zip(away, labels, strict=True) if label == y)
+            negative = min(d for d, label in zip(away, labels, strict=True) if label not in (y, OUTLIER))
+            total = total + (positive - negative + 0.3).clamp(min=0)
+        same_gradients(memory.triplet(anchors, own, torch.tensor(of_keys), 0.3), total / 4, anchors)
     other = CrossBatchMemory(7, 4, CPU)
     other.features = other.features.double()
     other.load_state_dict(memory.state_dict())
-    memory.add(batches[0], labels[0])
-    other.add(batches[0], labels[0])
+    memory.add(batches[0], keys[0])
+    other.add(batches[0], keys[0])
     assert torch.equal(memory.features, other.features)
-    memory.clear()
-    memory.add(anchors[:1], own[:1])
-    assert float(memory.triplet(anchors[:1], own[:1], 0.3).detach()) == 0  # no negative
+    assert torch.equal(memory.keys, other.keys)
+    alone = CrossBatchMemory(7, 4, CPU)
+    alone.features = alone.features.double()
+    alone.add(anchors[:1], own[:1])
+    assert float(alone.triplet(anchors[:1], own[:1], torch.arange(7), 0.3).detach()) == 0  # no negative
 
 
 # --- MMCL ---
@@ -624,17 +638,91 @@ def make(method: Method, *, across: bool | None = None, **changes: Any) -> Any:
 def certain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clusters of random images: four of five and four outliers, whatever the features."""
     labels = np.array([0, 1, 2, 3] * 5 + [OUTLIER] * 4)
-    monkeypatch.setattr("msinet.unsupervised.task.cluster", lambda *_: labels.copy())
-    monkeypatch.setattr("msinet.unsupervised.spcl.cluster", lambda *_: labels.copy())
+    for module in ("task", "spcl", "mmt"):
+        monkeypatch.setattr(f"msinet.unsupervised.{module}.cluster", lambda *_: labels.copy())
 
 
-@pytest.mark.usefixtures("certain")
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images in float64, for the tasks of `begun`; extracted features are rounded to float32."""
+    read = Batches.next
+
+    def doubled(batches: Batches) -> tuple[Tensor, Tensor]:
+        images, labels = read(batches)
+        return images.double(), labels
+
+    monkeypatch.setattr(Batches, "next", doubled)
+    monkeypatch.setattr("msinet.unsupervised.task.embed", lambda network, *a, **k: embed(Exact(network), *a, **k))
+
+
+def begun(method: Method, *, across: bool | None = None, epochs: tuple[int, ...] = (0,), **changes: Any) -> Any:
+    """A task that has begun some epochs, in float64."""
+    task = make(method, across=across, **changes)
+    task.initialize()
+    for epoch in epochs:
+        task.begin_epoch(epoch, 0)
+    task.network.double()
+    if task.memory is not None:
+        task.memory.double()
+    if method == "idm":
+        task.past.features = task.past.features.double()
+    return task
+
+
+def same_step(task: Any, plain: Any, loss: Tensor, total: Tensor) -> None:
+    """Compare the loss of a step of `task`, and the gradients that it left, with a loss from the network of `plain`."""
+    assert loss.item() == pytest.approx(total.item(), rel=1e-9)
+    trained = {name: p for name, p in plain.network.named_parameters() if p.requires_grad}
+    expected = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+    ours = dict(task.network.named_parameters())
+    assert sum(gradient is not None for gradient in expected) > 10
+    for name, gradient in zip(trained, expected, strict=True):
+        if gradient is None:
+            assert ours[name].grad is None
+        else:
+            torch.testing.assert_close(ours[name].grad, gradient, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def same_rows(ours: Tensor, plain: Tensor) -> None:
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
+
+
+def plain_distillation(student: Tensor, teacher: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
+    """Squared differences of the probabilities of clusters with several images, sample by sample, over the clusters."""
+    several = [k for k in labels.unique().tolist() if (labels == k).sum() > 1]
+    total = torch.zeros((), dtype=torch.float64)
+    for pair in zip(student, teacher, strict=True):
+        scores = [
+            [sum(one @ row for row in rows[labels == k]) / int((labels == k).sum()) / 0.05 for k in several]
+            for one in pair
+        ]
+        p, q = ([score.exp() / sum(s.exp() for s in each) for score in each] for each in scores)
+        total = total + sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
+    return total / len(several)
+
+
+def plain_identity(logits: Tensor, label: int) -> Tensor:
+    """Cross-entropy of a sample, smoothed by 0.1."""
+    logs = [logit - logits.exp().sum().log() for logit in logits]
+    return -(0.9 * logs[label] + 0.1 * sum(logs) / len(logs))
+
+
+def away(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().sum().sqrt()
+
+
+def hardest_pair(i: int, rows: Tensor, labels: list[int]) -> tuple[int, int]:
+    """The farthest row with the label of row i, and the nearest one with another label."""
+    rows = rows.detach()
+    distances = {j: float(away(rows[i], rows[j])) for j in range(len(rows)) if j != i}
+    positive = max((j for j in distances if labels[j] == labels[i]), key=distances.__getitem__)
+    return positive, min((j for j in distances if labels[j] != labels[i]), key=distances.__getitem__)
+
+
+@pytest.mark.usefixtures("certain", "exact")
 @pytest.mark.parametrize("method", ["gs", "spcl", "hdcrl"])
 def test_a_step_with_instances_is_the_method_written_out(method: Method) -> None:
-    task, plain = make(method), make(method)
-    for one in (task, plain):
-        one.initialize()
-        one.begin_epoch(0, 0)
+    task, plain = begun(method), begun(method)
     rows, labels = plain.rows.centres.clone(), plain.targets
     values = task.step(0, 0)
     images, positions = plain.batches.next()
@@ -650,23 +738,30 @@ def test_a_step_with_instances_is_the_method_written_out(method: Method) -> None
             scores.append((own if method == "hdcrl" else members.mean()) / 0.05)
         total = total - (torch.stack(scores).softmax(0)[labels[place]] + 1e-6).log()
     total = total / len(positions)
-    assert float(values["contrast" if method == "hdcrl" else "loss"]) == pytest.approx(float(total.detach()), rel=1e-4)
+    if method == "hdcrl":
+        with torch.no_grad():
+            theirs = F.normalize(plain.pair.teacher.embed(plain.second_view.next()[0]).feature)
+        distilled = plain_distillation(features, theirs, rows, labels)
+        assert values["distillation"].item() == pytest.approx(distilled.item(), rel=1e-9)
+        total = total + distilled
+        networks = (task.pair.teacher, plain.pair.teacher, task.pair.student)
+        for mine, was, student in zip(*(network.parameters() for network in networks), strict=True):
+            torch.testing.assert_close(mine, 0.999 * was + 0.001 * student)
+    same_step(task, plain, values["loss"], total)
     for feature, place in zip(features.detach(), positions, strict=True):
         rows[place] = F.normalize(0.2 * rows[place] + 0.8 * feature, dim=0)
-    torch.testing.assert_close(task.rows.centres, rows, rtol=1e-4, atol=1e-5)
+    same_rows(task.rows.centres, rows)
 
 
-@pytest.mark.usefixtures("certain")
+@pytest.mark.usefixtures("certain", "exact")
 def test_a_step_of_spcl_across_sets_is_the_method_written_out() -> None:
-    task, plain = make("spcl", across=True), make("spcl", across=True)
-    for one in (task, plain):
-        one.initialize()
-        one.begin_epoch(0, 0)
+    task, plain = begun("spcl", across=True), begun("spcl", across=True)
     rows = plain.rows.centres.clone()
     assert len(rows) == 5 + 24
-    unit = F.normalize(plain.trained.eval()(torch.zeros(1, 3, 32, 16)))
-    plain.network.train()
-    assert unit.shape[1] == rows.shape[1]
+    unit = plain.extract(plain.source.pixels).double()
+    for k in range(5):
+        expected = F.normalize(unit[plain.source.labels == k].mean(0), dim=0)
+        torch.testing.assert_close(rows[k], expected, rtol=1e-4, atol=1e-5)
     labels = torch.cat([torch.arange(5), plain.targets + 5])
     values = task.step(0, 0)
     (source, own), (target, positions) = plain.of_source.next(), plain.batches.next()
@@ -677,54 +772,71 @@ def test_a_step_of_spcl_across_sets_is_the_method_written_out() -> None:
         scores = torch.stack([(rows[labels == k] @ feature).mean() / 0.05 for k in range(5 + 8)])
         losses.append(-(scores.softmax(0)[y] + 1e-6).log())
     half = len(losses) // 2
-    assert float(values["source"]) == pytest.approx(float(sum(losses[:half]).detach() / half), rel=1e-4)
-    assert float(values["target"]) == pytest.approx(float(sum(losses[half:]).detach() / half), rel=1e-4)
+    same_step(task, plain, values["loss"], sum(losses[:half]) / half + sum(losses[half:]) / half)
     for feature, place in zip(features.detach(), [*own.tolist(), *(positions + 5).tolist()], strict=True):
         rows[place] = F.normalize(0.2 * rows[place] + 0.8 * feature, dim=0)
-    torch.testing.assert_close(task.rows.centres, rows, rtol=1e-4, atol=1e-5)
+    same_rows(task.rows.centres, rows)
 
 
-@pytest.mark.usefixtures("certain")
+@pytest.mark.usefixtures("certain", "exact")
 @pytest.mark.parametrize("hard", [False, True])
 def test_a_step_of_cluster_contrast_is_the_method_written_out(hard: bool) -> None:
-    task, plain = make("clustercontrast", hard_update=hard), make("clustercontrast", hard_update=hard)
-    for one in (task, plain):
-        one.initialize()
-        one.begin_epoch(0, 0)
-    unit = plain.extract()
-    centres = torch.stack([F.normalize(unit[plain.targets == k].mean(0), dim=0) for k in range(4)])
-    torch.testing.assert_close(task.memory.centres, centres)
+    task, plain = begun("clustercontrast", hard_update=hard), begun("clustercontrast", hard_update=hard)
+    unit, centres = plain.extract().double(), plain.memory.centres.clone()
+    for k in range(4):
+        expected = F.normalize(unit[plain.targets == k].mean(0), dim=0)
+        torch.testing.assert_close(centres[k], expected, rtol=1e-4, atol=1e-5)
     values = task.step(0, 0)
     images, positions = plain.batches.next()
     assert (plain.targets[positions] >= 0).all()  # outliers are left out
     features = F.normalize(plain.network.embed(images).feature)
     logits = features @ centres.T / 0.05
     loss = -torch.stack([logits[i].log_softmax(0)[plain.targets[p]] for i, p in enumerate(positions)]).mean()
-    assert float(values["loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
-    expected = centres.clone()
+    same_step(task, plain, values["loss"], loss)
     for k in range(4):
         own = [i for i, p in enumerate(positions) if plain.targets[p] == k]
         if hard and own:
             own = [min(own, key=lambda i: float(logits[i, k].detach()))]
         for i in own:
-            expected[k] = F.normalize(0.1 * expected[k] + 0.9 * features[i].detach(), dim=0)
-    torch.testing.assert_close(task.memory.centres, expected, rtol=1e-4, atol=1e-5)
+            centres[k] = F.normalize(0.1 * centres[k] + 0.9 * features[i].detach(), dim=0)
+    same_rows(task.memory.centres, centres)
 
 
-@pytest.mark.usefixtures("certain")
+@pytest.mark.usefixtures("exact")
+def test_a_step_of_mmcl_is_the_method_written_out() -> None:
+    changes: dict[str, Any] = {"single_share": 0.0, "similarity": 0.1, "hardest": 0.3, "epochs": (0, 1)}
+    task, plain = begun("mmcl", **changes), begun("mmcl", **changes)
+    rows = F.normalize(double(24, plain.rows.centres.shape[1]))
+    task.rows.centres.copy_(rows)
+    values = task.step(1, 0)
+    images, positions = plain.batches.next()
+    features = F.normalize(plain.network.embed(images).feature)
+    labels, total = positives(rows, positions, 0.1), 0
+    assert labels.sum(1).max() > 1
+    for feature, own in zip(features, labels, strict=True):
+        near = [(1 - feature @ rows[j]) ** 2 for j in range(24) if own[j]]
+        others = sorted((feature @ rows[j] for j in range(24) if not own[j]), key=lambda s: float(s.detach()))
+        far = others[-max(1, int(0.3 * len(others))) :]
+        total = total + 5 * sum(near) / len(near) + sum((1 + s) ** 2 for s in far) / len(far)
+    same_step(task, plain, values["loss"], total / len(positions))
+    momentum = 0.5 * 1 / 2  # of the second of two epochs
+    for feature, place in zip(features.detach(), positions, strict=True):
+        rows[place] = F.normalize(momentum * rows[place] + (1 - momentum) * feature, dim=0)
+    same_rows(task.rows.centres, rows)
+
+
+@pytest.mark.usefixtures("certain", "exact")
 def test_distillation_is_the_loop_over_samples_and_clusters() -> None:
-    task = make("hdcrl")
-    task.initialize()
-    task.begin_epoch(0, 0)
-    student, teacher = (F.normalize(double(3, 128, seed=seed)).float() for seed in (1, 2))
-    total = 0.0
-    for mine, theirs in zip(student, teacher, strict=True):
-        p, q = (
-            torch.stack([(task.rows.centres[task.targets == k] @ one).mean() / 0.05 for k in range(4)]).softmax(0)
-            for one in (mine, theirs)
-        )
-        total += float((p - q).square().sum())
-    assert float(task.distillation(student, teacher)) == pytest.approx(total / 4, rel=1e-4)
+    task = begun("hdcrl")
+    rows = task.rows.centres
+    rows.copy_(F.normalize(double(*rows.shape)))
+    student = F.normalize(double(3, rows.shape[1], seed=1)).requires_grad_(True)
+    teacher = F.normalize(double(3, rows.shape[1], seed=2))
+    same_gradients(
+        task.distillation(student, teacher), plain_distillation(student, teacher, rows, task.targets), student
+    )
+    task.set_labels(np.full(24, OUTLIER), 0)
+    assert float(task.distillation(student, teacher)) == 0  # no cluster with several images
     assert [task.decay(step) for step in (0, 48, 49, 50, 51)] == pytest.approx([0.999, 0.999, 0, 0.5, 2 / 3])
     assert task.decay(5000) == 0.999
 
@@ -741,22 +853,131 @@ def test_the_released_code_of_hdcrl_has_no_distillation() -> None:
     assert values[1]["loss"] == values[1]["contrast"] == values[0]["contrast"]
 
 
-@pytest.mark.usefixtures("certain")
-def test_a_step_of_idm_adds_up_its_losses() -> None:
-    task = make("idm")
-    task.initialize()
-    first = task.bridged.classifier[:5].clone()
-    torch.testing.assert_close(first.norm(dim=1), torch.ones(5))
-    task.begin_epoch(0, 0)
-    unit = task.extract()
-    torch.testing.assert_close(task.bridged.classifier[5], F.normalize(unit[task.targets == 0].mean(0), dim=0))
-    values = {name: float(value) for name, value in task.step(0, 0).items()}
-    total = 0.3 * values["identity"] + values["triplet"] + values["cross_batch"]
-    total += 0.7 * values["bridge_prob"] + 0.1 * values["bridge_feat"] + values["diversity"]
-    assert values["loss"] == pytest.approx(total, rel=1e-5)
-    assert task.past.filled == 16
-    task.begin_epoch(1, 0)
-    assert task.past.filled == 0  # labels of the target have changed
+@pytest.mark.usefixtures("certain", "exact")
+def test_a_step_of_idm_is_the_method_written_out() -> None:
+    task, plain = begun("idm"), begun("idm")
+    unit = plain.extract(plain.source.pixels).double()
+    first = torch.stack([F.normalize(unit[plain.source.labels == k].mean(0), dim=0) for k in range(5)])
+    unit = plain.extract().double()
+    then = torch.stack([F.normalize(unit[plain.targets == k].mean(0), dim=0) for k in range(4)])
+    torch.testing.assert_close(plain.bridged.classifier.data[:9], torch.cat([first, then]), rtol=1e-4, atol=1e-5)
+    values = task.step(0, 0)
+    (source, own), (target, positions) = plain.of_source.next(), plain.batches.next()
+    pooled, feature = plain.bridged.network.embed(torch.cat([source, target]))
+    logits = feature @ plain.bridged.classifier[:9].T
+    mixtures = plain.bridged.mixer.weights
+    labels, half = [*own.tolist(), *(plain.targets[positions] + 5).tolist()], len(own)
+    total = 0
+    for i, y in enumerate(labels):
+        positive, negative = hardest_pair(i, pooled[: 2 * half], labels)
+        triplet = (away(pooled[i], pooled[positive]) - away(pooled[i], pooled[negative]) + 0.3).clamp(min=0)
+        past = pooled.detach()  # the first batch is the whole memory
+        with_past = (away(pooled[i], past[positive]) - away(pooled[i], past[negative]) + 0.3).clamp(min=0)
+        total = total + (0.3 * plain_identity(logits[i], y) + triplet + with_past) / (2 * half)
+    for i in range(half):
+        for k, (share, y) in enumerate(zip(mixtures[i], (labels[i], labels[half + i]), strict=True)):
+            total = total + 0.7 * share.detach() * plain_identity(logits[2 * half + i], y) / half
+            total = total + 0.1 * share * away(pooled[2 * half + i], pooled[k * half + i]) / half
+    for shares in mixtures.T:
+        mean = sum(shares) / half
+        total = total - (sum((share - mean) ** 2 for share in shares) / (half - 1)).sqrt()
+    same_step(task, plain, values["loss"], total)
+
+
+@pytest.mark.usefixtures("exact")
+def test_the_memory_of_idm_lasts_and_has_the_labels_of_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters = [np.array([0, 1, 2, 3] * 5 + [OUTLIER] * 4), np.array([OUTLIER] * 8 + [1, 0, 0, 1] * 4)]
+    monkeypatch.setattr("msinet.unsupervised.task.cluster", lambda *_: clusters[0].copy())
+    task = begun("idm")
+    rows, keys, triplets = [], [], []
+    given = task.losses
+
+    def noting(pooled: Tensor, logits: Tensor, of_batch: Tensor, mixtures: Tensor) -> dict[str, Tensor]:
+        rows.extend(pooled.detach()[: len(of_batch)])
+        keys.extend(of_batch.tolist())
+        parts: dict[str, Tensor] = given(pooled, logits, of_batch, mixtures)
+        triplets.append(parts["cross_batch"].item())
+        return parts
+
+    monkeypatch.setattr(task, "losses", noting)
+    forgotten = False
+    for epoch, labels in enumerate(clusters):
+        monkeypatch.setattr("msinet.unsupervised.task.cluster", lambda *_, labels=labels: labels.copy())
+        for step in (0, 1):
+            if epoch and not step:
+                task.begin_epoch(epoch, 0)
+            task.step(epoch, step)
+            kept = list(zip(rows, keys, strict=True))[-44:]  # 20 images of the source, 24 of the target
+            of_target = [OUTLIER if y == OUTLIER else 5 + y for y in labels.tolist()]
+            of_kept = [key if key < 5 else of_target[key - 5] for _, key in kept]
+            forgotten |= OUTLIER in of_kept
+            total = 0.0
+            for (anchor, _), y in zip(kept[-16:], of_kept[-16:], strict=True):
+                distances = [float(away(anchor, row)) for row, _ in kept]
+                positive = max(d for d, label in zip(distances, of_kept, strict=True) if label == y)
+                negative = min(d for d, label in zip(distances, of_kept, strict=True) if label not in (y, OUTLIER))
+                total += max(0.0, positive - negative + 0.3)
+            assert triplets[-1] == pytest.approx(total / 16, rel=1e-6)
+    assert forgotten  # images of the memory are outliers later
+    assert len(rows) > 44  # the oldest ones were replaced
+
+
+def test_a_view_shares_the_images_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Batches.__init__
+
+    def resident(batches: Batches, *args: Any, resident: Any = None, **kwargs: Any) -> None:
+        made(batches, *args, resident=True if resident is None else resident, **kwargs)
+
+    monkeypatch.setattr(Batches, "__init__", resident)
+    hdcrl, mmt = make("hdcrl"), make("mmt")
+    assert hdcrl.second_view.resident is hdcrl.batches.resident
+    assert mmt.second_view.resident is mmt.batches.resident
+    first, second = mmt.of_source
+    assert first.resident is second.resident is not mmt.batches.resident
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_step_of_mmt_on_the_source_is_the_method_written_out() -> None:
+    task, plain = begun("mmt"), begun("mmt")
+    values = task.step(0, 0)
+    total = 0
+    for learner, batches in zip(plain.couple.learners, plain.of_source, strict=True):
+        images, found = batches.next()
+        pooled, feature = learner.network.embed(images)
+        logits, labels = feature @ learner.classifier[:5].T, found.tolist()
+        for i, y in enumerate(labels):
+            positive, negative = (away(pooled[i], pooled[j]) for j in hardest_pair(i, pooled, labels))
+            total = total + (plain_identity(logits[i], y) + (1 + (positive - negative).exp()).log()) / len(labels)
+    same_step(task, plain, values["loss"], total)
+
+
+@pytest.mark.usefixtures("certain", "exact")
+def test_a_step_of_mmt_is_the_method_written_out_with_the_other_teacher() -> None:
+    task, plain = begun("mmt", epochs=(0, 1), closest=0.05), begun("mmt", epochs=(0, 1), closest=0.05)
+    for one in (task, plain):  # teachers that differ from each other and from the learners
+        torch.manual_seed(5)
+        for p in one.couple._teachers.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    values = task.step(1, 0)
+    (images, positions), (others, _) = plain.batches.next(), plain.second_view.next()
+    views, labels = (images, others), plain.targets[positions].tolist()
+    total = 0
+    for me in (0, 1):
+        learner, teacher = plain.couple.learners[me], plain.couple.teachers[1 - me]
+        pooled, feature = learner.network.embed(views[me])
+        logits = feature @ learner.classifier[:4].T
+        with torch.no_grad():
+            theirs, feature = teacher.network.embed(views[1 - me])
+            taught = feature @ teacher.classifier[:4].T
+        for i, y in enumerate(labels):
+            pair = hardest_pair(i, pooled, labels)
+            ours = torch.stack([away(pooled[i], pooled[j]) for j in pair])
+            hard = plain_identity(logits[i], y), (1 + (ours[0] - ours[1]).exp()).log()
+            p = taught[i].exp() / taught[i].exp().sum()
+            q = torch.stack([away(theirs[i], theirs[j]) for j in pair]).softmax(0)
+            soft = -(p * logits[i].log_softmax(0)).sum(), -(q * ours.log_softmax(0)).sum()
+            total = total + (0.5 * hard[0] + 0.5 * soft[0] + 0.2 * hard[1] + 0.8 * soft[1]) / len(labels)
+    same_step(task, plain, values["loss"], total)
 
 
 def test_methods_share_their_settings_and_canonical_forms_leave_out_the_others() -> None:
@@ -789,6 +1010,19 @@ def test_the_published_recipes() -> None:
     assert recipes["gs"].learning_rate(20) == pytest.approx(3.5e-5)
     assert recipes["idm"].method_settings.jaccard_scaled
     assert not recipes["idm"].losses.normalize_triplet
+    longer = {"gs": ("msmt17",), "spcl": ("msmt17", "veri776", "vehicleid")}
+    for target in ("msmt17", "veri776", "vehicleid"):
+        for method in METHODS:
+            resolved = resolve_unsupervised("paper", method, target)
+            changes: dict[str, Any] = {}
+            if target in longer.get(method, ()):
+                changes["steps_per_epoch"] = 800
+                assert resolved.origins["steps_per_epoch"] == f"released code of {method} for {target}"
+            if (method, target) == ("gs", "msmt17"):
+                changes["group"] = 1024
+            if target != "msmt17":
+                changes |= {"height": 256, "width": 256}
+            assert resolved.recipe == changed(recipes[method], **changes)
 
 
 @pytest.mark.parametrize(
@@ -854,8 +1088,6 @@ def test_an_interrupted_run_ends_in_the_same_bits(
 
 def permuted(dataset: Dataset) -> Dataset:
     """The same images with each other's identities; the fingerprint is kept, as it enters no number."""
-    from dataclasses import replace
-
     rng = np.random.default_rng(0)
     order = rng.permutation(len(dataset.train))
     train = tuple(
@@ -879,6 +1111,32 @@ def test_hidden_labels_change_nothing_but_the_quality(
         assert first.get(name) == second.get(name)
 
 
+def test_the_number_of_hidden_identities_changes_no_weight(
+    run: Callable[..., Any], market: Dataset, tmp_path: Path
+) -> None:
+    known = sorted({image.identity for image in market.train})
+    train = tuple(
+        replace(image, identity=known[0] if image.identity == known[-1] else image.identity) for image in market.train
+    )
+    merged = replace(market, train=train)
+    assert merged.num_classes == market.num_classes - 1
+    first = run(tmp_path / "a", "gs", epochs=1)
+    run(tmp_path / "b", "gs", target=merged, epochs=1)
+    assert outcome(tmp_path / "a")[0] == outcome(tmp_path / "b")[0]
+    assert first["seconds_labelling"] > 0
+
+
+@pytest.mark.parametrize("method", ADAPTING)
+def test_a_folder_of_images_is_enough_to_adapt_to(
+    method: Method, data_root: Path, market: Dataset, tmp_path: Path
+) -> None:
+    images, source = image_folder(market.root / "bounding_box_train"), load_dataset("msmt17", data_root)
+    record = learn(tmp_path / "out", Training("msinet_x0_25", {"neck": "bn"}, source, images, small(method)), OPTIONS)
+    assert (record["source"], record["target"]) == ("msmt17", "bounding_box_train")
+    assert record["clusters"] is not None
+    assert not {"nmi", "mAP"} & record.keys()
+
+
 def test_a_folder_of_images_is_enough(tmp_path: Path, market: Dataset) -> None:
     folder = market.root / "bounding_box_train"
     images = image_folder(folder)
@@ -898,14 +1156,23 @@ def test_a_folder_of_images_is_enough(tmp_path: Path, market: Dataset) -> None:
 
 def test_source_and_target_must_suit_the_method(data_root: Path, market: Dataset, tmp_path: Path) -> None:
     other = load_dataset("msmt17", data_root)
+    again = load_dataset("market1501", data_root)
     for method, source, target, message in (
         ("idm", market, market, "no other --source is given"),
+        ("spcl", again, market, "source and target are both market1501; give a --source of another data set"),
         ("gs", other, market, "learns from the target alone, but the source is msmt17"),
         ("idm", image_folder(market.root / "bounding_box_train"), other, "needs a source with identities"),
     ):
         training = Training("msinet_x0_25", {"neck": "bn"}, source, target, small(method))
         with pytest.raises(UserError, match=message):
             learn(tmp_path / "out", training, OPTIONS)
+
+
+def test_the_source_cannot_be_the_target(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["learn", "--data-root", str(data_root), "--out", str(tmp_path / "out"), "--method", "spcl"]
+    words += ["--source", "market1501", "--dataset", "market1501", "--profile", "smoke", "--model", "msinet_x0_25"]
+    assert run_command(words) == 2
+    assert "source and target are both market1501" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

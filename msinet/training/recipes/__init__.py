@@ -9,7 +9,7 @@ from msinet.data.layouts import card_of as dataset_card
 from msinet.errors import UserError, unknown_name
 from msinet.models.registry import NetworkCard
 from msinet.models.registry import card_of as network_card
-from msinet.training.recipe import Method, Recipe, Search, Unsupervised, override, settings, with_settings
+from msinet.training.recipe import ALONE, Method, Recipe, Search, Unsupervised, override, settings, with_settings
 from msinet.training.recipes import full, mini, paper, smoke
 from msinet.training.recipes.layers import Profile
 
@@ -63,7 +63,7 @@ def published(profile: str, kind: str) -> Resolved:
     return resolved.changed(with_settings(resolved.recipe, chosen.changes.get(kind, {})), origin)
 
 
-def of_authors(profile: str, network: NetworkCard) -> Resolved:
+def of_authors(profile: str, network: NetworkCard, *, scratch: bool = False) -> Resolved:
     """The recipe of a network's authors at the size and length of a profile.
 
     Optimizer, losses and augmentation stay the authors'. Sizes in pixels are scaled like those of the paper's recipe. A
@@ -75,7 +75,8 @@ def of_authors(profile: str, network: NetworkCard) -> Resolved:
     """
     full, short = (published(name, network.recipe) for name in ("paper", profile))
     source = f"{network.label}'s authors"
-    resolved = full.changed(with_settings(full.recipe, network.authors), source)
+    changes = (network.authors_scratch if scratch else {}) or network.authors
+    resolved = full.changed(with_settings(full.recipe, changes), source)
     whole, part, own = settings(full.recipe), settings(short.recipe), settings(resolved.recipe)
     epochs = short.recipe.schedule.epochs
     if part["steps_per_epoch"] is None:
@@ -107,7 +108,13 @@ def _with_whole_parts(resolved: Resolved, network: NetworkCard) -> Resolved:
 
 
 def resolve(
-    profile: str, dataset: str, model: str = "", *, cross_domain: bool = False, recipe_of: RecipeOf = "paper"
+    profile: str,
+    dataset: str,
+    model: str = "",
+    *,
+    cross_domain: bool = False,
+    recipe_of: RecipeOf = "paper",
+    scratch: bool = False,
 ) -> Resolved:
     """The recipe by which a profile trains a network on a data set.
 
@@ -117,6 +124,7 @@ def resolve(
         model: name of the network, whose card may change settings; empty: a light network in general.
         cross_domain: 250 of 350 epochs, milestones unchanged, colour jitter instead of erasing (Sec. 4.3).
         recipe_of: paper: one recipe for all networks of a kind; authors: that of the network's card, if it has one.
+        scratch: whether the training has no pre-trained weights; authors may have another recipe for that.
 
     Raises:
         UserError: unknown profile, network, data set or kind of recipe.
@@ -126,7 +134,7 @@ def resolve(
     chosen = find_profile(profile)
     network = network_card(model) if model else None
     if network is not None and network.authors and recipe_of == "authors":
-        resolved = of_authors(profile, network)
+        resolved = of_authors(profile, network, scratch=scratch)
     else:
         resolved = published(profile, network.recipe if network else "light")
         resolved = _adapted(resolved, profile, dataset, network)
@@ -162,13 +170,14 @@ def resolve_search(profile: str, dataset: str) -> Resolved:
     return _sized(published(profile, "search"), find_profile(profile), dataset)
 
 
-def resolve_unsupervised(profile: str, method: Method, dataset: str) -> Resolved:
+def resolve_unsupervised(profile: str, method: Method, dataset: str, *, across: bool = False) -> Resolved:
     """The recipe by which a profile trains with a method without labels on a data set.
 
     Args:
         profile: smoke, mini, full or paper.
         method: one of `Method`.
         dataset: the target, whose labels are not used.
+        across: whether spcl adapts from a labelled source; the other methods have one recipe.
 
     Raises:
         UserError: unknown profile, method or data set.
@@ -179,11 +188,14 @@ def resolve_unsupervised(profile: str, method: Method, dataset: str) -> Resolved
     resolved = published("paper", "unsupervised")
     changed = with_settings(resolved.recipe, {"method": method, **paper.METHODS[method]})
     resolved = resolved.changed(changed, f"released code of {method}")
+    changed = with_settings(resolved.recipe, paper.TARGETS.get((method, dataset), {}))
+    resolved = resolved.changed(changed, f"released code of {method} for {dataset}")
     origin = f"profile {profile}"
     if "unsupervised" in chosen.epochs:
         resolved = resolved.changed(resolved.recipe.with_epochs(chosen.epochs["unsupervised"]), origin)
     resolved = resolved.changed(with_settings(resolved.recipe, chosen.changes.get("unsupervised", {})), origin)
-    own = chosen.changes.get(method, {})
+    adapts = across or method not in ALONE
+    own = (chosen.changes.get("adapting", {}) if adapts else {}) | chosen.changes.get(method, {})
     return _sized(resolved.changed(with_settings(resolved.recipe, own), f"{method} in {origin}"), chosen, dataset)
 
 

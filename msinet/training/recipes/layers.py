@@ -23,7 +23,8 @@ class Profile:
     name: str
     summary: str
     changes: Mapping[str, Changes] = field(default_factory=dict)
-    """changes to the published recipe of light, transformer, search, pretraining, unsupervised, and single methods"""
+    """changes to the published recipe of light, transformer, search, pretraining, unsupervised; then of unsupervised
+    methods with a source (adapting), and of single methods"""
     epochs: Mapping[str, int] = field(default_factory=dict)
     """epochs to which the published schedule is scaled, by kind of recipe"""
     vehicle_side: int = 0

@@ -24,7 +24,7 @@ PROFILE = Profile(
         | ADAM
         | {"epochs": 12, "warmup": 5, "milestones": (10, 11), "alpha_lr": 0.05, "alpha_milestones": (10, 11)},
         # For 600 steps, crops of a twelfth of an image are too hard. After only 200 steps DBSCAN finds few clusters
-        # (docs/table4.md).
+        # (docs/tuning.md).
         "pretraining": SHORT
         | ADAM
         | {
@@ -45,7 +45,9 @@ PROFILE = Profile(
         | {"epochs": 24, "milestones": (18,), "steps_per_epoch": 20, "images": 4, "k1": 18, "k2": 4, "eps": 0.45},
         # 1 % of Market-1501 is 7.6 times the images of an identity; 1 % of 1,000 images would be only one identity's.
         "mmcl": {"optimizer": "adam", "lr": 3.5e-4, "hardest": 0.076},
-        "mmt": {"warmup": 2, "milestones": (6, 10)},  # of the 12 epochs on the source
+        # As many labelled steps as "light": 900. mmt takes them first; the schedule is that of these 45 epochs.
+        "adapting": {"epochs": 45, "milestones": (34,)},
+        "mmt": {"epochs": 69, "warmup": 8, "milestones": (23, 39), "source_share": 0.655},
     },
     vehicle_side=48,  # about as many pixels as a person has
     cross_domain_training=False,  # the time is better spent on longer trainings

@@ -77,6 +77,13 @@ METHODS: dict[Method, Changes] = {
         "milestones": (20, 35),
     },
 }
+#: Changes to that for other targets, as published.
+TARGETS: dict[tuple[Method, str], Changes] = {
+    ("gs", "msmt17"): {"group": 1024, "steps_per_epoch": 800},
+    ("spcl", "msmt17"): {"steps_per_epoch": 800},
+    ("spcl", "veri776"): {"steps_per_epoch": 800},
+    ("spcl", "vehicleid"): {"steps_per_epoch": 800},
+}
 
 BASES: dict[str, Source] = {
     "light": Source("the paper, Sec. 4.3", {}),
