@@ -72,10 +72,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def profile(session: nox.Session) -> None:
-    """Measure counts, latency, throughput and memory of networks, and ranking; arguments go to `bench latency`."""
+    """Measure counts, latency, throughput and memory of networks, ranking, pseudo-labels; arguments go to `latency`."""
     install(session)
     session.run("python", "-m", "bench", "cost", "--csv", "results/bench/cost.csv")
-    for command in ("latency", "throughput", "memory", "retrieval"):
+    for command in ("latency", "throughput", "memory", "retrieval", "clustering"):
         session.run("python", "-m", "bench", command, *(session.posargs if command == "latency" else []))
 
 
@@ -180,6 +180,7 @@ def reproduce_all(session: nox.Session) -> None:
     session.run("python", "-m", "bench", "throughput", *networks, "--batches", "1", "32")
     session.run("python", "-m", "bench", "memory", "--study", "table2")
     session.run("python", "-m", "bench", "retrieval", "--rounds", "2")
+    session.run("python", "-m", "bench", "clustering", "--sizes", "market1501")
     # Status 2: a table without the column M, which that figure shows.
     session.run("python", "-m", "reports", "costs", *words, success_codes=[0, 2])
     session.run("python", "-m", "reports", "build", *words)

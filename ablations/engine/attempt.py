@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ablations.engine.budget import Budget, steps_of
+from ablations.engine.budget import Budget, key_of, steps_of
 from ablations.engine.engines import BLOCKED, Outcome
 from ablations.engine.experiment import Experiment
 from ablations.engine.resolve import Run
@@ -70,9 +70,9 @@ class Attempts:
             if ready is None:
                 return "blocked", BLOCKED
             one = ready
-        store, began = self.store, time.monotonic()
+        store, began, key = self.store, time.monotonic(), key_of(one.experiment)
         steps = steps_of(one.experiment, self.datasets[one.experiment.source])
-        if self.budget is not None and not self.budget.admits(one.experiment, steps):
+        if self.budget is not None and not self.budget.admits(key, steps):
             return "postponed", ""
         try:
             with store.lock(one.run_id):
@@ -80,7 +80,7 @@ class Attempts:
                     return "done", ""
                 record = self._publish(one, on_step)
             if self.budget is not None:
-                self.budget.note(one.experiment, steps, time.monotonic() - began)
+                self.budget.note(key, steps, time.monotonic() - began)
             return "finished", f"{_summary(record)} -> {store.run_folder(one.run_id)}"
         except Busy:
             return "running", "another process works on it"
@@ -135,7 +135,8 @@ def cost(experiment: Experiment, num_classes: int, weights: Path | None) -> Reco
     if experiment.recipe.search is not None:
         options["mid"] = experiment.recipe.search.mid
     image = experiment.recipe.image
-    model = build_model(experiment.model, num_classes, image=(image.height, image.width), **options)
+    classes = 1 if experiment.is_unsupervised else num_classes  # as `Training.classes`
+    model = build_model(experiment.model, classes, image=(image.height, image.width), **options)
     if weights is not None:
         (load_start if experiment.is_unsupervised else load_weights)(model, weights)
     counted = count(model, image.height, image.width)

@@ -428,7 +428,10 @@ def compact(values: "pd.Series[Any]", *, exact: bool = False) -> "NDArray[np.gen
 
 
 def _shared(arrays: "Arrays", targets: Mapping[str, str]) -> "Arrays":
-    """The arrays. Query columns that are equal in all runs on a test set, such as identities, are stored once."""
+    """The arrays. Query columns that are equal in all runs on a test set, such as identities, are stored once.
+
+    Such a column describes the test set. So it also holds for runs of earlier versions, which do not have it.
+    """
     import numpy as np
 
     found: Arrays = {}
@@ -439,8 +442,8 @@ def _shared(arrays: "Arrays", targets: Mapping[str, str]) -> "Arrays":
         ranked = {run_id: those for run_id, those in columns.items() if those}
         for name in dict.fromkeys(name for those in ranked.values() for name in those if name not in SCORES):
             several = [those[name] for those in ranked.values() if name in those]
-            if len(several) == len(ranked) and all(np.array_equal(several[0], one) for one in several):
+            if all(np.array_equal(several[0], one) for one in several):
                 found[f"tests/{target}/{name}"] = several[0]
                 for run_id in ranked:
-                    del result[f"runs/{run_id}/queries/{name}"]
+                    result.pop(f"runs/{run_id}/queries/{name}", None)
     return found | result

@@ -33,7 +33,7 @@ def costs_of(runs: Iterable[Run], datasets: Datasets) -> dict[Experiment, Record
     for one in runs:
         e = one.experiment
         mid = e.recipe.search.mid if e.recipe.search is not None else ""
-        network = (e.model, e.options, mid, e.recipe.image, e.source, one.weights)
+        network = (e.model, e.options, mid, e.recipe.image, e.source, one.weights, e.is_unsupervised)
         if network not in counted:
             counted[network] = cost(e, datasets[e.source].num_classes, one.weights)
         result[e] = counted[network]

@@ -98,6 +98,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    seconds_beginning: float = 0.0
     sums: Row = field(default_factory=dict)
     """sums over the steps of the current epoch"""
     counts: Row = field(default_factory=dict)
@@ -125,8 +126,10 @@ class Result:
     history: tuple[Row, ...]
     """per epoch: epoch, steps, the means of the steps' values, and the task's own values"""
     seconds: float
-    """training time over all resumptions"""
+    """time of the steps, over all resumptions"""
     steps: int
+    seconds_beginning: float = 0.0
+    """time of `begin_epoch`, over all resumptions: pseudo-labels of methods that make them"""
 
 
 def fit(
@@ -167,7 +170,7 @@ def fit(
     task.network.train()
     with bar(desc=title, unit="step", disable=not run_options.progress) as meter, _interruptible() as signalled:
         loop.run(meter, signalled)
-    return Result(tuple(at.history), at.seconds, sum(int(row["steps"]) for row in at.history))
+    return Result(tuple(at.history), at.seconds, sum(int(row["steps"]) for row in at.history), at.seconds_beginning)
 
 
 class _Loop:
@@ -195,7 +198,9 @@ class _Loop:
         at, task, where = self.at, self.task, (self.at.epoch, self.at.step)
         self.saved = time.monotonic()
         for epoch in range(at.epoch, task.epochs):
+            began = time.perf_counter()
             row = task.begin_epoch(epoch, at.step)
+            at.seconds_beginning += time.perf_counter() - began
             steps = int(row["steps"])
             if meter.total is None:  # epochs may differ by a batch
                 meter.reset(total=task.epochs * steps)

@@ -67,6 +67,12 @@ class Training:
         """The seed of batches and augmentation: all networks see the same images in the same order."""
         return derived_seed(self.source.name, "batches", self.seed)
 
+    @property
+    def classes(self) -> int:
+        """Rows of the network's classifier; 1 for methods without labels, which do not use it."""
+        # Its size changes the random numbers of the initial weights, and must not depend on hidden labels.
+        return self.source.num_classes if self.recipe.unsupervised is None else 1
+
     @cached_property
     def weights_hash(self) -> str | None:
         """Hash of the pre-trained weights."""
@@ -200,6 +206,7 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None, kind: Kind
         "identities": source.num_classes,
         "steps": steps,
         "seconds_training": result.seconds,
+        **({} if recipe.unsupervised is None else {"seconds_labelling": result.seconds_beginning}),
         "seconds_evaluating": seconds_evaluating,
         **_best_on_test(result),
         **_clusters(result),
@@ -233,9 +240,7 @@ def _build(here: RunFolder, training: Training, kind: Kind) -> nn.Module:
     """The network with its initial weights."""
     image = training.recipe.image
     torch.manual_seed(training.weights_seed)
-    network = build_model(
-        training.model, training.source.num_classes, image=(image.height, image.width), **training.options
-    )
+    network = build_model(training.model, training.classes, image=(image.height, image.width), **training.options)
     if training.recipe.losses.alignment == "pam-self" and getattr(network, "pam", None) is None:
         raise UserError(
             f"alignment pam-self needs a network with a position activation module: {training.model} with pam=True"
@@ -263,7 +268,7 @@ def _metadata(training: Training) -> dict[str, str]:
     return {
         "model": training.model,
         "options": json.dumps(dict(training.options)),
-        "num_classes": str(training.source.num_classes),
+        "num_classes": str(training.classes),
         "height": str(training.recipe.image.height),
         "width": str(training.recipe.image.width),
         "source": training.source.name,

@@ -8,6 +8,7 @@ import torch
 
 from msinet import distributed
 from msinet.data.loading import PixelSource
+from msinet.data.resident import ResidentImages
 from msinet.errors import UserError
 from msinet.training.batches import Batches
 from msinet.training.recipe import Recipe
@@ -33,16 +34,25 @@ class Labelled:
 class PlannedBatches(Batches):
     """Batches that a method plans at the start of each epoch.
 
-    `next` gives images (B, 3, H, W) and their positions (B,) in `pixels`.
+    `next` gives images (B, 3, H, W) and their positions (B,) in `pixels`. Arguments are those of `Batches`.
 
     Raises:
         UserError: several processes.
     """
 
-    def __init__(self, pixels: PixelSource, recipe: Recipe, seed: int, device: torch.device, workers: int = 0) -> None:
+    def __init__(
+        self,
+        pixels: PixelSource,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        workers: int = 0,
+        *,
+        resident: ResidentImages | None = None,
+    ) -> None:
         if distributed.world() > 1:
             raise UserError("methods without labels train in one process; start them without torchrun")
-        super().__init__(pixels, np.arange(len(pixels)), recipe, seed, device, workers)
+        super().__init__(pixels, np.arange(len(pixels)), recipe, seed, device, workers, resident=resident)
         self.plan: list[list[int]] = []
 
     def begin(self, plan: list[list[int]], epoch: int, step: int) -> int:
@@ -64,8 +74,17 @@ class PlannedBatches(Batches):
 class SourceBatches(PlannedBatches):
     """Batches of P identities of a source with K images each; `next` gives images (B, 3, H, W) and labels (B,)."""
 
-    def __init__(self, source: Labelled, recipe: Recipe, seed: int, device: torch.device, workers: int = 0) -> None:
-        super().__init__(source.pixels, recipe, seed, device, workers)
+    def __init__(
+        self,
+        source: Labelled,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        workers: int = 0,
+        *,
+        resident: ResidentImages | None = None,
+    ) -> None:
+        super().__init__(source.pixels, recipe, seed, device, workers, resident=resident)
         self.labels, self.cameras = source.labels, source.cameras
 
     def draw(self, epoch: int, step: int, steps: int | None) -> int:

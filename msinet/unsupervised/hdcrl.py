@@ -31,7 +31,7 @@ class HybridContrast(InstanceTask):
     def __init__(self, network: nn.Module, images: Unlabelled, conditions: Conditions) -> None:
         self.pair = StudentAndTeacher(network)
         super().__init__(self.pair, images, conditions)
-        self.second_view = self.batches_of(images.pixels, 1)
+        self.second_view = self.batches_of(images.pixels, 1, self.batches.resident)
         self.taken = 0
         """steps so far"""
 

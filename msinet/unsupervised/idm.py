@@ -93,6 +93,8 @@ class Bridged(nn.Module):
 class CrossBatchMemory:
     """The newest features of earlier batches, first in, first out (XBM).
 
+    A row has a key in place of a label, because the labels of the target change in each epoch.
+
     Args:
         rows: capacity.
         channels: length of a feature.
@@ -101,42 +103,46 @@ class CrossBatchMemory:
 
     def __init__(self, rows: int, channels: int, device: torch.device) -> None:
         self.features = torch.zeros(rows, channels, device=device)
-        self.labels = torch.zeros(rows, dtype=torch.long, device=device)
+        self.keys = torch.zeros(rows, dtype=torch.long, device=device)
         self.filled = self.place = 0
 
-    def clear(self) -> None:
-        """Remove all rows."""
-        self.filled = self.place = 0
+    def add(self, features: Tensor, keys: Tensor) -> None:
+        """Replace the oldest rows by features (B, D) with keys (B,)."""
+        rows = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.keys)
+        self.features[rows], self.keys[rows] = features.detach(), keys
+        self.place = (self.place + len(keys)) % len(self.keys)
+        self.filled = min(self.filled + len(keys), len(self.keys))
 
-    def add(self, features: Tensor, labels: Tensor) -> None:
-        """Replace the oldest rows by features (B, D) with labels (B,)."""
-        rows = (self.place + torch.arange(len(labels), device=labels.device)) % len(self.labels)
-        self.features[rows], self.labels[rows] = features.detach(), labels
-        self.place = (self.place + len(labels)) % len(self.labels)
-        self.filled = min(self.filled + len(labels), len(self.labels))
+    def triplet(self, features: Tensor, labels: Tensor, of_keys: Tensor, margin: float) -> Tensor:
+        """Mean batch-hard triplet loss of anchors against the memory.
 
-    def triplet(self, features: Tensor, labels: Tensor, margin: float) -> Tensor:
-        """Mean batch-hard triplet loss of anchors (B, D) with labels (B,) against the memory."""
+        Args:
+            features: of the anchors, (B, D).
+            labels: of the anchors, (B,).
+            of_keys: current label of each key, (keys,); a row with `OUTLIER` is neither positive nor negative.
+            margin: least difference of the distances to negative and positive.
+        """
         distance = torch.cdist(features, self.features[: self.filled])  # (B, filled)
-        same = labels[:, None] == self.labels[: self.filled]
+        theirs = of_keys[self.keys[: self.filled]]
+        same = labels[:, None] == theirs
         positive = distance.masked_fill(~same, 0.0).amax(1)
-        negative = distance.masked_fill(same, torch.inf).amin(1)
+        negative = distance.masked_fill(same | (theirs == OUTLIER), torch.inf).amin(1)
         return F.relu(positive - negative + margin).mean()
 
     def state_dict(self) -> dict[str, Any]:
         """The filled rows and the position of the next one."""
-        return {"features": self.features[: self.filled], "labels": self.labels[: self.filled], "place": self.place}
+        return {"features": self.features[: self.filled], "keys": self.keys[: self.filled], "place": self.place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.filled, self.place = len(state["labels"]), state["place"]
-        self.features[: self.filled], self.labels[: self.filled] = state["features"], state["labels"]
+        self.filled, self.place = len(state["keys"]), state["place"]
+        self.features[: self.filled], self.keys[: self.filled] = state["features"], state["keys"]
 
 
 class IntermediateDomains(PseudoLabelTask):
     """Trains on a labelled source and the clusters of a target, and on mixtures of their images.
 
-    The memory of earlier batches is emptied in each epoch, because the labels of the target change.
+    The keys of the memory of earlier batches are the identities of the source, then the images of the target.
 
     Args:
         network: to train.
@@ -168,12 +174,11 @@ class IntermediateDomains(PseudoLabelTask):
         self.bridged.classifier.data[: self.source.identities] = rows
 
     def prepare(self, features: Tensor) -> None:
-        """Set the target's rows of the classifier to the clusters' centroids, and clear earlier batches."""
+        """Set the target's rows of the classifier to the clusters' centroids."""
         inside = self.targets != OUTLIER
         rows = F.normalize(centroids(features[inside], self.targets[inside], self.count))
         first = self.source.identities
         self.bridged.classifier.data[first : first + self.count] = rows
-        self.past.clear()
 
     def begin_epoch(self, epoch: int, step: int) -> Row:
         """Begin the batches of both domains."""
@@ -185,26 +190,34 @@ class IntermediateDomains(PseudoLabelTask):
         """Train on one batch of each domain and on their mixtures."""
         del epoch, step
         (source, own), (target, positions) = self.of_source.next(), self.batches.next()
-        labels = torch.cat([own, self.targets[positions] + self.source.identities])  # (2B,)
+        keys = torch.cat([own, positions + self.source.identities])  # (2B,)
         pooled, feature = self.embed(self.bridged.network, torch.cat([source, target]))  # (3B, D) each
         logits = feature @ self.bridged.classifier[: self.source.identities + self.count].T  # (3B, classes)
         mixtures = self.bridged.mixer.weights
         assert mixtures is not None
-        parts = self.losses(pooled, logits, labels, mixtures)
+        parts = self.losses(pooled, logits, keys, mixtures)
         self.optimize(parts["loss"])
-        accuracy = (logits[: len(labels)].argmax(1) == labels).float().mean()
+        accuracy = (logits[: len(keys)].argmax(1) == self.label_of_key[keys]).float().mean()
         return {name: value.detach() for name, value in parts.items()} | {"accuracy": accuracy}
 
-    def losses(self, pooled: Tensor, logits: Tensor, labels: Tensor, mixtures: Tensor) -> dict[str, Tensor]:
-        """The total loss and its parts.
+    @property
+    def label_of_key(self) -> Tensor:
+        """Current labels of the source's identities, then of the target's images: (identities + N,)."""
+        first = self.source.identities
+        of_target = torch.where(self.targets == OUTLIER, OUTLIER, self.targets + first)
+        return torch.cat([torch.arange(first, device=self.device), of_target])
+
+    def losses(self, pooled: Tensor, logits: Tensor, keys: Tensor, mixtures: Tensor) -> dict[str, Tensor]:
+        """The total loss and its parts; pooled features of source and target enter the memory of earlier batches.
 
         Args:
             pooled: (3B, D) of source, target and mixed images.
             logits: (3B, classes).
-            labels: (2B,) of source and target.
+            keys: (2B,) of source and target.
             mixtures: (B, 2), weights of source and target.
         """
-        settings, losses, both = self.settings, self.recipe.losses, len(labels)
+        settings, losses, both = self.settings, self.recipe.losses, len(keys)
+        labels = self.label_of_key[keys]  # (2B,)
         parts = {
             "identity": identity_loss(logits[:both], labels, losses.label_smoothing),
             "triplet": triplet_loss(pooled[:both], labels, losses.margin, normalize=False),
@@ -216,8 +229,8 @@ class IntermediateDomains(PseudoLabelTask):
         total = total + settings.bridge_prob * parts["bridge_prob"] + settings.bridge_feat * parts["bridge_feat"]
         total = total + settings.diversity * parts["diversity"]
         if settings.cross_batch:
-            self.past.add(pooled[:both], labels)
-            parts["cross_batch"] = self.past.triplet(pooled[:both], labels, losses.margin)
+            self.past.add(pooled[:both], keys)
+            parts["cross_batch"] = self.past.triplet(pooled[:both], labels, self.label_of_key, losses.margin)
             total = total + parts["cross_batch"]
         return {"loss": total, **parts}
 

@@ -14,6 +14,7 @@ from msinet.losses import identity_loss, triplet_loss
 from msinet.models.heads import ReIDNet
 from msinet.training.fit import Row, Values
 from msinet.training.graphs import set_learning_rate
+from msinet.training.recipe import Unsupervised
 from msinet.training.supervised import build_optimizer
 from msinet.unsupervised.batches import Labelled
 from msinet.unsupervised.losses import features_of
@@ -102,10 +103,10 @@ class MutualMeanTeaching(PseudoLabelTask):
         self.source = source
         self.couple = Couple(network, max(source.identities, len(images.pixels))).to(conditions.device)
         super().__init__(self.couple, images, conditions)
-        self.optimizer = build_optimizer(self.couple, self.recipe)
         self.source_epochs = int(self.settings.source_share * self.epochs)
-        self.of_source = [self.source_batches(source, stream) for stream in (1, 2)]
-        self.second_view = self.batches_of(images.pixels, 3)
+        first = self.source_batches(source)
+        self.of_source = [first, self.source_batches(source, 2, first.resident)]
+        self.second_view = self.batches_of(images.pixels, 3, self.batches.resident)
         self.adapting = False
         self.taken = 0
         """steps of the adaptation"""
@@ -148,8 +149,7 @@ class MutualMeanTeaching(PseudoLabelTask):
         """Cluster with DBSCAN; its radius is computed once, in the first epoch of the adaptation."""
         within = distances(features, self.settings, None if self.labelled >= 0 else WIDEST)
         if self.labelled < 0:
-            eps = min(max(closest(within, self.settings.closest), 1e-6), WIDEST - self.settings.eps_gap)
-            self.settings = replace(self.settings, eps=eps)
+            self.settings = replace(self.settings, eps=first_radius(within, self.settings))
         return cluster(within, self.settings.eps, self.settings.min_samples)
 
     def prepare(self, features: Tensor) -> None:
@@ -186,7 +186,7 @@ class MutualMeanTeaching(PseudoLabelTask):
         students = [learner(view, self.count) for learner, view in zip(self.couple.learners, views, strict=True)]
         with torch.no_grad():
             teachers = [teacher(view, self.count) for teacher, view in zip(self.couple.teachers, views, strict=True)]
-        soft = torch.tensor([self.settings.soft_identity, self.settings.soft_triplet], device=self.device)
+        soft = students[0].pooled.new_tensor([self.settings.soft_identity, self.settings.soft_triplet])
         hard_part = soft_part = torch.zeros(2, device=self.device)
         for mine, theirs in zip(students, reversed(teachers), strict=True):
             hard_part = hard_part + self.hard_losses(mine.pooled, mine.logits, labels)
@@ -221,6 +221,11 @@ class MutualMeanTeaching(PseudoLabelTask):
         super().load_state_dict(state)
         self.adapting, self.taken = state["adapting"], state["taken"]
         self.settings = replace(self.settings, eps=state["eps"])
+
+
+def first_radius(within: sparse.csr_array, settings: Unsupervised) -> float:
+    """The radius of DBSCAN: the mean distance of the closest pairs, from distances up to `WIDEST` (N, N)."""
+    return min(max(closest(within, settings.closest), 1e-6), WIDEST - settings.eps_gap)
 
 
 def closest(within: sparse.csr_array, share: float) -> float:

@@ -64,7 +64,7 @@ def cluster(within: sparse.csr_array, eps: float, min_samples: int) -> np.ndarra
 
 
 def check_clusters(labels: np.ndarray, settings: Unsupervised, *, keeps_outliers: bool) -> None:
-    """Check that there are at least two classes.
+    """Check that there are at least two clusters.
 
     Args:
         labels: of `cluster`, (N,).
@@ -78,11 +78,11 @@ def check_clusters(labels: np.ndarray, settings: Unsupervised, *, keeps_outliers
     if count + (outliers if keeps_outliers else 0) > 1:
         return
     what = "no cluster" if count == 0 else "a single cluster"
-    remedy = "raise eps, lower min_samples" if count == 0 else "lower eps"
+    radius = "closest" if settings.method == "mmt" else "eps"  # mmt computes its eps
+    remedy = f"raise {radius}, lower min_samples" if count == 0 else f"lower {radius}"
     raise DataError(
         f"DBSCAN found {what} among {len(labels)} images ({outliers} outliers; eps {settings.eps:g}, min_samples "
-        f"{settings.min_samples}), so {settings.method} has no classes to separate; {remedy} or start from better "
-        "weights"
+        f"{settings.min_samples}), but {settings.method} needs at least two; {remedy} or start from better weights"
     )
 
 

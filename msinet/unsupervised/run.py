@@ -72,11 +72,15 @@ def check(training: Training) -> None:
     """Raise a `UserError` unless source and target suit the method."""
     settings, source, target = training.recipe.method_settings, training.source, training.target
     across = source.fingerprint != target.fingerprint
-    if not across and not settings.runs(across=False):
-        given = f"both are {target.name}" if source is not target else "no other --source is given"
+    if not across and source is not target:
         raise UserError(
-            f"{settings.method} adapts from a labelled source to another target, but {given}; give a --source of "
-            f"another data set under --data-root, or use a method without a source: {', '.join(ALONE)}"
+            f"source and target are both {target.name}; give a --source of another data set, or leave it out and use a "
+            f"method without a source: {', '.join(ALONE)}"
+        )
+    if not across and not settings.runs(across=False):
+        raise UserError(
+            f"{settings.method} adapts from a labelled source to another target, but no other --source is given; give "
+            f"a --source of another data set under --data-root, or use a method without a source: {', '.join(ALONE)}"
         )
     if across and not settings.runs(across=True):
         raise UserError(
@@ -98,6 +102,11 @@ class WithoutLabels(Kind):
         self, here: RunFolder, training: Training, network: nn.Module, evaluate: Callable[[nn.Module], Row]
     ) -> Task:
         """The method of the recipe."""
+        if here.options.graphs:
+            raise UserError(
+                "--graphs True is for trainings with labels and for searches; methods without labels run without CUDA "
+                "graphs; remove the option"
+            )
         recipe, options, target = training.recipe, here.options, training.target
         if not isinstance(network, ReIDNet):
             raise UserError(f"{training.model} learns no features; choose another network")

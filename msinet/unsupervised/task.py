@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msinet.data.loading import PixelSource
+from msinet.data.resident import ResidentImages
 from msinet.models.heads import Embedding
 from msinet.search.memory import Memory
 from msinet.training.evaluation import embed
@@ -113,13 +114,25 @@ class PseudoLabelTask(Task):
 
     # --- Shared by all methods ---
 
-    def source_batches(self, source: Labelled, stream: int = 1) -> SourceBatches:
-        """Batches of a source."""
-        return SourceBatches(source, self.recipe, self.seed + stream, self.device, self.conditions.workers)
+    def source_batches(
+        self, source: Labelled, stream: int = 1, resident: ResidentImages | None = None
+    ) -> SourceBatches:
+        """Batches of a source; arguments as in `batches_of`."""
+        seed, workers = self.seed + stream, self.conditions.workers
+        return SourceBatches(source, self.recipe, seed, self.device, workers, resident=resident)
 
-    def batches_of(self, pixels: PixelSource, stream: int = 0) -> PlannedBatches:
-        """Batches of images; different streams have different augmentation."""
-        return PlannedBatches(pixels, self.recipe, self.seed + stream, self.device, self.conditions.workers)
+    def batches_of(
+        self, pixels: PixelSource, stream: int = 0, resident: ResidentImages | None = None
+    ) -> PlannedBatches:
+        """Batches of images.
+
+        Args:
+            pixels: the images.
+            stream: different streams have different augmentation.
+            resident: of other batches of the same images, to share their copy on the device.
+        """
+        seed, workers = self.seed + stream, self.conditions.workers
+        return PlannedBatches(pixels, self.recipe, seed, self.device, workers, resident=resident)
 
     @property
     def trained(self) -> nn.Module:

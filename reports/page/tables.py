@@ -21,6 +21,7 @@ MEASURED = {
     "throughput": "Throughput: images per second by batch size",
     "memory": "Memory of one batch of inference",
     "retrieval": "Ranking: CMC and mAP next to the matrix product alone",
+    "clustering": "Pseudo-labels of methods without labels, at the size of the training sets",
 }
 
 
@@ -53,7 +54,7 @@ def measurements(report: Report) -> tuple[dict[str, pd.DataFrame], list[Missing]
         if report.request.rendered:
             command = run_command("table2", report.request)
             missing.append(Missing("accuracy by difficulty", str(error), command))
-    for name in ("latency", "throughput", "memory", "retrieval"):
+    for name in ("latency", "throughput", "memory", "retrieval", "clustering"):
         path = report.bench_file(name)
         if path.is_file():
             found[name] = pd.read_csv(path)
