@@ -6,7 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
+from reports.drawing import STYLE, add_legend, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
 from reports.results import Results, file_name
 
@@ -78,6 +78,6 @@ def draw(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
             axis.set_ylabel(label)
             axis.set_ylim(0, 1.05 * max(1e-3, data[name].max(skipna=True)))
         figure.align_ylabels(axes[:, 0])
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(handles)))
+        add_legend(figure, handles)
         add_title(figure, title)
         return write_figure(figure, data, stem)

@@ -9,6 +9,7 @@ from msinet.errors import UserError
 from reports import statistics
 from reports.genotypes import agreement
 from reports.statistics import (
+    FIXED,
     Effect,
     Scores,
     average,
@@ -105,7 +106,9 @@ def search_obstacle(runs: pd.DataFrame) -> str:
 
 
 def source_of(runs: pd.DataFrame) -> str:
-    """The difference between the repetitions of a row: search, genotype or training."""
+    """The difference between the repetitions of a row: search, genotype, training, or none (`FIXED`)."""
+    if "parameters" in runs and (runs["parameters"] == 0).all():
+        return FIXED
     if (runs["search_id"] != "").any():
         return "search"
     several = "option.genotype" in runs and runs["option.genotype"].nunique() > 1

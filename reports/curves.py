@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
+from reports.drawing import STYLE, add_legend, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
 from reports.results import Results, file_name
 from reports.tables import network_of, table_group
@@ -29,8 +29,9 @@ def draw_study_curves(results: Results, name: str, folder: Path) -> list[Path]:
     stem, profile = folder / file_name(name, request), f"profile {' '.join((request.profile, *request.recipe))}"
     data = curve_data(results, name)
     written: list[Path] = []
-    for group, part, one in by_group(data, stem.with_name(f"{stem.name}-training")):
-        written += draw_training(part[part["epoch"] > 0], f"Training, {group}, {profile}", one)
+    first = ~data["copied"] if not data["copied"].all() else True  # MS>M has the trainings of MS
+    for group, part, one in by_group(data[(data["epoch"] > 0) & first], stem.with_name(f"{stem.name}-training")):
+        written += draw_training(part, f"Training, {group}, {profile}", one)
     if data.loc[data["epoch"] > 0, "mAP"].notna().any():
         written += draw_curves(data, f"mAP while training, {profile}", stem.with_name(f"{stem.name}-curves"))
     else:
@@ -41,9 +42,10 @@ def draw_study_curves(results: Results, name: str, folder: Path) -> list[Path]:
 def curve_data(results: Results, name: str) -> pd.DataFrame:
     """Histories of a study's finished runs: one row per run and epoch, and one of epoch 0 per untrained run.
 
-    Columns: group, row, network, column, seed, run_id, epoch, step (the last of the epoch), loss (mean over the epoch),
-    accuracy (of the identity classifier on augmented training images), lr, mAP and R1 on the test set (NaN where it was
-    not evaluated). Accuracies are in per cent.
+    Columns: group, row, network, column, seed, run_id, copied (True: the training of another column, ranked on another
+    set), epoch, step (the last of the epoch), loss (mean over the epoch), accuracy (of the identity classifier on
+    augmented training images), lr, mAP and R1 on the test set (NaN where it was not evaluated). Accuracies are in per
+    cent.
 
     Raises:
         UserError: no training is finished.
@@ -61,6 +63,7 @@ def curve_data(results: Results, name: str) -> pd.DataFrame:
                 else:  # an untrained network has no history
                     history = pd.DataFrame([{"epoch": 0, "step": 0, "mAP": run["mAP"], "R1": run["R1"]}])
                 run_about = {"column": column.label, "seed": run["seed"], "run_id": run["run_id"]}
+                run_about["copied"] = run.get("same_weights") is True
                 parts.append(history.reindex(columns=columns).assign(**about, **run_about))
     if not any(part["epoch"].iloc[0] for part in parts):
         raise results.missing(name)
@@ -120,7 +123,7 @@ def draw_curves(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         handles = _handles(axes[0])
         axes[0][0].legend(handles.values(), handles.keys(), loc="best")
         add_title(figure, title)
-        return write_figure(figure, data.drop(columns="network"), stem)
+        return write_figure(figure, data.drop(columns=["network", "copied"]), stem)
 
 
 def draw_training(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
@@ -152,10 +155,9 @@ def draw_training(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
             axis.set_ylabel(label)
             axis.set_ylim(0, None)  # of the whole row, now that all of it is drawn
         figure.align_ylabels(axes[:, 0])
-        handles = _handles(axes[0])
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
+        add_legend(figure, _handles(axes[0]))
         add_title(figure, title)
-        return write_figure(figure, data.drop(columns=["network", "mAP", "R1"]), stem)
+        return write_figure(figure, data.drop(columns=["network", "copied", "mAP", "R1"]), stem)
 
 
 def _handles(axes: Sequence[Axes]) -> dict[str, Artist]:

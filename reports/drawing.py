@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -84,6 +85,21 @@ def add_title(figure: Figure, title: str) -> None:
     # A layout engine chooses the height unless one is given.
     top = {} if figure.get_layout_engine() else {"y": 1 - 0.06 / figure.get_figheight(), "va": "top"}
     figure.suptitle("\n".join(lines), x=0.01, ha="left", **top)
+
+
+def add_legend(figure: Figure, handles: Mapping[str, Artist]) -> None:
+    """Add a legend below the axes, with as many columns as fit into the figure's width.
+
+    Args:
+        figure: with a constrained layout.
+        handles: line or marker by label.
+    """
+    for columns in range(len(handles), 0, -1):
+        found = figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+        if found.get_window_extent().width <= figure.bbox.width:
+            return
+        if columns > 1:
+            found.remove()
 
 
 @dataclass(frozen=True)

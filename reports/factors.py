@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from msinet.errors import UserError
 from msinet.io import write_text
 from reports.curves import by_group
-from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
+from reports.drawing import STYLE, add_legend, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
 from reports.results import Results, file_name
 from reports.statistics import resampled_counts
@@ -136,8 +136,7 @@ def draw_factors(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
             line[0].set_ylabel(f"{column}: mAP, %")
         for axis, factor in zip(axes[0], LEVELS, strict=True):
             axis.set_title(factor.replace("_", " "))
-        handles = dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True))
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)))
+        add_legend(figure, dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True)))
         add_title(figure, title)
         return write_figure(figure, data.drop(columns="network"), stem)
 

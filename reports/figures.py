@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ablations.engine.sweep import summary_path
 from reports.comparisons import Comparisons
-from reports.drawing import COLOURS, STYLE, add_title, finish_axes, title_lines, write_figure
+from reports.drawing import COLOURS, STYLE, add_legend, add_title, finish_axes, title_lines, write_figure
 from reports.layout import build_table, comparisons_of
 from reports.notes import baseline_pairs
 from reports.results import Factors, Results, file_name, in_percent
@@ -289,7 +289,7 @@ def draw_sweep(outcome: Path, stem: Path) -> list[Path]:
             axis.set(xlabel=name.replace("_", " "), ylabel="mAP on held-out identities, %")
             axis.margins(y=0.12)
             finish_axes(axis)
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        add_legend(figure, dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True)))
         if importances:
             names = [name.replace("_", " ") for name in importances]
             sns.barplot(x=list(importances.values()), y=names, color=COLOURS[0], ax=axes[0][-1])

@@ -64,11 +64,12 @@ def settings(results: Results, study: Study) -> list[str]:
             f"Across data sets (A>B){kind}: the weights trained on A are tested on B; there is no separate training."
         )
     if across and len(inside) < len(trained):
-        plain = not any(e.recipe.augmentation.erase for e in inside)
-        jitter = "colour jitter" + ("" if plain else " instead of random erasing")
-        by_method = " depending on the method" if len(_by_length(across)) > 1 else ""
-        kind = ", without labels of B" if all(e.is_unsupervised for e in across) else ""
-        lines.append(f"Across data sets (A>B){kind}: {' or '.join(_by_length(across))}{by_method}, {jitter}.")
+        erases = any(e.recipe.augmentation.erase for e in inside)
+        with_labels, without = ([e for e in across if e.is_unsupervised == one] for one in (False, True))
+        if with_labels:
+            lines.append(_across(with_labels, ", training with labels" if without else "", erases=erases))
+        if without:
+            lines.append(_across(without, ", without labels of B", erases=erases))
     if grids := sorted({e.recipe.losses.alignment_grid for e in trained if e.recipe.losses.alignment != "none"}):
         lines.append(f"Spatial alignment (Eq. 7): grid of the {' or '.join(grids)} image.")
     spread = "mean ± sample standard deviation" if request.repeats > 1 else "no variance estimate"
@@ -109,6 +110,16 @@ def _schedules(experiments: Sequence[Experiment]) -> str:
         kind = "without labels: " if all(e.is_unsupervised for e in those) and len(found) > 1 else ""
         parts.append(f"{kind}{optimizer} lr {rates}, {length}" + (f" ({names})" if len(set(networks)) > 1 else ""))
     return "; ".join(parts)
+
+
+def _across(experiments: Sequence[Experiment], kind: str, *, erases: bool) -> str:
+    """Length and colour jitter of trainings across data sets; `erases`: whether those inside a data set erase."""
+    lengths, augmentations = _by_length(experiments), [one.recipe.augmentation for one in experiments]
+    by_method = " depending on the method" if len(lengths) > 1 else ""
+    jitter = ", colour jitter" if all(one.jitter for one in augmentations) else ""
+    if jitter and erases and not any(one.erase for one in augmentations):
+        jitter += " instead of random erasing"
+    return f"Across data sets (A>B){kind}: {' or '.join(lengths)}{by_method}{jitter}."
 
 
 def _by_length(experiments: Sequence[Experiment]) -> list[str]:
@@ -369,21 +380,23 @@ def _differences(table: Table, pairs: Sequence[tuple[Row, Row]], column: Column,
     effects = [compared.effect(row, base, column, metric) for row, base in pairs]
     decisions = decide([[Part(effect)] for effect in effects])
     words = {"holds": "higher", "fails": "lower"}
-    lines, untested = [], dict[str, list[str]]()
+    lines, untested = [], dict[str, list[tuple[str, Effect]]]()
     for (row, base), effect, decision in zip(pairs, effects, decisions, strict=True):
         where = f"{table_group(row.group)}, {column.label} {metric}"
         label, other = table.label(row.factors), table.label(base.factors)
         if effect.obstacle:
             single = f", {effect.scope}" if not effect.trainings else ""
-            untested.setdefault(f"{where}, not tested, differences to {other}{single}", []).append(
-                f"{label} {spread(effect)}"
-            )
+            head = f"{where}, not tested, differences to {other}{single}"
+            untested.setdefault(head, []).append((f"{label} {spread(effect)}", effect))
         else:
             p, verdict = min(decision.holds, decision.fails), words.get(decision.status, "undecided")
             lines.append(
                 f"{where}, {label} minus {other}: {spread(effect)}, {p_value(p)}: {verdict}{remarks_of([effect])}."
             )
-    return lines + [f"{head}: {'; '.join(each)}." for head, each in untested.items()]
+    for head, found in untested.items():
+        texts = "; ".join(text for text, _ in found)
+        lines.append(f"{head}: {texts}{remarks_of(effect for _, effect in found)}.")
+    return lines
 
 
 def spread(effect: Effect) -> str:

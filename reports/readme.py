@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +11,14 @@ from ablations.engine.request import Request
 from ablations.engine.study import group_label
 from ablations.studies import STUDIES
 from msinet.io import write_text
+from reports.comparisons import source_of
 from reports.costs import read_latencies
 from reports.formats import as_markdown
 from reports.layout import build_table, comparisons_of
+from reports.notes import remarks_of, spread
 from reports.results import Found, ReferenceResults
 from reports.sizes import full_size_cost
+from reports.statistics import FIXED
 from reports.tables import Column, Row, network_of, random_weights
 from reports.verdicts import judge, verdict_counts
 
@@ -32,13 +35,15 @@ def blocks() -> dict[str, str]:
     return {"table2": _table(results, found), "claims": _claims(results)}
 
 
-def _command(found: Found, columns: Sequence[Column] = ()) -> str:
-    """The command that runs a study, or these columns. It names networks and data sets that are not the default."""
+def _command(found: Found, columns: Sequence[Column] = (), groups: Collection[str] = ()) -> str:
+    """The command that runs a study, or these columns and groups. It names what is not the default."""
     study, request = found.resolution.study, replace(found.resolution.request, whole=False)
     cells = [one.cell for one in found.resolution.cells if one.state == "done" and one.cell.group != "untrained"]
     cells = [cell for cell in cells if not columns or Column(cell.train, cell.test) in columns]
+    cells = [cell for cell in cells if not groups or cell.group in groups]
     usual = [cell for cell in study.cells(request, request.default_datasets()) if cell.group != "untrained"]
     words = f"python -m ablations run {study.name} --seeds {request.seeds}"
+    words += " --whole" if {cell.group for cell in cells} - {cell.group for cell in usual} else ""
     networks = {cell.experiment.model for cell in cells}
     if networks < {cell.experiment.model for cell in usual}:
         words += f" --models {' '.join(sorted(networks))}"
@@ -48,7 +53,7 @@ def _command(found: Found, columns: Sequence[Column] = ()) -> str:
 
 
 def _table(results: ReferenceResults, found: Found) -> str:
-    """Table 2: a line per network, and its difference to MSINet in each column."""
+    """Table 2: a line per set and network, with the difference to MSINet."""
     table = build_table(results, "table2")
     trained = Counter(row.group for row in table.rows if row.done and row.group != "untrained")
     groups = {"untrained", *(group for group, number in trained.items() if number > 1)}  # others compare nothing
@@ -58,25 +63,30 @@ def _table(results: ReferenceResults, found: Found) -> str:
     seen = [row for row in rows if row.group != "untrained"]
     most = max((cell.done for row in seen for cell in row.cells.values()), default=0)
     columns = [column for column in table.columns if sum(row.cells[column].done == most for row in seen) > 1]
-    heads = ["", "parameters, M"]
+    compared = comparisons_of(results, "table2")
+    heads = ["rendered set", "network", "million parameters", "R1", "mAP", "mAP minus MSINet's", "seeds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    effects = []
     for column in columns:
-        heads += [f"{column.label} R1", f"{column.label} mAP", f"{column.label} mAP minus MSINet's"]
-    lines = [f"| {' | '.join(heads)} | seeds |", "|---" * (len(heads) + 1) + "|"]
-    for row in rows:
-        cells = [f"{table.label(row.factors)}, {group_label(row.group)}"]  # type: ignore[arg-type]
-        count = full_size_cost(str(row.first("model"))).parameters_without_classifier
-        cells.append(f"{count / 1e6:.2f}")
-        for column in columns:
-            cells += _cells(results, row, ours, column)
-        seeds = max(cell.done for cell in row.cells.values())
-        lines.append(f"| {' | '.join(cells)} | {seeds} |")
+        for row in rows:
+            cell = row.cells[column]
+            if not cell.done or (row.group == "untrained" and column.train != column.test):
+                continue  # without training, MS>M is the ranking of M
+            values = [_set_name(column), f"{table.label(row.factors)}, {group_label(row.group)}"]  # type: ignore[arg-type]
+            count = full_size_cost(str(row.first("model"))).parameters_without_classifier
+            values += [f"{count / 1e6:.2f}", f"{cell.mean('R1'):.1f}", f"{cell.mean('mAP'):.1f}", "-"]
+            if ours is not None and row is not ours and ours.cells[column].done:
+                effects.append(compared.effect(row, ours, column, "mAP"))
+                values[-1] = spread(effects[-1])
+            values.append("-" if source_of(cell.runs) == FIXED else str(cell.done))
+            lines.append(f"| {' | '.join(values)} |")
     lines += [
         "",
         "R1 and mAP in per cent, means over seeds. Brackets: 95 % interval of the difference over new trainings and "
-        f"test identities; with one seed over test identities only. Profile `{results.request.profile}`. "
-        f"Machine: {about(results.store.root / found.machine)}. Command: `{_command(found, columns)}`.",
+        f"test identities{remarks_of(effects)}. Profile `{results.request.profile}`. Training identities: "
+        f"{_training_identities(rows, columns)}. Machine: {about(results.store.root / found.machine)}. "
+        f"Command: `{_command(found, columns, groups)}`.",
     ]
-    compared = comparisons_of(results, "table2")
     gates = [
         f"{table.label(row.factors)} {column.label}: {why}"
         for row in rows
@@ -88,31 +98,35 @@ def _table(results: ReferenceResults, found: Found) -> str:
     return "\n".join(lines)
 
 
-def _cells(results: ReferenceResults, row: Row, ours: Row | None, column: Column) -> list[str]:
-    cell = row.cells[column]
-    if not cell.done:
-        return ["-", "-", "-"]
-    difference = "-"
-    if ours is not None and row is not ours and ours.cells[column].done:
-        effect = comparisons_of(results, "table2").effect(row, ours, column, "mAP")
-        low, high = effect.interval
-        difference = f"{effect.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-    return [f"{cell.mean('R1'):.1f}", f"{cell.mean('mAP'):.1f}", difference]
+def _set_name(column: Column) -> str:
+    """A column with the names of its sets: "MS>M: msmt17 to market1501"."""
+    return f"{column.label}: {' to '.join(dict.fromkeys((column.train, column.test)))}"
+
+
+def _training_identities(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """The number of identities in each training set."""
+    found = {
+        column.train: int(row.cells[column].runs["identities"].iloc[0])
+        for column in columns
+        for row in rows
+        if row.group != "untrained" and row.cells[column].done
+    }
+    return ", ".join(f"{number} of {name}" for name, number in found.items())
 
 
 def _claims(results: ReferenceResults) -> str:
-    """How many statements have which verdict, and those that are decided."""
+    """How many statements have which verdict, and the decided ones; of those about costs, only the ones that fail."""
     latency = results.bench_file(Path("latency.csv"))
     verdicts = judge(results, read_latencies(latency)[0] if latency.exists() else None)
     lines = []
     for costs, topic in ((False, "accuracy"), (True, "costs")):
         counts = verdict_counts(verdicts, costs=costs)
         shown = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-        line = f"- Statements about {topic}, {sum(counts.values())}: {shown}."
-        for state in ("holds", "fails"):
-            named = [v.claim.statement for v in verdicts if v.status == state and v.claim.about_costs == costs]
-            line += f" {state.capitalize()} here: {'; '.join(named)}." if named else ""
-        lines.append(line)
+        lines.append(f"- Statements about {topic}, {sum(counts.values())}: {shown}.")
+        told = ("fails",) if costs else ("holds", "fails")
+        for verdict in (v for v in verdicts if v.claim.about_costs == costs and v.status in told):
+            found = [one.text for one in verdict.outcomes if costs or one.agrees is not None]  # without missing runs
+            lines.append(f"  - {verdict.status}: {verdict.claim.statement}: {'; '.join(found)}")
     measured = [one.measured for verdict in verdicts for one in verdict.outcomes if one.measured is not None]
     known = [(one, one.paper) for one in measured if one.paper is not None]
     if known:  # the one whose interval is farthest from the paper's difference

@@ -25,6 +25,9 @@ ACCURACY = 0.9
 #: Largest rise of the training accuracy of a converged training over the last quarter of its epochs.
 RISE = 0.02
 
+#: Source of rows whose results follow from the data alone, such as oracles: their repetitions would be equal.
+FIXED = "none"
+
 Status = Literal["holds", "fails", "undecided", "not testable", "not run"]
 Floats = NDArray[np.float64]
 
@@ -50,29 +53,30 @@ def query_values(queries: pd.DataFrame, metric: str) -> Floats:
 
 
 @lru_cache(maxsize=24)  # enough for the levels of all factors on two test sets
-def resampled_counts(identities: int) -> Floats:
-    """(RESAMPLES, identities) how often each bootstrap sample contains each identity.
+def resampled_counts(clusters: int) -> Floats:
+    """(RESAMPLES, clusters) how often each bootstrap sample contains each cluster.
 
-    Test sets with the same number of identities share the samples, so all differences on a test set are paired.
+    Test sets with the same number of clusters share the samples, so all differences on a test set are paired.
     """
-    samples = np.random.default_rng(identities).integers(identities, size=(RESAMPLES, identities))
-    flat = (samples + identities * np.arange(RESAMPLES)[:, None]).ravel()
-    return np.bincount(flat, minlength=RESAMPLES * identities).reshape(RESAMPLES, identities).astype(float)
+    samples = np.random.default_rng(clusters).integers(clusters, size=(RESAMPLES, clusters))
+    flat = (samples + clusters * np.arange(RESAMPLES)[:, None]).ravel()
+    return np.bincount(flat, minlength=RESAMPLES * clusters).reshape(RESAMPLES, clusters).astype(float)
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """One metric of the repetitions of a table cell, by test identity, in per cent.
+    """One metric of the repetitions of a table cell, by cluster of test images, in per cent.
 
-    A repetition is a seed, or a random architecture with the mean over its seeds.
+    A cluster is what the test set was drawn from at random: a family of similar identities in a rendered set, else an
+    identity. A repetition is a seed, or a random architecture with the mean over its seeds.
     """
 
-    identities: NDArray[np.generic]
-    """(I,) in ascending order"""
+    clusters: NDArray[np.generic]
+    """(C,) families or identities in ascending order"""
     weights: Floats
-    """(I,) share of each identity's queries in the metric; the sum is 1"""
+    """(C,) share of each cluster's queries in the metric; the sum is 1"""
     sums: Floats
-    """(repetitions, I) share of each identity in the metric of a repetition; the sum over I is the metric"""
+    """(repetitions, C) share of each cluster in the metric of a repetition; the sum over C is the metric"""
 
     @classmethod
     def from_queries(cls, runs: Sequence[pd.DataFrame], metric: str, genotypes: Sequence[str] = ()) -> "Scores":
@@ -84,21 +88,21 @@ class Scores:
             genotypes: genotype of each run, for a row of random architectures.
 
         Raises:
-            ValueError: no run, fewer than two test identities, or runs on different test sets.
+            ValueError: no run, fewer than two clusters, or runs on different test sets.
         """
-        found = [_by_identity(queries, metric) for queries in runs]
+        found = [_by_cluster(queries, metric) for queries in runs]
         if not found:
             raise ValueError("no run to compare")
-        identities, weights, _ = found[0]
-        if len(identities) < 2:
-            raise ValueError("variance over test identities needs at least two of them")
+        clusters, weights, _ = found[0]
+        if len(clusters) < 2:
+            raise ValueError("variance over test identities needs at least two of them, of two families")
         for others, theirs, _ in found:
-            _check_same_test_set(identities, weights, others, theirs)
+            _check_same_test_set(clusters, weights, others, theirs)
         sums = np.stack([one for _, _, one in found])
         if genotypes:
             names = np.asarray(genotypes)
             sums = np.stack([sums[names == name].mean(0) for name in dict.fromkeys(genotypes)])
-        return cls(identities, weights, sums)
+        return cls(clusters, weights, sums)
 
     @property
     def count(self) -> int:
@@ -117,26 +121,27 @@ class Scores:
 
     @cached_property
     def replicates(self) -> Floats:
-        """(RESAMPLES, repetitions) the metric on bootstrap samples of the test identities."""
-        counts = resampled_counts(len(self.identities))
+        """(RESAMPLES, repetitions) the metric on bootstrap samples of the clusters."""
+        counts = resampled_counts(len(self.clusters))
         return np.asarray(counts @ self.sums.T / (counts @ self.weights)[:, None])
 
 
-def _by_identity(queries: pd.DataFrame, metric: str) -> tuple[NDArray[np.generic], Floats, Floats]:
-    """Identities, their weights, and their weighted sums of a run."""
+def _by_cluster(queries: pd.DataFrame, metric: str) -> tuple[NDArray[np.generic], Floats, Floats]:
+    """Clusters, their weights, and their weighted sums of a run."""
     values = query_values(queries, metric)
     valid = ~np.isnan(values)
-    identities, index = np.unique(queries["identity"].to_numpy()[valid], return_inverse=True)
+    name = "family" if "family" in queries else "identity"
+    clusters, index = np.unique(queries[name].to_numpy()[valid], return_inverse=True)
     draws, draw = np.unique(queries["draw"].to_numpy()[valid], return_inverse=True)
     weights = 1 / (len(draws) * np.bincount(draw)[draw])
     shares, sums = (np.bincount(index, one).astype(float) for one in (weights, weights * values[valid]))
-    return identities, shares, sums
+    return clusters, shares, sums
 
 
 def _check_same_test_set(
-    identities: NDArray[np.generic], weights: Floats, others: NDArray[np.generic], theirs: Floats
+    clusters: NDArray[np.generic], weights: Floats, others: NDArray[np.generic], theirs: Floats
 ) -> None:
-    if not (np.array_equal(identities, others) and np.allclose(weights, theirs)):
+    if not (np.array_equal(clusters, others) and np.allclose(weights, theirs)):
         raise ValueError("runs on different test sets cannot be compared: their queries differ")
 
 
@@ -158,7 +163,8 @@ class Row:
 
     scores: Scores
     source: str = "training"
-    """what differs between repetitions: training, search, genotype, ...; rows with the same source share a variance"""
+    """what differs between repetitions: training, search, genotype, ...; rows with the same source share a variance.
+    `FIXED`: nothing, so one repetition is enough"""
     obstacle: str = ""
     """reason that the row cannot be compared, such as that of `convergence_obstacle`; empty: it can be"""
     origins: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -179,9 +185,9 @@ def pooled(rows: Iterable[Row]) -> list[Row]:
     variances = {}
     for source in dict.fromkeys(row.source for row in rows):
         members = [row for row in rows if row.source == source]
-        variances[source] = variance_between(
-            row.scores.values for row in ([row for row in members if not row.obstacle] or members)
-        )
+        converged = [row for row in members if not row.obstacle] or members
+        none = Variance(0.0, math.inf)
+        variances[source] = none if source == FIXED else variance_between(row.scores.values for row in converged)
     return [replace(row, between=variances[row.source]) for row in rows]
 
 
@@ -327,17 +333,18 @@ def contrast(terms: Sequence[tuple[float, Row]]) -> Effect:
     all_scores = [(weight, row.scores) for weight, row in terms]
     first = all_scores[0][1]
     for _, scores in all_scores:
-        _check_same_test_set(first.identities, first.weights, scores.identities, scores.weights)
-    number, weights = len(first.identities), first.weights
+        _check_same_test_set(first.clusters, first.weights, scores.clusters, scores.weights)
+    number, weights = len(first.clusters), first.weights
     bessel = number / (number - 1)
     df = float(np.square(weights).sum() ** 2 / np.power(weights, 4).sum()) - 1
     replicates = np.sum([weight * scores.replicates.mean(1) for weight, scores in all_scores], axis=0)
     trainings: tuple[Variance, ...] = ()
     overlap = Variance(0.0, math.inf)
-    if min(scores.count for _, scores in all_scores) > 1:
+    varying = [(weight, row.scores) for weight, row in terms if row.source != FIXED]
+    if all(scores.count > 1 for _, scores in varying):
         trainings = _training_variances(terms)
-        value = bessel * sum(weight**2 * _deviation_variance(scores) for weight, scores in all_scores)
-        overlap = Variance(value, sum(scores.count - 1 for _, scores in all_scores) * df)
+        value = bessel * sum(weight**2 * _deviation_variance(scores) for weight, scores in varying)
+        overlap = Variance(value, sum(scores.count - 1 for _, scores in varying) * df)
     return Effect(
         sum(weight * scores.mean for weight, scores in all_scores),
         trainings,
@@ -396,13 +403,13 @@ def average(rows: Sequence[Row]) -> Row:
     """
     scores = [row.scores for row in rows]
     for one in scores:
-        _check_same_test_set(scores[0].identities, scores[0].weights, one.identities, one.weights)
+        _check_same_test_set(scores[0].clusters, scores[0].weights, one.clusters, one.weights)
     if len({one.count for one in scores}) > 1:
         raise ValueError("rows with different numbers of repetitions have no mean by repetition")
     sums = np.mean([one.sums for one in scores], axis=0)
     origins = {kind: frozenset().union(*(row.origins.get(kind, ()) for row in rows)) for kind in rows[0].origins}
     mean = Row(
-        Scores(scores[0].identities, scores[0].weights, sums),
+        Scores(scores[0].clusters, scores[0].weights, sums),
         f"mean of {len(rows)} rows",
         "; ".join(dict.fromkeys(filter(None, (row.obstacle for row in rows)))),
         origins,
@@ -411,13 +418,15 @@ def average(rows: Sequence[Row]) -> Row:
 
 
 def _deviation_variance(scores: Scores) -> float:
-    """Variance of the mean over repetitions that comes from identities on which they differ."""
+    """Variance of the mean over repetitions that comes from clusters on which they differ."""
     replicates = scores.replicates - scores.replicates.mean(1, keepdims=True)
     return float(replicates.var(0, ddof=1).sum()) / (scores.count * (scores.count - 1))
 
 
 def few_repetitions(source: str, count: int) -> str:
     """The reason that a row with this many repetitions cannot be compared; empty: it can be."""
+    if source == FIXED:
+        return ""
     if source == "genotype" and count < GENOTYPES:
         return f"{count} random architectures, at least {GENOTYPES} are needed"
     if source == "search" and count == 1:
@@ -564,7 +573,7 @@ def power_table(statements: int = 40) -> str:
     """Seeds for 80 % power by test identities, difference and seed deviation, as Markdown: alone / in a ledger."""
     deviations = (1.0, 2.0, 4.0)
     lines = [f"| identities | points | {' | '.join(f'SD {one:g}' for one in deviations)} |", "|---" * 5 + "|"]
-    for identities in (400, 750, 3060):
+    for identities in (400, 500, 750, 3060):
         for points in (1, 2, 5, 9):
             cells = []
             for deviation in deviations:

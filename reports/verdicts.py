@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import get_args
 
+import numpy as np
 import pandas as pd
 
 from ablations.engine.request import Request
 from ablations.studies import STUDIES
 from msinet.errors import UserError
-from msinet.models.genotype import SEARCHED
+from msinet.models.genotype import OPERATIONS, SEARCHED
 from msinet.models.registry import split_name
+from msinet.training.recipes import resolve
 from reports import statistics
 from reports.claims import CLAIMS, Claim, Comparison, Group, Measurement, Selection
 from reports.comparisons import shared_seeds
@@ -36,6 +38,11 @@ GROUPS: dict[Group, tuple[tuple[str, ...], ...]] = {
     "pretrained": (("pretrained",),),
     "either": (("pretrained",), ("pretext",), ("scratch",)),
     "any": (("scratch", "pretrained", "pretext"),),
+}
+#: Remarks on networks of the group "either" that start from other weights than the paper's.
+OTHER_START = {
+    "pretext": "pre-trained on the rendered pretext set; the paper's networks are pre-trained on ImageNet",
+    "scratch": "trained from scratch; the paper's networks are pre-trained",
 }
 #: Largest number of obstacles in the evidence of a claim.
 REASONS = 3
@@ -187,8 +194,8 @@ def effect_of(c: Comparison, results: Results) -> Effect | None:
     every = [row for _, rows in found for row in rows]
     others = dict.fromkeys(why for row in every if (why := other_network(row, column)))
     remarks = effect.remarks
-    if any(group == "either" for group, _ in c.rows) and every[0].group == "scratch":
-        remarks += ("trained from scratch; the paper's networks are pre-trained",)
+    if any(group == "either" for group, _ in c.rows) and (remark := OTHER_START.get(every[0].group)):
+        remarks += (remark,)
     return replace(effect, obstacle="; ".join([*others, *filter(None, [effect.obstacle])]), remarks=remarks)
 
 
@@ -305,10 +312,7 @@ def supported_by_paper(c: Comparison) -> bool | None:
 
 
 def selection_effect(s: Selection, results: Results) -> Effect | None:
-    """How much more often searches select an operation in the last half of the cells, in percentage points.
-
-    A repetition is a search; the interval is over new searches. None: no search is finished.
-    """
+    """`effect_of_searches` of the finished searches of a row. None: there is none."""
     try:
         study = results.resolution(s.study).study
         searches = [one for one in found_by_search(results, study) if has(one.factors, s.row)]
@@ -316,18 +320,37 @@ def selection_effect(s: Selection, results: Results) -> Effect | None:
         return None
     if not searches:
         return None
-    values = pd.Series([_deeper(str(one.record["genotype"]), s.operation) for one in searches])
-    count, nothing = len(values), Variance(0.0, math.inf)
+    found = effect_of_searches([str(one.record["genotype"]) for one in searches], s.operation)
     narrow = sorted({str(one.record["model"]) for one in searches if split_name(str(one.record["model"]))[1] != 1})
-    obstacle = f"{', '.join(narrow)} is not of the paper's width" if narrow else few_repetitions("search", count)
-    variance = (Variance(float(values.var()) / count, count - 1),) if count > 1 else ()
-    return Effect(float(values.mean()), variance, nothing, nothing, obstacle)
+    return replace(found, obstacle=f"{', '.join(narrow)} is not of the paper's width") if narrow else found
+
+
+def effect_of_searches(genotypes: Sequence[str], operation: str) -> Effect:
+    """How much more often genotypes have an operation in the last half of the cells, in percentage points.
+
+    A repetition is a search; the interval is over new searches. The variance between searches is at least that of
+    arbitrary genotypes, because a few searches can have equal values by chance.
+    """
+    values = np.array([_deeper(genotype, operation) for genotype in genotypes])
+    count, nothing = len(values), Variance(0.0, math.inf)
+    variances: tuple[Variance, ...] = ()
+    if count > 1:
+        chance, measured = _chance_variance(len(genotypes[0])), float(values.var(ddof=1))
+        larger = Variance(measured, count - 1) if measured > chance else Variance(chance, math.inf)
+        variances = (replace(larger, value=larger.value / count),)
+    return Effect(float(values.mean()), variances, nothing, nothing, few_repetitions("search", count))
 
 
 def _deeper(genotype: str, operation: str) -> float:
     """Share of an operation in the last half of a genotype minus that in the first half, in percentage points."""
-    half = len(genotype) // 2
+    half = len(genotype) // 2  # interactions of the first half of the cells
     return 100 * (genotype[half:].count(operation) - genotype[:half].count(operation)) / half
+
+
+def _chance_variance(interactions: int) -> float:
+    """Variance of `_deeper` if all operations are equally likely in each interaction: two binomial counts."""
+    half, p = interactions // 2, 1 / len(OPERATIONS)
+    return 100**2 * 2 * half * p * (1 - p) / half**2
 
 
 def _searched(s: Selection, effect: Effect | None, request: Request) -> Outcome:
@@ -346,6 +369,14 @@ def measure(m: Measurement, latencies: pd.DataFrame) -> tuple[Status, str]:
     if m.kind == "time":
         return _faster(m.networks[0], m.networks[1], latencies)
     costs = [full_size_cost(text) for text in m.networks]
+    if m.kind == "fewer":
+        return _fewer(m, [cost.parameters_at_inference / 1e6 for cost in costs])
+    if m.kind == "training":
+        recipes = [resolve("paper", "market1501", name, recipe_of="authors").recipe for name in m.networks]
+        work = [(cost.macs, recipe.schedule.epochs) for cost, recipe in zip(costs, recipes, strict=True)]
+        ours, theirs = (macs * epochs for macs, epochs in work)
+        text = " against ".join(f"{macs:,} multiply-adds for {epochs} epochs" for macs, epochs in work)
+        return "holds" if ours < theirs else "fails", text
     if m.kind == "macs":
         same = len({cost.macs for cost in costs}) == 1
         return "holds" if same else "fails", f"{' and '.join(f'{c.macs:,}' for c in costs)} multiply-adds"
@@ -353,6 +384,16 @@ def measure(m: Measurement, latencies: pd.DataFrame) -> tuple[Status, str]:
     right = all(round(n / 1e6, 1) == millions for n, millions in zip(found, m.millions, strict=True))
     text = ", ".join(f"{name}: {n:,}" for name, n in zip(m.networks, found, strict=True))
     return "holds" if right else "fails", text
+
+
+def _fewer(m: Measurement, millions: Sequence[float]) -> tuple[Status, str]:
+    """Compares the parameters of the first network with those of the others and with the cited ones."""
+    ours, *others = millions
+    compared = dict(zip(m.networks[1:], others, strict=True)) | {f"{name} (cited)": size for name, size in m.cited}
+    larger = sum(size > 2 * ours for size in compared.values())
+    text = ", ".join(f"{name}: {size:.1f}" for name, size in {m.networks[0]: ours, **compared}.items())
+    status: Status = "holds" if 2 * larger > len(compared) else "fails"
+    return status, f"{larger} of {len(compared)} methods have more than twice as many; million parameters: {text}"
 
 
 def _faster(network: str, other: str, latencies: pd.DataFrame) -> tuple[Status, str]:

@@ -55,11 +55,12 @@ def read_factors(dataset: Dataset) -> dict[str, dict[str, str]]:
     return result
 
 
-def query_factors(dataset: Dataset, draw: Draw) -> list[dict[str, float]]:
-    """Difficulty factors of each query of a draw; empty for photographs.
+def query_factors(dataset: Dataset, draw: Draw) -> list[dict[str, int | float]]:
+    """Factors of each query of a draw; empty for photographs.
 
-    Per query: `occlusion`, the hidden share of the body; `light`, the exposure; `view_change`, degrees between
-    its view and the nearest view of its matches in the gallery, NaN without a match.
+    Per query: `family`, whose members differ in one or two details; `occlusion`, the hidden share of the body;
+    `light`, the exposure; `view_change`, degrees between its view and the nearest view of its matches in the gallery,
+    NaN without a match.
     """
     factors = read_factors(dataset)
     if not factors:
@@ -76,6 +77,7 @@ def query_factors(dataset: Dataset, draw: Draw) -> list[dict[str, float]]:
         turn = abs((yaw[matches] - yaw[query] + 180) % 360 - 180)
         result.append(
             {
+                "family": int(rows[query]["family"]),
                 "occlusion": float(rows[query]["occlusion"]),
                 "light": float(rows[query]["light"]),
                 "view_change": float(turn.min()) if len(turn) else float("nan"),

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from ablations.__main__ import main
+from ablations.engine.request import Request
 from ablations.engine.store import Store
 from ablations.studies.table4 import METHODS, START, TRANSFER
 from msinet.models import build_model, load_weights, save_weights
-from msinet.training.recipe import Unsupervised
+from msinet.training.recipe import ADAPTING, ALONE, Unsupervised
+from msinet.training.recipes import resolve
 
 
 @pytest.mark.slow
@@ -53,3 +55,19 @@ def test_the_whole_table_runs_once(data_root: Path, tmp_path: Path, capsys) -> N
     capsys.readouterr()
     assert main(words) == 0
     assert len(Store(store).frame()) == len(frame)
+
+
+def test_in_mini_methods_with_a_source_take_the_labelled_steps_of_direct_transfer(data_root: Path) -> None:
+    plain = resolve("mini", "market1501", "msinet").recipe
+    assert plain.schedule.epochs * (plain.sampler.steps_per_epoch or 0) == 900
+    asked = Request(data_root=data_root)
+    for method in ADAPTING:
+        recipe = asked.unsupervised(method, "msinet", "market1501", "msmt17", 0).recipe
+        share = recipe.method_settings.source_share if method == "mmt" else 1
+        with_labels = int(share * recipe.schedule.epochs)
+        assert with_labels * (recipe.sampler.steps_per_epoch or 0) == 900
+        assert recipe.schedule.epochs - with_labels == (24 if method == "mmt" else 0)
+        assert max(recipe.schedule.milestones) < with_labels
+    for method in ALONE:
+        recipe = asked.unsupervised(method, "msinet", "market1501", "market1501", 0).recipe
+        assert (recipe.schedule.epochs, recipe.schedule.milestones) == (24, (18,))

@@ -1,6 +1,7 @@
 """Verdicts: what decides a statement, and what the paper's own numbers say of it."""
 
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from ablations.engine.request import Request
 from ablations.engine.study import Cell
 from ablations.studies import STUDIES, find_study
 from ablations.studies.figure5b import GENOTYPES
-from msinet.models.genotype import GENOTYPE
+from msinet.models.genotype import GENOTYPE, OPERATIONS, SEARCHED
 from reports.__main__ import main
 from reports.claims import (
     ALIGNED,
@@ -37,11 +38,13 @@ from reports.claims import (
 from reports.layout import plain_table
 from reports.results import Results, has
 from reports.sizes import counted, known_costs
+from reports.statistics import LEVEL
 from reports.verdicts import (
     Outcome,
     Verdict,
     as_markdown,
     command_for,
+    effect_of_searches,
     judge,
     measure,
     paper_difference,
@@ -276,6 +279,22 @@ def test_the_cells_of_an_operation_are_tested_over_searches(fill, hand, seeds: i
     assert "share of A in the last half" in found.outcomes[0].text
 
 
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_arbitrary_genotypes_seldom_decide_on_the_cells_of_an_operation(count: int) -> None:
+    """Searches with equal values by chance have no variance between them; they must not count as certain."""
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(500):
+        letters = rng.choice(list(OPERATIONS), (count, len(SEARCHED)))
+        found = effect_of_searches(["".join(one) for one in letters], "A")
+        wrong += min(found.above(), found.below()) < LEVEL / 2
+    assert wrong <= 0.05 * 500
+    equal = effect_of_searches(["NNNNNNANNNNN"] * 2, "A")
+    assert equal.mean == pytest.approx(100 / 6)
+    assert equal.error == pytest.approx(25 / math.sqrt(2))  # 25: binomial counts of six interactions each
+    assert equal.p > LEVEL
+
+
 def test_a_mean_over_weights_is_not_every_weight(fill, hand) -> None:
     value = {0.0: 0.3, 0.5: 0.1, 1.0: 0.9, 2.0: 0.9, 3.0: 0.9, 4.0: 0.9}
     asked = hand.request(seeds=4, datasets=("veri776", "vehicleid"))
@@ -305,6 +324,9 @@ def test_without_pre_training_rows_from_scratch_count_but_groups_never_mix(fill,
     remark = "trained from scratch; the paper's networks are pre-trained"
     (found,) = judge(results, claims=[claim])
     assert found.status == "holds"
+    assert found.outcomes[-1].text == (
+        "pre-trained on the rendered pretext set; the paper's networks are pre-trained on ImageNet"
+    )
     assert remark not in [one.text for one in found.outcomes]
     frame = results.frame("figure5e")
     weights = frame["factors"].map(lambda factors: dict(factors)["weight"])
@@ -388,6 +410,12 @@ def test_the_papers_false_statements_are_found_false(hand) -> None:
     assert found["size"].status == "holds"
     assert found["size-others"].status == "fails"  # CDNet's 1.8 leave out what MSINet's 2.3 count
     assert found["sam-free"].status == "holds"
+    sizes, work = (found[key] for key in ("size-compared", "training-rga"))
+    assert (sizes.status, work.status) == ("holds", "holds")
+    assert sizes.outcomes[0].text.startswith("8 of 10 methods have more than twice as many; million parameters: ")
+    assert all(f"{one}, " in sizes.outcomes[0].text for one in ("msinet: 2.0", "osnet: 2.2", "cdnet: 1.8"))
+    assert sizes.outcomes[0].text.endswith("Auto-ReID (cited): 13.0")
+    assert re.match(r"1,119,890,944 \D+ for 350 epochs against \S+ \D+ for 600 epochs", work.outcomes[0].text)
     evidence = found["mul-poor"].outcomes[0].text
     assert evidence.startswith("Sum - Mul, MS mAP: python -m ablations run figure5c")
     assert found["rga-sc"].outcomes[0].text.startswith("MSINet - RGA-SC, M R1: python -m ablations run table3")
@@ -488,6 +516,14 @@ def test_five_per_cent_of_null_ledgers_at_most_have_a_false_verdict(hand, tools)
     found = null_ledgers(hand, tools, count, 41)
     print(f"false verdicts in {found} of {count} ledgers")
     assert found <= stats.binom.ppf(0.99, count, 0.05)
+
+
+def test_costs_are_decided_by_counts() -> None:
+    nothing = pd.DataFrame()
+    for cited, expected in (((("A", 13.0),), "fails"), ((("A", 13.0), ("B", 4.1)), "holds")):
+        assert measure(Measurement("fewer", ("msinet", "osnet"), cited=cited), nothing)[0] == expected
+    for networks, expected in ((("osnet", "resnet50"), "holds"), (("resnet50", "osnet"), "fails")):
+        assert measure(Measurement("training", networks), nothing)[0] == expected
 
 
 def test_speed_is_decided_by_a_latency_file() -> None:

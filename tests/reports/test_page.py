@@ -146,7 +146,7 @@ def test_an_empty_store_gives_a_page_that_says_what_to_run(
     for name in STUDIES:
         what = {"sweep_overlap": "sweep overlap", "sweep_alignment": "sweep alignment"}.get(name, f"run {name}")
         assert f"python -m ablations {what} --profile smoke --store {request.store}" in copied
-    for name in ("latency", "throughput", "memory", "retrieval"):
+    for name in ("latency", "throughput", "memory", "retrieval", "clustering"):
         assert f"python -m bench {name} --out {tmp_path}/report/none/{name}.csv" in copied
     assert "parts missing" in capsys.readouterr().out
     assert json.loads(text.scripts["data-runs"]) == []

@@ -17,6 +17,7 @@ from scipy import stats
 
 from msinet.retrieval.metrics import Retrieval, mean_over_draws
 from reports.statistics import (
+    FIXED,
     RESAMPLES,
     Decision,
     Design,
@@ -43,17 +44,19 @@ DOCS = Path(__file__).parents[2] / "docs" / "statistics.md"
 # --- Simulated studies ---------------------------------------------------------------------------
 
 
-def queries_of(rng: np.random.Generator, identities: int = 12, draws: int = 1) -> pd.DataFrame:
-    """A queries.csv as a run writes it; identities have 1 to 5 queries, and some queries have no match."""
+def queries_of(rng: np.random.Generator, identities: int = 12, draws: int = 1, *, family: int = 0) -> pd.DataFrame:
+    """A queries.csv as a run writes it; identities have 1 to 5 queries, and some queries have no match.
+
+    With `family`, that many identities are a family, as in rendered sets.
+    """
     counts = np.random.default_rng(identities).integers(1, 6, identities)  # of the test set, not of the run
     identity = np.tile(np.repeat(np.arange(identities) * 7, counts), draws)
     positives = np.where(np.arange(len(identity)) % 9 == 4, 0, 2)
     rank = np.where(positives > 0, rng.integers(1, 12, len(identity)), 0)
     ap, inp = (np.where(positives > 0, rng.uniform(0.01, 1, len(identity)), np.nan) for _ in range(2))
     draw = np.repeat(np.arange(draws), counts.sum())
-    return pd.DataFrame(
-        {"draw": draw, "identity": identity, "positives": positives, "first_rank": rank, "ap": ap, "inp": inp}
-    )
+    found = {"draw": draw, "identity": identity, "positives": positives, "first_rank": rank, "ap": ap, "inp": inp}
+    return pd.DataFrame(found | ({"family": identity // 7 // family} if family else {}))
 
 
 def scores(matrix: NDArray[np.float64]) -> Scores:
@@ -114,20 +117,60 @@ def test_draws_count_equally_whatever_their_queries() -> None:
     assert Scores.from_queries([queries], "R1").mean == pytest.approx(100 * (1 / 3 + 1) / 2)
 
 
-def test_the_bootstrap_agrees_with_loops() -> None:
+@pytest.mark.parametrize(("family", "clusters"), [(0, 12), (3, 4)])
+def test_the_bootstrap_agrees_with_loops(family: int, clusters: int) -> None:
     rng = np.random.default_rng(1)
-    runs = [queries_of(rng) for _ in range(2)]
+    runs = [queries_of(rng, family=family) for _ in range(2)]
     found = Scores.from_queries(runs, "mAP")
-    counts = resampled_counts(len(found.identities))
-    assert counts.shape == (RESAMPLES, len(found.identities))
-    assert set(counts.sum(1)) == {len(found.identities)}
+    counts = resampled_counts(clusters)
+    assert counts.shape == (RESAMPLES, clusters)
+    assert set(counts.sum(1)) == {clusters}
     for sample in range(0, RESAMPLES, 97):
         for run, queries in enumerate(runs):
             drawn: list[float] = []
-            for identity, times in zip(found.identities, counts[sample], strict=True):
-                mine = queries[(queries["identity"] == identity) & (queries["positives"] > 0)]
+            for cluster, times in zip(found.clusters, counts[sample], strict=True):
+                members = queries["family" if family else "identity"] == cluster
+                mine = queries[members & (queries["positives"] > 0)]
                 drawn += list(mine["ap"]) * int(times)
             assert found.replicates[sample, run] == pytest.approx(100 * np.mean(drawn))
+
+
+def test_members_of_a_family_are_drawn_together() -> None:
+    """With equal scores within families, the variance is that over families, not over identities."""
+    rng = np.random.default_rng(5)
+    family = np.repeat(np.arange(60), 3)
+    one, other = (np.repeat(rng.normal(50, 10, (3, 60)), 3, axis=1) / 100 for _ in range(2))
+    frames = [
+        [
+            pd.DataFrame({"draw": 0, "identity": np.arange(180), "family": family, "positives": 1, "ap": ap})
+            for ap in values
+        ]
+        for values in (one, other)
+    ]
+
+    def identities(by: list[str]) -> Variance:
+        rows = [Row(Scores.from_queries([run.drop(columns=by) for run in runs], "mAP")) for runs in frames]
+        return compare(*pooled(rows)).identities
+
+    assert identities([]).df == pytest.approx(59)
+    assert identities([]).value == pytest.approx(3 * identities(["family"]).value, rel=0.1)
+
+
+def test_rows_without_training_need_no_seeds() -> None:
+    """Only the other row's trainings make the difference uncertain: the variance is that of one mean over seeds."""
+    rng = np.random.default_rng(6)
+    trained = [Row(scores(rng.normal(40, 10, (3, 100)) + rng.normal(0, 2, (3, 1)))) for _ in range(2)]
+    oracles = [Row(scores(rng.normal(30, 10, (1, 100))), FIXED) for _ in range(2)]
+    rows = pooled([*trained, *oracles])
+    found = compare(rows[0], rows[2])
+    assert found.scope == "new trainings and test identities"
+    assert not found.obstacle
+    assert sum(one.value for one in found.trainings) == pytest.approx(compare(*rows[:2]).trainings[0].value / 2)
+    between_oracles = compare(*rows[2:])
+    assert between_oracles.variance == between_oracles.identities.value
+    assert between_oracles.df == pytest.approx(99)
+    single = pooled([Row(scores(rng.normal(40, 10, (1, 100)))), oracles[0]])
+    assert compare(*single).scope == "this training only"
 
 
 def test_a_genotype_is_one_repetition_over_its_seeds() -> None:

@@ -529,6 +529,19 @@ def test_notes_say_whose_weights_rank_another_set(hand, tools) -> None:
         assert ("colour jitter" in line) != same
 
 
+@pytest.mark.parametrize("profile", ["mini", "full"])
+def test_notes_name_the_colour_jitter_of_runs_that_have_it(profile: str, data_root: Path, tmp_path: Path) -> None:
+    asked = Request(profile=profile, data_root=data_root, datasets=("market1501", "msmt17"), store=tmp_path)
+    lines = settings(Results(asked), find_study("table4"))
+    labelled, without = (
+        [line for line in lines if line.startswith(f"Across data sets (A>B), {kind}")]
+        for kind in ("training with labels", "without labels of B")
+    )
+    assert len(labelled) == len(without) == 1
+    assert ("colour jitter instead of random erasing" in labelled[0]) == (profile == "full")  # mini trains once
+    assert "jitter" not in without[0]
+
+
 def test_notes_say_what_a_reader_must_know(hand, tools) -> None:
     asked = hand.request(datasets=("msmt17", "market1501", "veri776"), profile="full", seeds=2)
     hand.publish(experiments(tools, asked)[0])
