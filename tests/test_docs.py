@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import groupby, product, takewhile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ from msinet import cli as msinet
 from msinet import losses
 from msinet.data.datasets import REGISTERED
 from msinet.data.layouts import cards, load_dataset
+from msinet.errors import UserError
 from msinet.models import registry
-from msinet.training.recipe import override, settings
+from msinet.training.recipe import Recipe, canonical, override, settings
 from msinet.training.recipes import parse_settings, resolve, resolve_pretraining, resolve_search
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +168,12 @@ def broken_links(page: Path) -> list[str]:
 def test_links_lead_somewhere(page: Path) -> None:
     found = broken_links(page)
     assert not found, f"broken links in {page.name}: {', '.join(found)}"
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert set(re.findall(r"^\| \[(\S+)\]\(\1\) \| .*\? \|$", index, flags=re.MULTILINE)) == pages
 
 
 def test_planted_links_are_told_apart(tmp_path: Path) -> None:
@@ -320,6 +328,52 @@ def test_the_loss_of_the_exercise_is_the_loop_over_pairs() -> None:
         costs = [normaliser - scores[j] for j in scores if labels[j] == labels[i]]
         total += sum(costs) / max(1, len(costs)) / 6
     assert loss(features, labels).item() == pytest.approx(total)
+
+
+def inserted(source: str, after: str, code: str) -> str:
+    """Source code with more lines after one that occurs once."""
+    assert source.count(after) == 1
+    return source.replace(after, after + code)
+
+
+def test_the_loss_of_the_exercise_is_a_setting_and_a_part_of_the_training() -> None:
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+
+    # Its setting: the three edits of recipe.py
+    field, check, omitted = re.split(r"\n* *# in .*\n", example("would get another run id.\n"))[1:]
+    source = (ROOT / "msinet" / "training" / "recipe.py").read_text(encoding="utf-8")
+    place = re.search(r'    alignment_per_pair: .*\n    """.*"""\n', source)
+    replaced = re.search(r'        _at_least\(self, \{"alignment_weight".*\n', source)
+    assert place is not None
+    assert replaced is not None
+    source = inserted(source, place[0], f"{field}\n").replace(replaced[0], f"{check}\n")
+    recipes = executed(source.replace("    if recipe.search is not None", f"{omitted}    if recipe.search is not None"))
+    for name in ("alignment_weight", "identity_margin", "contrast_weight"):
+        with pytest.raises(UserError, match=name):
+            recipes["Losses"](**{name: -1.0})
+    recipe = recipes["Recipe"]()
+    assert recipes["canonical"](recipe) == canonical(Recipe())
+    recipe = recipes["with_settings"](recipe, {"contrast_weight": 0.5})
+    assert recipes["canonical"](recipe)["contrast_weight"] == 0.5
+
+    # Its use: the edit of supervised.py
+    line = "parts = losses(output, labels, self.recipe)"
+    assert f"::Supervised.learn`, after the line `{line}`" in page
+    source = (ROOT / "msinet" / "training" / "supervised.py").read_text(encoding="utf-8")
+    loss = executed(example("It takes the whole batch and returns a scalar.\n"), **vars(losses))["contrast_loss"]
+    code = inserted(source, f"        {line}\n", example("also with several processes.\n"))
+    network = registry.build_model("osnet_x0_25", 4).train()
+    task = SimpleNamespace(
+        batches=SimpleNamespace(images=lambda *inputs: inputs),
+        network=network,
+        recipe=recipe,
+        optimizer=torch.optim.SGD(network.parameters(), 0.1),
+    )
+    images, labels = torch.randn(8, 3, 64, 32), torch.arange(4).repeat_interleave(2)
+    parts = executed(code, contrast_loss=loss)["Supervised"].learn(task, images, labels)
+    assert parts["contrast"] > 0
+    total = parts["identity"] + parts["triplet"] + 0.5 * parts["contrast"]
+    torch.testing.assert_close(parts["loss"], total)
 
 
 def test_the_study_of_the_exercise_has_its_cells() -> None:

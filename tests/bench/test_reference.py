@@ -1,29 +1,42 @@
-"""The documents show the records of `reference/*/bench`, to the last digit."""
+"""The documents show the records of `reference/*/bench`, to the last digit. Tables of `bench gpu` can be added."""
 
 import json
+import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from bench import cost, latency, retrieval
+from bench import clustering, cost, gpu, latency, retrieval, steps
+from bench.__main__ import main
 from bench.networks import label, paper_costs
+from bench.tables import Rows
 
 ROOT = Path(__file__).parents[2]
-RECORDS = sorted((ROOT / "reference").glob("*/bench/*.csv"))
+#: Folders of `bench gpu`, whose tables share machine.json.
+OF_GPU = sorted(path.parent for path in (ROOT / "reference").glob("*/bench/machine.json"))
+#: Tables of single commands, each with a JSON file of its own.
+RECORDS = [path for path in sorted((ROOT / "reference").glob("*/bench/*.csv")) if path.parent not in OF_GPU]
+#: What is known about the machine of a table.
+ABOUT = {"device", "cpu", "threads", "torch", "code", "measured", "allocator"}
 RENDER: dict[str, Callable[[pd.DataFrame], str]] = {
     "cost": cost.render,
     "throughput": latency.render_throughput,
     "memory": latency.render_memory,
     "retrieval": retrieval.render,
+    "clustering": clustering.render,
 }
+#: Pages other than cost.md.
+PAGES = {"clustering": "table4.md"}
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_record_is_shown_as_its_command_printed_it(path: Path) -> None:
     shown = RENDER.get(path.stem, latency.render)(pd.read_csv(path))
-    assert shown.strip("\n") in (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
+    page = ROOT / "docs" / PAGES.get(path.stem, "cost.md")
+    assert shown.strip("\n") in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -31,8 +44,81 @@ def test_a_record_tells_what_it_was_measured_on(path: Path) -> None:
     if path.stem == "cost":  # the same on every machine
         return
     told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    assert {"device", "cpu", "threads", "torch", "code", "measured", "allocator"} <= set(told)
+    assert set(told) >= ABOUT
     assert "dirty" not in told["code"]
+
+
+def check_tables_of_gpu(folder: Path) -> None:
+    """Check that machine.json describes the device of every row, and that no failures are committed."""
+    machines = json.loads((folder / "machine.json").read_text(encoding="utf-8"))
+    for told in machines.values():
+        assert set(told) >= ABOUT
+        assert "dirty" not in told["code"]
+    tables = sorted(folder.glob("*.csv"))
+    assert {path.stem for path in tables} <= {"steps", "latency", "memory", "retrieval"}
+    for path in tables:
+        assert set(pd.read_csv(path)["device"]) <= set(machines), path
+
+
+def test_tables_of_gpu_tell_what_they_were_measured_on() -> None:
+    for folder in OF_GPU:
+        check_tables_of_gpu(folder)
+
+
+def test_the_shown_commands_contribute_what_gpu_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("gpu")
+    tables = {
+        "steps": (steps.COLUMNS, steps.KEYS),
+        "latency": ((*latency.COLUMNS, "device"), (*latency.KEYS, "device")),
+        "memory": (gpu.MEMORY_COLUMNS, gpu.MEMORY_COLUMNS[:7]),
+        "retrieval": (gpu.RANKING_COLUMNS, gpu.RANKING_COLUMNS[:4]),
+        "errors": (gpu.ERROR_COLUMNS, gpu.ERROR_COLUMNS[:3]),
+    }
+    for name, (columns, keys) in tables.items():
+        Rows(out / f"{name}.csv", columns, keys).append(dict.fromkeys(columns, 1.0) | {"device": "H100"})
+    (out / "machine.json").write_text(json.dumps({"H100": dict.fromkeys(ABOUT, "0.2.0")}))
+    record = Path("elsewhere") / "runs" / "a" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    gpu.pack(Path("elsewhere"), out / gpu.ARCHIVE)
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    block = page.partition("## Commit the result\n")[2].split("```sh\n")[1].split("```")[0].replace("NAME", "h100")
+    bench, *files = [line for line in block.splitlines() if not line.startswith("python -m reports")]
+    assert main(re.sub(r" *#.*", "", bench).split()[3:]) == 0
+    subprocess.run(["sh", "-e"], input="\n".join(files), text=True, check=True)
+    store = re.findall(r"reference add --store (\S+)", block)[0]
+    assert (tmp_path / store / "runs" / "a" / "record.json").exists()
+    contributed = tmp_path / "reference" / "h100" / "bench"
+    assert {path.name for path in contributed.iterdir()} == {*(f"{name}.csv" for name in tables), "machine.json"} - {
+        "errors.csv"
+    }
+    check_tables_of_gpu(contributed)
+    (contributed / "errors.csv").write_text("part,device\nsteps,H100\n")
+    with pytest.raises(AssertionError):
+        check_tables_of_gpu(contributed)
+
+
+def test_the_oracles_of_the_calibration_are_the_records() -> None:
+    page = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
+    rows = pd.read_csv(ROOT / "reference" / "epyc-2-cores" / "table2.csv")
+    shown = {"oracle_colours": "main colours", "oracle_coarse": "type, build, colours and patterns"}
+    for model, name in shown.items():
+        line = f"| oracle of {name} |"
+        for target in ("market1501", "msmt17"):
+            (row,) = rows[(rows["model"] == model) & (rows["target"] == target)].to_dict("records")
+            line += f" {100 * row['R1']:.1f} / {100 * row['mAP']:.1f} |"
+        assert line in page
+
+
+def test_the_table_of_long_searches_is_their_record() -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    record = pd.read_csv(ROOT / "reference" / "epyc-2-cores" / "searches" / "long.csv").set_index(["seed", "epoch"])
+    for epoch in (12, 24, 48, 60, 72, 96):
+        one, other = record.loc[(0, epoch)], record.loc[(1, epoch)]
+        equal = sum(a == b for a, b in zip(one["operations"], other["operations"], strict=True))
+        losses, entropies = (f"{one[name]:.2f}, {other[name]:.2f}" for name in ("loss", "entropy"))
+        assert f"| {epoch} | {losses} | {entropies} | {equal} |\n" in page
 
 
 def test_the_summary_of_costs_is_the_records() -> None:
