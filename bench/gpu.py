@@ -32,7 +32,7 @@ from msinet.terminal import INTERRUPTED
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "gpu"
-#: Largest share of the remaining time that each part may take, in order. Runs get the rest.
+#: Largest share of the remaining time that each part may take, in order. The last part that is asked for gets the rest.
 SHARES = {"tests": 0.35, "steps": 0.25, "latency": 0.3, "memory": 0.15, "retrieval": 0.1, "runs": 1.0}
 #: Bytes of the archive of runs, below 16 MB.
 ARCHIVE_LIMIT = 15_000_000
@@ -122,7 +122,8 @@ class Measurement:
         for part in self.plan.parts:
             began = time.monotonic()
             left = self.end - began
-            clock = Clock(began + SHARES[part] * left, began=began)
+            share = 1.0 if part == self.plan.parts[-1] else SHARES[part]
+            clock = Clock(began + share * left, began=began)
             if not clock.fits():
                 self._note(part, "too little time was left")
                 continue

@@ -289,9 +289,10 @@ def test_a_part_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest
         raise RuntimeError("no such thing")
 
     monkeypatch.setitem(gpu.PARTS, "steps", broken)
-    monkeypatch.setitem(gpu.PARTS, "latency", lambda _, clock: ran.append(clock.left()))
-    Measurement(plan(tmp_path, parts=("steps", "latency"), minutes=10.0))()
-    assert ran == [pytest.approx(180, abs=12)]  # 0.3 of ten minutes
+    for part in ("latency", "memory"):
+        monkeypatch.setitem(gpu.PARTS, part, lambda _, clock: ran.append(clock.left()))
+    Measurement(plan(tmp_path, parts=("steps", "latency", "memory"), minutes=10.0))()
+    assert ran == [pytest.approx(180, abs=12), pytest.approx(600, abs=12)]  # 0.3 of ten minutes; the last gets all
     assert (tmp_path / "errors.csv").read_text().splitlines()[1:] == ["steps,,cpu,RuntimeError: no such thing"]
 
 
