@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -116,8 +116,8 @@ def _once(
     return peak_extra(work), seconds, clusters
 
 
-def measure(sizes: Sequence[str], *, dim: int, dense: bool, threads: int) -> pd.DataFrame:
-    """One row per size, kind of features and form: seconds, memory in MiB without the features, clusters.
+def measure(sizes: Sequence[str], *, dim: int, dense: bool, threads: int) -> Iterator[dict[str, object]]:
+    """A row per size, kind of features and form: seconds, memory in MiB without the features, clusters.
 
     Args:
         sizes: names in `SIZES`.
@@ -125,7 +125,6 @@ def measure(sizes: Sequence[str], *, dim: int, dense: bool, threads: int) -> pd.
         dense: whether to measure dense matrices as well, at Market-1501's size; at MSMT17's they take 20 GiB.
         threads: number of threads.
     """
-    rows = []
     for size, (kind, clustered), form in itertools.product(sizes, KINDS.items(), FORMS):
         if form == "dense" and not (dense and size == "market1501"):
             continue
@@ -133,8 +132,7 @@ def measure(sizes: Sequence[str], *, dim: int, dense: bool, threads: int) -> pd.
         extra, _, clusters = in_a_fresh_process(_once, *arguments, tunables=EXACT)
         _, seconds, _ = in_a_fresh_process(_once, *arguments)
         row = {"set": size, "features": kind, "form": form, "seconds": seconds}
-        rows.append(row | {"extra_mib": None if extra is None else extra / 2**20, "clusters": clusters})
-    return pd.DataFrame(rows)
+        yield row | {"extra_mib": None if extra is None else extra / 2**20, "clusters": clusters}
 
 
 def render(table: pd.DataFrame) -> str:

@@ -339,7 +339,8 @@ class Clustering:
     """file for the table"""
 
     def __call__(self) -> None:
-        """Measure, print and write."""
+        """Measure, print, and write each row as it is measured."""
+        import pandas as pd
         import torch
 
         from bench import clustering
@@ -350,6 +351,10 @@ class Clustering:
                 raise unknown_name("training set", name, clustering.SIZES)
         if min(self.dim, self.threads) < 1:
             raise UserError("dim and threads must be at least 1")
-        table = clustering.measure(self.sizes, dim=self.dim, dense=self.dense, threads=self.threads)
-        print(clustering.render(table))
-        write(table, self.out, surroundings(torch.device("cpu"), dim=self.dim, threads=self.threads))
+        about = surroundings(torch.device("cpu"), dim=self.dim, threads=self.threads)
+        rows = []
+        for row in clustering.measure(self.sizes, dim=self.dim, dense=self.dense, threads=self.threads):
+            rows.append(row)
+            print(f"{row['set']}, {row['features']}, {row['form']}: {row['seconds']:.1f} s", flush=True)
+            write(pd.DataFrame(rows), self.out, about)
+        print(clustering.render(pd.DataFrame(rows)))

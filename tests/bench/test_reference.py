@@ -15,6 +15,8 @@ from bench.networks import label, paper_costs
 from bench.tables import Rows
 
 ROOT = Path(__file__).parents[2]
+#: Records of trainings and searches that docs/tuning.md shows.
+TUNING = ROOT / "reference" / "epyc-2-cores" / "tuning"
 #: Folders of `bench gpu`, whose tables share machine.json.
 OF_GPU = sorted(path.parent for path in (ROOT / "reference").glob("*/bench/machine.json"))
 #: Tables of single commands, each with a JSON file of its own.
@@ -113,12 +115,22 @@ def test_the_oracles_of_the_calibration_are_the_records() -> None:
 
 def test_the_table_of_long_searches_is_their_record() -> None:
     page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
-    record = pd.read_csv(ROOT / "reference" / "epyc-2-cores" / "searches" / "long.csv").set_index(["seed", "epoch"])
+    record = pd.read_csv(TUNING / "searches.csv").set_index(["seed", "epoch"])
     for epoch in (12, 24, 48, 60, 72, 96):
         one, other = record.loc[(0, epoch)], record.loc[(1, epoch)]
         equal = sum(a == b for a, b in zip(one["operations"], other["operations"], strict=True))
         losses, entropies = (f"{one[name]:.2f}, {other[name]:.2f}" for name in ("loss", "entropy"))
         assert f"| {epoch} | {losses} | {entropies} | {equal} |\n" in page
+
+
+def test_the_table_of_warm_ups_is_its_record() -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    record = pd.read_csv(TUNING / "warmup.csv").set_index(["model", "warmup"])
+    for model in dict.fromkeys(record.index.get_level_values("model")):
+        runs = [record.loc[(model, warmup)] for warmup in (15, 5)]
+        accuracies = [f"{run['accuracy'].tail(5).mean():.3f}" for run in runs]  # 5 % of 90 epochs
+        metrics = [f"{100 * run['R1'].iloc[-1]:.1f} / {100 * run['mAP'].iloc[-1]:.1f}" for run in runs]
+        assert f"| {label(model)} | {' | '.join([*accuracies, *metrics])} |\n" in page
 
 
 def test_the_summary_of_costs_is_the_records() -> None:
