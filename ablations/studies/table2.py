@@ -34,7 +34,9 @@ def untrained(request: Request, networks: Sequence[Row], columns: Sequence[Task]
 
 
 def make(row: Row, point: Point) -> Experiment | None:
-    """The training of a row's network. In the paper only the pre-trained group has aligned networks."""
+    """The training of a row's network, if it learns. In the paper only the pre-trained group has aligned networks."""
+    if not card_of(str(row["network"])).learns:
+        return None
     if row["alignment"] == "none":
         return point.experiment(model_of(row))
     return point.experiment(model_of(row)).aligned("pam-self") if point.init == "pretrained" else None

@@ -203,6 +203,12 @@ def test_networks_are_those_asked_for() -> None:
     }
 
 
+def test_rows_that_learn_nothing_are_not_trained() -> None:
+    for name in ("table2", "calibration"):
+        found = cells(name, Request(whole=True, models=("colour_histogram", "oracle_colours")))
+        assert {cell.group for cell in found} == {"untrained"}
+
+
 @pytest.mark.parametrize("name", ["table2", "table3", "table6", "calibration"])
 def test_networks_come_from_the_cards(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def networks() -> list[object]:
