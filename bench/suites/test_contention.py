@@ -13,13 +13,16 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from msinet.environment import SPINS, TUNABLES
 
-#: Environment variables of the process that runs the step. The first entry is the baseline.
+#: Several processes at a time, as `python -m ablations run` starts them.
+PER_CORE = "one thread, a process per core"
+#: Environment variables of a process that takes steps. The first entry is the baseline.
 WAITING = {
     "torch's default": {},
     "more spins": {"GOMP_SPINCOUNT": "10000"},
     "ours": {"GOMP_SPINCOUNT": SPINS},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
+    PER_CORE: {"OMP_NUM_THREADS": "1"},
 }
 #: Rounds of all settings in turn, so that a disturbance affects all of them.
 ROUNDS = 3
@@ -57,13 +60,18 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def seconds_of_a_step(waiting: str, others: int) -> float:
-    """Median of a process with a setting, next to this number of busy processes."""
+    """Seconds of a step with a setting, next to this number of busy processes: the median, divided by the processes."""
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if name not in names}
+    env = kept | WAITING[waiting] | {"GLIBC_TUNABLES": TUNABLES}
+    count = (os.cpu_count() or 1) if waiting == PER_CORE else 1
     with busy(others):
-        env = kept | WAITING[waiting] | {"GLIBC_TUNABLES": TUNABLES}
-        found = subprocess.run([sys.executable, "-c", STEPS], env=env, check=True, capture_output=True, text=True)
-    return float(found.stdout)
+        running = [
+            subprocess.Popen([sys.executable, "-c", STEPS], env=env, stdout=subprocess.PIPE, text=True)
+            for _ in range(count)
+        ]
+        medians = [float(process.communicate()[0]) for process in running]
+    return statistics.mean(medians) / count
 
 
 def test_a_step_next_to_a_busy_process_contention(
@@ -85,6 +93,6 @@ def test_a_step_next_to_a_busy_process_contention(
         print(f"\ntraining step, msinet 64x32: medians of {ROUNDS} rounds")
         for waiting in WAITING:
             quiet, disturbed = medians[waiting, 0], medians[waiting, 1]
-            words = f"{waiting:<16} quiet {quiet:.3f} s ({quiet / default:.2f} of the default)"
+            words = f"{waiting:<30} quiet {quiet:.3f} s ({quiet / default:.2f} of the default)"
             print(f"{words}, with a busy process {disturbed:.3f} s ({disturbed / quiet:.2f} of quiet)")
             benchmark.extra_info[waiting] = [round(seconds, 3) for seconds in (quiet, disturbed)]
