@@ -117,6 +117,14 @@ def test_adding_again_changes_no_byte(trained: Request, copy: Path) -> None:
     assert {path: path.read_bytes() for path in copy.glob("*/*")} == before
 
 
+def test_runs_of_a_version_without_a_column_of_the_test_set_are_the_same_runs(
+    trained: Request, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda *where: read(*where).drop(columns="camera", errors="ignore"))
+    assert "0 of them new" in added(trained, copy / "abacus")[0]
+
+
 def test_no_path_of_this_machine_is_written(trained: Request, folder: Path) -> None:
     for path in folder.glob("*/*"):
         assert str(trained.data_root).encode() not in path.read_bytes()
