@@ -41,6 +41,7 @@ class Comparisons:
         self._files, self._rows = files, rows
         self._pools: dict[tuple[Column, str], dict[object, statistics.Row]] = {}
         self._obstacles: dict[tuple[str, ...], str] = {}
+        self._families: dict[Column, bool] = {}
 
     def effect(self, a: Row, b: Row, column: Column, metric: str) -> Effect:
         """The difference a minus b in a column, in percentage points. Both rows are of the table and have runs."""
@@ -51,7 +52,7 @@ class Comparisons:
         if (column, metric) not in self._pools:
             cells = {(one.group, one.factors): one.cells[column] for one in self._rows if column in one.cells}
             known = {key: cell for key, cell in cells.items() if cell.done and metric in cell.runs}
-            rows = pooled([self._row(cell.runs, metric) for cell in known.values()])
+            rows = pooled([self._row(cell.runs, column, metric) for cell in known.values()])
             self._pools[column, metric] = dict(zip(known, rows, strict=True))
         return self._pools[column, metric][row.group, row.factors]
 
@@ -59,7 +60,7 @@ class Comparisons:
         """The mean of several rows by seed, over the seeds that all of them have (at least one)."""
         cells = [row.cells[column] for row in rows]
         shared = shared_seeds(rows, column)
-        return average([self._row(cell.runs[cell.runs["seed"].isin(shared)], metric) for cell in cells])
+        return average([self._row(cell.runs[cell.runs["seed"].isin(shared)], column, metric) for cell in cells])
 
     def obstacle(self, row: Row, column: Column) -> str:
         """The reason that a row cannot be compared in a column; empty: it can be. Reads no scores."""
@@ -77,14 +78,27 @@ class Comparisons:
             self._obstacles[trained] = convergence_obstacle(histories)
         return self._obstacles[trained]
 
-    def _row(self, runs: pd.DataFrame, metric: str) -> statistics.Row:
+    def _row(self, runs: pd.DataFrame, column: Column, metric: str) -> statistics.Row:
         runs = runs.sort_values(["seed", "draw"])
-        queries = [self._files.read(run_id, "queries.csv") for run_id in runs["run_id"]]
+        queries = [self._queries(run_id) for run_id in runs["run_id"]]
+        if not self._has_families(column):
+            queries = [one.drop(columns="family", errors="ignore") for one in queries]
         try:
             scores = Scores.from_queries(queries, metric, repetitions_of(runs))
         except ValueError as error:
             raise UserError(f"runs {', '.join(runs['run_id'])} cannot be compared: {error}") from error
         return statistics.Row(scores, source_of(runs), self._obstacle(runs), origins_of(runs))
+
+    def _queries(self, run_id: str) -> pd.DataFrame:
+        return self._files.read(run_id, "queries.csv")
+
+    def _has_families(self, column: Column) -> bool:
+        """True if all runs of a column know the families of their queries; runs of earlier versions do not."""
+        if column not in self._families:
+            cells = [row.cells[column] for row in self._rows if column in row.cells]
+            runs = [run_id for cell in cells if cell.done for run_id in cell.runs["run_id"]]
+            self._families[column] = all("family" in self._queries(run_id) for run_id in runs)
+        return self._families[column]
 
 
 def shared_seeds(rows: Iterable[Row], column: Column) -> set[int]:

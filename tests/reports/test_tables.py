@@ -23,7 +23,7 @@ from msinet.io import file_hash
 from msinet.models.genotype import GENOTYPE
 from reports.__main__ import main
 from reports.formats import NOT_RUN, as_frame, as_latex, as_markdown, as_text, brief, grid, write_table
-from reports.layout import marked, plain_table
+from reports.layout import comparisons_of, marked, plain_table
 from reports.notes import LEGEND, differences, settings, unequal_variances
 from reports.paper import paper_numbers
 from reports.results import Results, file_name
@@ -238,6 +238,20 @@ def test_the_colour_histogram_fills_all_columns_of_its_test_set(hand, tools) -> 
         assert shown.mean("R1") == 12.5
         assert shown.planned == 1  # not one per seed
     assert not cell(table, "untrained", "colour histogram").done
+
+
+@pytest.mark.parametrize(("without", "clusters"), [("", 5), ("osnet", 20), ("msinet", 20)])
+def test_clusters_are_families_if_all_runs_know_them(hand, tools, without: str, clusters: int) -> None:
+    asked = hand.request("osnet", "msinet", seeds=1)
+    for one in experiments(tools, asked):
+        queries = tools.hand_files({"R1": 0.5, "mAP": 0.5})["queries.csv"]
+        if one.model != without:  # a run of an earlier version
+            queries = [query | {"family": query["identity"] // 4} for query in queries]
+        hand.publish(one, files={"queries.csv": queries}, R1=0.5, mAP=0.5)
+    effects, table = comparisons_of(Results(asked), "table2"), tools.table_of("table2", asked)
+    for row in table.rows:
+        if row.group == "scratch":
+            assert len(effects.row(row, Column("msmt17", "msmt17"), "mAP").scores.clusters) == clusters
 
 
 def test_accuracy_within_families_is_a_column_of_rendered_sets(hand, tools) -> None:
