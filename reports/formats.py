@@ -119,7 +119,8 @@ def _measured(cell: TableCell, metrics: Sequence[str]) -> Printed:
         (mean := cell.mean(metric), f"{mean:.1f}" + (f"±{cell.std(metric):.1f}" if several else ""), metric)
         for metric in metrics
     ]
-    remark = f" ({cell.done} of {cell.planned} seeds)" if cell.done < cell.planned else ""
+    what = "seeds" if cell.runs["seed"].is_unique else "runs"  # a seed has several random genotypes
+    remark = f" ({cell.done} of {cell.planned} {what})" if cell.done < cell.planned else ""
     return Printed(tuple((v, text, cell.marks.get(m, "")) for v, text, m in numbers), remark, cell.run_ids)
 
 
