@@ -125,6 +125,16 @@ def test_runs_of_a_version_without_a_column_of_the_test_set_are_the_same_runs(
     assert "0 of them new" in added(trained, copy / "abacus")[0]
 
 
+@pytest.mark.parametrize("lost", ["ap", "lr"])
+def test_runs_that_lost_a_score_or_a_part_of_their_history_are_different(
+    trained: Request, copy: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda *where: read(*where).drop(columns=lost, errors="ignore"))
+    with pytest.raises(UserError, match="has different results"):
+        added(trained, copy / "abacus")
+
+
 def test_no_path_of_this_machine_is_written(trained: Request, folder: Path) -> None:
     for path in folder.glob("*/*"):
         assert str(trained.data_root).encode() not in path.read_bytes()
