@@ -204,6 +204,8 @@ class CDNetNeck(nn.Module):
 class BNNeck(nn.Module):
     """BNNeck of the strong baseline: triplet loss before the batch norm, classifier and test feature after it."""
 
+    classifier_std = 0.001
+
     def __init__(self, local_channels: int, channels: int, num_classes: int) -> None:
         super().__init__()
         self.bn = frozen_bias_bn(channels)
@@ -280,6 +282,7 @@ class PartNeck(nn.Module):
     """
 
     training_only: tuple[str, ...] = ("reduce",)
+    classifier_std = 0.001
 
     def __init__(
         self, local_channels: int, channels: int, num_classes: int, parts: int = PARTS, dropout: float = 0.5
@@ -370,6 +373,8 @@ class Backbone(Protocol):
 def assemble(backbone: Backbone, neck: str | Neck, num_classes: int, *, pam: bool = False) -> ReIDNet:
     """Join a backbone and a neck (given as a class or by name), with fresh weights; with `pam`, add a PAM.
 
+    The classifiers of a neck with an attribute `classifier_std` have weights from N(0, classifier_std), as published.
+
     Raises:
         UserError: unknown neck.
     """
@@ -385,4 +390,8 @@ def assemble(backbone: Backbone, neck: str | Neck, num_classes: int, *, pam: boo
         with torch.random.fork_rng(devices=[]):  # all other weights are those of a network without PAM
             network.pam = PositionActivation(backbone.channels)
             init_weights(network.pam)
+    if hasattr(head, "classifier_std"):
+        for module in head.get_submodule("classifier").modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=head.classifier_std)
     return network

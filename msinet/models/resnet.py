@@ -47,10 +47,7 @@ class ResNetBackbone(nn.Module):
 def _resnet(
     block: Block, depths: tuple[int, int, int, int], num_classes: int, width: float, neck: str, *, pam: bool
 ) -> ReIDNet:
-    network = assemble(ResNetBackbone(block, depths, width), neck, num_classes, pam=pam)
-    if neck == "bn":
-        nn.init.normal_(network.get_submodule("head.classifier").get_parameter("weight"), std=0.001)
-    return network
+    return assemble(ResNetBackbone(block, depths, width), neck, num_classes, pam=pam)
 
 
 TRUNK = (r"^(conv1|bn1|layer\d)\.", r"backbone.\1.")

@@ -147,6 +147,4 @@ def rga_sc(
         stage.attach(RelationAttention(stage.channels, stage.height, stage.width))
     network = assemble(trunk, neck, num_classes, pam=pam)
     network.image = image
-    if neck == "bn":
-        nn.init.normal_(network.get_submodule("head.classifier").get_parameter("weight"), std=0.001)
     return network

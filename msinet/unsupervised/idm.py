@@ -223,7 +223,7 @@ class IntermediateDomains(PseudoLabelTask):
             "triplet": triplet_loss(pooled[:both], labels, losses.margin, normalize=False),
             "bridge_prob": mixed_identity_loss(logits[both:], labels, mixtures.detach()[:, 0], losses.label_smoothing),
             "bridge_feat": bridge(pooled, mixtures),
-            "diversity": -mixtures.std(0).sum(),
+            "diversity": -mixtures.std(0, correction=0).sum(),
         }
         total = settings.identity_weight * parts["identity"] + parts["triplet"]
         total = total + settings.bridge_prob * parts["bridge_prob"] + settings.bridge_feat * parts["bridge_feat"]

@@ -398,3 +398,14 @@ def test_fresh_weights_follow_the_released_code() -> None:
     assert convolution.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.02)  # fan-out
     assert network.get_parameter("head.fc.weight").std().item() == pytest.approx(0.01, rel=0.02)
     assert all(not p.any() for name, p in network.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("resnet18_x0_25", {}), ("pcb_x0_25", {}), ("osnet_x0_25", {"neck": "bn"})]
+)
+def test_classifiers_of_published_necks_start_near_zero(name: str, options: dict[str, str]) -> None:
+    network = build_model(name, 2000, **options)
+    weights = [p for key, p in network.named_parameters() if "classifier" in key and key.endswith("weight")]
+    assert weights
+    for weight in weights:
+        assert weight.std().item() == pytest.approx(0.001, rel=0.05)

@@ -880,7 +880,7 @@ def test_a_step_of_idm_is_the_method_written_out() -> None:
             total = total + 0.1 * share * away(pooled[2 * half + i], pooled[k * half + i]) / half
     for shares in mixtures.T:
         mean = sum(shares) / half
-        total = total - (sum((share - mean) ** 2 for share in shares) / (half - 1)).sqrt()
+        total = total - (sum((share - mean) ** 2 for share in shares) / half).sqrt()
     same_step(task, plain, values["loss"], total)
 
 
