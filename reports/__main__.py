@@ -299,7 +299,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Claims:
-    """Judge the paper's statements by the finished runs. Exit status 1 if one of them fails."""
+    """Judge the paper's statements by the finished runs. Exit status 1 if one about accuracy fails."""
 
     request: Asked = field(default_factory=Request)
     source: Origin = field(default_factory=Source)
@@ -313,7 +313,7 @@ class Claims:
     def __call__(self) -> int:
         """Judge, print and write the claims."""
         from reports.statistics import Status
-        from reports.verdicts import as_frame, as_markdown, judge
+        from reports.verdicts import as_frame, as_markdown, judge, verdict_counts
 
         request, results = self.request, self.source.results(self.request)
         latency, latencies = results.bench_file(self.latency), None
@@ -335,7 +335,8 @@ class Claims:
             for outcome in verdict.outcomes:
                 print(f"              {outcome.text}")
         print(f"{title}\nwritten: {stem}.md, {stem}.csv")
-        return 1 if counts["fails"] or (self.strict and counts["holds"] < len(verdicts)) else 0
+        failed = verdict_counts(verdicts, costs=False)["fails"]
+        return 1 if failed or (self.strict and counts["holds"] < len(verdicts)) else 0
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,6 @@ def source_lines(found: Found, about: str) -> list[str]:
     resolution = found.resolution
     others = f" Also measured on {', '.join(found.others)}; choose with --machine NAME." if found.others else ""
     return [
-        f"Reference results of {about}; {resolution.request.repetitions}. "
+        f"Reference results of {about}; {resolution.repetitions}. "
         f"python -m reports table {resolution.study.name} --reference shows them alone.{others}"
     ]

@@ -1,6 +1,7 @@
 """Effects between rows of a table, from the files of their runs. The statistics are those of `reports.statistics`."""
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import Protocol
 
 import pandas as pd
@@ -11,10 +12,12 @@ from reports.genotypes import agreement
 from reports.statistics import (
     FIXED,
     Effect,
+    Part,
     Scores,
     average,
     compare,
     convergence_obstacle,
+    decide,
     few_repetitions,
     origins_of,
     pooled,
@@ -46,6 +49,16 @@ class Comparisons:
     def effect(self, a: Row, b: Row, column: Column, metric: str) -> Effect:
         """The difference a minus b in a column, in percentage points. Both rows are of the table and have runs."""
         return compare(self.row(a, column, metric), self.row(b, column, metric))
+
+    def higher(self, rows: Sequence[Row], column: Column, metric: str) -> set[tuple[int, int]]:
+        """Pairs (i, j) of places in `rows` where row i is significantly higher than row j.
+
+        Holm's method corrects for all pairs of the rows.
+        """
+        pairs = list(combinations(range(len(rows)), 2))
+        decisions = decide([[Part(self.effect(rows[i], rows[j], column, metric))] for i, j in pairs])
+        found = {(i, j) for (i, j), one in zip(pairs, decisions, strict=True) if one.status == "holds"}
+        return found | {(j, i) for (i, j), one in zip(pairs, decisions, strict=True) if one.status == "fails"}
 
     def row(self, row: Row, column: Column, metric: str) -> statistics.Row:
         """A row in a column as the statistics see it."""
@@ -107,7 +120,7 @@ def shared_seeds(rows: Iterable[Row], column: Column) -> set[int]:
 
 
 def search_obstacle(runs: pd.DataFrame) -> str:
-    """The reason that searched genotypes cannot be compared; empty: the searches agree, or there is only one.
+    """The reason that searched genotypes cannot be compared; empty: their searches agree, or there is only one.
 
     Args:
         runs: the runs of a row.
@@ -116,7 +129,7 @@ def search_obstacle(runs: pd.DataFrame) -> str:
     if source_of(runs) != "search" or len(searches) < 2:
         return ""
     found = agreement(list(searches["option.genotype"]))
-    return "" if found.above_chance else f"operations of the searches are arbitrary: {found}"
+    return "" if found.above_chance else f"the searches do not agree more than by chance: {found}"
 
 
 def source_of(runs: pd.DataFrame) -> str:

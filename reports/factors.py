@@ -103,7 +103,7 @@ def draw_study_factors(data: pd.DataFrame, results: Results, name: str, folder: 
     request = results.request
     stem = folder / f"{file_name(name, request)}-factors-mAP"
     written: list[Path] = []
-    repetitions = results.resolution(name).request.repetitions
+    repetitions = results.resolution(name).repetitions
     for group, part, one in by_group(data, stem):
         title = (
             f"mAP by factor of the query, {group}, profile {request.profile}, {repetitions}; "

@@ -65,6 +65,8 @@ def _intervals(table: Table, compared: Comparisons) -> dict[tuple[str, Factors, 
         for column in table.columns:
             for row, base in baseline_pairs(table, [r for r in table.rows if r.group == group], column):
                 effect = compared.effect(row, base, column, column.headline)
+                if not effect.has_interval:
+                    continue
                 start = base.cells[column].mean(column.headline)
                 low, high = effect.interval
                 found[group, row.factors, column] = start + low, start + high, effect.scope
@@ -92,7 +94,7 @@ def draw_study(results: Results, name: str, folder: Path) -> list[Path]:
         return []
     stem = folder / file_name(name, results.request)
     data = run_data(table, comparisons_of(results, name))
-    title = f"{table.title}, profile {results.request.profile}, {results.resolution(name).request.repetitions}"
+    title = f"{table.title}, profile {results.request.profile}, {results.resolution(name).repetitions}"
     written: list[Path] = []
     if len(data):
         draw = draw_levels if table.study.axis in AXES else draw_rows

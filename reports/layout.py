@@ -15,7 +15,6 @@ from reports.comparisons import Comparisons
 from reports.notes import notes
 from reports.paper import of_cell, of_group, of_row, paper_numbers
 from reports.results import Factors, ReferenceResults, Results, run_command
-from reports.statistics import Part, decide
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, TableCell
 
 
@@ -146,7 +145,7 @@ def marked(rows: Sequence[Row], comparisons: Comparisons | None = None) -> list[
 
     Values that are equal to the digit shown share a mark. The best needs at least two rows, the second best at
     least three. Measured values are marked only if every row can be compared. NOISE marks values
-    that cannot be distinguished from the best: p values adjusted by Holm's method within the column.
+    that cannot be distinguished from the best: p values adjusted by Holm's method over all pairs of the group.
     """
     result = list(rows)
     for group in dict.fromkeys(row.group for row in rows):
@@ -189,7 +188,6 @@ def _podium(values: Mapping[int, float]) -> dict[int, str]:
 
 def _like_the_best(rows: Mapping[int, Row], column: Column, metric: str, comparisons: Comparisons) -> list[int]:
     """Rows that cannot be distinguished from the best row."""
-    best = max(rows, key=lambda i: rows[i].cells[column].mean(metric))
-    others = [i for i in rows if i != best]
-    decisions = decide([[Part(comparisons.effect(rows[best], rows[i], column, metric))] for i in others])
-    return [i for i, decision in zip(others, decisions, strict=True) if decision.status != "holds"]
+    places = sorted(rows, key=lambda i: -rows[i].cells[column].mean(metric))
+    higher = comparisons.higher([rows[i] for i in places], column, metric)
+    return [i for place, i in enumerate(places) if place and (0, place) not in higher]

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ablations.engine.experiment import Experiment
+from ablations.engine.request import in_words
 from ablations.engine.study import Study
 from msinet.models.genotype import SEARCHED
 from msinet.models.registry import card_of, label_of
@@ -15,11 +16,8 @@ from msinet.training.recipe import Recipe
 from reports.comparisons import Comparisons
 from reports.genotypes import agreement
 from reports.results import Factors, Results
-from reports.statistics import Effect, Part, decide, p_value
+from reports.statistics import LEVEL, Effect, Floats, Part, decide, equal_by_chance, p_value
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, table_group
-
-#: Ratio of the largest to the smallest seed standard deviation in a column, above which a note warns.
-UNEQUAL = 4.0
 
 
 def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
@@ -72,8 +70,9 @@ def settings(results: Results, study: Study) -> list[str]:
             lines.append(_across(without, ", without labels of B", erases=erases))
     if grids := sorted({e.recipe.losses.alignment_grid for e in trained if e.recipe.losses.alignment != "none"}):
         lines.append(f"Spatial alignment (Eq. 7): grid of the {' or '.join(grids)} image.")
-    spread = "mean ± sample standard deviation" if request.repeats > 1 else "no variance estimate"
-    lines.append(f"{request.repetitions}, {spread}. Models of the last epoch; nothing is selected on the test set.")
+    repetitions = resolution.repetitions
+    spread = "no variance estimate" if repetitions == in_words(1) else "mean ± sample standard deviation"
+    lines.append(f"{repetitions}, {spread}. Models of the last epoch; nothing is selected on the test set.")
     return lines
 
 
@@ -232,24 +231,27 @@ def obstacles(table: Table, compared: Comparisons) -> list[str]:
 
 
 def unequal_variances(table: Table, compared: Comparisons) -> list[str]:
-    """A warning for each column and pool of rows that differ much in their seed variance (docs/statistics.md)."""
+    """A warning for each column and pool of rows whose seed variances differ significantly (docs/statistics.md)."""
     lines = []
     for column in table.columns:
         metric = column.headline
-        pools: dict[str, list[tuple[float, str]]] = {}
+        pools: dict[str, list[tuple[float, str, Floats]]] = {}
         for row in table.rows:
             cell = row.cells.get(column)
             if row.group == "untrained" or cell is None or cell.done < 2 or compared.convergence(cell.runs):
                 continue
             label = f"{table.label(row.factors)}, {table_group(row.group)}"
-            pools.setdefault(compared.row(row, column, metric).source, []).append((cell.std(metric), label))
+            found = compared.row(row, column, metric)
+            pools.setdefault(found.source, []).append((cell.std(metric), label, found.scores.values))
         for pool in pools.values():
-            (low, steady), (high, wide) = min(pool), max(pool)
-            if high > UNEQUAL * low:
+            p = equal_by_chance([values for _, _, values in pool])
+            if p < LEVEL:
+                pool.sort(key=lambda one: one[0])
+                (low, steady, _), (high, wide, _) = pool[0], pool[-1]
                 lines.append(
                     f"Unequal variances: seed standard deviations of {column.label} {metric} are between "
-                    f"{low:.1f} ({steady}) and {high:.1f} ({wide}). Intervals use the pooled value; those of the "
-                    "latter may be too narrow (docs/statistics.md)."
+                    f"{low:.1f} ({steady}) and {high:.1f} ({wide}), {p_value(p)}. Intervals use the pooled value; "
+                    "those of the latter are too narrow (docs/statistics.md)."
                 )
     return lines
 
@@ -273,8 +275,7 @@ def _order(table: Table, rows: Sequence[Row], column: Column, compared: Comparis
     rows = sorted(rows, key=lambda row: -row.cells[column].mean(metric))
     pairs = list(combinations(range(len(rows)), 2))
     effects = [compared.effect(rows[i], rows[j], column, metric) for i, j in pairs]
-    decisions = decide([[Part(effect)] for effect in effects])
-    decided = {pair for pair, decision in zip(pairs, decisions, strict=True) if decision.status == "holds"}
+    decided = compared.higher(rows, column, metric)
     theirs = [row.cells[column].paper[metric] for row in rows]
     ranked = [(i, j) for i, j in pairs if theirs[i] != theirs[j]]
     same = sum(theirs[i] > theirs[j] for i, j in decided)
@@ -400,6 +401,8 @@ def _differences(table: Table, pairs: Sequence[tuple[Row, Row]], column: Column,
 
 
 def spread(effect: Effect) -> str:
-    """A difference with its interval."""
+    """A difference with its interval, if it has one."""
+    if not effect.has_interval:
+        return f"{effect.mean:+.1f}"
     low, high = effect.interval
     return f"{effect.mean:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mode
 
 from ablations.engine.reference import about
 from ablations.engine.request import Request
+from ablations.engine.resolve import seed_counts
 from ablations.engine.study import group_label
 from ablations.studies import STUDIES
 from msinet.io import write_text
@@ -19,7 +21,7 @@ from reports.notes import remarks_of, spread
 from reports.results import Found, ReferenceResults
 from reports.sizes import full_size_cost
 from reports.statistics import FIXED
-from reports.tables import Column, Row, network_of, random_weights
+from reports.tables import Column, Row, TableCell, network_of, random_weights
 from reports.verdicts import judge, verdict_counts
 
 ROOT = Path(__file__).parent.parent
@@ -38,11 +40,12 @@ def blocks() -> dict[str, str]:
 def _command(found: Found, columns: Sequence[Column] = (), groups: Collection[str] = ()) -> str:
     """The command that runs a study, or these columns and groups. It names what is not the default."""
     study, request = found.resolution.study, replace(found.resolution.request, whole=False)
-    cells = [one.cell for one in found.resolution.cells if one.state == "done" and one.cell.group != "untrained"]
-    cells = [cell for cell in cells if not columns or Column(cell.train, cell.test) in columns]
-    cells = [cell for cell in cells if not groups or cell.group in groups]
+    done = [one for one in found.resolution.cells if one.state == "done" and one.cell.group != "untrained"]
+    done = [one for one in done if not columns or Column(one.cell.train, one.cell.test) in columns]
+    done = [one for one in done if not groups or one.cell.group in groups]
+    cells = [one.cell for one in done]
     usual = [cell for cell in study.cells(request, request.default_datasets()) if cell.group != "untrained"]
-    words = f"python -m ablations run {study.name} --seeds {request.seeds}"
+    words = f"python -m ablations run {study.name} --seeds {mode(seed_counts(done))}"
     words += " --whole" if {cell.group for cell in cells} - {cell.group for cell in usual} else ""
     networks = {cell.experiment.model for cell in cells}
     if networks < {cell.experiment.model for cell in usual}:
@@ -74,7 +77,7 @@ def _table(results: ReferenceResults, found: Found) -> str:
                 continue  # without training, MS>M is the ranking of M
             values = [_set_name(column), f"{table.label(row.factors)}, {group_label(row.group)}"]  # type: ignore[arg-type]
             count = full_size_cost(str(row.first("model"))).parameters_without_classifier
-            values += [f"{count / 1e6:.2f}", f"{cell.mean('R1'):.1f}", f"{cell.mean('mAP'):.1f}", "-"]
+            values += [f"{count / 1e6:.2f}", _mean(cell, "R1"), _mean(cell, "mAP"), "-"]
             if ours is not None and row is not ours and ours.cells[column].done:
                 effects.append(compared.effect(row, ours, column, "mAP"))
                 values[-1] = spread(effects[-1])
@@ -82,8 +85,8 @@ def _table(results: ReferenceResults, found: Found) -> str:
             lines.append(f"| {' | '.join(values)} |")
     lines += [
         "",
-        "R1 and mAP in per cent, means over seeds. Brackets: 95 % interval of the difference over new trainings and "
-        f"test identities{remarks_of(effects)}. Profile `{results.request.profile}`. Training identities: "
+        "R1 and mAP in per cent, means ± sample standard deviation over seeds. Brackets: 95 % interval of the difference "
+        f"over new trainings and test identities{remarks_of(effects)}. Profile `{results.request.profile}`. Training identities: "
         f"{_training_identities(rows, columns)}. Machine: {about(results.store.root / found.machine)}. "
         f"Command: `{_command(found, columns, groups)}`.",
     ]
@@ -96,6 +99,11 @@ def _table(results: ReferenceResults, found: Found) -> str:
     if gates:
         lines += ["", f"**Early training.** Not converged: {'; '.join(gates)}."]
     return "\n".join(lines)
+
+
+def _mean(cell: TableCell, metric: str) -> str:
+    """The mean over seeds with its standard deviation."""
+    return f"{cell.mean(metric):.1f}" + (f" ± {cell.std(metric):.1f}" if cell.done > 1 else "")
 
 
 def _set_name(column: Column) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ablations.engine.experiment import Scalar
 from ablations.engine.reference import ReferenceStore, machines, reference_folder
-from ablations.engine.request import Request
+from ablations.engine.request import Request, in_words
 from ablations.engine.resolve import Resolution, resolve
 from ablations.engine.results import results
 from ablations.engine.store import Store
@@ -75,7 +75,7 @@ class Results:
     @property
     def repetitions(self) -> str:
         """The number of seeds in words."""
-        return replace(self.request, seeds=self.seeds).repetitions
+        return in_words(self.seeds)
 
     @property
     def folder(self) -> Path:
@@ -224,6 +224,11 @@ class ReferenceResults(Results):
     def seeds(self) -> int:
         """The largest number of seeds of any study."""
         return max((one.resolution.request.seeds for one in self._every), default=self.request.repeats)
+
+    @property
+    def repetitions(self) -> str:
+        """The number of seeds in words; studies have different ones."""
+        return f"up to {in_words(self.seeds)}"
 
     @property
     def folder(self) -> Path:

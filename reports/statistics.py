@@ -25,6 +25,9 @@ ACCURACY = 0.9
 #: Largest rise of the training accuracy of a converged training over the last quarter of its epochs.
 RISE = 0.02
 
+#: Smallest p value of a test, times two; smaller ones have this value.
+SMALLEST = 1e-100
+
 #: Source of rows whose results follow from the data alone, such as oracles: their repetitions would be equal.
 FIXED = "none"
 
@@ -176,7 +179,7 @@ class Row:
 def pooled(rows: Iterable[Row]) -> list[Row]:
     """The rows with their variance between repetitions, pooled over all rows with the same source.
 
-    Rows with an obstacle enter the pool only if there are no others.
+    Rows with an obstacle enter the pool only if no other row has several repetitions.
 
     Args:
         rows: rows of a study, with the same test set and metric.
@@ -185,9 +188,9 @@ def pooled(rows: Iterable[Row]) -> list[Row]:
     variances = {}
     for source in dict.fromkeys(row.source for row in rows):
         members = [row for row in rows if row.source == source]
-        converged = [row for row in members if not row.obstacle] or members
+        usable = [row for row in members if not row.obstacle and row.scores.count > 1] or members
         none = Variance(0.0, math.inf)
-        variances[source] = none if source == FIXED else variance_between(row.scores.values for row in converged)
+        variances[source] = none if source == FIXED else variance_between(row.scores.values for row in usable)
     return [replace(row, between=variances[row.source]) for row in rows]
 
 
@@ -197,6 +200,18 @@ def variance_between(rows: Iterable[Floats]) -> Variance:
     df = sum(len(one) - 1 for one in values)
     squares = sum(float(np.square(one - one.mean()).sum()) for one in values)
     return Variance(squares / df if df else math.nan, df)
+
+
+def equal_by_chance(rows: Sequence[Floats]) -> float:
+    """p value of Hartley's test: rows of equal variance have a ratio of largest to smallest as large as these rows.
+
+    Args:
+        rows: repetitions of each row, at least two.
+    """
+    df = np.array([len(one) - 1 for one in rows])
+    variances = np.array([one.var(ddof=1) for one in rows])
+    drawn = np.random.default_rng(0).chisquare(df, (20_000, len(df))) / df
+    return float((drawn.max(1) * variances.min() >= variances.max() * drawn.min(1)).mean())
 
 
 def convergence_obstacle(histories: Sequence[pd.DataFrame]) -> str:
@@ -269,28 +284,23 @@ class Effect:
         return max(trainings + self.identities.value - self.overlap.value, trainings, self.identities.value)
 
     @property
-    def error(self) -> float:
-        """Standard error."""
-        return math.sqrt(self.variance)
-
-    @property
-    def df(self) -> float:
-        """Satterthwaite's degrees of freedom."""
-        return satterthwaite(self.variance, (*self.trainings, self.identities, self.overlap))
+    def has_interval(self) -> bool:
+        """False if a row is excluded from the pool, so that the variance between its trainings is not known."""
+        return not (self.trainings and self.obstacle)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval."""
-        half = float(special.stdtrit(self.df, 1 - LEVEL / 2)) * self.error
+        """95 % confidence interval; meaningful only if `has_interval`."""
+        half = self._half_width(LEVEL)
         return self.mean - half, self.mean + half
 
     def above(self, bound: float = 0.0) -> float:
         """One-sided p value: small if the difference is larger than the bound. NaN if there is an obstacle."""
-        return math.nan if self.obstacle else float(special.stdtr(self.df, -self._distance(bound)))
+        return self._one_sided(self.mean - bound)
 
     def below(self, bound: float = 0.0) -> float:
         """One-sided p value: small if the difference is smaller than the bound. NaN if there is an obstacle."""
-        return math.nan if self.obstacle else float(special.stdtr(self.df, self._distance(bound)))
+        return self._one_sided(bound - self.mean)
 
     @property
     def p(self) -> float:
@@ -302,17 +312,37 @@ class Effect:
         low, high = self.interval
         return "below" if value < low else "above" if value > high else "inside"
 
-    def _distance(self, bound: float) -> float:
-        """Distance from a bound in standard errors."""
-        if self.error:
-            return (self.mean - bound) / self.error
-        return math.copysign(math.inf, self.mean - bound) if self.mean != bound else 0.0
+    def _half_width(self, level: float) -> float:
+        """Half the width of the interval at confidence 1 - level (Banerjee, Sankhya 22, 1960).
+
+        Every variance has the quantile of its own degrees of freedom, so a small variance that few seeds estimate
+        counts with their wide quantile.
+        """
+        trainings = sum(_squared_half_width(one, level) for one in self.trainings)
+        identities = _squared_half_width(self.identities, level)
+        rest = replace(self.identities, value=max(self.identities.value - self.overlap.value, 0.0))
+        return math.sqrt(max(trainings + _squared_half_width(rest, level), identities))
+
+    def _one_sided(self, distance: float) -> float:
+        """p value of a distance on the right side of a bound: half the level whose interval ends at the bound."""
+        if self.obstacle:
+            return math.nan
+        if distance == 0:
+            return 0.5
+        low, high = math.log(SMALLEST), 0.0  # of the level
+        for _ in range(40):
+            middle = (low + high) / 2
+            if self._half_width(math.exp(middle)) > abs(distance):
+                low = middle
+            else:
+                high = middle
+        p = math.exp(high) / 2
+        return p if distance > 0 else 1 - p
 
 
-def satterthwaite(variance: float, components: Iterable[Variance]) -> float:
-    """Degrees of freedom of a variance that is a sum of components."""
-    spread = sum(one.value**2 / one.df for one in components if one.value)
-    return variance**2 / spread if spread and variance else math.inf
+def _squared_half_width(one: Variance, level: float) -> float:
+    """Student's two-sided quantile, squared, times the variance."""
+    return float(special.stdtrit(one.df, level / 2)) ** 2 * one.value if one.value else 0.0
 
 
 def compare(a: Row, b: Row) -> Effect:
@@ -554,15 +584,17 @@ class Design:
     """statements in the ledger"""
 
     def power(self, points: float, seeds: int) -> float:
-        """Power in [0, 1] to find a true difference of this size, if it is the first that Holm's method tests."""
-        from scipy import stats  # takes seconds to import; only this method needs the noncentral t distribution
+        """Power in [0, 1] to find a true difference of this size, if it is the first that Holm's method tests.
 
+        The mean over the distribution of the estimated seed variance; that of identities counts as known.
+        """
         trainings = Variance(2 * self.seed_deviation**2 / seeds, self.rows * (seeds - 1))
         identities = Variance(self.identity_deviation**2 / self.identities, self.identities - 1)
-        variance = trainings.value + identities.value
-        df = satterthwaite(variance, (trainings, identities))
-        critical = stats.t.ppf(1 - LEVEL / (2 * self.statements), df)
-        return float(stats.nct.sf(critical, df, points / math.sqrt(variance)))
+        level, probabilities = LEVEL / self.statements, (np.arange(400) + 0.5) / 400
+        estimates = special.chdtri(trainings.df, probabilities) / trainings.df  # relative to the true variance
+        half = estimates * _squared_half_width(trainings, level) + _squared_half_width(identities, level)
+        error = math.sqrt(trainings.value + identities.value)
+        return float(special.ndtr((points - np.sqrt(half)) / error).mean())
 
     def seeds(self, points: float, power: float = 0.8, most: int = 50) -> int | None:
         """Smallest number of seeds that finds a difference with this power; None: more than `most`."""

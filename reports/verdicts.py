@@ -39,7 +39,7 @@ GROUPS: dict[Group, tuple[tuple[str, ...], ...]] = {
     "either": (("pretrained",), ("pretext",), ("scratch",)),
     "any": (("scratch", "pretrained", "pretext"),),
 }
-#: Remarks on networks of the group "either" that start from other weights than the paper's.
+#: Remarks on networks of the groups "either" and "any" that start from other weights than the paper's.
 OTHER_START = {
     "pretext": "pre-trained on the rendered pretext set; the paper's networks are pre-trained on ImageNet",
     "scratch": "trained from scratch; the paper's networks are pre-trained",
@@ -194,7 +194,7 @@ def effect_of(c: Comparison, results: Results) -> Effect | None:
     every = [row for _, rows in found for row in rows]
     others = dict.fromkeys(why for row in every if (why := other_network(row, column)))
     remarks = effect.remarks
-    if any(group == "either" for group, _ in c.rows) and (remark := OTHER_START.get(every[0].group)):
+    if any(group in ("either", "any") for group, _ in c.rows) and (remark := OTHER_START.get(every[0].group)):
         remarks += (remark,)
     return replace(effect, obstacle="; ".join([*others, *filter(None, [effect.obstacle])]), remarks=remarks)
 
@@ -250,9 +250,10 @@ def compared(c: Comparison, effect: Effect | None, request: Request) -> Outcome:
     words = [f"{label(c)}: {spread(effect)}"]
     if not effect.trainings:
         words.append(effect.scope)
-    if (theirs := paper_difference(c)) is not None:
-        words.append(f"the paper's {theirs:+.1f} is {effect.place_of(theirs)} the interval")
     testable = bool(effect.trainings) and not effect.obstacle
+    if (theirs := paper_difference(c)) is not None:
+        place = f" is {effect.place_of(theirs)} the interval" if effect.has_interval else ""
+        words.append(f"the paper's {theirs:+.1f}{place}")
     measured = Measured(label(c), effect.mean, effect.interval, theirs) if testable else None
     return Outcome(", ".join(words), c.low < effect.mean < c.high, measured)
 
@@ -335,9 +336,8 @@ def effect_of_searches(genotypes: Sequence[str], operation: str) -> Effect:
     count, nothing = len(values), Variance(0.0, math.inf)
     variances: tuple[Variance, ...] = ()
     if count > 1:
-        chance, measured = _chance_variance(len(genotypes[0])), float(values.var(ddof=1))
-        larger = Variance(measured, count - 1) if measured > chance else Variance(chance, math.inf)
-        variances = (replace(larger, value=larger.value / count),)
+        larger = max(_chance_variance(len(genotypes[0])), float(values.var(ddof=1)))
+        variances = (Variance(larger / count, count - 1),)
     return Effect(float(values.mean()), variances, nothing, nothing, few_repetitions("search", count))
 
 
@@ -356,7 +356,7 @@ def _chance_variance(interactions: int) -> float:
 def _searched(s: Selection, effect: Effect | None, request: Request) -> Outcome:
     if effect is None:
         return Outcome(shlex.join(["python", "-m", "ablations", "run", s.study, *request.as_args()]))
-    interval = spread(effect) if effect.trainings else f"{effect.mean:+.1f}"
+    interval = spread(effect) if effect.trainings else f"{effect.mean:+.1f}"  # single: no interval over identities
     text = f"share of {s.operation} in the last half of the cells minus share in the first half: {interval}"
     return Outcome(text, effect.mean > 0)
 

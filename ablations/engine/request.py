@@ -99,7 +99,7 @@ class Request:
     @property
     def repetitions(self) -> str:
         """The number of seeds in words."""
-        return f"{self.repeats} seed{'s' if self.repeats > 1 else ''}"
+        return in_words(self.repeats)
 
     @property
     def complete(self) -> bool:
@@ -227,3 +227,8 @@ def _recipe(
 ) -> Recipe:
     resolved = resolve(profile, source, model, cross_domain=cross_domain, recipe_of=recipe_of, scratch=scratch)
     return overridden(resolved, changes).recipe
+
+
+def in_words(seeds: int) -> str:
+    """A number of seeds."""
+    return f"{seeds} seed{'s' if seeds > 1 else ''}"

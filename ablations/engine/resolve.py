@@ -5,6 +5,7 @@ the data are not on this machine, or the store holds reference results, it uses 
 instead.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -13,7 +14,7 @@ from typing import Literal
 
 from ablations.engine import store as stores
 from ablations.engine.experiment import Experiment
-from ablations.engine.request import Request
+from ablations.engine.request import Request, in_words
 from ablations.engine.store import Store
 from ablations.engine.study import Cell, Study
 from msinet.data.datasets import Dataset
@@ -101,13 +102,21 @@ class Resolution:
             found.setdefault(one.run_id or one.cell.experiment, one.run)
         return list(found.values())
 
-    def trainings_of(self, search_id: str) -> list[Experiment]:
-        """The trainings that wait for a search."""
-        return [
-            run.experiment
-            for run in dict.fromkeys(one.run for one in self.cells if one.search_id == search_id)
-            if run.state == "waiting"
-        ]
+    @property
+    def repetitions(self) -> str:
+        """The number of finished seeds in words; without any, the number asked for."""
+        counts = seed_counts(self.cells) or [self.request.repeats]
+        low, high = min(counts), max(counts)
+        return in_words(high) if low == high else f"{low} to {in_words(high)} per table cell"
+
+
+def seed_counts(cells: Iterable[ResolvedCell]) -> list[int]:
+    """The number of finished seeds of each trained table cell that has any."""
+    seeds = defaultdict[object, set[int]](set)
+    for one in cells:
+        if one.state == "done" and one.cell.group != "untrained":
+            seeds[one.cell.group, one.cell.factors, one.cell.train, one.cell.test].add(one.cell.seed)
+    return [len(found) for found in seeds.values()]
 
 
 def resolve(
@@ -154,6 +163,8 @@ def _recorded(cells: Iterable[Cell], store: Store) -> dict[str, str]:
     by_key = {one.key: one for one in experiments | {cell.experiment for cell in cells}}
     frame = store.frame()
     found: dict[str, str] = {}
+    if frame.empty:
+        return found
     for run_id, row in frame[frame["experiment"].isin(list(by_key))].iterrows():
         one = by_key[row["experiment"]]
         prints = {one.source: row["source_fingerprint"], one.target: row["target_fingerprint"]}

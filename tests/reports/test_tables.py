@@ -432,7 +432,8 @@ def test_differences_of_several_seeds_have_an_interval(tools) -> None:
 
 def test_differences_of_unconverged_trainings_are_not_tested(tools) -> None:
     found, _ = differences_of(tools, ("52.0-1",), base=[50.0, 51.0], a=[53.0, 52.0])
-    assert found.startswith("from scratch, M mAP, not tested, differences to base: a +2.0 [")
+    # The variance is that of other rows, so there is no interval.
+    assert found == "from scratch, M mAP, not tested, differences to base: a +2.0."
 
 
 def test_marks_look_as_their_format_allows(tools) -> None:
@@ -575,14 +576,14 @@ def test_notes_say_what_a_reader_must_know(hand, tools) -> None:
     assert "sgd lr 0.5" in short
 
 
-@pytest.mark.parametrize(("wide", "slow", "warns"), [(10, (), True), (3, (), False), (10, ("40-0",), False)])
+@pytest.mark.parametrize(("wide", "slow", "warns"), [(10, (), True), (8, (), False), (10, ("40-0",), False)])
 def test_a_note_warns_of_unequal_seed_variances(wide: int, slow: tuple[str, ...], warns: bool, tools) -> None:
     cells = {"even": [50, 51, 52], "odd": [49, 51, 53], "wide": [50 - wide, 50, 50 + wide], "single": [9]}
     table = tools.hand_table({label: tools.hand_cell(values) for label, values in cells.items()})
     found = unequal_variances(table, tools.hand_comparisons(table, slow))
     assert [line.partition(". ")[0] for line in found] == [
         "Unequal variances: seed standard deviations of M mAP are between 1.0 (even, from scratch) and "
-        "10.0 (wide, from scratch)"
+        "10.0 (wide, from scratch), p 0.045"
     ] * warns
 
 
