@@ -17,7 +17,7 @@ from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
 from reports.placement import annotate
 from reports.results import Results
-from reports.tables import Row, network_of, table_group
+from reports.tables import network_of, table_group, timed_as
 
 #: Columns that identify a row in the table of all machines.
 PLACE = ["label", "height", "width", "batch"]
@@ -46,6 +46,13 @@ def read_latencies(path: Path) -> tuple[pd.DataFrame, dict[str, object]]:
     except UserError as error:
         raise UserError(f"{path}: {error}; measure it again, or pass another file with --latency") from error
     return table, environment
+
+
+def first_device(latencies: pd.DataFrame) -> pd.DataFrame:
+    """The latencies of one device: the first in the table of `python -m bench gpu`, whose parts can be merged."""
+    if "device" not in latencies or latencies.empty:
+        return latencies
+    return latencies[latencies["device"] == latencies["device"].iloc[0]]
 
 
 def by_machine(own: Path) -> pd.DataFrame:
@@ -93,9 +100,12 @@ def accuracy_data(
 ) -> pd.DataFrame:
     """One row per network that has both: group, label, network, mAP in per cent, milliseconds per image, parameters.
 
+    The latencies are those of the first device in the table.
+
     Raises:
         UserError: nothing was measured in that form at that batch, or none of these networks has results.
     """
+    latencies = first_device(latencies)
     chosen = latencies[(latencies["form"] == form) & (latencies["batch"] == batch) & (latencies["precision"] == "fp32")]
     if chosen.empty:
         raise UserError(f"no latency of form {form} at batch {batch}; measure it, or choose --form and --batch")
@@ -123,11 +133,6 @@ def accuracy_data(
             "latency with networks of the table's width"
         )
     return pd.DataFrame(rows)
-
-
-def timed_as(row: Row) -> str:
-    """A row's network as `python -m bench` names it: with its width, and the module of its alignment."""
-    return f"{row.first('model')} pam=True" if row.first("option.pam") == 1 else str(row.first("model"))
 
 
 def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:

@@ -76,7 +76,7 @@ def distance_data(
     """`nearest_negatives` of every seed of some networks, with columns row (label), network (card) and seed."""
     parts = []
     for one in networks:
-        for seed, run_id in enumerate(one.run_ids):
+        for seed, run_id in zip(one.seeds, one.run_ids, strict=True):
             found = nearest_negatives(embeddings(store, run_id, dataset, run_options), dataset)
             parts.append(found.assign(row=one.label, network=one.network, seed=seed))
     data = pd.concat(parts, ignore_index=True)

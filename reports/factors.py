@@ -65,7 +65,8 @@ def _levels(queries: pd.DataFrame, runs: int) -> Iterator[dict[str, object]]:
             part = queries[(queries[factor] > low) & (queries[factor] <= high)]
             if part.empty:
                 continue
-            below, above = interval(part["ap"].to_numpy(), part["identity"].to_numpy())
+            families = "family" in part and bool(part["family"].notna().all())  # unknown to runs of earlier versions
+            below, above = interval(part["ap"].to_numpy(), part["family" if families else "identity"].to_numpy())
             yield {
                 "factor": factor,
                 "level": level,
@@ -77,18 +78,18 @@ def _levels(queries: pd.DataFrame, runs: int) -> Iterator[dict[str, object]]:
             }
 
 
-def interval(values: np.ndarray, identities: np.ndarray) -> tuple[float, float]:
-    """The 95 % confidence interval of a mean by the bootstrap over identities, from percentiles.
+def interval(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """The 95 % confidence interval of a mean by the bootstrap over clusters of test images, from percentiles.
 
-    Identities are drawn with all their queries, because queries of one identity are hard or easy together; runs of
-    several seeds count as more queries of the same identities. The interval covers the choice of identities, not the
-    variance of training. The same input gives the same interval; it is NaN for a single identity.
+    Clusters are drawn with all their queries, because queries of one identity or family are hard or easy together; runs
+    of several seeds count as more queries of the same clusters. The interval covers the choice of identities, not the
+    variance of training. The same input gives the same interval; it is NaN for a single cluster.
 
     Args:
         values: (Q,) value of each query.
-        identities: (Q,) identity of each query.
+        clusters: (Q,) family of similar identities of each query, in rendered sets, else its identity.
     """
-    _, which = np.unique(identities, return_inverse=True)
+    _, which = np.unique(clusters, return_inverse=True)
     sums, counts = np.bincount(which, values), np.bincount(which)
     if len(counts) < 2:
         return float("nan"), float("nan")
@@ -103,7 +104,7 @@ def draw_study_factors(data: pd.DataFrame, results: Results, name: str, folder: 
     request = results.request
     stem = folder / f"{file_name(name, request)}-factors-mAP"
     written: list[Path] = []
-    repetitions = results.resolution(name).repetitions
+    repetitions = results.repetitions_of(name)
     for group, part, one in by_group(data, stem):
         title = (
             f"mAP by factor of the query, {group}, profile {request.profile}, {repetitions}; "

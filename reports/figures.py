@@ -94,7 +94,7 @@ def draw_study(results: Results, name: str, folder: Path) -> list[Path]:
         return []
     stem = folder / file_name(name, results.request)
     data = run_data(table, comparisons_of(results, name))
-    title = f"{table.title}, profile {results.request.profile}, {results.resolution(name).repetitions}"
+    title = f"{table.title}, profile {results.request.profile}, {results.repetitions_of(name)}"
     written: list[Path] = []
     if len(data):
         draw = draw_levels if table.study.axis in AXES else draw_rows

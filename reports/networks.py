@@ -18,7 +18,8 @@ class FinishedNetwork:
     group: str
     """initial weights, as tables write them"""
     run_ids: tuple[str, ...]
-    """one for each seed, the first seed first"""
+    """one for each seed"""
+    seeds: tuple[int, ...]
 
 
 def finished_networks(results: Results, study: str) -> tuple[list[FinishedNetwork], Dataset]:
@@ -36,7 +37,13 @@ def finished_networks(results: Results, study: str) -> tuple[list[FinishedNetwor
         rows = [row for row in table.rows if row.group == group]
         if all(cell.done for row in rows for cell in row.cells.values()):
             found = [
-                FinishedNetwork(table.label(row.factors), network_of(row), table_group(group), cell.run_ids)
+                FinishedNetwork(
+                    table.label(row.factors),
+                    network_of(row),
+                    table_group(group),
+                    cell.run_ids,
+                    tuple(int(seed) for seed in cell.runs["seed"]),
+                )
                 for row in rows
                 for cell in row.cells.values()
             ]

@@ -1,6 +1,6 @@
 """Notes below a table: settings, orders, genotypes, and differences to the baseline."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -10,6 +10,7 @@ import pandas as pd
 from ablations.engine.experiment import Experiment
 from ablations.engine.request import in_words
 from ablations.engine.study import Study
+from ablations.studies.table4 import METHODS
 from msinet.models.genotype import SEARCHED
 from msinet.models.registry import card_of, label_of
 from msinet.training.recipe import Recipe
@@ -18,6 +19,9 @@ from reports.genotypes import agreement
 from reports.results import Factors, Results
 from reports.statistics import LEVEL, Effect, Floats, Part, decide, equal_by_chance, p_value
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, table_group
+
+#: Names of methods without labels as tables write them.
+METHOD_LABELS = {method: name for name, method in METHODS.items()}
 
 
 def notes(results: Results, table: Table, compared: Comparisons) -> list[str]:
@@ -46,12 +50,11 @@ def settings(results: Results, study: Study) -> list[str]:
     request, cells = resolution.request, [resolved.cell for resolved in resolution.cells]
     ranked = [cell.experiment for cell in cells if cell.group != "untrained"]
     trained = [e for e in ranked if e.recipe.schedule.epochs] or ranked  # starting weights are ranked without training
-    sampler = trained[0].recipe.sampler
     changes = f" with {' '.join(request.recipe)}" if request.recipe else ""
     inside = [e for e in trained if not e.cross_domain or e.same_weights] or trained
     lines = [
-        f"Profile {request.profile}{changes}: images {_sizes(trained)}, batches {sampler.identities}x"
-        f"{sampler.images}, {_schedules(inside)}."
+        f"Profile {request.profile}{changes}: images {_by_network(trained, _size)}, batches "
+        f"{_by_network(trained, _batch)}, {_schedules(inside)}."
     ]
     if request.recipe_of == "authors":
         lines.append(_authors(trained))
@@ -70,21 +73,30 @@ def settings(results: Results, study: Study) -> list[str]:
             lines.append(_across(without, ", without labels of B", erases=erases))
     if grids := sorted({e.recipe.losses.alignment_grid for e in trained if e.recipe.losses.alignment != "none"}):
         lines.append(f"Spatial alignment (Eq. 7): grid of the {' or '.join(grids)} image.")
-    repetitions = resolution.repetitions
+    repetitions = results.repetitions_of(study.name)
     spread = "no variance estimate" if repetitions == in_words(1) else "mean ± sample standard deviation"
     lines.append(f"{repetitions}, {spread}. Models of the last epoch; nothing is selected on the test set.")
     return lines
 
 
-def _sizes(experiments: Sequence[Experiment]) -> str:
-    """Image sizes; those of some networks alone with their names."""
+def _by_network(experiments: Sequence[Experiment], text: Callable[[Recipe], str]) -> str:
+    """Texts of the recipes; those of some networks or methods alone with their names."""
     found: dict[str, dict[str, None]] = {}
     for one in experiments:
-        size = f"{one.recipe.image.height}x{one.recipe.image.width}"
-        found.setdefault(size, {})[label_of(one.model)] = None
+        unsupervised = one.recipe.unsupervised
+        name = METHOD_LABELS[unsupervised.method] if unsupervised else label_of(one.model)
+        found.setdefault(text(one.recipe), {})[name] = None
     usual = max(found.values(), key=len)
-    named = {size: "" if usual.keys() & names else f" ({', '.join(names)})" for size, names in found.items()}
-    return " and ".join(f"{size}{names}" for size, names in named.items())
+    named = {what: "" if usual.keys() & names else f" ({', '.join(names)})" for what, names in found.items()}
+    return " and ".join(f"{what}{names}" for what, names in named.items())
+
+
+def _size(recipe: Recipe) -> str:
+    return f"{recipe.image.height}x{recipe.image.width}"
+
+
+def _batch(recipe: Recipe) -> str:
+    return f"{recipe.sampler.identities}x{recipe.sampler.images}"
 
 
 def _authors(experiments: Sequence[Experiment]) -> str:
@@ -216,18 +228,27 @@ def obstacles(table: Table, compared: Comparisons) -> list[str]:
     if slow:
         row, column, why = slow[0]
         lines.append(
-            f"Not testable at this length: trainings of {len(slow)} of {len(cells)} table cells have not converged. "
-            f"{table.label(row.factors)}, {column.label}: {why}."
+            f"Not testable at this length: trainings of {len(slow)} of {len(cells)} table cells have not converged, "
+            f"for example {table.label(row.factors)}, {column.label}: {why}."
         )
-    reasons = [
-        compared.obstacle(row, column) for row, column in cells if not compared.convergence(row.cells[column].runs)
-    ]
-    found = [why for why in dict.fromkeys(reasons) if why]
+    rest = [(row, column) for row, column in cells if not compared.convergence(row.cells[column].runs)]
+    found: dict[str, list[str]] = {}
+    for row, column in rest:
+        if why := compared.obstacle(row, column):
+            found.setdefault(why, []).append(f"{table.label(row.factors)}, {column.label}")
     if any(row.cells[column].done == 1 for row, column in cells) and not found:
-        found = ["single seed"]
+        found = {"single seed": []}
     if found:
-        lines.append(f"Not compared: {'; '.join(found)}. Such rows have no order, marks or decisions.")
+        reasons = [
+            why if len(where) in (0, len(rest)) else f"{'; '.join(where[:2])}{_more(len(where) - 2)}: {why}"
+            for why, where in found.items()
+        ]
+        lines.append(f"Not compared: {'; '.join(reasons)}. Such rows have no order, marks or decisions.")
     return lines
+
+
+def _more(number: int) -> str:
+    return f" and {number} more" if number > 0 else ""
 
 
 def unequal_variances(table: Table, compared: Comparisons) -> list[str]:

@@ -159,8 +159,8 @@ def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: Ranking
             f"({dataset.fingerprint}); pass the --data-root of the run"
         )
     kept = store.root / "features" / f"{run_id}.npy"
-    newest = max((image.path.stat().st_mtime_ns for image in dataset.test), default=0)
-    if kept.is_file() and kept.stat().st_mtime_ns > newest:  # else an image has changed since
+    newest = max(path.stat().st_mtime_ns for path in (weights, *(image.path for image in dataset.test)))
+    if kept.is_file() and kept.stat().st_mtime_ns > newest:  # else an image or the training has changed since
         try:
             features: NDArray[np.float32] = np.load(kept, allow_pickle=False)
             if features.ndim == 2 and len(features) == len(dataset.test) and features.dtype == np.float32:

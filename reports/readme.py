@@ -21,7 +21,7 @@ from reports.notes import remarks_of, spread
 from reports.results import Found, ReferenceResults
 from reports.sizes import full_size_cost
 from reports.statistics import FIXED
-from reports.tables import Column, Row, TableCell, network_of, random_weights
+from reports.tables import Column, Row, TableCell, network_of, random_weights, timed_as
 from reports.verdicts import judge, verdict_counts
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +76,7 @@ def _table(results: ReferenceResults, found: Found) -> str:
             if not cell.done or (row.group == "untrained" and column.train != column.test):
                 continue  # without training, MS>M is the ranking of M
             values = [_set_name(column), f"{table.label(row.factors)}, {group_label(row.group)}"]  # type: ignore[arg-type]
-            count = full_size_cost(str(row.first("model"))).parameters_without_classifier
+            count = full_size_cost(timed_as(row)).parameters_without_classifier
             values += [f"{count / 1e6:.2f}", _mean(cell, "R1"), _mean(cell, "mAP"), "-"]
             if ours is not None and row is not ours and ours.cells[column].done:
                 effects.append(compared.effect(row, ours, column, "mAP"))
@@ -85,9 +85,10 @@ def _table(results: ReferenceResults, found: Found) -> str:
             lines.append(f"| {' | '.join(values)} |")
     lines += [
         "",
-        "R1 and mAP in per cent, means ± sample standard deviation over seeds. Brackets: 95 % interval of the difference "
-        f"over new trainings and test identities{remarks_of(effects)}. Profile `{results.request.profile}`. Training identities: "
-        f"{_training_identities(rows, columns)}. Machine: {about(results.store.root / found.machine)}. "
+        "R1 and mAP in per cent, means ± sample standard deviation over seeds. Brackets: 95 % interval of the "
+        f"difference over new trainings and test identities{remarks_of(effects)}. Profile `{results.request.profile}`. "
+        f"Training identities: {_training_identities(rows, columns)}. "
+        f"Machine: {about(results.store.root / found.machine)}. "
         f"Command: `{_command(found, columns, groups)}`.",
     ]
     gates = [
@@ -172,8 +173,9 @@ def results_page() -> str:
             continue
         parts += [f"## {study.title}", f"`{_command(found)}`, shown by `python -m reports table {name} --reference`"]
         parts.append(_as_list(as_markdown(build_table(results, name))))
-    if len(parts) == 2:
-        parts.append("There are no reference results yet.")
+    tables = [name for name in STUDIES if name.startswith(("table", "figure5"))]
+    if lacking := [STUDIES[name].title.partition(":")[0] for name in tables if results.found(name) is None]:
+        parts.append(f"No results are committed yet of: {', '.join(lacking)}.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -38,6 +38,10 @@ def in_percent(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**{name: 100 * frame[name] for name in SHARES if name in frame})
 
 
+class NoResults(UserError):
+    """There are no reference results of a study."""
+
+
 class Results:
     """Studies of a request and their runs. The store is read once, and each study is resolved once.
 
@@ -76,6 +80,10 @@ class Results:
     def repetitions(self) -> str:
         """The number of seeds in words."""
         return in_words(self.seeds)
+
+    def repetitions_of(self, study: str) -> str:
+        """The number of seeds of a study in words: those asked for, or those of the reference results."""
+        return self.resolution(study).request.repetitions
 
     @property
     def folder(self) -> Path:
@@ -230,6 +238,10 @@ class ReferenceResults(Results):
         """The number of seeds in words; studies have different ones."""
         return f"up to {in_words(self.seeds)}"
 
+    def repetitions_of(self, study: str) -> str:
+        """The number of seeds of a study in words."""
+        return self.resolution(study).repetitions
+
     @property
     def folder(self) -> Path:
         """Subfolder of the store for tables, figures and the report; local files are not overwritten."""
@@ -287,13 +299,14 @@ class ReferenceResults(Results):
         """The study with the state of each of its cells.
 
         Raises:
-            UserError: unknown study, or there are no reference results of it.
+            UserError: unknown study.
+            NoResults: there are no reference results of it.
         """
         find_study(study)
         found = self.found(study)
         if found is None:
             where = self.store.root / self.machine
-            raise UserError(f"no reference results of {study} for this request in {where} (docs/reference.md)")
+            raise NoResults(f"no reference results of {study} for this request in {where} (docs/reference.md)")
         return found.resolution
 
     def frame(self, study: str) -> pd.DataFrame:
@@ -335,9 +348,11 @@ def has(factors: Factors, wanted: Factors) -> bool:
 
 
 def file_name(name: str, request: Request) -> str:
-    """File name with profile, data and changed settings, so that one table does not overwrite another."""
+    """File name with profile, data and changed settings, so that tables of different runs have different files."""
     whose = () if request.recipe_of == "paper" else (request.recipe_of,)
     data = (request.root_name,) if request.root_name else ()
-    changes = (*request.recipe, *request.search_recipe, *request.unsupervised_recipe)
-    words = (re.sub(r"[^\w.=]+", "-", word) for word in (*data, *changes))
+    several = {"": request.recipe, "search-": request.search_recipe, "unsupervised-": request.unsupervised_recipe}
+    changes = [f"{kind}{change}" for kind, changes in several.items() for change in changes]
+    rules = ("same-camera",) if request.keep_same_camera else ()
+    words = (re.sub(r"[^\w.=]+", "-", word) for word in (*data, *changes, *rules))
     return "-".join((name, request.profile, *whose, *words)).replace(".", "_")

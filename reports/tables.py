@@ -170,3 +170,8 @@ def network_of(row: Row) -> str:
     name = str(factors.get("network", ""))
     plain = name and factors.get("alignment", "none") == "none"
     return name if plain and (row.group != "untrained" or not CARDS[name].learns) else ""
+
+
+def timed_as(row: Row) -> str:
+    """A row's network as `python -m bench` names it: with its width, and the module of its alignment."""
+    return f"{row.first('model')} pam=True" if row.first("option.pam") == 1 else str(row.first("model"))

@@ -9,6 +9,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import get_args
 
@@ -17,7 +18,7 @@ import pandas as pd
 
 from ablations.engine.request import Request
 from ablations.studies import STUDIES
-from msinet.errors import UserError
+from msinet.errors import DataError
 from msinet.models.genotype import OPERATIONS, SEARCHED
 from msinet.models.registry import split_name
 from msinet.training.recipes import resolve
@@ -27,7 +28,7 @@ from reports.comparisons import shared_seeds
 from reports.layout import comparisons_of, plain_table
 from reports.notes import found_by_search, spread
 from reports.paper import of_cell, of_group, of_row, paper_numbers
-from reports.results import Factors, Results, has
+from reports.results import Factors, NoResults, Results, has
 from reports.sizes import full_size_cost
 from reports.statistics import Effect, Part, Status, Variance, contrast, decide, few_repetitions, p_value
 from reports.tables import Column, Row, Table
@@ -44,6 +45,8 @@ OTHER_START = {
     "pretext": "pre-trained on the rendered pretext set; the paper's networks are pre-trained on ImageNet",
     "scratch": "trained from scratch; the paper's networks are pre-trained",
 }
+#: Groups of initial weights in labels.
+INITIAL: dict[Group, str] = {"scratch": "from scratch", "pretrained": "pre-trained"}
 #: Largest number of obstacles in the evidence of a claim.
 REASONS = 3
 #: Patch sizes of the paper's transformers, in pixels; 0: no transformer.
@@ -177,7 +180,7 @@ def effect_of(c: Comparison, results: Results) -> Effect | None:
         return untestable("networks are pre-trained on the rendered pretext set, not on ImageNet")
     try:
         table = plain_table(results, c.study)
-    except UserError:
+    except (DataError, NoResults):
         return None
     column = Column(c.train, c.test)
     found = _find(table, c, column)
@@ -259,13 +262,22 @@ def compared(c: Comparison, effect: Effect | None, request: Request) -> Outcome:
 
 
 def label(c: Comparison) -> str:
-    """A comparison in words."""
+    """A comparison in words. Initial weights are named where the statements about a study differ in them."""
     table = Table("", (), (), STUDIES.get(c.study))
     names = [f"mean of {len(rows)} rows" if len(rows) > 1 else table.label(rows[0]) for _, _, rows in c.terms]
     column = f"{Column(c.train, c.test).label} {c.metric}"
     if c.subtracted:
         return f"gain by pre-training, {names[0]} - {names[2]}, {column}"
-    return f"{names[0]} - {names[1]}, {column}"
+    groups = [INITIAL.get(group, "") if _several_groups(c.study) else "" for _, group, _ in c.terms]
+    if len(set(groups)) == 1:
+        return ", ".join(filter(None, [f"{names[0]} - {names[1]}", groups[0], column]))
+    return f"{names[0]}, {groups[0]} - {names[1]}, {groups[1]}, {column}"
+
+
+@cache
+def _several_groups(study: str) -> bool:
+    """True if the statements about a study are about several groups of initial weights."""
+    return len({group for claim in CLAIMS for c in claim.comparisons if c.study == study for group, _ in c.rows}) > 1
 
 
 def command_for(c: Comparison, request: Request) -> str:
@@ -317,7 +329,7 @@ def selection_effect(s: Selection, results: Results) -> Effect | None:
     try:
         study = results.resolution(s.study).study
         searches = [one for one in found_by_search(results, study) if has(one.factors, s.row)]
-    except UserError:
+    except (DataError, NoResults):
         return None
     if not searches:
         return None
@@ -397,12 +409,14 @@ def _fewer(m: Measurement, millions: Sequence[float]) -> tuple[Status, str]:
 
 
 def _faster(network: str, other: str, latencies: pd.DataFrame) -> tuple[Status, str]:
-    """Compares median latencies at every batch size measured for both networks, as trained and in fp32."""
+    """Compares median latencies at every device and batch size with both networks, as trained and in fp32."""
     if len(latencies):
         frame = latencies[(latencies["form"] == "eager") & (latencies["precision"] == "fp32")]
-        times = frame.pivot_table(index="batch", columns="model", values="p50_ms")
+        frame = frame if "device" in frame else frame.assign(device="")
+        times = frame.pivot_table(index=["device", "batch"], columns="model", values="p50_ms", sort=False)
         if {network, other} <= set(times) and len(ratios := (times[network] / times[other]).dropna()):
-            text = ", ".join(f"{ratio:.2f} at batch {batch}" for batch, ratio in ratios.items())
+            where = [f"batch {batch}" + (f" on {device}" if device else "") for device, batch in ratios.index]
+            text = ", ".join(f"{ratio:.2f} at {place}" for ratio, place in zip(ratios, where, strict=True))
             wins = (ratios < 1).sum()
             status: Status = "holds" if wins == len(ratios) else "undecided" if wins else "fails"
             return status, f"time relative to {other}: {text}"

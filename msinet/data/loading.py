@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from msinet import distributed
@@ -113,7 +113,7 @@ def _open_pixels(
         cache = intact or (size <= CACHE_LIMIT and 2 * size <= disk_usage(folder).free)
     if cache:
         if not intact:
-            _write_cache(images, height, width, file, progress)
+            _write_cache(dataset.name, images, height, width, file, progress=progress)
         cached: Pixels = np.load(file, mmap_mode="r")
         return cached
     verify(dataset.name, key, images, progress=progress)
@@ -166,7 +166,7 @@ def _intact(file: Path, shape: tuple[int, ...]) -> bool:
         return stream.read(len(header)) == header and file.stat().st_size == len(header) + math.prod(shape)
 
 
-def _write_cache(images: Sequence[Image], height: int, width: int, file: Path, progress: bool) -> None:
+def _write_cache(name: str, images: Sequence[Image], height: int, width: int, file: Path, *, progress: bool) -> None:
     problems: list[str] = []
     with atomic_path(file) as temporary:
         # np.lib.format.open_memmap would leave a sparse file, with a bus error later on a full disk. Writing the
@@ -180,7 +180,7 @@ def _write_cache(images: Sequence[Image], height: int, width: int, file: Path, p
                 ):
                     stream.write(pixels.tobytes())
         if problems:
-            raise _broken(file.name.split("-")[0], sorted(problems))
+            raise _broken(name, sorted(problems))
 
 
 def _try_decode(path: Path, height: int, width: int, problems: list[str]) -> Pixels:
@@ -194,8 +194,12 @@ def _try_decode(path: Path, height: int, width: int, problems: list[str]) -> Pix
 # --- Training batches ----------------------------------------------------------------------------
 
 
-class _TrainImages(TorchDataset[tuple[Tensor, int]]):
-    """Augmented images. The random numbers of an image depend only on (seed, epoch, position in the epoch)."""
+class _TrainImages(TorchDataset[tuple[Tensor, int] | DataError]):
+    """Augmented images. The random numbers of an image depend only on (seed, epoch, position in the epoch).
+
+    The item of an image that cannot be decoded is the error: if a worker raised it, torch would add a traceback to its
+    message.
+    """
 
     def __init__(
         self,
@@ -207,10 +211,23 @@ class _TrainImages(TorchDataset[tuple[Tensor, int]]):
     ) -> None:
         self.pixels, self.labels, self.augmentation, self.seed, self.size = pixels, labels, augmentation, seed, size
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int] | DataError:
         epoch, position, index = key
         rng = np.random.default_rng((self.seed, epoch, position, 1))  # 1: differs from the sampler's seeds
-        return augment(self.pixels[index], rng, self.augmentation, self.size), int(self.labels[index])
+        try:
+            pixels = self.pixels[index]
+        except DataError as error:
+            return error
+        return augment(pixels, rng, self.augmentation, self.size), int(self.labels[index])
+
+
+def _joined(items: list[tuple[Tensor, int] | DataError]) -> tuple[Tensor, Tensor] | DataError:
+    """A batch of images and labels, or the first error among them."""
+    errors = [item for item in items if isinstance(item, DataError)]
+    if errors:
+        return errors[0]
+    images, labels = default_collate(items)
+    return images, labels
 
 
 def train_batches(
@@ -229,19 +246,26 @@ def train_batches(
     Batches depend on the plan and the seed, not on the number of workers. `size` is (H, W) of a random resized crop;
     otherwise images already have their size. With several processes, each gets its own part of every batch; together
     the parts equal the batch of a single process.
+
+    Raises:
+        DataError: an image that can no longer be decoded.
     """
     keys = (
         [(epoch, step * len(batch) + i, index) for i, index in enumerate(batch)][distributed.share(len(batch))]
         for epoch, step, batch in plan
     )
-    loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+    loader: DataLoader[tuple[Tensor, int] | DataError] = DataLoader(
         _TrainImages(pixels, labels, augmentation, seed, size),
         batch_sampler=keys,
         num_workers=workers,
+        collate_fn=_joined,
         pin_memory=pin_memory,
         worker_init_fn=_quiet if workers else None,
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
 
 
 def _quiet(worker: int) -> None:

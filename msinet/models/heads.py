@@ -390,8 +390,9 @@ def assemble(backbone: Backbone, neck: str | Neck, num_classes: int, *, pam: boo
         with torch.random.fork_rng(devices=[]):  # all other weights are those of a network without PAM
             network.pam = PositionActivation(backbone.channels)
             init_weights(network.pam)
-    if hasattr(head, "classifier_std"):
+    std = getattr(head, "classifier_std", None)
+    if std is not None:
         for module in head.get_submodule("classifier").modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=head.classifier_std)
+                nn.init.normal_(module.weight, std=std)
     return network

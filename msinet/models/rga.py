@@ -114,6 +114,8 @@ WEIGHTS = NetworkWeights(
         label="RGA-SC",
         order=37,
         studies=("table3",),
+        # The relations of channels cost C^3/4 multiply-adds per stage and image, whatever the image's size.
+        widths=(("smoke", 0.25), ("mini", 0.25)),
         authors={
             "optimizer": "adam",
             "lr": 8e-4,

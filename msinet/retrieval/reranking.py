@@ -172,6 +172,8 @@ def _common(
     """Sum of min(V(row), V(j)) for every row j of `columns`, whose columns have `entries_of` entries: (rows,)."""
     span = slice(mixed.indptr[row], mixed.indptr[row + 1])
     present, own = mixed.indices[span], mixed.data[span]
+    if not len(present):  # of many equal images, some are not among their own neighbours
+        return np.zeros(columns.shape[0])
     starts, counts = columns.indptr[present], entries_of[present]
     ends = counts.cumsum()  # the entries of these columns, one column after the other
     entries = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)

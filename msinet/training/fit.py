@@ -91,6 +91,11 @@ class Task(ABC):
         """Restore what `state_dict` returned."""
 
 
+def is_due(epoch: int, every: int) -> bool:
+    """True if an evaluation follows an epoch (counted from 0): after each `every` epochs; 0: never."""
+    return every > 0 and (epoch + 1) % every == 0
+
+
 @dataclass
 class Progress:
     """Progress of a training; part of its checkpoint."""

@@ -339,7 +339,8 @@ class Unsupervised:
     reliable: float = 0.9
     """of spcl: quantile of the clusters' independence in the first epoch, used as threshold in all epochs"""
     distillation: bool = True
-    """of hdcrl: probability distillation, as in its paper; False: as in its released USL code"""
+    """of hdcrl: probability distillation, as in its paper, and the teacher is the result; False: as in its released USL
+    code, whose result is the student"""
     teacher_decay: float = 0.999
     """of hdcrl and mmt: largest decay of the teacher's moving average"""
     teacher_warmup: int = 49
@@ -549,32 +550,40 @@ def canonical(recipe: Recipe) -> dict[str, Any]:
     Settings without effect are left out, so that equal trainings have equal hashes. A setting that is added later must
     be left out where it is neutral, so that finished runs keep their ids.
     """
-    losses = recipe.losses
-    idle = set[str]()
-    if losses.alignment == "none":
-        idle |= {name for name in settings(recipe) if name.startswith("alignment_")}
+    idle = _idle_losses(recipe)
     if recipe.schedule.decay == 0.1:
         idle |= {"decay"}
+    if not recipe.augmentation.erase:
+        idle |= {"erase_fill"}
+    if recipe.optimizer.backbone_lr == 1:
+        idle |= {"backbone_lr"}
+    if recipe.unsupervised is not None:
+        own = OWN_SETTINGS[recipe.unsupervised.method]
+        idle |= {name for names in OWN_SETTINGS.values() for name in names} - set(own)
+    found = {name: value for name, value in settings(recipe).items() if name not in idle}
+    return {"version": CANONICAL_VERSION, **found, "precision": CANONICAL_PRECISIONS[recipe.precision]}
+
+
+def _idle_losses(recipe: Recipe) -> set[str]:
+    """Settings of `Losses` without effect."""
+    losses = recipe.losses
+    names = {loss.name for loss in fields(losses)}
+    if recipe.search is not None:  # a search has its own loss, which uses only label_smoothing
+        return names - {"label_smoothing"}
+    if recipe.unsupervised is not None:  # a method's triplets depend neither on `triplet` nor on `soft_margin`
+        return names - set(OWN_LOSSES.get(recipe.unsupervised.method, ()))
+    idle = set[str]()
+    if losses.alignment == "none":
+        idle |= {name for name in names if name.startswith("alignment_")}
     if not losses.identity_margin:
         idle |= {"identity_margin"}
     if losses.soft_margin or not losses.triplet:
         idle |= {"margin"}
     if not losses.triplet:
         idle |= {"soft_margin", "normalize_triplet"}
-    if not recipe.augmentation.erase:
-        idle |= {"erase_fill"}
-    if recipe.optimizer.backbone_lr == 1:
-        idle |= {"backbone_lr"}
     if losses.over_heads == "sum":
         idle |= {"over_heads"}
-    if recipe.search is not None:  # a search has its own loss, which uses only label_smoothing
-        idle |= {loss.name for loss in fields(losses)} - {"label_smoothing"}
-    if recipe.unsupervised is not None:
-        method = recipe.unsupervised.method
-        idle |= {name for names in OWN_SETTINGS.values() for name in names} - set(OWN_SETTINGS[method])
-        idle |= {loss.name for loss in fields(losses)} - set(OWN_LOSSES.get(method, ()))
-    found = {name: value for name, value in settings(recipe).items() if name not in idle}
-    return {"version": CANONICAL_VERSION, **found, "precision": CANONICAL_PRECISIONS[recipe.precision]}
+    return idle
 
 
 def from_canonical(found: Mapping[str, Any]) -> Recipe:

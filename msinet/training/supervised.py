@@ -13,7 +13,7 @@ from msinet.models import Output
 from msinet.models.heads import ReIDNet
 from msinet.models.sam import at_least_float
 from msinet.training.batches import Batches
-from msinet.training.fit import Row, Task, Values
+from msinet.training.fit import Row, Task, Values, is_due
 from msinet.training.graphs import StaticStep, capture, load_optimizer, read_every, set_learning_rate, tensor_rates
 from msinet.training.recipe import Recipe
 
@@ -77,9 +77,7 @@ class Supervised(Task):
 
     def end_epoch(self, epoch: int) -> Row:
         """Evaluate every `evaluate_every` epochs."""
-        if self.evaluate is None or not self.evaluate_every or (epoch + 1) % self.evaluate_every:
-            return {}
-        return self.evaluate()
+        return self.evaluate() if self.evaluate is not None and is_due(epoch, self.evaluate_every) else {}
 
     def state_dict(self) -> dict[str, Any]:
         """State of network and optimizer."""
@@ -94,14 +92,18 @@ class Supervised(Task):
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer of a recipe, with weight decay on every trained parameter.
 
-    SGD has momentum 0.9. Biases and the backbone have their own learning rates (`bias_lr`, `backbone_lr`).
+    SGD has momentum 0.9. Biases and the backbone have their own learning rates (`bias_lr`, `backbone_lr`). Methods
+    without labels hold the network inside another module. A module with a true attribute `fresh` is not part of the
+    pre-trained backbone, although it is inside it.
     """
     chosen = recipe.optimizer
+    fresh = {one for module in model.modules() if getattr(module, "fresh", False) for one in module.parameters()}
     groups = defaultdict[float, list[nn.Parameter]](list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             times = chosen.bias_lr if name.endswith("bias") else 1.0
-            groups[times * (chosen.backbone_lr if name.startswith("backbone.") else 1.0)].append(parameter)
+            in_backbone = ".backbone." in f".{name}" and parameter not in fresh
+            groups[times * (chosen.backbone_lr if in_backbone else 1.0)].append(parameter)
     parameters = [{"params": members, "times": times} for times, members in groups.items()]
     common: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay, "fused": True}
     if chosen.optimizer in ("adam", "amsgrad"):

@@ -24,8 +24,8 @@ class StudentAndTeacher(nn.Module):
 class HybridContrast(InstanceTask):
     """The student learns from the hardest rows of each cluster and from the teacher's view of the same images.
 
-    The result is always the teacher; the released code keeps the better of the two on the test set. Without
-    `distillation` the loss is that of the released USL trainer.
+    The result is the teacher; the released code keeps the better of the two on the test set. Without `distillation`,
+    loss and result are those of the released USL trainer: it never updates its teacher, so the result is the student.
     """
 
     def __init__(self, network: nn.Module, images: Unlabelled, conditions: Conditions) -> None:
@@ -37,8 +37,8 @@ class HybridContrast(InstanceTask):
 
     @property
     def trained(self) -> nn.Module:
-        """The teacher."""
-        return self.pair.teacher
+        """The teacher; without distillation the student."""
+        return self.pair.teacher if self.settings.distillation else self.pair.student
 
     def begin_epoch(self, epoch: int, step: int) -> dict[str, float]:
         """Begin the epoch for both views."""

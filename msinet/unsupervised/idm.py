@@ -24,7 +24,13 @@ class Mixer(nn.Module):
 
     The weights come from the detached maps: pooled descriptors (mean and maximum), a linear layer for each, their sum,
     two more linear layers, and a softmax. `weights` keeps those of the last batch, (B, 2), with their gradient.
+
+    Args:
+        channels: C of the maps (2B, C, H, W): B of the source, then B of the target.
     """
+
+    fresh = True
+    """inside the backbone, but not pre-trained: it has the learning rate of the other new layers"""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -131,7 +137,9 @@ class CrossBatchMemory:
 
     def state_dict(self) -> dict[str, Any]:
         """The filled rows and the position of the next one."""
-        return {"features": self.features[: self.filled], "keys": self.keys[: self.filled], "place": self.place}
+        rows = slice(self.filled)
+        # Clones: a checkpoint would store the whole memory behind a view.
+        return {"features": self.features[rows].clone(), "keys": self.keys[rows].clone(), "place": self.place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""

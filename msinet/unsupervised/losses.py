@@ -43,9 +43,10 @@ def contrast(logits: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def features_of(network: ReIDNet) -> int:
-    """Length of a network's feature."""
+    """Length D of a network's feature, from one black image; its mode stays unchanged."""
     training = network.training
     device = next(network.parameters()).device
-    length = int(network.eval()(torch.zeros(1, 3, 64, 32, device=device)).shape[1])
+    size = network.image or (64, 32)  # pixels; small ones where any size will do
+    length = int(network.eval()(torch.zeros(1, 3, *size, device=device)).shape[1])
     network.train(training)
     return length

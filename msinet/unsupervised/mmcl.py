@@ -9,7 +9,6 @@ from torch import Tensor
 
 from msinet.training.fit import Row, Values
 from msinet.training.graphs import set_learning_rate
-from msinet.unsupervised.samplers import group_batches
 from msinet.unsupervised.task import InstanceTask
 
 #: Candidates that are checked at once.
@@ -24,10 +23,10 @@ class MultiLabels(InstanceTask):
 
     def begin_epoch(self, epoch: int, step: int) -> Row:
         """Plan random batches and set learning rate and momentum of the memory, which rises from 0."""
-        learning_rate, sampler = self.learning_rate(epoch), self.recipe.sampler
+        learning_rate = self.learning_rate(epoch)
         set_learning_rate(self.optimizer, learning_rate)
         self.rows.momentum = self.settings.memory_momentum * epoch / self.epochs
-        plan = group_batches(self.labels, 0, sampler.batch, seed=self.seed, epoch=epoch, steps=sampler.steps_per_epoch)
+        plan = self.random_plan(epoch, self.recipe.sampler.steps_per_epoch)
         self.network.train()
         return {"steps": self.batches.begin(plan, epoch, step), "lr": learning_rate}
 

@@ -1,7 +1,6 @@
 """MMT (Ge et al., ICLR 2020): two networks learn from clusters and from each other's moving average."""
 
 import copy
-from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -14,17 +13,18 @@ from msinet.losses import identity_loss, triplet_loss
 from msinet.models.heads import ReIDNet
 from msinet.training.fit import Row, Values
 from msinet.training.graphs import set_learning_rate
-from msinet.training.recipe import Unsupervised
+from msinet.training.recipe import Unsupervised, with_settings
 from msinet.training.supervised import build_optimizer
 from msinet.unsupervised.batches import Labelled
 from msinet.unsupervised.losses import features_of
 from msinet.unsupervised.pseudo_labels import OUTLIER, centroids, cluster, distances
-from msinet.unsupervised.samplers import group_batches
 from msinet.unsupervised.task import Conditions, PseudoLabelTask, Unlabelled
 from msinet.unsupervised.teacher import average, frozen
 
 #: Radius up to which distances are computed before the radius of DBSCAN is known; larger ones count as 1.
 WIDEST = 0.99
+#: The radius of DBSCAN stays at least this far below `WIDEST`.
+GAP = 0.02
 #: Distances up to this are those of equal encodings.
 ZERO = 1e-6
 
@@ -86,9 +86,10 @@ class Couple(nn.Module):
 class MutualMeanTeaching(PseudoLabelTask):
     """Both networks train first on the source, each with its own batches, then on the target's clusters.
 
-    Each learns from the clusters and from the other's teacher, which sees another view of the same images. The result
-    is always the first teacher; the released code keeps the better of both on the test set. The radius of DBSCAN is the
-    mean distance of the closest pairs at the start of the adaptation.
+    Each learns from the clusters and from the other's teacher, which sees another view of the same images. As in the
+    released code, random erasing is only for the adaptation. The result is always the first teacher; the released code
+    keeps the better of both on the test set. The radius of DBSCAN is the mean distance of the closest pairs at the
+    start of the adaptation.
 
     Args:
         network: to train.
@@ -104,8 +105,11 @@ class MutualMeanTeaching(PseudoLabelTask):
         self.couple = Couple(network, max(source.identities, len(images.pixels))).to(conditions.device)
         super().__init__(self.couple, images, conditions)
         self.source_epochs = int(self.settings.source_share * self.epochs)
-        first = self.source_batches(source)
-        self.of_source = [first, self.source_batches(source, 2, first.resident)]
+        without_erasing = with_settings(self.recipe, {"erase": 0.0})
+        first = self.source_batches(source, recipe=without_erasing)
+        self.of_source = [first, self.source_batches(source, 2, first.resident, without_erasing)]
+        self.for_norms = self.batches_of(images.pixels, 0, self.batches.resident, without_erasing)
+        """images of the target that only update batch norms while the source is learned"""
         self.second_view = self.batches_of(images.pixels, 3, self.batches.resident)
         self.adapting = False
         self.taken = 0
@@ -133,12 +137,11 @@ class MutualMeanTeaching(PseudoLabelTask):
 
     def begin_source(self, epoch: int, step: int) -> Row:
         """Plan batches of the source for each network, and random ones of the target."""
-        learning_rate, sampler = self.learning_rate(epoch), self.recipe.sampler
+        learning_rate, longest = self.learning_rate(epoch), self.recipe.sampler.steps_per_epoch
         set_learning_rate(self.optimizer, learning_rate)
         self.network.train()
-        steps = min(batches.draw(epoch, step, sampler.steps_per_epoch) for batches in self.of_source)
-        plan = group_batches(self.labels, 0, sampler.batch, seed=self.seed, epoch=epoch, steps=steps)
-        return {"steps": self.batches.begin(plan, epoch, step), "lr": learning_rate}
+        steps = min(batches.draw(epoch, step, longest) for batches in self.of_source)
+        return {"steps": self.for_norms.begin(self.random_plan(epoch, steps), epoch, step), "lr": learning_rate}
 
     def clustered_features(self) -> Tensor:
         """Mean of both teachers' features."""
@@ -147,10 +150,10 @@ class MutualMeanTeaching(PseudoLabelTask):
 
     def find_labels(self, features: Tensor) -> np.ndarray:
         """Cluster with DBSCAN; its radius is computed once, in the first epoch of the adaptation."""
-        within = distances(features, self.settings, None if self.labelled >= 0 else WIDEST)
+        within = distances(features, self.settings, self.radius if self.labelled >= 0 else WIDEST)
         if self.labelled < 0:
-            self.settings = replace(self.settings, eps=first_radius(within, self.settings))
-        return cluster(within, self.settings.eps, self.settings.min_samples)
+            self.radius = first_radius(within, self.settings)
+        return cluster(within, self.radius, self.settings.min_samples)
 
     def prepare(self, features: Tensor) -> None:
         """Set the classifiers to the clusters' centroids and reset the optimizer."""
@@ -167,7 +170,7 @@ class MutualMeanTeaching(PseudoLabelTask):
 
     def learn_source(self) -> Values:
         """Train each network on a batch of the source; images of the target only update batch norm statistics."""
-        target, _ = self.batches.next()
+        target, _ = self.for_norms.next()
         total, right = torch.zeros((), device=self.device), []
         for learner, batches in zip(self.couple.learners, self.of_source, strict=True):
             images, labels = batches.next()
@@ -207,25 +210,24 @@ class MutualMeanTeaching(PseudoLabelTask):
         }
 
     def hard_losses(self, pooled: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Identity loss and soft-margin triplet loss: (2,)."""
+        """Identity and soft-margin triplet loss of pooled (B, D), logits (B, classes) and labels (B,): (2,)."""
         identity = identity_loss(logits, labels, self.recipe.losses.label_smoothing)
         return torch.stack([identity, triplet_loss(pooled, labels, None, normalize=False)])
 
     def state_dict(self) -> dict[str, Any]:
         """The state, with phase, steps and radius."""
-        mine = {"adapting": self.adapting, "taken": self.taken, "eps": self.settings.eps}
+        mine = {"adapting": self.adapting, "taken": self.taken, "radius": self.radius}
         return super().state_dict() | mine
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         super().load_state_dict(state)
-        self.adapting, self.taken = state["adapting"], state["taken"]
-        self.settings = replace(self.settings, eps=state["eps"])
+        self.adapting, self.taken, self.radius = state["adapting"], state["taken"], state["radius"]
 
 
 def first_radius(within: sparse.csr_array, settings: Unsupervised) -> float:
     """The radius of DBSCAN: the mean distance of the closest pairs, from distances up to `WIDEST` (N, N)."""
-    return min(max(closest(within, settings.closest), 1e-6), WIDEST - settings.eps_gap)
+    return min(max(closest(within, settings.closest), 1e-6), WIDEST - GAP)
 
 
 def closest(within: sparse.csr_array, share: float) -> float:

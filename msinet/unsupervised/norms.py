@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-#: Order of the domains in a batch.
-SOURCE, TARGET, MIXED = range(3)
+#: Position of the target among the domains of a batch: source, target, mixed.
+TARGET = 1
 
 
 class DomainNorm(nn.Module):

@@ -30,6 +30,7 @@ def distances(features: Tensor, settings: Unsupervised, radius: float | None = N
     """Jaccard distances of features (N, D) by a method's settings, up to `radius` (by default its eps).
 
     Raises:
+        DataError: NaN or infinite features.
         UserError: fewer images than neighbours.
     """
     return jaccard_distances(
@@ -63,12 +64,13 @@ def cluster(within: sparse.csr_array, eps: float, min_samples: int) -> np.ndarra
     return found.astype(np.int64)
 
 
-def check_clusters(labels: np.ndarray, settings: Unsupervised, *, keeps_outliers: bool) -> None:
+def check_clusters(labels: np.ndarray, settings: Unsupervised, radius: float, *, keeps_outliers: bool) -> None:
     """Check that there are at least two clusters.
 
     Args:
         labels: of `cluster`, (N,).
         settings: of the method, for the message.
+        radius: of DBSCAN, for the message.
         keeps_outliers: whether each outlier is trained as a cluster of its own.
 
     Raises:
@@ -78,10 +80,10 @@ def check_clusters(labels: np.ndarray, settings: Unsupervised, *, keeps_outliers
     if count + (outliers if keeps_outliers else 0) > 1:
         return
     what = "no cluster" if count == 0 else "a single cluster"
-    radius = "closest" if settings.method == "mmt" else "eps"  # mmt computes its eps
-    remedy = f"raise {radius}, lower min_samples" if count == 0 else f"lower {radius}"
+    name = "closest" if settings.method == "mmt" else "eps"  # mmt computes its radius
+    remedy = f"raise {name}, lower min_samples" if count == 0 else f"lower {name}"
     raise DataError(
-        f"DBSCAN found {what} among {len(labels)} images ({outliers} outliers; eps {settings.eps:g}, min_samples "
+        f"DBSCAN found {what} among {len(labels)} images ({outliers} outliers; eps {radius:g}, min_samples "
         f"{settings.min_samples}), but {settings.method} needs at least two; {remedy} or start from better weights"
     )
 

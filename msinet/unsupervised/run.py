@@ -8,8 +8,10 @@ import numpy as np
 from torch import nn
 
 from msinet.data.datasets import SUFFIXES, Dataset, Image
+from msinet.data.layouts.files import image_files
 from msinet.data.loading import PixelSource
 from msinet.errors import DataError, UserError, WeightsError
+from msinet.io import nearest_existing
 from msinet.models import load_weights
 from msinet.models.heads import ReIDNet
 from msinet.models.weights import LoadReport
@@ -110,6 +112,12 @@ class WithoutLabels(Kind):
         recipe, options, target = training.recipe, here.options, training.target
         if not isinstance(network, ReIDNet):
             raise UserError(f"{training.model} learns no features; choose another network")
+        if not hasattr(network.head, "embed"):
+            neck = training.options.get("neck", type(network.head).__name__)
+            raise UserError(
+                f"{training.model} with neck {neck} has no feature that methods without labels can train; remove the "
+                "option neck: --recipe feature=global or feature=transfer chooses one of theirs"
+            )
         conditions = Conditions(
             recipe,
             training.batches_seed,
@@ -157,13 +165,19 @@ def cameras_of(dataset: Dataset) -> np.ndarray:
 def image_folder(root: Path) -> Dataset:
     """All images of a folder and its subfolders as an unlabelled training set without test images.
 
+    The set has the folder's name, also if the folder is given as `.` or starts with `~`.
+
     Raises:
-        DataError: no such folder, or no image in it.
+        DataError: no such folder, no image in it, or a folder that cannot be read.
     """
-    if not root.is_dir():
-        raise DataError(f"folder of images {root} does not exist")
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    folder = root.expanduser().resolve()
+    if not folder.is_dir():
+        raise DataError(f"folder of images {folder} does not exist; pass a folder.{nearest_existing(folder)}")
+    try:
+        paths = image_files(folder)
+    except OSError as error:
+        raise DataError(f"{folder}: {error}; check its permissions") from error
     if not paths:
-        raise DataError(f"no image in {root}; known suffixes: {', '.join(sorted(SUFFIXES))}")
+        raise DataError(f"no image in {folder}: no file ends with {', '.join(sorted(SUFFIXES))}; pass another folder")
     images = tuple(Image(path, -1, 0) for path in paths)
-    return Dataset(root.name, "folder of images", root, images, (), (), remove_same_camera=False)
+    return Dataset(folder.name, "folder of images", folder, images, (), (), remove_same_camera=False)

@@ -15,14 +15,14 @@ from msinet.data.resident import ResidentImages
 from msinet.models.heads import Embedding
 from msinet.search.memory import Memory
 from msinet.training.evaluation import embed
-from msinet.training.fit import Row, Task, Values
+from msinet.training.fit import Row, Task, Values, is_due
 from msinet.training.graphs import set_learning_rate
 from msinet.training.recipe import Recipe
 from msinet.training.supervised import build_optimizer
 from msinet.unsupervised.batches import Labelled, PlannedBatches, SourceBatches
 from msinet.unsupervised.losses import contrast, mean_similarities
 from msinet.unsupervised.pseudo_labels import OUTLIER, check_clusters, cluster, distances, quality, singletons
-from msinet.unsupervised.samplers import gallery_batches
+from msinet.unsupervised.samplers import gallery_batches, group_batches
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class PseudoLabelTask(Task):
         self.network, self.images, self.conditions = network, images, conditions
         self.recipe, self.settings = conditions.recipe, conditions.recipe.method_settings
         self.epochs, self.seed, self.device = self.recipe.schedule.epochs, conditions.seed, conditions.device
+        self.radius = self.settings.eps
+        """of DBSCAN; mmt computes its own"""
         self.batches = self.batches_of(images.pixels)
         self.optimizer = build_optimizer(network, self.recipe)
         self.labels = np.full(len(images.pixels), OUTLIER)
@@ -91,7 +93,7 @@ class PseudoLabelTask(Task):
 
     def find_labels(self, features: Tensor) -> np.ndarray:
         """Pseudo-labels (N,) of features (N, D)."""
-        return cluster(distances(features, self.settings), self.settings.eps, self.settings.min_samples)
+        return cluster(distances(features, self.settings), self.radius, self.settings.min_samples)
 
     def prepare(self, features: Tensor) -> None:
         """Prepare memories for the epoch's labels."""
@@ -115,14 +117,14 @@ class PseudoLabelTask(Task):
     # --- Shared by all methods ---
 
     def source_batches(
-        self, source: Labelled, stream: int = 1, resident: ResidentImages | None = None
+        self, source: Labelled, stream: int = 1, resident: ResidentImages | None = None, recipe: Recipe | None = None
     ) -> SourceBatches:
         """Batches of a source; arguments as in `batches_of`."""
         seed, workers = self.seed + stream, self.conditions.workers
-        return SourceBatches(source, self.recipe, seed, self.device, workers, resident=resident)
+        return SourceBatches(source, recipe or self.recipe, seed, self.device, workers, resident=resident)
 
     def batches_of(
-        self, pixels: PixelSource, stream: int = 0, resident: ResidentImages | None = None
+        self, pixels: PixelSource, stream: int = 0, resident: ResidentImages | None = None, recipe: Recipe | None = None
     ) -> PlannedBatches:
         """Batches of images.
 
@@ -130,9 +132,14 @@ class PseudoLabelTask(Task):
             pixels: the images.
             stream: different streams have different augmentation.
             resident: of other batches of the same images, to share their copy on the device.
+            recipe: with the augmentation; None: that of the task.
         """
         seed, workers = self.seed + stream, self.conditions.workers
-        return PlannedBatches(pixels, self.recipe, seed, self.device, workers, resident=resident)
+        return PlannedBatches(pixels, recipe or self.recipe, seed, self.device, workers, resident=resident)
+
+    def random_plan(self, epoch: int, steps: int | None) -> list[list[int]]:
+        """Batches of images in random order, without regard to clusters; `steps` None: one pass."""
+        return group_batches(self.labels, 0, self.recipe.sampler.batch, seed=self.seed, epoch=epoch, steps=steps)
 
     @property
     def trained(self) -> nn.Module:
@@ -153,13 +160,13 @@ class PseudoLabelTask(Task):
         """Cluster, unless an interrupted epoch continues; then plan the batches and set the learning rate.
 
         Raises:
-            DataError: no cluster, or a single one.
+            DataError: no cluster or a single one, or NaN or infinite features.
             UserError: fewer images than neighbours.
         """
         if self.labelled != epoch:
             features = self.clustered_features()
             labels = self.find_labels(features.cpu())
-            check_clusters(labels, self.settings, keeps_outliers=self.keeps_outliers)
+            check_clusters(labels, self.settings, self.radius, keeps_outliers=self.keeps_outliers)
             self.set_labels(labels, epoch)
             self.prepare(features)
         learning_rate = self.learning_rate(epoch)
@@ -183,15 +190,14 @@ class PseudoLabelTask(Task):
 
     def end_epoch(self, epoch: int) -> Row:
         """Evaluate every `evaluate_every` epochs."""
-        evaluate, every = self.conditions.evaluate, self.conditions.evaluate_every
-        if evaluate is None or not every or (epoch + 1) % every:
+        if self.conditions.evaluate is None or not is_due(epoch, self.conditions.evaluate_every):
             return {}
-        row = evaluate(self.trained)
+        row = self.conditions.evaluate(self.trained)
         self.network.train()
         return row
 
     def embed(self, network: nn.Module, images: Tensor) -> Embedding:
-        """Features of images in training."""
+        """Features of images in training, differentiable: (B, 3, H, W) to (B, D) before and after the batch norm."""
         return cast(Embedding, network.embed(images))  # type: ignore[operator]
 
     def optimize(self, loss: Tensor) -> None:

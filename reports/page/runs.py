@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -107,7 +108,10 @@ def _unfinished(store: Store, folder: Path) -> Data:
         settings |= {f"option.{name}": value for name, value in experiment.pop("options")}
     except (OSError, ValueError, KeyError):
         experiment, settings = {}, {}
-    newest = max((file.stat().st_mtime for file in folder.iterdir()), default=folder.stat().st_mtime)
+    try:
+        newest = max((file.stat().st_mtime for file in folder.iterdir()), default=folder.stat().st_mtime)
+    except FileNotFoundError:  # a temporary file, or the folder: the run is in progress and has just written
+        newest = time.time()
     nothing: Data = {"R1": None, "mAP": None, "seconds": None, "metrics": [], "outcome": [], "environment": []}
     return (
         _described(experiment, settings)

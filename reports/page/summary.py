@@ -5,12 +5,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from reports.costs import first_device
 from reports.layout import comparisons_of
 from reports.notes import obstacles, orders
 from reports.page.report import Data, Part, Report
 from reports.sizes import full_size_cost
-from reports.tables import BEST, Table, network_of, random_weights, table_group
-from reports.verdicts import Verdict
+from reports.statistics import Status
+from reports.tables import BEST, Table, network_of, random_weights, table_group, timed_as
+from reports.verdicts import Measured, Verdict
 
 
 def summary(report: Report) -> Part:
@@ -55,13 +57,16 @@ def summary(report: Report) -> Part:
 
 
 def effects(verdicts: Sequence[Verdict]) -> Data:
-    """Differences in statements, each once, and their positions on an axis from 0 to 100 %."""
-    found = {
-        one.measured.label: (one.measured, verdict.status)
-        for verdict in verdicts
-        for one in verdict.outcomes
-        if one.measured is not None
-    }
+    """Differences in statements, each once, and their positions on an axis from 0 to 100 %.
+
+    A difference of several statements has the status of a decided one.
+    """
+    found: dict[str, tuple[Measured, Status]] = {}
+    for verdict in verdicts:
+        for measured in (one.measured for one in verdict.outcomes if one.measured is not None):
+            before = found.get(measured.label)
+            decided = before is not None and before[1] in ("holds", "fails")
+            found[measured.label] = (measured, before[1] if before and decided else verdict.status)
     ends = [end for one, _ in found.values() for end in (*one.interval, one.paper) if end is not None]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     span = (high - low) or 1.0
@@ -102,6 +107,7 @@ def milliseconds(latencies: pd.DataFrame) -> tuple[str, dict[str, float]]:
     """The form that was measured, deployed if possible, and milliseconds per image by network at the largest batch."""
     if latencies.empty:
         return "", {}
+    latencies = first_device(latencies)
     plain = latencies[latencies["precision"] == "fp32"]
     for form in ("deployed", *dict.fromkeys(plain["form"])):
         part = plain[plain["form"] == form]
@@ -109,7 +115,8 @@ def milliseconds(latencies: pd.DataFrame) -> tuple[str, dict[str, float]]:
             batch = part["batch"].max()
             part = part[part["batch"] == batch]
             size = f"{part['height'].iloc[0]}x{part['width'].iloc[0]}"
-            text = f"{form.replace('_', '-')}, batch {batch}, images {size}, fp32"
+            device = f", {part['device'].iloc[0]}" if "device" in part else ""
+            text = f"{form.replace('_', '-')}, batch {batch}, images {size}, fp32{device}"
             return text, dict(zip(part["model"], part["p50_ms"] / batch, strict=True))
     return "", {}
 
@@ -124,7 +131,7 @@ def glance_rows(table: Table | None, times: dict[str, float]) -> list[Data]:
         if not row.done or random_weights(row):
             continue
         assert table is not None
-        model = str(row.first("model"))
+        model = timed_as(row)
         cost = full_size_cost(model)
         rows.append(
             {

@@ -104,7 +104,7 @@ def test_the_shown_commands_contribute_what_gpu_measured(tmp_path: Path, monkeyp
 def test_the_oracles_of_the_calibration_are_the_records() -> None:
     page = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
     rows = pd.read_csv(ROOT / "reference" / "epyc-2-cores" / "table2.csv")
-    shown = {"oracle_colours": "main colours", "oracle_coarse": "type, build, colours and patterns"}
+    shown = {"oracle_colours": "colours", "oracle_coarse": "colours, types and patterns"}
     for model, name in shown.items():
         line = f"| oracle of {name} |"
         for target in ("market1501", "msmt17", "veri776", "vehicleid"):

@@ -4,6 +4,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -289,6 +290,16 @@ def test_a_truncated_image_is_named_before_training(
 
 
 @pytest.mark.parametrize("cache", [True, False])
+def test_broken_images_are_reported_by_the_whole_name_of_their_set(
+    own_copy: Copy, own_cache: Path, cache: bool
+) -> None:
+    dataset = replace(load_dataset("market1501", own_copy("market1501")), name="my-photos")
+    truncate(dataset.train[0].path)
+    with pytest.raises(DataError, match=r"^my-photos: 1 image\(s\) cannot be used"):
+        opened(dataset, cache=cache)
+
+
+@pytest.mark.parametrize("cache", [True, False])
 def test_all_broken_images_are_counted(own_copy: Copy, own_cache: Path, cache: bool) -> None:
     folder = own_copy("veri776")
     for path in (folder / "image_train").iterdir():
@@ -412,6 +423,7 @@ def test_an_image_that_breaks_during_training_is_named(own_copy: Copy, own_cache
     truncate(dataset.train[4].path)
     with pytest.raises(DataError, match=dataset.train[4].path.name) as caught:
         list(train_batches(pixels, dataset.labels, Augmentation(), [(0, 0, [0, 4])], seed=0, workers=workers))
+    assert str(caught.value).startswith(f"{dataset.train[4].path}: cannot be decoded")  # without a traceback
     traceback.clear_frames(caught.tb)  # frees the loader now; the garbage collector would wait 5 s for its workers
 
 

@@ -178,7 +178,7 @@ def test_pcb_is_computed_from_the_weights_of_other_code(names, layout: str, tmp_
 
 def test_refined_parts_are_computed_position_by_position(tmp_path: Path) -> None:
     state = official(filled("pcb_rpp_x0_25").state_dict())
-    state["local_mask.weight"] /= 100  # shares that are neither 0 nor 1
+    state["local_mask.weight"] /= 1000  # shares that are neither 0 nor 1
     network = loaded("pcb_rpp_x0_25", state, tmp_path / "a.pth", "PCB_RPP_for_reID")
     x = trunk(state, "base.")
     count = x.shape[2] * x.shape[3]

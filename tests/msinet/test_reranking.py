@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msinet.errors import DataError, UserError
-from msinet.retrieval import evaluate, evaluate_distances, rerank, reranking
+from msinet.retrieval import evaluate, evaluate_distances, jaccard_distances, rerank, reranking
 
 
 def published(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, weight: float) -> np.ndarray:
@@ -95,6 +95,19 @@ def test_without_the_rest_the_features_distance_remains() -> None:
     plain = evaluate(query, gallery, query_ids=ids[0], gallery_ids=ids[1])
     same = evaluate_distances(rerank(query, gallery, weight=1.0), query_ids=ids[0], gallery_ids=ids[1])
     np.testing.assert_allclose(same.ap, plain.ap)
+
+
+def test_images_that_are_missing_among_their_own_neighbours_have_none() -> None:
+    """Of 40 equal images, 30 are neighbours of all of them; the other ten lack even themselves."""
+    rng = np.random.default_rng(0)
+    features = np.concatenate([np.ones((40, 16)), rng.standard_normal((60, 16))]).astype(np.float32)
+    found = jaccard_distances(features, k1=30, lists=30, k2=1)
+    assert (found.diagonal() == 0).all()
+    entries = np.diff(found.indptr)
+    assert entries.min() == 1  # an image without neighbours has only itself
+    assert np.isfinite(found.data).all()
+    distances = rerank(features[:50], features[50:], k1=30, k2=1)
+    assert np.isfinite(distances).all()
 
 
 def test_neighbours_shared_bring_an_identity_together() -> None:

@@ -621,7 +621,7 @@ def wait_for(path: Path, process: ForkServerProcess) -> None:
         "before(Path, 'write_bytes', 4, half)",
         "before(os, 'replace', 4)",
         "before(os, 'fsync', 8)",
-        "before(run, 'evaluate_model', 1)",
+        "before(run, 'rank', 1)",
         "before(run, 'write_csv', 2)",
         "before(run, 'write_json', 1)",
     ],

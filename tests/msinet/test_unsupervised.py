@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from msinet.cli import run_command
 from msinet.data import Dataset, load_dataset
+from msinet.data import test_batches as batches_in_order  # by its own name pytest would take it for a test
 from msinet.errors import DataError, UserError, WeightsError
 from msinet.models import build_model, load_weights, save_weights
 from msinet.models.heads import Embedding, ReIDNet
@@ -25,16 +27,26 @@ from msinet.search.memory import Memory
 from msinet.training.batches import Batches
 from msinet.training.evaluation import embed
 from msinet.training.options import RunOptions
-from msinet.training.recipe import ADAPTING, ALONE, OWN_SETTINGS, Method, Recipe, Unsupervised, canonical, settings
+from msinet.training.recipe import (
+    ADAPTING,
+    ALONE,
+    OWN_SETTINGS,
+    Method,
+    Recipe,
+    Unsupervised,
+    canonical,
+    from_canonical,
+    settings,
+)
 from msinet.training.recipes import published, resolve_unsupervised
 from msinet.training.run import Training
 from msinet.unsupervised import image_folder, learn, load_start
 from msinet.unsupervised.batches import Labelled
 from msinet.unsupervised.clustercontrast import hardest
 from msinet.unsupervised.idm import Bridged, CrossBatchMemory, Mixer, bridge, mixed_identity_loss
-from msinet.unsupervised.losses import contrast, hardest_similarities, mean_similarities
+from msinet.unsupervised.losses import contrast, features_of, hardest_similarities, mean_similarities
 from msinet.unsupervised.mmcl import multi_label_loss, positives
-from msinet.unsupervised.mmt import closest, soft_identity_loss, soft_triplet_loss
+from msinet.unsupervised.mmt import closest, first_radius, soft_identity_loss, soft_triplet_loss
 from msinet.unsupervised.norms import DomainNorm
 from msinet.unsupervised.pseudo_labels import OUTLIER, check_clusters, cluster, distances, quality, singletons
 from msinet.unsupervised.run import UDA, USL
@@ -183,17 +195,17 @@ def test_quality_is_one_for_the_identities_and_zero_for_chance() -> None:
 )
 def test_nothing_to_tell_apart_is_an_error(labels: list[int], keeps: bool, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        check_clusters(np.array(labels), Unsupervised(), keeps_outliers=keeps)
+        check_clusters(np.array(labels), Unsupervised(), 0.6, keeps_outliers=keeps)
 
 
 @pytest.mark.parametrize(("label", "remedy"), [(OUTLIER, "raise closest, lower min_samples"), (0, "lower closest or")])
 def test_the_remedy_is_a_setting_of_the_method(label: int, remedy: str) -> None:
-    with pytest.raises(DataError, match=f"mmt needs at least two; {remedy}"):
-        check_clusters(np.full(5, label), Unsupervised("mmt"), keeps_outliers=False)
+    with pytest.raises(DataError, match=f"eps 0.25, .* mmt needs at least two; {remedy}"):
+        check_clusters(np.full(5, label), Unsupervised("mmt"), 0.25, keeps_outliers=False)
 
 
 def test_outliers_alone_are_enough_for_methods_that_keep_them() -> None:
-    check_clusters(np.full(5, OUTLIER), Unsupervised(), keeps_outliers=True)
+    check_clusters(np.full(5, OUTLIER), Unsupervised(), 0.6, keeps_outliers=True)
     assert singletons(np.array([OUTLIER, 0, 0, OUTLIER])).tolist() == [1, 0, 0, 2]
 
 
@@ -473,6 +485,11 @@ def test_the_memory_of_earlier_batches_is_a_queue_with_current_labels() -> None:
     other = CrossBatchMemory(7, 4, CPU)
     other.features = other.features.double()
     other.load_state_dict(memory.state_dict())
+    part = CrossBatchMemory(7, 4, CPU)
+    part.add(batches[0].float(), keys[0])
+    saved = part.state_dict()
+    assert saved["features"].untyped_storage().nbytes() == 3 * 4 * 4  # a view would save all seven rows
+    assert saved["keys"].untyped_storage().nbytes() == 3 * 8
     memory.add(batches[0], keys[0])
     other.add(batches[0], keys[0])
     assert torch.equal(memory.features, other.features)
@@ -577,6 +594,33 @@ def test_the_radius_is_the_mean_of_the_closest_pairs() -> None:
     assert many < 1
 
 
+def test_the_radius_does_not_depend_on_a_setting_of_spcl() -> None:
+    within = jaccard_distances(blobs(0, 50, 25)[0], k1=3, k2=1, radius=0.99)
+    found = {first_radius(within, Unsupervised("mmt", closest=1.0, eps_gap=gap)) for gap in (0.0, 0.02, 0.3)}
+    assert found == {0.99 - 0.02}  # the largest one, below the mean of all pairs
+    assert first_radius(within, Unsupervised("mmt", closest=0.05)) == closest(within, 0.05)
+
+
+def test_boxes_are_erased_only_while_mmt_adapts(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make("mmt", epochs=2, min_samples=1, closest=0.05, erase=1.0, flip=0.0, pad=0)
+    unchanged = {image.numpy().tobytes() for part in (task.source, task.images) for image in normalized(part.pixels)}
+    seen: list[bool] = []
+    read = Batches.next
+
+    def noting(batches: Batches) -> tuple[Tensor, Tensor]:
+        images, labels = read(batches)
+        seen.extend(image.contiguous().numpy().tobytes() in unchanged for image in images)
+        return images, labels
+
+    monkeypatch.setattr(Batches, "next", noting)
+    task.initialize()
+    for epoch, whole in ((0, True), (1, False)):
+        seen.clear()
+        task.begin_epoch(epoch, 0)
+        task.step(epoch, 0)
+        assert seen == [whole] * (3 - epoch) * 8  # two batches of the source and one of the target, or two views
+
+
 def test_mmt_learns_the_source_and_then_from_the_other_teacher() -> None:
     task = make("mmt", epochs=2, min_samples=1, closest=0.05)
     task.initialize()
@@ -589,7 +633,10 @@ def test_mmt_learns_the_source_and_then_from_the_other_teacher() -> None:
     row = task.begin_epoch(1, 0)
     assert row["clusters"] > 1
     assert task.trained is task.couple.teachers[0].network
-    assert task.settings.eps != 0.6
+    assert task.radius != 0.6
+    resumed = make("mmt", epochs=2, min_samples=1, closest=0.05)
+    resumed.load_state_dict(task.state_dict())
+    assert resumed.radius == task.radius
     first, second = task.couple.learners
     torch.testing.assert_close(first.classifier[: task.count], second.classifier[: task.count])
     assert all(
@@ -618,6 +665,10 @@ def small(method: Method, **changes: Any) -> Recipe:
     """Two epochs of two steps, which any clusters are enough for."""
     recipe = resolve_unsupervised("smoke", method, "market1501").recipe
     return changed(recipe, steps_per_epoch=2, **{"k1": 4, "k2": 2, "min_samples": 2, "eps": 0.7, **changes})
+
+
+def normalized(images: np.ndarray) -> Tensor:
+    return torch.cat(list(batches_in_order(images, 100)))
 
 
 def unlabelled(count: int = 24) -> Unlabelled:
@@ -851,6 +902,8 @@ def test_the_released_code_of_hdcrl_has_no_distillation() -> None:
         values.append(task.step(0, 0))
     assert values[0]["loss"] == values[0]["contrast"] + values[0]["distillation"]
     assert values[1]["loss"] == values[1]["contrast"] == values[0]["contrast"]
+    assert with_it.trained is with_it.pair.teacher
+    assert without.trained is without.pair.student  # the released teacher is never updated
 
 
 @pytest.mark.usefixtures("certain", "exact")
@@ -993,6 +1046,35 @@ def test_methods_share_their_settings_and_canonical_forms_leave_out_the_others()
     assert "method" not in canonical(published("paper", "light").recipe)
 
 
+@pytest.mark.parametrize("changes", [{"triplet": False}, {"soft_margin": True}])
+def test_the_margin_of_idm_identifies_its_run(changes: dict[str, Any]) -> None:
+    default = resolve_unsupervised("paper", "idm", "market1501").recipe
+    recipe = changed(default, **changes)
+    assert canonical(recipe) == canonical(default)  # settings of other losses
+    other = canonical(changed(recipe, margin=0.5))
+    assert other == canonical(default) | {"margin": 0.5}
+    assert from_canonical(other).losses.margin == 0.5
+
+
+@pytest.mark.parametrize(("method", "across"), WAYS)
+def test_the_backbone_has_its_own_rate_wherever_a_method_keeps_it(method: Method, across: bool) -> None:
+    task = make(method, across=across, backbone_lr=0.1)
+    times = {p: group["times"] for group in task.optimizer.param_groups for p in group["params"]}
+    mixer = set(task.bridged.mixer.parameters()) if method == "idm" else set()
+    found = {name: (times[p], p in mixer) for name, p in task.network.named_parameters() if p.requires_grad}
+    assert {value for value, _ in found.values()} == {0.1, 1.0}
+    for name, (value, of_mixer) in found.items():
+        assert value == (0.1 if "backbone" in name.split(".") and not of_mixer else 1.0), name
+
+
+@pytest.mark.parametrize(("name", "image"), [("rga_sc_x0_25", (48, 16)), ("resnet18_x0_25", (256, 128))])
+def test_features_are_counted_at_the_size_of_the_network(name: str, image: tuple[int, int]) -> None:
+    network = build_model(name, 3, image=image)
+    assert isinstance(network, ReIDNet)
+    assert features_of(network) == network.channels
+    assert network.training
+
+
 def test_the_published_recipes() -> None:
     recipes = {method: resolve_unsupervised("paper", method, "market1501").recipe for method in METHODS}
     assert {m: (r.schedule.epochs, r.sampler.steps_per_epoch, r.sampler.batch) for m, r in recipes.items()} == {
@@ -1010,13 +1092,17 @@ def test_the_published_recipes() -> None:
     assert recipes["gs"].learning_rate(20) == pytest.approx(3.5e-5)
     assert recipes["idm"].method_settings.jaccard_scaled
     assert not recipes["idm"].losses.normalize_triplet
-    longer = {"gs": ("msmt17",), "spcl": ("msmt17", "veri776", "vehicleid")}
+    longer = {
+        "clustercontrast": {"msmt17": 400, "veri776": 400},
+        "gs": {"msmt17": 800},
+        "spcl": {"msmt17": 800, "veri776": 800, "vehicleid": 800},
+    }
     for target in ("msmt17", "veri776", "vehicleid"):
         for method in METHODS:
             resolved = resolve_unsupervised("paper", method, target)
             changes: dict[str, Any] = {}
-            if target in longer.get(method, ()):
-                changes["steps_per_epoch"] = 800
+            if steps := longer.get(method, {}).get(target):
+                changes["steps_per_epoch"] = steps
                 assert resolved.origins["steps_per_epoch"] == f"released code of {method} for {target}"
             if (method, target) == ("gs", "msmt17"):
                 changes["group"] = 1024
@@ -1150,8 +1236,37 @@ def test_a_folder_of_images_is_enough(tmp_path: Path, market: Dataset) -> None:
     load_weights(network, tmp_path / "out" / "model.safetensors")
     (tmp_path / "empty").mkdir()
     for path, message in ((tmp_path / "empty", "no image in"), (tmp_path / "none", "does not exist")):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=rf"{message}.*{path}|{path} {message}"):
             image_folder(path)
+
+
+def test_a_folder_of_images_has_its_name_and_no_hidden_files(
+    tmp_path: Path, market: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(market.root / "query", folder / "b")
+    shutil.copytree(market.root / "query", folder / ".@__thumb")
+    (folder / "._a.jpg").write_bytes(b"not an image")
+    expected = image_folder(folder)
+    assert [image.path.parent for image in expected.train] == [folder / "b"] * 10
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for way in (Path(), Path("~/photos")):
+        found = image_folder(way)
+        assert (found.name, found.train) == ("photos", expected.train)
+        assert found.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize("neck", ["pcb", "rpp"])
+def test_a_neck_without_a_feature_to_train_is_named(
+    neck: str, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["learn", "--data-root", str(data_root), "--out", str(tmp_path / "out"), "--profile", "smoke"]
+    words += ["--model", "msinet_x0_25", "--options", f"neck={neck}", "--device", "cpu", "--no-progress"]
+    assert run_command(words) == 2
+    error = capsys.readouterr().err
+    assert f"msinet_x0_25 with neck {neck} has no feature" in error
+    assert "--recipe feature=" in error
 
 
 def test_source_and_target_must_suit_the_method(data_root: Path, market: Dataset, tmp_path: Path) -> None:

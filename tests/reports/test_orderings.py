@@ -84,8 +84,8 @@ def test_single_seeds_and_unconverged_trainings_have_no_order_and_one_reason(too
     assert lines(tools, slow, A=a, B=b) == []
     table = tools.hand_table({"A": {MSMT: a, VID: a}, "B": {MSMT: b, VID: b}})
     assert obstacles(table, tools.hand_comparisons(table, slow)) == [
-        "Not testable at this length: trainings of 2 of 4 table cells have not converged. "
-        "A, MS: 1 of 2 trainings have not converged (training accuracy 0.50, below 0.9)."
+        "Not testable at this length: trainings of 2 of 4 table cells have not converged, "
+        "for example A, MS: 1 of 2 trainings have not converged (training accuracy 0.50, below 0.9)."
     ]
 
 

@@ -455,9 +455,9 @@ def test_table_3_shows_ours_beside_all_that_the_paper_cites(hand, tools) -> None
     wanted = next(e for e in runs if (e.model, e.target) == ("msinet", "msmt17"))
     hand.publish(wanted, R1=0.5, mAP=0.25)
     table = tools.table_of("table3", replace(asked, models=()))
-    order = "PCB PCB+RPP MGN OSNet IANet DGNet Auto-ReID SAN CDNet BAT-Net SFT CTF RGA-SC MSINet"
+    order = "PCB,PCB+RPP,MGN,OSNet,IANet,DGNet,Auto-ReID,SAN,CDNet,BAT-Net,SFT,CTF,RGA-SC x0.25,MSINet"
     labels = [table.label(row.factors) for row in table.rows]
-    assert labels == order.split(), labels
+    assert labels == order.split(","), labels
     shown = cell(table, "scratch", "MSINet")
     assert (shown.mean("mAP"), shown.paper["mAP"], shown.paper_marks["mAP"]) == (25.0, 59.6, "*")
     assert cell(table, "scratch", "SFT").paper_marks["mAP"] == "+"  # 58.3 after 59.6
@@ -611,7 +611,9 @@ def test_files_of_different_requests_have_different_names(tmp_path: Path) -> Non
     assert file_name("table2", Request()) == "table2-mini"
     request = Request(data_root=tmp_path / "photos.csv", recipe=("lr=0.1",), recipe_of="authors")
     assert file_name("table2", request) == "table2-mini-authors-photos_csv-lr=0_1"
-    assert file_name("table4", Request(unsupervised_recipe=("eps=0.5",))) == "table4-mini-eps=0_5"
+    assert file_name("table4", Request(unsupervised_recipe=("eps=0.5",))) == "table4-mini-unsupervised-eps=0_5"
+    several = (Request(recipe=("epochs=4",)), Request(search_recipe=("epochs=4",)), Request(keep_same_camera=True))
+    assert len({file_name("table1", one) for one in (*several, Request())}) == 4
 
 
 def test_networks_of_one_table_have_their_own_recipes(data_root: Path, tmp_path: Path) -> None:
