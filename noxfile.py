@@ -101,8 +101,16 @@ PARTS_OF_FIGURE_5 = [name for name in STUDIES if name.startswith("figure5")]
 
 def run_study(session: nox.Session, name: str) -> None:
     """Run a study, or a sweep and its study."""
-    words = ["sweep", name.removeprefix("sweep_")] if name.startswith("sweep_") else ["run", name]
-    session.run("python", "-m", "ablations", *words, *session.posargs, interrupt_timeout=PATIENCE)
+    words = ["run", name, *session.posargs]
+    if name.startswith("sweep_"):
+        words = ["sweep", name.removeprefix("sweep_"), *without(ONLY_RUN, session.posargs)]
+    session.run("python", "-m", "ablations", *words, interrupt_timeout=PATIENCE)
+
+
+def draw(session: nox.Session, name: str) -> None:
+    """Draw a study of `PICTURES`, with the options that only concern runs left out."""
+    unknown = {option: values for option, values in run_options().items() if option not in options_of("RankingOptions")}
+    session.run("python", "-m", "reports", name, *without(unknown, session.posargs))
 
 
 def project(session: nox.Session) -> str:
@@ -119,7 +127,7 @@ def register(session_name: str, parts: list[str], what: str) -> None:
         for name in parts:
             run_study(session, name)
             if name in PICTURES:
-                session.run("python", "-m", "reports", name, *session.posargs)
+                draw(session, name)
 
     run.__doc__ = what
     nox.session(run, name=session_name)
@@ -130,21 +138,36 @@ for name, what in STUDIES.items():
 register("reproduce_figure5", PARTS_OF_FIGURE_5, "Figure 5: all parts, one after the other.")
 
 
+#: Options of `ablations run` alone that do not change results, with the number of values that follow each.
+ONLY_RUN = {"--jobs": 1, "--minutes": 1, "--step-times": 1, "--table": 0, "--no-table": 0}
+
+
+def options_of(*classes: str) -> dict[str, int]:
+    """Options that the classes of the two modules of options define, with the number of values that follow each."""
+    files = (ROOT / "msinet" / "training" / "options.py", ROOT / "ablations" / "engine" / "options.py")
+    nodes = [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]
+    found: dict[str, int] = {}
+    for one in (node for node in nodes if isinstance(node, ast.ClassDef) and node.name in classes):
+        for field in (node for node in one.body if isinstance(node, ast.AnnAssign)):
+            name = ast.unparse(field.target).replace("_", "-")
+            flag = ast.unparse(field.annotation) == "bool"
+            found |= {f"--{name}": 0, f"--no-{name}": 0} if flag else {f"--{name}": 1}
+    return found
+
+
 def run_options() -> dict[str, int]:
     """Options of `ablations run` that do not change results, with the number of values that follow each."""
-    files = (ROOT / "msinet" / "training" / "options.py", ROOT / "ablations" / "engine" / "options.py")
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
-    found = {"--jobs": 1, "--minutes": 1, "--step-times": 1, "--no-table": 0}
-    for field in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)):
-        name = ast.unparse(field.target).replace("_", "-")
-        flag = ast.unparse(field.annotation) == "bool"
-        found |= {f"--{name}": 0, f"--no-{name}": 0} if flag else {f"--{name}": 1}
-    return found
+    return ONLY_RUN | options_of("RankingOptions", "RunOptions", "ClusterOptions")
 
 
 def request(words: list[str]) -> list[str]:
     """The arguments without run options, which commands that only read results do not accept."""
-    kept, skip, options = [], 0, run_options()
+    return without(run_options(), words)
+
+
+def without(options: dict[str, int], words: list[str]) -> list[str]:
+    """The arguments without some options, which are given with the number of values that follow each."""
+    kept, skip = [], 0
     for word in words:
         name, equals, _ = word.partition("=")
         if skip:
@@ -170,7 +193,7 @@ def reproduce_all(session: nox.Session) -> None:
     for name in sorted([*paper, *beyond], key=lambda name: name != "table2"):  # the others share its runs
         run_study(session, name)
     for name in PICTURES:
-        session.run("python", "-m", "reports", name, *session.posargs)
+        draw(session, name)
     for drawn in ("curves table2", "factors table2", "searches table1", "searches figure5a", "clusters table4"):
         # Status 2: photographs have no factors.
         session.run("python", "-m", "reports", *drawn.split(), *words, success_codes=[0, 2])

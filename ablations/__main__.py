@@ -98,6 +98,8 @@ class Run:
         request = for_device(self.request, self.run_options.device)
         prepare(study, request, self.run_options, budget)
         resolution = resolve(study, request, store)
+        if request.models and study.has_fixed_networks(request, tuple(resolution.datasets)):
+            print(f"--models has no effect: the networks of {study.name} are fixed")
         print_blocked("not run", resolution)
         runs = list(resolution.runs())
         if runs and all(one.state == "blocked" for one in runs):
@@ -174,7 +176,8 @@ class Fill:
     def words(self, wanted: "Priority", minutes: float) -> list[str]:
         """The command that runs a study."""
         words = ["run", wanted.study, "--profile", self.profile or wanted.profile, "--seeds", str(wanted.seeds)]
-        words += ["--store", str(self.store), "--minutes", f"{minutes:.2f}", "--no-table", *wanted.words]
+        # At least 0.01, because 0 means no limit.
+        words += ["--store", str(self.store), "--minutes", f"{max(0.01, minutes):.2f}", "--no-table", *wanted.words]
         for name, value, default in (("jobs", self.jobs, 0), ("step-times", self.step_times, None)):
             words += [f"--{name}", str(value)] if value != default else []
         for one in fields(RunOptions):

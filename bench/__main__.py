@@ -9,7 +9,7 @@ from bench import commands
 from msinet.environment import tune_process
 from msinet.errors import UserError
 from msinet.io import file_errors
-from msinet.terminal import example_at_end, expanded, quietly
+from msinet.terminal import INTERRUPTED, example_at_end, expanded, quietly
 
 #: The fields and the docstring of a class are its command line.
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
@@ -35,7 +35,7 @@ EXAMPLES = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 2 for a user error.
+    """Run one command and return its exit status: 0, 2 for a user error, or 130 for Ctrl-C.
 
     Args:
         args: arguments after `python -m bench`; None: those of the process.
@@ -50,6 +50,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; rows that were measured are on disk", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

@@ -1,14 +1,14 @@
 """Time and memory of pseudo-labels: Jaccard distances and clusters, with sparse and with dense matrices."""
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
-from bench.memory import EXACT, in_a_fresh_process, peak_extra
+from bench.dense import KINDS, dense_jaccard
+from bench.memory import EXACT, in_a_fresh_process, peak_and_seconds
 from msinet.training.recipe import Unsupervised
 from msinet.training.recipes import resolve_unsupervised
 from msinet.unsupervised.mmt import WIDEST, first_radius
@@ -16,8 +16,6 @@ from msinet.unsupervised.pseudo_labels import cluster, distances
 
 #: Images and identities of the paper's training sets.
 SIZES = {"market1501": (12_936, 751), "msmt17": (32_621, 1041)}
-#: Kinds of features: clustered by identity, as those of a trained network, or not, as those of an untrained one.
-KINDS = {"clustered": True, "random": False}
 #: Standard deviation of features around their identity's centre; that of the centres is 1. Some images are outliers.
 NOISE = 0.8
 
@@ -54,41 +52,20 @@ def dense_labels(features: torch.Tensor, settings: Unsupervised) -> np.ndarray:
     from sklearn.cluster import DBSCAN
 
     rows, k1, k2 = features.numpy(), settings.k1, settings.k2
-    count = len(rows)
     squared = (2 - 2 * rows @ rows.T).clip(min=0)
     length = k1 if settings.neighbour_lists == "k1" else k1 + 1
     order = np.argsort(squared, axis=1, kind="stable")[:, :length].copy()
-
-    def reciprocal(i: int, k: int) -> np.ndarray:
-        forward = order[i, : k + 1]
-        found: np.ndarray = forward[(order[forward, : k + 1] == i).any(1)]
-        return found
-
-    mixed = np.zeros_like(squared)
-    for i in range(count):
-        found = expanded = reciprocal(i, k1)
-        for candidate in found:
-            theirs = reciprocal(candidate, int(np.around(k1 / 2)))
-            if len(np.intersect1d(theirs, found)) > 2 / 3 * len(theirs):
-                expanded = np.append(expanded, theirs)
-        expanded = np.unique(expanded)
-        weights = np.exp(-squared[i, expanded])
-        mixed[i, expanded] = weights / weights.sum()
-    if k2 > 1:
-        mixed = np.stack([mixed[order[i, :k2]].mean(0) for i in range(count)])
-    having = [np.flatnonzero(mixed[:, j]) for j in range(count)]
     jaccard = squared  # reuses its memory
-    for i in range(count):
-        least = np.zeros(count, np.float32)
-        for j in np.flatnonzero(mixed[i]):
-            least[having[j]] += np.minimum(mixed[i, j], mixed[having[j], j])
-        jaccard[i] = (1 - least / (2 - least)).clip(min=0)
+    dense_jaccard(squared, order, k1, k2, jaccard)
+    np.clip(jaccard, 0, None, out=jaccard)
     labels: np.ndarray = DBSCAN(eps=settings.eps, min_samples=settings.min_samples, metric="precomputed").fit_predict(
         jaccard
     )
     return labels.astype(np.int64)
 
 
+#: The columns of a row of `measure`; the first three identify it.
+COLUMNS = ("set", "features", "form", "seconds", "extra_mib", "clusters")
 #: Forms by name.
 FORMS: dict[str, Callable[[torch.Tensor, Unsupervised], np.ndarray]] = {
     "sparse": sparse_labels,
@@ -105,15 +82,13 @@ def _once(
     features = made_up(images, identities, dim, clustered=clustered)
     settings = resolve_unsupervised("paper", "mmt" if "mmt" in form else "gs", "market1501").recipe.method_settings
     FORMS[form](features[:200].clone(), settings)  # loads libraries
-    seconds, clusters = 0.0, 0
+    clusters = 0
 
     def work() -> None:
-        nonlocal seconds, clusters
-        began = time.perf_counter()
+        nonlocal clusters
         clusters = int(FORMS[form](features, settings).max()) + 1
-        seconds = time.perf_counter() - began
 
-    return peak_extra(work), seconds, clusters
+    return *peak_and_seconds(work), clusters
 
 
 def measure(sizes: Sequence[str], *, dim: int, dense: bool, threads: int) -> Iterator[dict[str, object]]:
@@ -129,8 +104,9 @@ def measure(sizes: Sequence[str], *, dim: int, dense: bool, threads: int) -> Ite
         if form == "dense" and not (dense and size == "market1501"):
             continue
         arguments = (form, *SIZES[size], dim, threads, clustered)
-        extra, _, clusters = in_a_fresh_process(_once, *arguments, tunables=EXACT)
-        _, seconds, _ = in_a_fresh_process(_once, *arguments)
+        what = f"{size}, {kind}, {form}"
+        extra, _, clusters = in_a_fresh_process(what, _once, *arguments, tunables=EXACT)
+        _, seconds, _ = in_a_fresh_process(what, _once, *arguments)
         row = {"set": size, "features": kind, "form": form, "seconds": seconds}
         yield row | {"extra_mib": None if extra is None else extra / 2**20, "clusters": clusters}
 

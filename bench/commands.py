@@ -120,15 +120,13 @@ class Latency(_OnNetworks):
         Each row is written to NAME.part.csv when it is measured. The file is renamed at the end. A contender that fails
         is left out of the table; its error is in NAME.errors.csv.
         """
-        import os
-
         import pandas as pd
 
         from bench.forms import check_forms
         from bench.isolation import Failure
-        from bench.latency import COLUMNS, KEYS, LEAST, Conditions, Contender, measure, surroundings, write_environment
+        from bench.latency import COLUMNS, KEYS, LEAST, Conditions, Contender, finish, measure, surroundings
         from bench.machine import rates
-        from bench.tables import Rows
+        from bench.tables import Rows, growing
         from msinet.environment import pick_device
 
         device = pick_device(self.device)
@@ -139,27 +137,26 @@ class Latency(_OnNetworks):
         image = check_image(self.height, self.width)
         networks = self.networks()
         every = [Contender(n, f, p) for p in self.precisions for f in self.forms for n in networks]
-        partial, failed = (self.out.with_suffix(f".{what}.csv") for what in ("part", "errors"))
-        for path in (partial, failed):
-            path.unlink(missing_ok=True)
-        rows, errors = Rows(partial, COLUMNS, KEYS), Rows(failed, (*KEYS, "error"), KEYS)
-        for batch in self.batches:
-            conditions = Conditions(batch, image, str(device), max(self.rounds, LEAST), self.seconds)
-            for contender, row in measure(every, conditions):
-                if isinstance(row, Failure):
-                    key = {**contender._asdict(), "model": contender.network, "batch": batch}
-                    errors.append({**key, "height": image[0], "width": image[1], "error": row})
-                    print(f"not measured: {' '.join(contender)}, batch {batch}: {row}")
-                else:
-                    rows.append(row)
-        if not rows.rows:
-            raise UserError(f"nothing could be measured; {failed} has the errors")
-        os.replace(partial, self.out)
-        print(render(pd.read_csv(self.out)))
-        macs, bandwidth = rates(device)
-        arguments = {name: str(value) for name, value in asdict(self).items()}
-        about = {"macs_per_second": macs, "bytes_per_second": bandwidth, "arguments": arguments}
-        write_environment(self.out, surroundings(device, **about))
+        failed = self.out.with_suffix(".errors.csv")
+        failed.unlink(missing_ok=True)
+        errors = Rows(failed, (*KEYS, "error"), KEYS)
+        with growing(self.out, COLUMNS, KEYS) as rows:
+            for batch in self.batches:
+                conditions = Conditions(batch, image, str(device), max(self.rounds, LEAST), self.seconds)
+                for contender, row in measure(every, conditions):
+                    if isinstance(row, Failure):
+                        key = {**contender._asdict(), "model": contender.network, "batch": batch}
+                        errors.append({**key, "height": image[0], "width": image[1], "error": row})
+                        print(f"not measured: {' '.join(contender)}, batch {batch}: {row}")
+                    else:
+                        rows.append(row)
+            if not rows.rows:
+                raise UserError(f"nothing could be measured; {failed} has the errors")
+            print(render(pd.read_csv(rows.path)))
+            macs, bandwidth = rates(device)
+            arguments = {name: str(value) for name, value in asdict(self).items()}
+            about = {"macs_per_second": macs, "bytes_per_second": bandwidth, "arguments": arguments}
+            finish(rows, self.out, surroundings(device, **about))
 
 
 @dataclass(frozen=True)
@@ -194,15 +191,16 @@ class Memory(_OnNetworks):
     """file for the table"""
 
     def __call__(self) -> None:
-        """Measure, print and write."""
+        """Measure, print, and write each row as it is measured."""
         from itertools import product
 
         import pandas as pd
         from tqdm import tqdm
 
         from bench.forms import check_forms
-        from bench.latency import one_batch, render_memory, surroundings, write
+        from bench.latency import KEYS, MEMORY_COLUMNS, finish, one_batch, render_memory, surroundings
         from bench.memory import EXACT, in_a_fresh_process
+        from bench.tables import growing
         from msinet.environment import pick_device
 
         if "cuda_graph" in self.forms:
@@ -210,25 +208,26 @@ class Memory(_OnNetworks):
         device = pick_device(self.device)
         check_forms(self.forms, (self.precision,), device)
         image = check_image(self.height, self.width)
-        rows = []
-        for text, form, batch in tqdm(list(product(self.networks(), self.forms, self.batches)), desc="memory"):
-            arguments = text, form, self.precision, batch, image, str(device)
-            extra, weights = in_a_fresh_process(one_batch, *arguments, tunables=EXACT)
-            rows.append(
-                {
-                    "model": text,
-                    "form": form,
-                    "precision": self.precision,
-                    "batch": batch,
-                    "height": image[0],
-                    "width": image[1],
-                    "weights_mib": weights / 2**20,
-                    "peak_mib": None if extra is None else extra / 2**20,
-                }
-            )
-        table = pd.DataFrame(rows)
-        print(render_memory(table))
-        write(table, self.out, surroundings(device, allocator=EXACT))
+        every = list(product(self.networks(), self.forms, self.batches))
+        with growing(self.out, MEMORY_COLUMNS, KEYS) as rows:
+            for text, form, batch in tqdm(every, desc="memory"):
+                what = f"{text} {form}, batch {batch}"
+                arguments = text, form, self.precision, batch, image, str(device)
+                extra, weights = in_a_fresh_process(what, one_batch, *arguments, tunables=EXACT)
+                rows.append(
+                    {
+                        "model": text,
+                        "form": form,
+                        "precision": self.precision,
+                        "batch": batch,
+                        "height": image[0],
+                        "width": image[1],
+                        "weights_mib": weights / 2**20,
+                        "peak_mib": None if extra is None else extra / 2**20,
+                    }
+                )
+            print(render_memory(pd.read_csv(rows.path)))
+            finish(rows, self.out, surroundings(device, allocator=EXACT))
 
 
 @dataclass(frozen=True)
@@ -253,18 +252,20 @@ class Ranking:
     """file for the table"""
 
     def __call__(self) -> None:
-        """Measure, print and write."""
+        """Measure, print, and write each row as it is measured."""
+        import pandas as pd
         import torch
 
         from bench import retrieval
-        from bench.latency import surroundings, write
+        from bench.latency import finish, surroundings
+        from bench.tables import growing
 
         for name in self.sizes:
             if name not in retrieval.SIZES:
                 raise unknown_name("test set", name, retrieval.SIZES)
         if min(self.dim, self.rounds, self.disk_queries) < 1 or self.disk < 0:
             raise UserError("dim, rounds and disk_queries must be at least 1, disk at least 0")
-        table = retrieval.measure(
+        measured = retrieval.measure(
             self.sizes,
             dim=self.dim,
             rounds=self.rounds,
@@ -273,8 +274,11 @@ class Ranking:
             disk=self.disk,
             disk_queries=self.disk_queries,
         )
-        print(retrieval.render(table))
-        write(table, self.out, surroundings(torch.device("cpu"), dim=self.dim, rounds=self.rounds))
+        with growing(self.out, retrieval.COLUMNS, retrieval.COLUMNS[:1]) as rows:
+            for row in measured:
+                rows.append(row)
+            print(retrieval.render(pd.read_csv(rows.path)))
+            finish(rows, self.out, surroundings(torch.device("cpu"), dim=self.dim, rounds=self.rounds))
 
 
 @dataclass(frozen=True)
@@ -344,17 +348,17 @@ class Clustering:
         import torch
 
         from bench import clustering
-        from bench.latency import surroundings, write
+        from bench.latency import finish, surroundings
+        from bench.tables import growing
 
         for name in self.sizes:
             if name not in clustering.SIZES:
                 raise unknown_name("training set", name, clustering.SIZES)
         if min(self.dim, self.threads) < 1:
             raise UserError("dim and threads must be at least 1")
-        about = surroundings(torch.device("cpu"), dim=self.dim, threads=self.threads)
-        rows = []
-        for row in clustering.measure(self.sizes, dim=self.dim, dense=self.dense, threads=self.threads):
-            rows.append(row)
-            print(f"{row['set']}, {row['features']}, {row['form']}: {row['seconds']:.1f} s", flush=True)
-            write(pd.DataFrame(rows), self.out, about)
-        print(clustering.render(pd.DataFrame(rows)))
+        with growing(self.out, clustering.COLUMNS, clustering.COLUMNS[:3]) as rows:
+            for row in clustering.measure(self.sizes, dim=self.dim, dense=self.dense, threads=self.threads):
+                rows.append(row)
+                print(f"{row['set']}, {row['features']}, {row['form']}: {row['seconds']:.1f} s", flush=True)
+            print(clustering.render(pd.read_csv(rows.path)))
+            finish(rows, self.out, surroundings(torch.device("cpu"), dim=self.dim, threads=self.threads))

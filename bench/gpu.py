@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -273,7 +274,8 @@ def peak_memory(items: Sequence[tuple[str, str, str, int, tuple[int, int], str]]
     for number, item in enumerate(items):
         report.at(number)
         fresh = item[-1] == "cpu"
-        extra, weights = in_a_fresh_process(one_batch, *item, tunables=EXACT) if fresh else one_batch(*item)
+        what = f"{item[0]} {item[1]}, batch {item[3]}"
+        extra, weights = in_a_fresh_process(what, one_batch, *item, tunables=EXACT) if fresh else one_batch(*item)
         peak = None if extra is None else extra / 2**20
         report.row(number, {**_memory_key(item), "weights_mib": weights / 2**20, "peak_mib": peak})
 
@@ -444,14 +446,33 @@ def pack(store: Path, archive: Path) -> None:
 
 
 def unpack(archive: Path, store: Path) -> None:
-    """Add runs of an archive that a store lacks, so that they are not run again."""
+    """Add runs of an archive that a store lacks, so that they are not run again.
+
+    A run is extracted into a temporary folder of the store and then renamed, so that it appears whole or not at all.
+    """
     if not archive.exists():
         return
-    with tarfile.open(archive) as tar:
-        members = [one for one in tar.getmembers() if one.isfile() and one.name.startswith("runs/")]
-        missing = [one for one in members if not (store / one.name).parent.is_dir()]
-        store.mkdir(parents=True, exist_ok=True)
-        tar.extractall(store, missing, filter="data")
+    runs: dict[str, list[tarfile.TarInfo]] = {}
+    (store / "runs").mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as tar, tempfile.TemporaryDirectory(prefix=".unpack-", dir=store) as temporary:
+        for one in tar.getmembers():
+            if one.isfile() and one.name.startswith("runs/"):
+                runs.setdefault(os.path.dirname(one.name), []).append(one)
+        for name, members in runs.items():
+            names = {os.path.basename(one.name) for one in members}
+            # A run that was removed while the archive was written lacks files.
+            if {"experiment.json", "record.json"} <= names and not (store / name).is_dir():
+                tar.extractall(temporary, members, filter="data")
+                _sync(Path(temporary, name))
+                os.rename(Path(temporary, name), store / name)
+
+
+def _sync(folder: Path) -> None:
+    """Write a folder and its files to the disk."""
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def join(folders: Sequence[Path], out: Path, store: Path) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,8 +21,9 @@ from bench.isolation import Failure, Report, direct, isolated
 from bench.machine import traffic
 from bench.memory import peak_extra
 from bench.networks import REFERENCE, build, label, paper_costs
+from bench.tables import Rows
 from msinet.environment import describe, pick_device
-from msinet.io import write_json, write_text
+from msinet.io import write_json
 from msinet.models.deploy import deploy
 
 #: Calls before the first measured one, and the smallest number of measured calls.
@@ -194,6 +196,8 @@ COLUMNS = (
     *("parameters", "macs", "images_per_second", "ratio", "ratio_same", "map_bytes", "weight_bytes"),
 )
 KEYS = ("model", "form", "precision", "batch", "height", "width")
+#: The columns of a row of peak memory, after those of `KEYS`.
+MEMORY_COLUMNS = (*KEYS, "weights_mib", "peak_mib")
 
 
 @functools.cache
@@ -208,15 +212,10 @@ def _finisher(device: torch.device) -> Callable[[], object]:
     return functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
 
-def write(table: pd.DataFrame, out: Path, environment: Mapping[str, object]) -> None:
-    """Write the rows as CSV, and the machine and the arguments as JSON under the same name."""
-    write_text(out, table.to_csv(index=False, float_format="%.6g"))
-    write_environment(out, environment)
-
-
-def write_environment(out: Path, environment: Mapping[str, object]) -> None:
-    """Write the machine and the arguments of a table as JSON under the same name."""
-    write_json(out.with_suffix(".json"), dict(environment))
+def finish(rows: Rows, out: Path, environment: Mapping[str, object]) -> None:
+    """Write the machine and the arguments of a complete table as JSON, and give the table its name."""
+    write_json(out.with_suffix(".json"), dict(environment))  # first: no new table is next to an old description
+    os.replace(rows.path, out)
     print(f"written: {out}, {out.with_suffix('.json').name}")
 
 

@@ -2,11 +2,15 @@
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+
+from msinet.errors import UserError
 
 Result = TypeVar("Result")
 
@@ -31,19 +35,41 @@ def peak_extra(work: Callable[[], object]) -> int | None:
 EXACT = "glibc.malloc.mmap_threshold=65536:glibc.malloc.mmap_max=1000000"
 
 
-def in_a_fresh_process(work: Callable[..., Result], *arguments: object, tunables: str | None = None) -> Result:
+def peak_and_seconds(work: Callable[[], object]) -> tuple[int | None, float]:
+    """Result of `peak_extra`, and seconds of the call."""
+    seconds = 0.0
+
+    def timed() -> None:
+        nonlocal seconds
+        began = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - began
+
+    return peak_extra(timed), seconds
+
+
+def in_a_fresh_process(
+    what: str, work: Callable[..., Result], *arguments: object, tunables: str | None = None
+) -> Result:
     """Run `work(*arguments)` in a new process, which has no memory of earlier work to reuse.
 
     Args:
+        what: name of the measurement in an error message.
         work: a function at the top level of a module.
         arguments: values that can be pickled.
         tunables: GLIBC_TUNABLES of that process, such as `EXACT`; None: those of this process.
 
     Raises:
-        concurrent.futures.process.BrokenProcessPool: the process died, for example because memory ran out.
+        UserError: the process died, for example because memory ran out.
     """
     with _environment("GLIBC_TUNABLES", tunables), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+        try:
+            return pool.submit(work, *arguments).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{what} was not measured: its process ended unexpectedly, perhaps because memory ran out; "
+                "choose a smaller measurement or free some memory"
+            ) from error
 
 
 @contextmanager

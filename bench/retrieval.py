@@ -3,7 +3,7 @@
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench.memory import EXACT, in_a_fresh_process, peak_extra
+from bench.dense import KINDS, dense_jaccard
+from bench.memory import EXACT, in_a_fresh_process, peak_and_seconds
 from msinet.retrieval import evaluate, rerank, top_k
 
 #: Queries, gallery items, identities and cameras of the paper's test sets.
 SIZES = {"market1501": (3368, 15_913, 750, 6), "msmt17": (11_659, 82_161, 3060, 15)}
-#: Kinds of features: clustered by identity, as those of a trained network, or not, as those of an untrained one.
-KINDS = {"clustered": True, "random": False}
 #: Standard deviation of features around their identity's centre: about 84 % of the queries have a match at rank 1.
 NOISE = 1.6
 #: Least number of calls of each contender, and seconds after which a race ends.
@@ -95,50 +94,14 @@ def dense_rerank(query: torch.Tensor, gallery: torch.Tensor, k1: int = 20, k2: i
     distances = (2 - 2 * features @ features.T).clip(min=0)
     distances /= distances.max(1, keepdims=True)
     order = np.argpartition(distances, range(1, k1 + 1), axis=1)[:, : k1 + 1]
-
-    def reciprocal(i: int, k: int) -> np.ndarray:
-        forward = order[i, : k + 1]
-        found: np.ndarray = forward[(order[forward, : k + 1] == i).any(1)]
-        return found
-
-    mixed = np.zeros_like(distances)
-    for i in range(count):
-        found = expanded = reciprocal(i, k1)
-        for candidate in found:
-            theirs = reciprocal(candidate, round(k1 / 2))
-            if len(np.intersect1d(theirs, found)) > 2 / 3 * len(theirs):
-                expanded = np.append(expanded, theirs)
-        expanded = np.unique(expanded)
-        weights = np.exp(-distances[i, expanded])
-        mixed[i, expanded] = weights / weights.sum()
-    if k2 > 1:
-        mixed = np.stack([mixed[order[i, :k2]].mean(0) for i in range(count)])
-    having = [np.flatnonzero(mixed[:, j]) for j in range(count)]
     jaccard = np.empty((queries, count), np.float32)
-    for i in range(queries):
-        least = np.zeros(count, np.float32)
-        for j in np.flatnonzero(mixed[i]):
-            least[having[j]] += np.minimum(mixed[i, j], mixed[having[j], j])
-        jaccard[i] = 1 - least / (2 - least)
+    dense_jaccard(distances, order, k1, k2, jaccard)
     result: np.ndarray = 0.7 * jaccard[:, queries:] + 0.3 * distances[:queries, queries:]
     return result
 
 
-def _once(work: Callable[[], object]) -> tuple[int | None, float]:
-    """Peak bytes and seconds of a call."""
-    seconds = 0.0
-
-    def run() -> None:
-        nonlocal seconds
-        began = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - began
-
-    return peak_extra(run), seconds
-
-
 def _at_size(size: tuple[int, int, int, int], dim: int, work: str, clustered: bool = True) -> tuple[int | None, float]:
-    """`_once` for ranking or re-ranking features of that size. Must run in a fresh process."""
+    """`peak_and_seconds` of ranking or re-ranking features of that size. Must run in a fresh process."""
     features = made_up(*size, dim, clustered=clustered)
     torch.mm(features.query[:64], features.gallery[:64].T)  # loads libraries
     works: dict[str, Callable[[], object]] = {
@@ -146,7 +109,7 @@ def _at_size(size: tuple[int, int, int, int], dim: int, work: str, clustered: bo
         "sparse": lambda: rerank(features.query, features.gallery),
         "dense": lambda: dense_rerank(features.query, features.gallery),
     }
-    return _once(works[work])
+    return peak_and_seconds(works[work])
 
 
 def write_gallery(path: Path, items: int, dim: int) -> None:
@@ -160,23 +123,25 @@ def write_gallery(path: Path, items: int, dim: int) -> None:
 
 
 def _on_disk(path: Path, queries: int) -> tuple[int | None, float]:
-    """`_once` for the ten nearest images of each query in a gallery on disk. Must run in a fresh process."""
+    """`peak_and_seconds` of the ten nearest images of each query in a gallery on disk. Must run in a fresh process."""
     gallery = np.load(path, mmap_mode="r")
     query = np.random.default_rng(1).standard_normal((queries, gallery.shape[1]), np.float32)
     torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # loads libraries
-    return _once(lambda: top_k(query, gallery, 10, chunk_bytes=STREAM_BYTES))
+    return peak_and_seconds(lambda: top_k(query, gallery, 10, chunk_bytes=STREAM_BYTES))
 
 
-def memory_and_time(work: Callable[..., tuple[int | None, float]], *arguments: object) -> tuple[int | None, float]:
+def memory_and_time(
+    what: str, work: Callable[..., tuple[int | None, float]], *arguments: object
+) -> tuple[int | None, float]:
     """Bytes and seconds of `work`, each measured in a new process with a suitable allocator."""
-    extra, _ = in_a_fresh_process(work, *arguments, tunables=EXACT)
-    return extra, in_a_fresh_process(work, *arguments)[1]
+    extra, _ = in_a_fresh_process(what, work, *arguments, tunables=EXACT)
+    return extra, in_a_fresh_process(what, work, *arguments)[1]
 
 
 def measure(
     sizes: Sequence[str], *, dim: int, rounds: int, reranked: bool, dense: bool, disk: int, disk_queries: int
-) -> pd.DataFrame:
-    """One row per task: seconds, those of the matrix product, their ratio, and extra memory in MiB.
+) -> Iterator[dict[str, object]]:
+    """A row per task: seconds, those of the matrix product, their ratio, and extra memory in MiB.
 
     Args:
         sizes: names in `SIZES`.
@@ -187,32 +152,37 @@ def measure(
         disk: images of a gallery on disk; 0: none.
         disk_queries: queries against that gallery.
     """
-    rows: list[dict[str, object]] = []
     for name, (kind, clustered) in itertools.product(sizes, KINDS.items()):
+        what = f"CMC + mAP, {name}, {kind}"
         seconds = least_seconds(ranking(made_up(*SIZES[name], dim, clustered=clustered)), rounds)
-        extra, _ = in_a_fresh_process(_at_size, SIZES[name], dim, "ranking", clustered, tunables=EXACT)
+        extra, _ = in_a_fresh_process(what, _at_size, SIZES[name], dim, "ranking", clustered, tunables=EXACT)
         product, ours = seconds["product"], seconds["ranking"]
-        rows.append(_row(f"CMC + mAP, {name}, {kind}", ours, extra, product=product, ratio=ours / product))
+        yield _row(what, ours, extra, product=product, ratio=ours / product)
     if reranked:
-        extra, fast = memory_and_time(_at_size, SIZES["market1501"], dim, "sparse")
-        rows.append(_row("re-ranking, market1501", fast, extra))
+        extra, fast = memory_and_time(what := "re-ranking, market1501", _at_size, SIZES["market1501"], dim, "sparse")
+        yield _row(what, fast, extra)
     if dense:
-        extra, slow = memory_and_time(_at_size, SIZES["market1501"], dim, "dense")
-        rows.append(_row("the same with dense matrices", slow, extra))
+        what = "the same with dense matrices"
+        extra, slow = memory_and_time(what, _at_size, SIZES["market1501"], dim, "dense")
+        yield _row(what, slow, extra)
         if reranked:
             print(f"re-ranking is {slow / fast:.1f} times as fast as with dense matrices")
     if disk:
+        what = f"10 nearest of {disk_queries} queries, {disk:,} on disk"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "gallery.npy"
             write_gallery(path, disk, dim)
-            extra, streamed = memory_and_time(_on_disk, path, disk_queries)
-        rows.append(_row(f"10 nearest of {disk_queries} queries, {disk:,} on disk", streamed, extra))
-    return pd.DataFrame(rows)
+            extra, streamed = memory_and_time(what, _on_disk, path, disk_queries)
+        yield _row(what, streamed, extra)
 
 
 def render(table: pd.DataFrame) -> str:
     """A line per task; a dash where there is no matrix product."""
     return table.to_string(index=False, na_rep="-", float_format="{:.2f}".format)
+
+
+#: The columns of a row of `measure`; the first one identifies it.
+COLUMNS = ("work", "seconds", "product_seconds", "ratio", "extra_mib")
 
 
 def _row(

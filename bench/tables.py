@@ -3,7 +3,9 @@
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from msinet.errors import UserError
@@ -64,6 +66,23 @@ class Rows:
         self._started = True
         self._known.add(self.key(row))
         self.rows.append(values)
+
+
+@contextmanager
+def growing(out: Path, columns: Sequence[str], keys: Sequence[str]) -> Iterator[Rows]:
+    """Yield an empty table in NAME.part.csv, which is to be renamed when it is complete.
+
+    If the block fails or is interrupted, the table stays there, and a line on stderr names it.
+    """
+    path = out.with_suffix(".part.csv")
+    path.unlink(missing_ok=True)
+    rows = Rows(path, columns, keys)
+    try:
+        yield rows
+    except BaseException:
+        if rows.rows:
+            print(f"\nrows measured before: {len(rows.rows)}, in {path}", file=sys.stderr)
+        raise
 
 
 def merge(sources: Iterable[Path], target: Rows) -> None:

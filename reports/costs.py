@@ -52,7 +52,8 @@ def first_device(latencies: pd.DataFrame) -> pd.DataFrame:
     """The latencies of one device: the first in the table of `python -m bench gpu`, whose parts can be merged."""
     if "device" not in latencies or latencies.empty:
         return latencies
-    return latencies[latencies["device"] == latencies["device"].iloc[0]]
+    found: pd.DataFrame = latencies[latencies["device"] == latencies["device"].iloc[0]]
+    return found
 
 
 def by_machine(own: Path) -> pd.DataFrame:

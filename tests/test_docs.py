@@ -347,7 +347,7 @@ def test_the_loss_of_the_exercise_is_a_setting_and_a_part_of_the_training() -> N
     assert place is not None
     assert replaced is not None
     source = inserted(source, place[0], f"{field}\n").replace(replaced[0], f"{check}\n")
-    recipes = executed(source.replace("    if recipe.search is not None", f"{omitted}    if recipe.search is not None"))
+    recipes = executed(source.replace("    if losses.over_heads", f"{omitted}    if losses.over_heads"))
     for name in ("alignment_weight", "identity_margin", "contrast_weight"):
         with pytest.raises(UserError, match=name):
             recipes["Losses"](**{name: -1.0})

@@ -456,5 +456,17 @@ def test_words_without_run_options(sessions: dict[str, Callable[[Any], None]]) -
         kinds = get_type_hints(options)
         expected |= {f"--{f.name.replace('_', '-')}": int(kinds[f.name] is not bool) for f in fields(options)}
     expected |= {name.replace("--", "--no-", 1): 0 for name, words in expected.items() if not words}
-    expected |= {"--jobs": 1, "--minutes": 1, "--step-times": 1, "--no-table": 0}
+    expected |= {"--jobs": 1, "--minutes": 1, "--step-times": 1, "--table": 0, "--no-table": 0}
     assert space["run_options"]() == expected
+
+
+@pytest.mark.parametrize("name", ["reproduce_figure1", "reproduce_all"])
+def test_drawings_and_sweeps_get_the_options_that_they_know(sessions, name: str) -> None:
+    given = ["--profile", "smoke", "--jobs", "2", "--workers=1", "--device", "cpu", "--no-progress", "--seeds", "1"]
+    sessions[name](run := Session(*given))
+    (drawn,) = (line for line in run.ran if line.startswith("python -m reports figure1"))
+    assert drawn == "python -m reports figure1 --profile smoke --device cpu --no-progress --seeds 1"
+    assert f"python -m ablations run figure1 {' '.join(given)}" in run.ran
+    sweeps = [line for line in run.ran if "ablations sweep" in line]
+    assert len(sweeps) == (2 if name == "reproduce_all" else 0)
+    assert all(line.endswith("--profile smoke --workers=1 --device cpu --no-progress --seeds 1") for line in sweeps)

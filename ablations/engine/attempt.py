@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +28,8 @@ from msinet.training.run_folder import RECORD, Record
 from msinet.unsupervised import learn, load_start
 
 OnStep = Callable[[float], None]
+#: Seconds that an attempt waits for the lock of its run. `status` and reports hold it for a moment to learn the state.
+PATIENCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,17 @@ class Attempts:
             if ready is None:
                 return "blocked", BLOCKED
             one = ready
-        store, began, key = self.store, time.monotonic(), key_of(one.experiment)
+        store, key = self.store, key_of(one.experiment)
         steps = steps_of(one.experiment, self.datasets[one.experiment.source])
         if self.budget is not None and not self.budget.admits(key, steps):
             return "postponed", ""
         try:
-            with store.lock(one.run_id):
+            with store.lock(one.run_id, PATIENCE):
                 if store.done(one.run_id):  # finished by another process meanwhile
                     return "done", ""
                 record = self._publish(one, on_step)
             if self.budget is not None:
-                self.budget.note(key, steps, time.monotonic() - began)
+                self.budget.note(key, record)
             return "finished", f"{_summary(record)} -> {store.run_folder(one.run_id)}"
         except Busy:
             return "running", "another process works on it"

@@ -91,17 +91,11 @@ class Budget:
         return budget
 
     def _note_record(self, record: Mapping[Any, Any]) -> None:
-        steps, seconds, labelling = (
-            0.0 if math.isnan(value := float(record.get(name) or 0)) else value  # a frame of records has gaps
-            for name in ("steps", "seconds_training", "seconds_labelling")
-        )
-        if steps > 0 and seconds > 0:
-            pam = " pam=True" if record.get("option.pam") is True else ""
-            task, method = "search" if isinstance(record.get("genotype"), str) else "train", record.get("recipe.method")
-            if isinstance(method, str):
-                task, seconds = method, seconds + labelling
-            size = int(record["recipe.height"]), int(record["recipe.width"])
-            self.rates[record["model"] + pam, task, *size] = seconds / steps
+        """Update the step time from a row of a frame of records."""
+        pam = " pam=True" if record.get("option.pam") is True else ""
+        task, method = "search" if isinstance(record.get("genotype"), str) else "train", record.get("recipe.method")
+        task = method if isinstance(method, str) else task
+        self.note((record["model"] + pam, task, int(record["recipe.height"]), int(record["recipe.width"])), record)
 
     def left(self) -> float:
         """Remaining seconds."""
@@ -125,7 +119,11 @@ class Budget:
         """Return whether a run should end in time."""
         return self.estimate(key, steps) < self.left()
 
-    def note(self, key: Key, steps: int, seconds: float) -> None:
-        """Update the step time from the total seconds of a finished run."""
-        if steps:
-            self.rates[key] = seconds / steps
+    def note(self, key: Key, record: Mapping[Any, Any]) -> None:
+        """Update the step time from the record of a finished run, whose seconds include those of earlier attempts."""
+        steps, training, labelling = (
+            0.0 if math.isnan(value := float(record.get(name) or 0)) else value  # a frame of records has gaps
+            for name in ("steps", "seconds_training", "seconds_labelling")
+        )
+        if steps > 0 and training > 0:
+            self.rates[key] = (training + labelling) / steps

@@ -253,7 +253,7 @@ class SlurmJobs(ClusterEngine):
         if self.options.partition:
             settings["slurm_partition"] = self.options.partition
         self._executor.update_parameters(**settings)
-        self._lost = Counter[str]()
+        self._lost = Counter[str]()  # by run id
 
     def submit(self, runs: Mapping[int, Run]) -> list[Any]:
         """Submit a job for each run."""

@@ -1,6 +1,7 @@
 """The loop that submits runs to processes of any machine. Importing this module does not import torch."""
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -57,14 +58,17 @@ class Engine(ABC):
 def drive(engine: Engine, attempts: Waits, runs: Sequence[Run]) -> Outcomes:
     """Carry out runs with an engine; yields the number, outcome and message of each as it ends.
 
-    A run that waits for another run is submitted when that run is finished.
+    A run that waits for another run is submitted when that run is finished. It may then be the same run as one in
+    progress, because two searches found the same genotype. It is not submitted then, and counts as done with that one.
 
     Raises:
         KeyboardInterrupt: all runs saved their state first.
     """
-    waiting = {number: run for number, run in enumerate(runs) if run.state == "waiting"}
-    todo = [number for number in range(len(runs)) if number not in waiting]
+    runs = list(runs)  # a waiting run is replaced when it becomes ready, which gives it its id
+    waiting = [number for number, run in enumerate(runs) if run.state == "waiting"]
+    todo = [number for number, run in enumerate(runs) if run.state != "waiting"]
     pending: dict[Any, int] = {}
+    same = defaultdict[int, list[int]](list)
     try:
         while pending or todo:
             room = engine.limit - len(pending) if engine.limit else len(todo)
@@ -78,11 +82,18 @@ def drive(engine: Engine, attempts: Waits, runs: Sequence[Run]) -> Outcomes:
                 outcome = engine.outcome(handle, runs[number])
                 if outcome is None:
                     todo.append(number)
-                else:
-                    yield number, *outcome
-            todo += [number for number in waiting if done and attempts.ready(runs[number])]
-            for number in todo:
-                waiting.pop(number, None)
+                    continue
+                yield number, *outcome
+                for other in same.pop(number, ()):
+                    yield other, *(("done", "") if outcome[0] == "finished" else outcome)
+            for number in list(waiting) if done else ():
+                ready = attempts.ready(runs[number])
+                if ready is not None:
+                    waiting.remove(number)
+                    runs[number] = ready
+                    in_progress = {runs[other].run_id: other for other in (*pending.values(), *todo)}
+                    first = in_progress.get(ready.run_id)
+                    (todo if first is None else same[first]).append(number)
     except BaseException:  # Ctrl-C, or the caller stops early
         engine.stop(list(pending))
         raise

@@ -1,6 +1,5 @@
 """Renders the world and pre-trains networks on its pretext set, if a study needs them."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,11 +48,11 @@ def _pretrain(
     if budget is not None and not budget.admits(key, steps):
         tqdm.write(f"{model}, seed {seed}: pre-training postponed for lack of time")
         return
-    pretraining, began = Pretraining(model, {}, data, recipe, seed), time.monotonic()
+    pretraining = Pretraining(model, {}, data, recipe, seed)
     # Validation during the training would take too long.
     record = pretrain(out, pretraining, replace(run_options, evaluate_every=0))
     if budget is not None:
-        budget.note(key, steps, time.monotonic() - began)
+        budget.note(key, record)
     tqdm.write(
         f"{model}, seed {seed}: pre-trained on the rendered pretext set, {100 * float(record['top1'] or 0):.1f} % of "
         f"{record['val_images']} images right (chance {100 * float(record['chance'] or 0):.1f} %) -> {out}"

@@ -46,7 +46,8 @@ class Request:
     whole: bool = False
     """on the rendered world, include all data sets, large networks and the pre-trained group"""
     models: tuple[str, ...] = ()
-    """only these networks, at the profile's width or another, such as osnet_x0_25; empty: all of the table"""
+    """only these networks, at the profile's width or another, such as osnet_x0_25; empty: all of the table; no effect
+    on tables and figures with fixed networks, such as table1 and figure5a"""
     seeds: int = 0
     """repetitions of every experiment: seeds 0 to N-1; 0: two in profile mini, else one"""
     recipe: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ from msinet.errors import UserError
 from msinet.io import file_hash
 
 #: `missing` runs have not started, `waiting` ones need a search or a training first, `blocked` ones lack pre-trained
-#: weights.
+#: weights or those of their training.
 State = stores.State | Literal["waiting", "blocked"]
 #: Suffixes of pre-trained weights.
 WEIGHTS = (".safetensors", ".pth", ".pt", ".pth.tar")
@@ -204,8 +204,13 @@ class _Resolver:
         if experiment.same_weights:
             training = self.trainings[experiment.training] = self._run(experiment.training)
             own = self._find_own_run(experiment)
-            waits = own.state == "missing" and training.state != "done"
-            return replace(own, state="waiting", reason="for its training") if waits else own
+            if training.state != "done":
+                return replace(own, state="waiting", reason="for its training") if own.state == "missing" else own
+            weights = self.store.weights(training.run_id)
+            if own.state in ("done", "running") or self.store.recorded or weights.exists():
+                return own
+            reason = f"needs {weights}, which the archive of `bench gpu` leaves out; delete {weights.parent}, run again"
+            return replace(own, state="blocked", reason=reason)
         return self._find_own_run(experiment)
 
     def _find_own_run(self, experiment: Experiment) -> Run:

@@ -88,8 +88,8 @@ def execute(
         cluster: where runs are carried out; None: on this machine.
 
     Returns:
-        The number of runs by outcome: "done" before, "finished" now, "failed", "running" elsewhere, "blocked" by an
-        unfinished run, "postponed" for lack of time.
+        The number of runs by outcome: "done" before or as another run of the study, "finished" now, "failed", "running"
+        elsewhere, "blocked" by an unfinished run, "postponed" for lack of time.
 
     Raises:
         UserError: a device, images, weights or batch size that no run can use, or a process of a run ended

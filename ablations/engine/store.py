@@ -10,7 +10,9 @@ import errno
 import json
 import os
 import shutil
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,13 +49,32 @@ class Store:
         """Folder of a recorded failure."""
         return self.root / "failed" / run_id
 
-    def lock(self, run_id: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self, run_id: str, patience: float = 0.0) -> Iterator[None]:
         """Context manager: this process alone works on the run.
 
+        Args:
+            run_id: id of the run.
+            patience: seconds to wait for the lock.
+
         Raises:
-            Busy: another process does.
+            Busy: another process works on it.
         """
-        return exclusive(self.root / "locks" / run_id, f"run {run_id}")
+        end = time.monotonic() + patience
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(exclusive(self.root / "locks" / run_id, f"run {run_id}"))
+                    break
+                except Busy:
+                    if time.monotonic() >= end:
+                        raise
+                time.sleep(0.05)
+            yield
+
+    def weights(self, run_id: str) -> Path:
+        """Weights of the finished run. They are missing if it was restored from the archive of `bench gpu`."""
+        return self.run_folder(run_id) / "model.safetensors"
 
     def done(self, run_id: str) -> bool:
         """True if the run is finished. Publishing is one rename, so the folder is proof."""

@@ -65,6 +65,11 @@ class Study:
     preferred_baseline: tuple[tuple[str, Scalar], ...] = ()
     """factors of a stricter baseline, used in the columns where it has results"""
 
+    def has_fixed_networks(self, request: Request, datasets: tuple[str, ...]) -> bool:
+        """True if the networks of a request change no cell."""
+        one, other = (self.cells(replace(request, models=(name,)), datasets) for name in ("msinet", "resnet50"))
+        return one == other
+
     def baseline_row(self, row: Row, rows: Iterable[Row]) -> Row | None:
         """The baseline of a row: of the rows with its factors, the one most similar in the others; or None."""
         rows = list(rows)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -13,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from ablations.engine.cluster import connection
-from ablations.engine.experiment import Experiment
+from ablations.engine.experiment import RESULTS_VERSION, Experiment
 from ablations.engine.options import ClusterOptions
 from ablations.engine.request import Request
 from ablations.engine.resolve import Resolution, resolve
@@ -28,6 +29,8 @@ from msinet.training.options import RunOptions
 
 #: Shares of the full length at which a trial may be pruned, each twice the one before (successive halving).
 RUNGS = (0.25, 0.5, 1.0)
+#: Seconds between two looks at a run that another trial or another command works on.
+WAIT = 10.0
 
 
 def run_sweep(
@@ -110,7 +113,10 @@ class _Trials:
         self.store = Store(request.store)
         self.default = sweep.default(self.request, self.task[0])
         fingerprints = [request.load(name).fingerprint for name in names]
-        settings = [list(self.vary), request.profile, request.recipe, request.search_recipe, options.pruning]
+        settings: list[object] = [list(self.vary), request.profile, request.recipe, request.search_recipe]
+        settings.append(options.pruning)
+        # Version 3 is left out, so that sweeps that were begun before the version was part of the key continue.
+        settings += [RESULTS_VERSION] if RESULTS_VERSION > 3 else []
         self.key = stable_hash([*fingerprints, *settings])
 
     def open(self, storage: str) -> None:
@@ -188,8 +194,8 @@ class _Trials:
         """Run one trial at each share of its length and report its mAP."""
         for rung in RUNGS if self.options.pruning == "asha" else (1.0,):
             experiment = shortened(self.sweep.trial(self.request, self.task, values), rung)
-            tally = execute(self.resolved(experiment), self.store, self.run_options, cluster=self.cluster)
-            if tally["running"] or tally["failed"]:
+            tally = self.executed(experiment)
+            if tally["failed"]:
                 self.book.tell(trial, state=TrialState.FAIL)
                 raise UserError(f"a trial with {trial.params} failed; {self.store.root}/failed holds the error")
             *searches, training = self.resolved(experiment).runs()
@@ -202,6 +208,18 @@ class _Trials:
                 self.book.tell(trial, state=TrialState.PRUNED)  # its value is the last reported one
                 return
         self.book.tell(trial, record["mAP"])
+
+    def executed(self, experiment: Experiment) -> Counter[str]:
+        """Carry out the runs of one trial; returns their number by outcome.
+
+        Another trial may have found the same genotype and be training it. Its run is then waited for.
+        """
+        while True:
+            tally = execute(self.resolved(experiment), self.store, self.run_options, cluster=self.cluster)
+            if not tally["running"]:
+                return tally
+            tqdm.write(f"the trial waits until another process has finished its run: {experiment}")
+            time.sleep(WAIT)
 
     def resolved(self, experiment: Experiment) -> Resolution:
         """The runs of one trial."""

@@ -72,6 +72,6 @@ def test_alignment_at_batch_64(benchmark: BenchmarkFixture, height: int, width: 
     benchmark.group = f"alignment {height}x{width}"
     if form == "plain":
         torch.testing.assert_close(work("ours", height, width)(), work("plain", height, width)(), rtol=1e-3, atol=1e-6)
-    extra = in_a_fresh_process(extra_memory, form, height, width, tunables=EXACT)
+    extra = in_a_fresh_process(f"alignment {form}", extra_memory, form, height, width, tunables=EXACT)
     benchmark.extra_info["extra MiB"] = None if extra is None else extra // 2**20
     benchmark.pedantic(work(form, height, width), rounds=1 if form == "plain" else 5, warmup_rounds=1)

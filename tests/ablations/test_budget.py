@@ -1,20 +1,24 @@
 """A budget of time for runs, and the list of priorities."""
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import filelock
 import pytest
 
 from ablations import __main__ as command_line
 from ablations.__main__ import Fill, main
 from ablations.engine import budget as budgets
+from ablations.engine.attempt import Attempts, OnStep
 from ablations.engine.budget import MARGIN, OVERHEAD, UNKNOWN_ON_CPU, UNKNOWN_ON_GPU, Budget, key_of, steps_of
 from ablations.engine.experiment import Experiment
 from ablations.engine.priorities import PRIORITIES
 from ablations.engine.request import Request
+from ablations.engine.resolve import Run
 from ablations.studies import find_study
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, Search, Unsupervised, with_settings
@@ -36,7 +40,7 @@ def test_a_run_is_begun_only_if_it_can_end(now: list[float]) -> None:
     msinet, osnet = key_of(MSINET), key_of(OSNET)
     budget = Budget.of(5.0, "cpu")
     now[0] += 60
-    budget.note(msinet, 300, 60.0)
+    budget.note(msinet, {"steps": 300, "seconds_training": 60.0})
     assert budget.estimate(msinet, 300) == pytest.approx(MARGIN * (OVERHEAD + 60))
     assert budget.estimate(msinet, 600) == pytest.approx(MARGIN * (OVERHEAD + 120))
     assert budget.estimate(osnet, 300) == budget.estimate(msinet, 300)  # the slowest that is known
@@ -48,6 +52,25 @@ def test_a_run_is_begun_only_if_it_can_end(now: list[float]) -> None:
     assert budget.admits(osnet, 300)
     now[0] += 150
     assert not budget.admits(msinet, 0)
+
+
+class Quick(Attempts):
+    """A training that an earlier attempt has almost finished."""
+
+    def _publish(self, one: Run, on_step: OnStep) -> dict[str, Any]:
+        del one, on_step
+        return {"steps": 300, "seconds_training": 60.0, "R1": 0.5, "mAP": 0.5}
+
+
+def test_the_time_of_a_step_includes_earlier_attempts(tmp_path: Path) -> None:
+    budget, data = Budget.of(10.0, "cpu"), SimpleNamespace(train=range(640))
+    attempts = Quick({"market1501": data}, {}, tmp_path, RunOptions(), {}, budget)  # type: ignore[dict-item]
+    (tmp_path / "locks").mkdir()
+    lock = filelock.FileLock(tmp_path / "locks" / "one", thread_local=False)
+    lock.acquire()  # as `status` does for a moment
+    threading.Timer(0.3, lock.release, (True,)).start()
+    assert attempts.attempt(Run(MSINET, "one", "missing"), lambda _: None)[0] == "finished"
+    assert budget.rates == {key_of(MSINET): 0.2}
 
 
 def test_without_known_step_times_they_are_assumed(now: list[float]) -> None:
@@ -163,6 +186,11 @@ def test_filling_runs_the_list_until_the_time_is_over(monkeypatch: pytest.Monkey
         "run table2 --profile mini --seeds 1 --store s --minutes 5.00 --no-table --jobs 4 --step-times steps.csv "
         "--device cuda --no-progress --graphs False"
     )
+
+
+def test_the_last_moment_is_not_an_unlimited_time() -> None:
+    words = Fill().words(PRIORITIES[0], 0.004)
+    assert words[words.index("--minutes") + 1] == "0.01"
 
 
 def test_ctrl_c_ends_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import pytest
 
 from ablations.__main__ import main
 from ablations.engine.attempt import Attempts, Outcome
-from ablations.engine.cluster import connection, on_cluster
+from ablations.engine.cluster import CarryOut, ClusterEngine, connection, on_cluster
 from ablations.engine.options import ClusterOptions
 from ablations.engine.parallel import Engine, drive
 from ablations.engine.resolve import Run
@@ -103,6 +103,55 @@ def test_waiting_runs_follow_and_lost_ones_go_again(tmp_path: Path) -> None:
     assert engine.order.index(2) > engine.order.index(0)
     assert engine.tried[1] == 2
     assert engine.most == 2
+
+
+@dataclass(frozen=True)
+class Found(After):
+    """The searches of all waiting runs find the same genotype."""
+
+    def ready(self, one: Run) -> Run | None:
+        return replace(one, run_id="found", state="missing") if self.finished else None
+
+
+def waiting(number: int) -> list[Run]:
+    """A search and trainings that wait for it."""
+    search, *trainings = runs("missing", *(number * ["waiting"]))
+    return [search, *(replace(one, run_id="") for one in trainings)]
+
+
+@pytest.mark.parametrize(("outcome", "others"), [("finished", "done"), ("failed", "failed")])
+def test_searches_that_find_the_same_genotype_share_a_run(tmp_path: Path, outcome: str, others: str) -> None:
+    attempts = Found({}, {}, tmp_path, RunOptions(), {})
+    engine = Script({(1, 1): None, (1, 2): (outcome, "")})  # lost once
+    found = []
+    for number, what, _ in drive(engine, attempts, waiting(3)):
+        found.append((number, what))
+        attempts.finished.append(number)
+    assert found == [(0, "finished"), (1, outcome), (2, others), (3, others)]
+    assert engine.order == [0, 1, 1]
+
+
+def test_a_lost_run_has_the_id_that_its_search_gave_it(tmp_path: Path) -> None:
+    class Losing(ClusterEngine):
+        def start(self) -> None: ...
+
+        def submit(self, runs: Mapping[int, Run]) -> list[Any]:
+            return list(runs)
+
+        def finished(self, handles: Sequence[Any]) -> Iterable[Any]:
+            return handles
+
+        def outcome(self, handle: Any, run: Run) -> Outcome | None:
+            return ("finished", "") if handle == 0 else self.lost(run, RuntimeError("gone"))
+
+        def stop(self, handles: Sequence[Any]) -> None: ...
+
+    attempts = Found({}, {}, tmp_path, RunOptions(), {})
+    engine = Losing(ClusterOptions("slurm"), CarryOut(attempts, 1), gpu=False)
+    for number, _, _ in drive(engine, attempts, waiting(1)):
+        attempts.finished.append(number)
+    assert (tmp_path / "failed" / "found" / "error.txt").read_text() == "gone\n"
+    assert [path.name for path in (tmp_path / "failed").iterdir()] == ["found"]
 
 
 def test_what_never_becomes_ready_is_blocked(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import ablations.engine.attempt
 import ablations.engine.prepare
 from ablations.__main__ import main
+from ablations.engine import reference
 from ablations.engine.budget import Budget
 from ablations.engine.request import PRETEXT, Request
 from ablations.engine.resolve import resolve
@@ -258,6 +259,21 @@ def test_the_short_default_of_mini(there: Finished, monkeypatch: pytest.MonkeyPa
         command = ["status", "table2", "--models", MODEL, "--store", str(there.store / "none"), *more]
         assert main(command) == 0
         assert capsys.readouterr().out.splitlines()[-1] == expected
+
+
+def test_status_before_anything_is_rendered_or_run(nothing: Path, tmp_path: Path, words: Words, capsys) -> None:
+    (tmp_path / "runs").mkdir()  # a first run was interrupted before it was published
+    assert main(words("status", tmp_path, datasets=("msmt17",))) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "5 missing"
+
+
+def test_reference_results_of_other_versions_fill_nothing(nothing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    committed = Path(reference.__file__).parents[2] / "reference"
+    store = reference.ReferenceStore(next(committed.glob("*/table2.csv")).parent, "table2")
+    monkeypatch.setattr(reference, "RESULTS_VERSION", 0)
+    assert store.rows
+    resolution = resolve(find_study("table2"), Request(store=store.root), store)
+    assert {one.state for one in resolution.runs()} <= {"missing", "waiting"}
 
 
 def test_the_weights_folder_is_named_after_recipe_and_images(there: Finished, tmp_path: Path, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """Cross-domain cells that rank with the weights of the in-domain training."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import ablations.engine.attempt
 from ablations.__main__ import main
 from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
-from ablations.engine.resolve import Resolution, resolve
+from ablations.engine.resolve import Resolution, ResolvedCell, resolve
 from ablations.engine.results import results
 from ablations.engine.store import Store
 from ablations.studies import find_study
@@ -87,6 +88,31 @@ def test_a_failed_training_blocks_what_waits_for_it(
     assert "not run, what it needs is not finished" in out
     assert "1 failed" in out
     assert "1 blocked" in out
+
+
+def test_a_training_without_weights_blocks_what_ranks_them(data_root: Path, tmp_path: Path) -> None:
+    def trained(test: str) -> ResolvedCell:
+        cells = resolution(data_root, tmp_path).cells
+        (found,) = (
+            one for one in cells if (one.cell.group, one.cell.train, one.cell.test) == ("scratch", "msmt17", test)
+        )
+        return found
+
+    inside = trained("msmt17")
+    Store(tmp_path).partial_folder(inside.run_id).mkdir(parents=True)
+    Store(tmp_path).publish(inside.run_id, inside.cell.experiment, {"weights": None, "finished": "2026"})
+    folder = tmp_path / "runs" / inside.run_id  # as the archive of `bench gpu` restores it
+    remedy = (
+        f"needs {folder}/model.safetensors, which the archive of `bench gpu` leaves out; delete {folder}, run again"
+    )
+    across = trained("market1501")
+    assert (across.state, across.reason) == ("blocked", remedy)
+    Store(tmp_path).fail(across.run_id, across.cell.experiment, "an earlier attempt")
+    assert trained("market1501").state == "blocked"
+    (folder / "model.safetensors").touch()
+    assert trained("market1501").state == "failed"  # it runs again
+    shutil.rmtree(folder)
+    assert trained("msmt17").state == "missing"
 
 
 def test_the_training_runs_although_no_cell_shows_it(data_root: Path, tmp_path: Path) -> None:

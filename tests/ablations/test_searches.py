@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from ablations.__main__ import main
 from ablations.engine import trials
+from ablations.engine.options import ClusterOptions
 from ablations.engine.request import Request
 from ablations.engine.resolve import resolve
 from ablations.engine.results import results
@@ -78,6 +80,15 @@ def test_table_1_is_filled_with_the_trainings_of_what_was_found(store: Path) -> 
 def test_nothing_runs_twice(store: Path, words: Words, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(table1(words, "run", store, "--seeds", "2")) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "6 done"
+
+
+def test_networks_that_a_study_cannot_use_are_named(
+    store: Path, words: Words, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(table1(words, "run", store, "--seeds", "2", "--models", "osnet")) == 0
+    out = capsys.readouterr().out
+    assert "--models has no effect: the networks of table1 are fixed" in out
+    assert out.endswith("6 done\n")
 
 
 def test_status_names_searches_and_what_waits_for_them(
@@ -205,6 +216,36 @@ def test_a_sweep_that_was_cut_off_ends_as_one_that_was_not(
     monkeypatch.undo()
     run_sweep(request, QUIET, OVERLAP, SweepOptions(trials=3))
     assert trials_of(tmp_path) == trials_of(swept)
+
+
+def test_a_trial_waits_for_a_run_of_another_process(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[Counter[str]] = []
+
+    def execute_later(*arguments: object, **named: object) -> Counter[str]:
+        calls.append(Counter(running=1) if not calls else original(*arguments, **named))  # type: ignore[arg-type]
+        return calls[-1]
+
+    original = trials.execute
+    monkeypatch.setattr(trials, "execute", execute_later)
+    monkeypatch.setattr(trials, "WAIT", 0.0)
+    run_sweep(Request(profile="smoke", store=tmp_path), QUIET, OVERLAP, SweepOptions(trials=1))
+    assert len(calls) == 2
+    assert [row["state"] for row in trials_of(tmp_path)] == ["complete"]
+    assert "the trial waits until another process has finished its run" in capsys.readouterr().out
+
+
+def test_trials_of_other_numerics_are_other_trials(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def key() -> str:
+        request = Request(profile="smoke", store=store)
+        return trials._Trials(request, QUIET, OVERLAP, SweepOptions(), ClusterOptions()).key
+
+    keys = []
+    for version in (3, 4, 5):
+        monkeypatch.setattr(trials, "RESULTS_VERSION", version)
+        keys.append(key())
+    assert len(set(keys)) == 3
 
 
 def test_a_grid_is_run_once_and_only_once(store: Path, tmp_path: Path) -> None:

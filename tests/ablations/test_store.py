@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,6 +162,15 @@ def test_a_run_of_another_process_is_running_until_that_process_ends(store: Stor
         assert store.state("r1") == "interrupted"
         with store.lock("r1"):  # free again
             pass
+
+
+def test_an_attempt_waits_for_a_lock_that_is_held_for_a_moment(store: Store) -> None:
+    with elsewhere(store.root / "locks" / "r1") as process:
+        threading.Timer(0.3, process.kill).start()
+        with pytest.raises(Busy), store.lock("r1", patience=0.1):
+            pass
+        with store.lock("r1", patience=30):
+            assert process.wait() != 0
 
 
 def test_a_failure_is_told_and_is_no_result(store: Store) -> None:

@@ -93,6 +93,13 @@ def test_a_study_that_cannot_run_is_an_error(data_root: Path, tmp_path: Path, ca
     assert not (tmp_path / "results" / "tables").exists()
 
 
+def test_studies_whose_networks_are_fixed() -> None:
+    fixed = {name for name, study in STUDIES.items() if study.has_fixed_networks(SMOKE, ALL)}
+    figures = {f"figure5{letter}" for letter in "abcde"}
+    others = {"table1", "table5", "alignment_readings", "discrepancies", "sweep_alignment", "sweep_overlap"}
+    assert fixed == figures | others
+
+
 @pytest.mark.parametrize("name", ["table1", "figure5a", "figure5b", "figure5c", "figure5d", "discrepancies"])
 def test_ablations_are_on_msmt17_or_the_first_available_set(name: str) -> None:
     assert {column(cell) for cell in cells(name)} == {"MS"}

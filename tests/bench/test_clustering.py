@@ -50,7 +50,7 @@ def test_the_command_measures_dense_matrices_at_the_size_of_market1501_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(clustering, "SIZES", {"market1501": (300, 20), "msmt17": (400, 25)})
-    monkeypatch.setattr(clustering, "in_a_fresh_process", lambda work, *arguments, **_: work(*arguments))
+    monkeypatch.setattr(clustering, "in_a_fresh_process", lambda _what, work, *arguments, **_: work(*arguments))
     Clustering(dim=32, dense=True, threads=1, out=tmp_path / "clustering.csv")()
     table = pd.read_csv(tmp_path / "clustering.csv")
     assert list(zip(table["set"], table["features"], table["form"], strict=True)) == [

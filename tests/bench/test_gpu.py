@@ -196,6 +196,15 @@ def test_latency_keeps_rows_and_errors(tmp_path: Path, monkeypatch: pytest.Monke
     ]
     assert "not measured: msinet deployed fp32, batch 2: Boom: at last" in capsys.readouterr().out
 
+    def stopped(_: object) -> None:
+        raise KeyboardInterrupt
+
+    seen.clear()
+    (tmp_path / "a.csv").write_text("old")
+    monkeypatch.setattr("bench.machine.rates", stopped)
+    assert main([*words, "--out", str(tmp_path / "a.csv")]) == 130
+    assert (tmp_path / "a.csv").read_text() == "old"  # as the description next to it
+
 
 # --- Time ----------------------------------------------------------------------------------------
 
@@ -427,6 +436,36 @@ def test_a_file_that_disappears_is_left_out(tmp_path: Path, monkeypatch: pytest.
     with tarfile.open(tmp_path / "runs.tar.gz") as tar:
         names = {name for name in tar.getnames() if name.endswith(".json")}
     assert names == {"runs/a/experiment.json", "runs/a/record.json", "runs/b/experiment.json"}
+
+
+def test_a_run_is_unpacked_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, store, made = tmp_path / "runs.tar.gz", tmp_path / "new", []
+    pack(made_store(tmp_path / "store", ["a", "b"]), archive)
+    makefile = tarfile.TarFile.makefile
+
+    def full(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
+        made.append(member.name)
+        if len(made) == 5:  # a run has three files
+            raise OSError(28, "No space left on device")
+        makefile(tar, member, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "makefile", full)
+        with pytest.raises(OSError, match="No space left"):
+            unpack(archive, store)
+    (whole,) = (store / "runs").iterdir()
+    assert len(list(whole.iterdir())) == 3
+    assert [path.name for path in store.iterdir()] == ["runs"]
+    unpack(archive, store)
+    assert {path.name: len(list(path.iterdir())) for path in (store / "runs").iterdir()} == {"a": 3, "b": 3}
+
+
+def test_a_run_without_a_record_is_not_unpacked(tmp_path: Path) -> None:
+    made = made_store(tmp_path / "store", ["a", "b"])
+    (made / "runs" / "b" / "record.json").unlink()
+    pack(made, tmp_path / "runs.tar.gz")
+    unpack(tmp_path / "runs.tar.gz", tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new" / "runs").iterdir()] == ["a"]
 
 
 def test_the_archive_stays_below_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

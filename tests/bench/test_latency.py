@@ -1,6 +1,7 @@
 """Measurements and their tables. No test judges how fast anything is."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -138,7 +139,8 @@ def test_throughput_names_the_best_batch(tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
 def test_peak_memory_is_that_of_the_work() -> None:
-    extra = in_a_fresh_process(peak_extra, partial(np.ones, 8 << 20))  # 64 MiB; here, earlier memory is used again
+    # 64 MiB. In this process, earlier memory is used again.
+    extra = in_a_fresh_process("ones", peak_extra, partial(np.ones, 8 << 20))
     assert extra is not None
     assert 60 << 20 < extra < 80 << 20
 
@@ -153,6 +155,52 @@ def test_memory_table(tmp_path: Path) -> None:
         # The stem's output, 16 x 16 x 128 x 64 float32, is 8 MiB; it and its batch-normed copy exist at once.
         assert 16 < one["peak_mib"] < 64
         assert same["peak_mib"] == pytest.approx(one["peak_mib"], rel=0.1)  # at inference the same network
+
+
+def test_a_process_that_dies_is_one_clear_error() -> None:
+    with pytest.raises(UserError, match=r"osnet eager, batch 32 was not measured: its process ended unexpectedly"):
+        in_a_fresh_process("osnet eager, batch 32", os._exit, 3)
+
+
+MEMORY = ["memory", "--models", "msinet", "--forms", "eager", "--batches", "1", "2", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), 130), (UserError("msinet eager, batch 2 was not measured"), 2)]
+)
+def test_rows_survive_a_measurement_that_ends_early(
+    error: BaseException,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def measured(what: str, *_arguments: object, **_: object) -> tuple[int, int]:
+        if what == "msinet eager, batch 2":
+            raise error
+        return 3 << 20, 5 << 20
+
+    monkeypatch.setattr("bench.memory.in_a_fresh_process", measured)
+    assert main([*MEMORY, "--out", str(tmp_path / "a.csv")]) == status
+    assert f"rows measured before: 1, in {tmp_path}/a.part.csv" in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "a.part.csv")["peak_mib"].tolist() == [3]
+    assert not (tmp_path / "a.csv").exists()
+
+    monkeypatch.setattr("bench.memory.in_a_fresh_process", lambda *_, **__: (3 << 20, 5 << 20))
+    assert main([*MEMORY, "--out", str(tmp_path / "a.csv")]) == 0
+    assert pd.read_csv(tmp_path / "a.csv")["batch"].tolist() == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json"]
+
+
+def test_a_table_is_never_newer_than_its_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "a.csv").write_text("old")
+    monkeypatch.setattr("bench.memory.in_a_fresh_process", lambda *_, **__: (3 << 20, 5 << 20))
+    monkeypatch.setattr(latency, "write_json", stopped)
+    assert main([*MEMORY, "--out", str(tmp_path / "a.csv")]) == 130
+    assert (tmp_path / "a.csv").read_text() == "old"
 
 
 @pytest.mark.parametrize(("form", "precision"), [(form, "fp32") for form in FORMS[:3]] + [("deployed", "bf16")])
@@ -278,7 +326,7 @@ def test_the_dense_reference_is_the_same_algorithm() -> None:
 def test_ranking_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(retrieval, "SIZES", {"market1501": (30, 200, 10, 3)})
     # Three processes would import torch for as many numbers that nobody looks at.
-    monkeypatch.setattr(retrieval, "in_a_fresh_process", lambda work, *arguments, **_: work(*arguments))
+    monkeypatch.setattr(retrieval, "in_a_fresh_process", lambda _what, work, *arguments, **_: work(*arguments))
     words = ["retrieval", "--sizes", "market1501", "--dense", "--disk", "1500", "--disk-queries", "7", "--dim", "32"]
     assert main([*words, "--out", str(tmp_path / "a.csv")]) == 0
     table = pd.read_csv(tmp_path / "a.csv")

@@ -83,6 +83,7 @@ def test_the_shown_commands_contribute_what_gpu_measured(tmp_path: Path, monkeyp
     record = Path("elsewhere") / "runs" / "a" / "record.json"
     record.parent.mkdir(parents=True)
     record.write_text("{}")
+    record.with_name("experiment.json").write_text("{}")
     gpu.pack(Path("elsewhere"), out / gpu.ARCHIVE)
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     block = page.partition("## Commit the result\n")[2].split("```sh\n")[1].split("```")[0].replace("NAME", "h100")
