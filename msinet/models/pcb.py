@@ -4,7 +4,6 @@ The neck is `msinet.models.heads.PartNeck`; other networks use it with the optio
 """
 
 from functools import partial
-from typing import Any
 
 from torchvision.models.resnet import Bottleneck
 
@@ -13,21 +12,6 @@ from msinet.models.registry import NetworkCard, register
 from msinet.models.resnet import WEIGHTS, ResNetBackbone
 
 DEPTHS = (3, 4, 6, 3)
-#: PCB's recipe, as changes to the paper's.
-AUTHORS: dict[str, Any] = {
-    "height": 384,
-    "sampler": "shuffled",
-    "pad": 0,
-    "erase": 0.0,
-    "optimizer": "nesterov",
-    "lr": 0.1,
-    "backbone_lr": 0.1,
-    "epochs": 60,
-    "warmup": 0,
-    "milestones": (40,),
-    "label_smoothing": 0.0,
-    "triplet": False,
-}
 
 
 @register(
@@ -37,7 +21,20 @@ AUTHORS: dict[str, Any] = {
         order=13,
         studies=("table3",),
         rows=6,
-        authors=AUTHORS,
+        authors={
+            "height": 384,
+            "sampler": "shuffled",
+            "pad": 0,
+            "erase": 0.0,
+            "optimizer": "nesterov",
+            "lr": 0.1,
+            "backbone_lr": 0.1,
+            "epochs": 60,
+            "warmup": 0,
+            "milestones": (40,),
+            "label_smoothing": 0.0,
+            "triplet": False,
+        },
         authors_source="PCB_RPP_for_reID (Sun et al., 2018)",
     ),
     WEIGHTS,
@@ -55,7 +52,20 @@ def pcb(num_classes: int, *, width: float = 1.0, parts: int = PARTS, pam: bool =
         order=14,
         studies=("table3",),
         rows=6,
-        authors=AUTHORS | {"epochs": 50, "milestones": (20, 40)},
+        authors={
+            "height": 384,
+            "sampler": "shuffled",
+            "pad": 0,
+            "erase": 0.0,
+            "optimizer": "nesterov",
+            "lr": 0.1,
+            "backbone_lr": 0.1,
+            "epochs": 50,
+            "warmup": 0,
+            "milestones": (20, 40),
+            "label_smoothing": 0.0,
+            "triplet": False,
+        },
         authors_source="PCB_RPP_for_reID (Sun et al., 2018); there all layers learn alike from epoch 20",
     ),
     WEIGHTS,
