@@ -282,13 +282,19 @@ class ReferenceResults(Results):
         return self._found[study]
 
     def _resolved(self, study: str, machine: str) -> Found | None:
-        """The results of a machine, with the number of seeds that it has for the request."""
+        """The results of a machine for the whole table, or for the short one, whose groups can be others (Table 3)."""
         store = ReferenceStore(self.store.root / machine, study)
+        if not self.request.datasets and not store.tested(self.request.profile):
+            return None
+        whole, short = (replace(self.request, whole=whole) for whole in (True, False))
+        return self._found_in(store, study, machine, whole) or self._found_in(store, study, machine, short)
+
+    @staticmethod
+    def _found_in(store: ReferenceStore, study: str, machine: str, request: Request) -> Found | None:
+        """The results for a request, with the number of seeds that the machine has for it."""
         seeds = 1 + max((int(row["seed"]) for row in store.rows), default=-1)
         while seeds:
-            if not self.request.datasets and not store.tested(self.request.profile):
-                return None
-            resolution = resolve(find_study(study), replace(self.request, seeds=seeds, whole=True), store)
+            resolution = resolve(find_study(study), replace(request, seeds=seeds), store)
             used = 1 + max((one.cell.seed for one in resolution.cells if one.state == "done"), default=-1)
             if used == seeds:
                 return Found(machine, store, resolution)

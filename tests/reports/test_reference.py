@@ -308,6 +308,19 @@ def test_a_search_and_its_training_are_kept(hand, tools, theirs) -> None:
     assert "NG AE NG AE NG AE" in as_text(build_table(results, "table1"))
 
 
+def test_a_short_table_of_other_groups_than_the_whole_one_is_found(hand, tools, theirs) -> None:
+    """Table 3 is from scratch; with --whole its networks are pre-trained."""
+    other = type(hand)(hand.store.root.parent / "trained")
+    asked = other.request("pcb", datasets=("msmt17",), seeds=1, whole=False)
+    (cell,) = tools.cells_of("table3", asked)
+    assert cell.group == "scratch"
+    other.publish(cell.experiment, R1=0.5, mAP=0.4)
+    added(replace(asked, models=()), theirs.folder / "abacus", ("table3",))
+    table = build_table(ReferenceResults(hand.request("pcb", seeds=1)), "table3")
+    (row,) = (row for row in table.rows if row.done)
+    assert (row.group, table.label(row.factors)) == ("scratch", "PCB")
+
+
 # Results
 
 
