@@ -38,6 +38,7 @@ def summary(report: Report) -> Part:
                 "profile": request.profile,
                 "recipe": list(request.recipe),
                 "seeds": report.results.seeds,
+                "repetitions": report.results.repetitions,
                 "reference": report.results.is_reference,
                 "rendered": request.rendered,
                 "root": str(request.root),
