@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from msinet.errors import UserError, unknown_name
 from msinet.export import need_onnx, onnx_session
-from msinet.models.deploy import deploy
+from msinet.models.deployment import deploy
 from msinet.precision import PRECISIONS, use_precision
 
 #: eager: as trained, in torch's default layout. channels_last: eager, in channels-last layout. deployed: channels_last

@@ -24,7 +24,7 @@ from bench.networks import REFERENCE, build, label, paper_costs
 from bench.tables import Rows
 from msinet.environment import describe, pick_device
 from msinet.io import write_json
-from msinet.models.deploy import deploy
+from msinet.models.deployment import deploy
 
 #: Calls before the first measured one, and the smallest number of measured calls.
 WARM_UP, LEAST = 2, 5

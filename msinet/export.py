@@ -16,7 +16,7 @@ from msinet.data.transforms import MEAN, STD
 from msinet.environment import code_version
 from msinet.errors import UserError
 from msinet.io import StrPath, atomic_path
-from msinet.models.deploy import deploy
+from msinet.models.deployment import deploy
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from msinet.errors import UserError, unknown_name
 from msinet.models.sam import at_least_float, correlations
+from msinet.precision import outside_autocast
 from msinet.training.recipe import Variant
 
 
@@ -28,6 +29,7 @@ def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1, margin
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
+@outside_autocast
 def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float | None = 0.3, *, normalize: bool = True) -> Tensor:
     """Batch-hard triplet loss (Eq. 6): the farthest positive against the nearest negative of each anchor.
 
@@ -54,6 +56,7 @@ def triplet_loss(embeddings: Tensor, labels: Tensor, margin: float | None = 0.3,
     return (F.softplus(difference) if margin is None else F.relu(difference + margin)).mean()
 
 
+@outside_autocast
 def alignment_loss(
     feature_map: Tensor,
     labels: Tensor,
@@ -82,8 +85,8 @@ def alignment_loss(
         variant: see above.
         activation: (B, H*W) from the position activation module, for pam-self.
         partner_grid: compare on the grid of the partner rather than of the anchor, as the released code does.
-        self_pairs: count the pair of a partner with itself, and the anchor among its positives, as the released code
-            does.
+        self_pairs: count the pair of a partner with itself and, in pam-self, the anchor among its positives, as the
+            released code does. In the other variants the anchor is always one of the partners of its own identity.
         per_pair: negatives are averaged over their pairs; otherwise their sum is divided by their number (Eq. 8).
 
     Returns:

@@ -4,9 +4,33 @@ By default torch lets cuDNN round the inputs of convolutions to TF32 (10 bits of
 products use TF32 only in precision tf32. CPUs have no TF32: there tf32 is fp32.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
 import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+def no_autocast(x: Tensor) -> torch.autocast:
+    """A context in which operations keep the precision of `x`; for sums and exponents that half precision spoils."""
+    return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
+
+
+def outside_autocast(function: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
+    """Decorator: a function of a tensor, and others, that runs in `no_autocast`."""
+
+    @wraps(function)
+    def inside(x: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with no_autocast(x):
+            return function(x, *args, **kwargs)
+
+    return inside
 
 
 def use_precision(precision: str) -> None:

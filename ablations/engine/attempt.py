@@ -18,8 +18,8 @@ from ablations.engine.store import Store
 from bench.cost import count
 from msinet.data import Dataset
 from msinet.errors import Busy, UserError
-from msinet.io import file_hash
 from msinet.models import build_model, load_weights
+from msinet.models.foreign import weights_hash
 from msinet.search import SearchRun, search, search_line
 from msinet.training.checkpoint import remove_checkpoints
 from msinet.training.options import RunOptions
@@ -102,7 +102,7 @@ class Attempts:
         return Run(e, self._id(e, one), "missing", one.weights)
 
     def _id(self, e: Experiment, one: Run) -> str:
-        return e.run_id(self.fingerprints, file_hash(one.weights) if one.weights else None)
+        return e.run_id(self.fingerprints, weights_hash(one.weights) if one.weights else None)
 
     def _publish(self, one: Run, on_step: OnStep) -> Record:
         """Train or search, unless that is done already, and publish the result."""

@@ -20,7 +20,7 @@ from ablations.engine.study import Cell, Study
 from msinet.data.datasets import Dataset
 from msinet.data.layouts import main_datasets
 from msinet.errors import UserError
-from msinet.io import file_hash
+from msinet.models.foreign import weights_hash
 
 #: `missing` runs have not started, `waiting` ones need a search or a training first, `blocked` ones lack pre-trained
 #: weights or those of their training.
@@ -237,7 +237,7 @@ class _Resolver:
 
     def _find_weights(self, name: str) -> tuple[Path | None, str | None]:
         path = find_weights(self.request.weights_folder, name)
-        return path, None if path is None else file_hash(path)
+        return path, None if path is None else weights_hash(path)
 
     def _newest_weights(self, experiment: Experiment) -> str | None:
         """Weights of the newest finished run of an experiment, if no weights are on this machine."""

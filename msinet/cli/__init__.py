@@ -41,6 +41,8 @@ PARALLEL: dict[str, Callable[..., Any]] = {
     "embed": Embed,
 }
 COMMANDS = PARALLEL | {"learn": Learn, "find": Find, "export": Export, "recipe": ShowRecipe, "list": List, "data": Data}
+#: Commands that continue where they were interrupted.
+RESUMABLE = (["train"], ["learn"], ["search"], ["pretrain"], ["data", "render"])
 DATA_COMMANDS: dict[str, Callable[..., Any]] = {"render": Render, "check": Check, "split": Split, "show": Show}
 #: Shown after the help of each command.
 EXAMPLES = {
@@ -92,7 +94,8 @@ def run_command(args: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         if ranks.leads():
-            print("\ninterrupted; the same command resumes", file=sys.stderr)
+            resumes = words[:1] in RESUMABLE or words[:2] in RESUMABLE
+            print("\ninterrupted" + "; the same command resumes" * resumes, file=sys.stderr)
         return INTERRUPTED
     except Exception:
         if ranks.first_to_fail():

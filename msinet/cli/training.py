@@ -1,5 +1,6 @@
 """Commands that train: msinet train | learn | search | pretrain."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -85,9 +86,10 @@ class Learn:
     out: Path
     """folder for the results; the same command resumes an unfinished run in it"""
     data_root: Path | None = None
-    """folder that holds the data sets in their native layouts"""
-    dataset: str = "market1501"
-    """target set: its training images are clustered and its test images are ranked"""
+    """folder that holds the data sets in their native layouts, or a list of images (CSV)"""
+    dataset: str = ""
+    """target set: its training images are clustered and its test images are ranked; empty: market1501, or the only one
+    under --data-root"""
     source: str = ""
     """labelled set to adapt from, for methods spcl, idm and mmt"""
     images: Path | None = None
@@ -106,29 +108,32 @@ class Learn:
     """pre-trained weights to start from; without them, clusters hardly match identities"""
     seed: int = 0
     """number of the repetition; all random numbers depend on it"""
+    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Train, rank and print the metrics."""
-        from msinet.data import load_dataset
         from msinet.retrieval import METRICS
         from msinet.training.recipes import overridden, parse_settings, resolve_unsupervised
         from msinet.training.run import Training
         from msinet.unsupervised import image_folder, learn
 
-        resolved = resolve_unsupervised(
-            self.profile,
-            self.method,  # type: ignore[arg-type]
-            self.dataset,
-            across=bool(self.source),
-        )
-        recipe = overridden(resolved, self.recipe).recipe
         if self.data_root is None and self.source:
             raise UserError(f"--source {self.source} needs --data-root DIR, the folder of the data sets")
         if self.data_root is None and self.images is None:
             raise UserError("learn needs --data-root DIR with the data sets, or --images DIR, a folder of images")
-        target = image_folder(self.images) if self.images else load_dataset(self.dataset, self.data_root or Path())
-        source = load_dataset(self.source, self.data_root or Path()) if self.source else target
+        root, name = self.data_root or Path(), self.dataset
+        if self.images is None:
+            (name,) = self.selection.chosen((name,) if name else (), root, "market1501")
+        target = image_folder(self.images) if self.images else self.selection.load((name,), root, ALL)
+        source = self.selection.load((self.source,), root, ("train",)) if self.source else target
+        resolved = resolve_unsupervised(
+            self.profile,
+            self.method,  # type: ignore[arg-type]
+            name or "market1501",
+            across=bool(self.source),
+        )
+        recipe = overridden(resolved, self.recipe).recipe
         options = {"neck": recipe.method_settings.neck, **parse_settings(self.options)}
         training = Training(self.model, options, source, target, recipe, self.seed, self.weights)
         record = learn(self.out, training, self.run_options)
@@ -175,7 +180,11 @@ class Search:
         record = search(self.out, search_run, self.run_options)
         print(search_line(record))
         print(f"written: {self.out}/genotype.json, alphas.csv, history.csv, record.json, log.txt")
-        print(f"train it: msinet train --data-root {self.data_root} --genotype {self.out}/genotype.json --out DIR")
+        options = " ".join(f"{key}={value}" for key, value in search_run.options.items())
+        words = ["--data-root", str(self.data_root), "--dataset", *names, "--genotype", f"{self.out}/genotype.json"]
+        words += ["--model", search_run.discrete] * (search_run.discrete != Train.model)
+        words += ["--options", *options.split()] * bool(options)
+        print(f"train it: msinet train {shlex.join(words)} --out DIR")
         return 0
 
 

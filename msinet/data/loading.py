@@ -271,7 +271,8 @@ def train_batches(
 def _quiet(worker: int) -> None:
     del worker
     torch.set_num_threads(1)  # workers share the cores
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # the main process handles both, and then ends its workers
+        signal.signal(number, signal.SIG_IGN)
 
 
 def test_batches(pixels: PixelSource, batch_size: int) -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ from msinet.lazy import lazy
 from msinet.models.registry import CARDS, NetworkCard, build_model, card_of, label_of, split_name
 
 if TYPE_CHECKING:
-    from msinet.models.deploy import deploy
+    from msinet.models.deployment import deploy
     from msinet.models.heads import Output
     from msinet.models.weights import LoadReport, load_weights, save_weights
 
@@ -26,4 +26,4 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    return lazy(__name__, name, heads="Output", weights="LoadReport load_weights save_weights", deploy="deploy")
+    return lazy(__name__, name, heads="Output", weights="LoadReport load_weights save_weights", deployment="deploy")

@@ -244,8 +244,10 @@ def batnet(num_classes: int, *, width: float = 1.0, parts: int = 4, attentions: 
         pam: with a position activation module, for alignment pam-self.
 
     Raises:
-        UserError: fewer than one part, or attentions other than 1 and 3.
+        UserError: fewer than one part, attentions other than 1 and 3, or no channels.
     """
+    if width <= 0:
+        raise UserError(f"BAT-Net needs a width above 0, got {width:g}")
     if parts < 1:
         raise UserError(f"BAT-Net needs at least one part, got {parts}")
     if attentions not in (1, 3):

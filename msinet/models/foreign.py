@@ -1,14 +1,17 @@
-"""Weights files of other code bases: removal of wrappers and prefixes, and recognition of files without weights."""
+"""Weights files without torch: wrappers and prefixes of other code bases, files without weights, and hashes."""
 
+import hashlib
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msinet.io import file_hash
 from msinet.models.registry import State
 
 #: Checkpoint entries that contain the weights.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "state")
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "state")
 #: Prefixes of all entries, from classes that wrap a whole network.
 AROUND = ("module.", "model.", "network.", "net.", "_orig_mod.")
 #: Prefixes of the entries of a backbone.
@@ -59,6 +62,26 @@ def is_safetensors(path: Path) -> bool:
         start = file.read(9)
     length = int.from_bytes(start[:8], "little")
     return path.suffix == ".safetensors" or (start[8:] == b"{" and 8 + length <= path.stat().st_size)
+
+
+def weights_hash(path: Path) -> str:
+    """Twelve hex digits that change with the weights in a file.
+
+    Notes of safetensors files do not count: they have the version of the code, and the same weights must give the same
+    run ids. For other files, and damaged ones, it is the hash of the bytes.
+    """
+    if not is_safetensors(path):
+        return file_hash(path)
+    with path.open("rb") as file:
+        try:
+            header = dict(json.loads(file.read(int.from_bytes(file.read(8), "little"))))
+        except (ValueError, TypeError):
+            return file_hash(path)
+        header.pop("__metadata__", None)
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()[:12]
 
 
 def kind_of(path: Path) -> str:

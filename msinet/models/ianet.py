@@ -1,6 +1,5 @@
 """IANet (Hou et al., CVPR 2019), in Table 3: ResNet50 with interaction-aggregation after its second and third stage."""
 
-import torch
 from torch import Tensor, nn
 
 from msinet.models.attention import staged_backbone
@@ -8,6 +7,7 @@ from msinet.models.heads import Output, ReIDNet, assemble, pool
 from msinet.models.registry import NetworkCard, NetworkWeights, WeightLayout, register
 from msinet.models.resnet import WEIGHTS as RESNET
 from msinet.models.sam import at_least_float
+from msinet.precision import no_autocast
 
 #: Deviation of the location's Gaussian as a share of the map's height and width: 20 of 32 rows, 10 of 16 columns, and
 #: half of both one stage later.
@@ -16,7 +16,7 @@ SPREAD = 0.625
 
 def nearness(count: int, like: Tensor) -> Tensor:
     """Exponents of the Gaussian between the positions of one axis: (count, count), at most 0."""
-    places = torch.arange(count, dtype=like.dtype, device=like.device)
+    places = like.new_ones(count).cumsum(0) - 1  # 0 to count - 1; arange would fix the device of a traced network
     steps = (places[:, None] - places) / (SPREAD * count)
     return -0.5 * (steps * steps)
 
@@ -48,10 +48,10 @@ class InteractionAggregation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Inner products grow with C and H*W; half precision would saturate the softmax.
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             wide: Tensor = at_least_float(x)
-            wide = wide + self.spatial_bn(self._mix_positions(wide))
-            wide = wide + self.channel_bn(_mix_channels(wide))
+            wide = wide + _normalised(self._mix_positions(wide), self.spatial_bn)
+            wide = wide + _normalised(_mix_channels(wide), self.channel_bn)
         return wide.to(x.dtype)
 
     def _mix_positions(self, x: Tensor) -> Tensor:
@@ -59,6 +59,12 @@ class InteractionAggregation(nn.Module):
         alike: Tensor = (self.scale * flat.transpose(1, 2) @ flat).softmax(2)  # (B, N, N)
         weights = (alike * location_affinity(height, width, alike)).softmax(2)
         return (flat @ weights.transpose(1, 2)).view_as(x)
+
+
+def _normalised(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """The batch norm in the precision of its weights, which may be half."""
+    result: Tensor = norm(x.to(norm.weight.dtype))
+    return result.to(x.dtype)
 
 
 def _mix_channels(x: Tensor) -> Tensor:

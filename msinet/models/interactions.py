@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from msinet.models.blocks import ChannelGate
+from msinet.precision import no_autocast
 
 Pair = tuple[Tensor, Tensor]
 
@@ -52,7 +53,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, x1: Tensor, x2: Tensor) -> Pair:
         # Energies grow with H*W; half precision would saturate the softmax.
-        with torch.autocast("cpu" if x1.is_meta else x1.device.type, enabled=False):
+        with no_autocast(x1):
             dtype = torch.promote_types(x1.dtype, torch.float32)
             flat1, flat2 = x1.to(dtype).flatten(2), x2.to(dtype).flatten(2)  # (B, C, N)
             energy = flat1 @ flat2.transpose(1, 2)  # (B, C, C)

@@ -249,7 +249,7 @@ def in_study(study: str) -> tuple[NetworkCard, ...]:
 
 
 #: Names of option types in error messages.
-TYPES = {bool: "True or False", int: "a whole number", str: "a word"}
+TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "a word"}
 
 
 def _check_type(what: str, value: Any, annotation: Any) -> None:
@@ -260,6 +260,8 @@ def _check_type(what: str, value: Any, annotation: Any) -> None:
     """
     expected = str if get_origin(annotation) is Literal else annotation
     if expected in TYPES and type(value) is not expected and not (expected is str and callable(value)):
+        if expected is float and type(value) is int:
+            return
         raise UserError(f"{what} must be {TYPES[expected]}, got {value!r}")
 
 
@@ -286,5 +288,5 @@ def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 1
     if num_classes < 1:
         raise UserError(f"{name} needs at least one training identity, got {num_classes}")
     if "image" in parameters:
-        options["image"] = image
+        options["image"] = tuple(image)
     return builder(num_classes, width=width, **options)

@@ -67,14 +67,13 @@ def _fit_attention(network: nn.Module, state: State, notes: Notes) -> State:
     Raises:
         WeightsError: weights of a finished training at another image size.
     """
-    assert isinstance(network, ReIDNet)
-    saved = (int(notes["height"]), int(notes["width"])) if "height" in notes else network.image
-    if network.image is None or saved == network.image:
+    image = getattr(network, "image", None)  # a backbone alone has none
+    if image is None or "height" not in notes or (int(notes["height"]), int(notes["width"])) == image:
         return state
     if "pretrained_on" not in notes:
         raise WeightsError(
             f"these weights are for images of {notes['height']}x{notes['width']}, but the network was built for "
-            f"{network.image[0]}x{network.image[1]}; shapes of its layers depend on the size"
+            f"{image[0]}x{image[1]}; shapes of its layers depend on the size"
         )
     own = {key: value for key, value in network.state_dict().items() if f".{ATTENTION}." in key}
     return {key: own.get(key, value) for key, value in state.items()}

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from msinet.precision import outside_autocast
+
 #: Images per block of the score matrix; its scores fit in the cache of a core.
 BLOCK = 4
 
@@ -83,6 +85,7 @@ class _Correlations(torch.autograd.Function):
         return result.view_as(rows)
 
 
+@outside_autocast
 def correlations(feature_map: Tensor) -> Tensor:
     """Correlations of the images of a batch: (B, C, H, W) to (B, B, H*W).
 

@@ -11,6 +11,7 @@ from msinet.models.heads import Output, ReIDNet, assemble, pool
 from msinet.models.registry import NetworkCard, register
 from msinet.models.resnet import WEIGHTS
 from msinet.models.sam import at_least_float
+from msinet.precision import no_autocast
 
 
 def spectral_transform(features: Tensor, temperature: float) -> Tensor:
@@ -26,7 +27,7 @@ def spectral_transform(features: Tensor, temperature: float) -> Tensor:
     Returns:
         (..., B, D), on the scale of `features`.
     """
-    with torch.autocast(features.device.type, enabled=False):  # a low temperature amplifies errors of the cosines
+    with no_autocast(features):  # a low temperature amplifies errors of the cosines
         features = at_least_float(features)
         units = F.normalize(features, dim=-1)
         return (units @ units.transpose(-1, -2) / temperature).softmax(-1) @ features

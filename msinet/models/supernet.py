@@ -12,6 +12,7 @@ from msinet.models.heads import ReIDNet, assemble
 from msinet.models.interactions import Pair
 from msinet.models.msinet import Fusion, stages
 from msinet.models.registry import NetworkCard, register
+from msinet.precision import no_autocast
 
 
 class MixedInteraction(nn.Module):
@@ -35,7 +36,7 @@ class MixedInteraction(nn.Module):
         pooled = torch.cat([x1.mean((2, 3), keepdim=True), x2.mean((2, 3), keepdim=True)])  # (2B, C, 1, 1)
         own1, own2 = (none + attention + gate * self.gate.weights(pooled)).chunk(2)  # (B, C, 1, 1) each
         # Energies grow with H*W; half precision would saturate the softmax.
-        with torch.autocast(x1.device.type, enabled=False):
+        with no_autocast(x1):
             dtype = torch.promote_types(x1.dtype, torch.float32)
             rows1, rows2 = (x.to(dtype).flatten(2).transpose(1, 2) for x in (x1, x2))  # (B, N, C)
             energy = -rows1.transpose(1, 2) @ rows2  # (B, C, C), inverted

@@ -14,7 +14,7 @@ from msinet.models.heads import ReIDNet, TokenNeck, assemble
 from msinet.models.patches import patch_side
 from msinet.models.registry import NetworkCard, NetworkWeights, Notes, State, WeightLayout, register
 
-#: Channels of an attention head, at every width.
+#: Channels of an attention head at full width. Narrow networks have at least one head, of more channels.
 HEAD = 64
 #: Drop rate of the last block (stochastic depth); the rate rises linearly from 0 at the first block.
 DROP_PATH = 0.1
@@ -24,7 +24,10 @@ class Block(EncoderBlock):  # type: ignore[misc]  # torchvision ships without ty
     """torchvision's encoder block with stochastic depth on both of its branches."""
 
     def __init__(self, channels: int, drop: float) -> None:
-        super().__init__(max(1, channels // HEAD), channels, 4 * channels, dropout=0.0, attention_dropout=0.0)
+        heads = max(1, channels // HEAD)
+        if channels % heads:
+            raise UserError(f"a transformer of {channels} channels cannot have {heads} equal heads; use another width")
+        super().__init__(heads, channels, 4 * channels, dropout=0.0, attention_dropout=0.0)
         self.drop_path = StochasticDepth(drop, "row")
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 1 + N, D), both
@@ -47,7 +50,8 @@ class VisionTransformer(nn.Module):
         depth: number of blocks.
 
     Raises:
-        UserError: the image size is not a multiple of the patch size.
+        UserError: the image size is not a multiple of the patch size, the heads do not divide the channels, or there
+            is no block.
     """
 
     scale: Tensor
@@ -58,6 +62,8 @@ class VisionTransformer(nn.Module):
         patch = patch or patch_side(image[0])
         if patch < 1 or image[0] % patch or image[1] % patch:
             raise UserError(f"images of {image[0]}x{image[1]} are not a whole number of patches of {patch}x{patch}")
+        if depth < 1:
+            raise UserError(f"a transformer needs at least one block, got depth {depth}")
         self.image, self.patch = image, patch
         self.grid = image[0] // patch, image[1] // patch
         self.local_channels = self.channels = channels
@@ -102,6 +108,7 @@ def _transformer(
 
 
 POSITIONS = "backbone.pos_embedding"
+REID_NORM = "head.bn.weight"
 
 
 def _fit_positions(network: nn.Module, state: State, notes: Notes) -> State:
@@ -116,9 +123,11 @@ def _fit_positions(network: nn.Module, state: State, notes: Notes) -> State:
     tokens = 2 if "dist_token" in state else 1
     first, patches = state[POSITIONS][:, :1], state[POSITIONS][:, tokens:]
     grid, count = backbone.grid, patches.shape[1]
-    was = math.isqrt(count), math.isqrt(count)
-    if "height" in notes:  # noted by us; published weights are for square images
+    was = math.isqrt(count), math.isqrt(count)  # published weights of ImageNet are for square images
+    if "height" in notes:  # noted by us
         was = int(notes["height"]) // backbone.patch, int(notes["width"]) // backbone.patch
+    elif REID_NORM in state and count == grid[0] * grid[1]:  # trained for re-identification, mostly not square
+        was = grid
     if was[0] * was[1] != count and count != grid[0] * grid[1]:
         raise WeightsError(
             f"{count} position embeddings do not form a square, so they cannot be resized to "

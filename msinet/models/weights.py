@@ -30,6 +30,8 @@ UNRECOGNISED = WeightLayout("unrecognised", "")
 
 #: Classifiers, which are useless on another data set.
 CLASSIFIER = re.compile(r"(.*\.)?(local_)?classifier\.(\d+\.)?(weight|bias)")
+#: The position activation module, which is only for training with spatial alignment.
+ALIGNMENT = "pam."
 #: Batch counters, which evaluation never reads and old files do not have.
 COUNTER = re.compile(r".*\.num_batches_tracked")
 
@@ -59,6 +61,7 @@ class LoadReport:
         unexpected: entries of the file that the network lacks; they were left out.
         mismatched: entries of both whose shapes differ; they were left out too.
         remark: a difference between the networks that the entries do not show.
+        differences: interactions in which the file and the network differ.
     """
 
     path: Path
@@ -69,6 +72,7 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
     remark: str = ""
+    differences: str = ""
 
     def __str__(self) -> str:
         parts = [f"{self.path} ({self.layout} layout): {self.matched} of {self.total} entries matched"]
@@ -79,7 +83,7 @@ class LoadReport:
         ):
             if keys:
                 parts.append(f"{len(keys)} {words} ({first_few(keys, 4)})")
-        return "; ".join([*parts, self.remark] if self.remark else parts)
+        return "; ".join(filter(None, [*parts, self.differences, self.remark]))
 
 
 def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> LoadReport:
@@ -102,6 +106,7 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
     path = Path(path)
     raw, notes = _read(path)
     layouts = [*(layout for weights in all_weights() for layout in weights.layouts), OWN]
+    model = _uncompiled(model)
     own: State = model.state_dict()
     layout, state = _translated(raw, layouts, own)
     weights = _recognised(own)
@@ -121,6 +126,9 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
         unexpected=tuple(key for key in state if key not in own),
         mismatched=tuple(key for key in state if key in own and key not in fitting),
         remark=layout.remark,
+        differences=weights.differences(model, state, notes)
+        if weights and weights.differences and _recognised(state) is weights
+        else "",
     )
     if not fitting:
         raise WeightsError(
@@ -128,11 +136,11 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
             f"{_likeness(_recognised(state), weights) or 'build the network that it belongs to'}. "
             f"Known layouts: {', '.join(one.name for one in (OWN, *layouts))}"
         )
-    if not partial and (problems := _problems(report, layout, model, state, notes)):
+    if not partial and (problems := _problems(report, layout, own, state)):
         raise WeightsError(
             f"{path} ({layout.name} layout) does not fit the network, which is unchanged: "
             f"{'; '.join(problems)}. {report.matched} of {report.total} entries match; "
-            "to load only those, pass partial=True (--partial)"
+            "to load only those, pass partial=True (msinet evaluate, embed, find and export: --partial)"
         )
     model.load_state_dict(fitting, strict=False)
     return report
@@ -163,6 +171,7 @@ def save_weights(model: nn.Module, path: StrPath, notes: Notes) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    model = _uncompiled(model)
     state = model.state_dict()
     weights = _recognised(state)
     noted = {**notes, **(weights.notes(model) if weights and weights.notes else {})}
@@ -171,8 +180,15 @@ def save_weights(model: nn.Module, path: StrPath, notes: Notes) -> None:
         temporary.write_bytes(_in_order(safetensors.torch.save(tensors, noted)))
 
 
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The network inside one that `torch.compile` returned; others unchanged."""
+    inside = getattr(model, "_orig_mod", model)
+    assert isinstance(inside, nn.Module)
+    return inside
+
+
 def _in_order(file: bytes) -> bytes:
-    """Sort the notes of a safetensors file: the library's order is random, and run ids depend on the bytes."""
+    """Sort the notes of a safetensors file: the library's order is random, and equal trainings write equal files."""
     start = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[8:start])
     if notes := header.get("__metadata__"):
@@ -254,25 +270,25 @@ def _check(path: Path, state: Any) -> State:
 
 
 def _harmless(key: str, layout: WeightLayout) -> bool:
-    """True if an entry may be missing in a file, such as the position activation module, which is only for training."""
+    """True if an entry may be missing in a file."""
     optional = CLASSIFIER.fullmatch(key) or COUNTER.fullmatch(key) or re.match(layout.lacks, key)
-    return bool(optional) or key.startswith("pam.")
+    return bool(optional) or key.startswith(ALIGNMENT)
 
 
-def _problems(report: LoadReport, layout: WeightLayout, model: nn.Module, state: State, notes: Notes) -> list[str]:
+def _problems(report: LoadReport, layout: WeightLayout, own: State, state: State) -> list[str]:
     """Reasons why the file does not fit; empty if it does."""
-    own: State = model.state_dict()
     missing = [key for key in report.missing if not _harmless(key, layout)]
-    unexpected = [key for key in report.unexpected if not (CLASSIFIER.fullmatch(key) or re.match(layout.extra, key))]
+    unexpected = [
+        key
+        for key in report.unexpected
+        if not (CLASSIFIER.fullmatch(key) or key.startswith(ALIGNMENT) or re.match(layout.extra, key))
+    ]
     shapes = [
         f"{key}: {_size(state[key])} in the file but {_size(own[key])} here"
         for key in report.mismatched
         if not (CLASSIFIER.fullmatch(key) and state[key].shape[1:] == own[key].shape[1:])
     ]
-    of_file, weights = _recognised(state), _recognised(own)
-    problems = [_likeness(of_file, weights)]
-    if weights and weights is of_file and weights.differences:
-        problems.append(weights.differences(model, state, notes))
+    problems = [_likeness(_recognised(state), _recognised(own)), report.differences]
     for words, items in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
         if items:
             problems.append(f"{len(items)} {words} ({first_few(items, 4)})")

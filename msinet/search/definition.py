@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from msinet.data.datasets import Dataset
-from msinet.errors import UserError
+from msinet.errors import DataError, UserError
 from msinet.io import stable_hash
 from msinet.models.registry import split_name
 from msinet.search.split import Side, side_batches, split_identities
@@ -95,8 +95,31 @@ class SearchRun:
         )
 
     def check_sides(self) -> None:
-        """Raise a `DataError` if a side is empty, or too small for the batches that are drawn from it."""
+        """Check that the search can use its sides.
+
+        Raises:
+            DataError: a side is empty or too small for a batch, an epoch too short for a step of the architecture, or
+                for mechanism tpe the validation side cannot be ranked.
+        """
         training, validation = self.sides
-        side_batches(self.recipe, training.labels, "training", seed=self.seed, epoch=0, steps=1)
-        if self.recipe.search_settings.mechanism != "tpe":  # which only ranks the validation side
-            side_batches(self.recipe, validation.labels, "validation", seed=self.seed, epoch=0, steps=1)
+        search, wanted = self.recipe.search_settings, self.recipe.sampler.steps_per_epoch
+        steps = len(side_batches(self.recipe, training.labels, "training", seed=self.seed, epoch=0, steps=wanted))
+        if search.mechanism == "tpe":
+            self._check_ranking(validation)
+            return
+        side_batches(self.recipe, validation.labels, "validation", seed=self.seed, epoch=0, steps=1)
+        if steps <= 1 and search.order == "alphas":
+            raise DataError(
+                f"an epoch of {steps} iteration(s) has no step of the architecture with order alphas, which leaves out "
+                "the first; use more data, smaller batches or order weights"
+            )
+
+    def _check_ranking(self, side: Side) -> None:
+        """Check that an image of the side has a match: the same identity, by another camera if cameras count."""
+        cameras = [self.source.train[i].camera if self.source.remove_same_camera else i for i in side.positions]
+        pairs = set(zip(side.labels.tolist(), cameras, strict=True))
+        if len(pairs) == side.classes:  # one camera for each identity
+            raise DataError(
+                f"mechanism tpe ranks the validation side of the search, but none of its {side.classes} identities has "
+                "images of two cameras; use --keep-same-camera for a data set with one camera"
+            )

@@ -69,7 +69,7 @@ def split_identities(
     Raises:
         DataError: a side without an identity.
     """
-    rng = np.random.default_rng((seed, 2))  # 2: differs from the seeds of sampler and augmentation
+    rng = np.random.default_rng((seed, 2))  # also the sampler's seed in epoch 2; finished searches depend on it
     present = np.unique(labels)
     train_only, shared, _ = block_sizes(len(present), overlap, side_ratio, fifths=fifths)
     mine: list[np.ndarray] = []

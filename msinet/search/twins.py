@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from msinet import distributed
 from msinet.data.loading import PixelSource
 from msinet.data.transforms import normalize
-from msinet.errors import DataError
 from msinet.models import Output
 from msinet.models.genotype import OPERATIONS
 from msinet.models.heads import ReIDNet
@@ -219,15 +218,10 @@ class TwinsSearch(Task):
         """Set both learning rates.
 
         Raises:
-            DataError: a side is too small for a batch, or the epoch too short for a step of the architecture.
+            DataError: a side is too small for a batch.
         """
         steps = self.training.begin_epoch(epoch, step)
         self.validation.begin_epoch(epoch, step)
-        if steps <= 1 and self.options.order == "alphas":
-            raise DataError(
-                f"an epoch of {steps} iteration(s) has no step of the architecture with order alphas, which leaves out "
-                "the first; use more data, smaller batches or order weights"
-            )
         rates = {"lr": self.recipe.learning_rate(epoch), "alpha_lr": self.options.alpha_learning_rate(epoch)}
         set_learning_rate(self.weight_optimizer, rates["lr"])
         set_learning_rate(self.alpha_optimizer, rates["alpha_lr"])

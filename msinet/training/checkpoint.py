@@ -4,6 +4,7 @@ import io
 import os
 import random
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def save_checkpoint(folder: Path, identity: str, task: dict[str, Any], progress:
         progress: progress of the training, as plain numbers and lists.
     """
     state = {"identity": identity, "task": task, "progress": progress, "rng": rng_state()}
+    for path in _half_written(folder):
+        path.unlink(missing_ok=True)
     buffer = io.BytesIO()  # Python reports a full disk as such; torch.save to a file does not
     torch.save(state, buffer)
     if (folder / NAME).exists():
@@ -88,9 +91,14 @@ def load_checkpoint(folder: Path, identity: str) -> dict[str, Any] | None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Delete the checkpoints of a finished training."""
-    for name in (NAME, BEFORE):
-        (folder / name).unlink(missing_ok=True)
+    """Delete the checkpoints of a finished training, also those that a kill left half-written."""
+    for path in (folder / NAME, folder / BEFORE, *_half_written(folder)):
+        path.unlink(missing_ok=True)
+
+
+def _half_written(folder: Path) -> Iterator[Path]:
+    """Temporary files of `atomic_path`; another process cannot be writing them, because it would hold the lock."""
+    return folder.glob(f".{Path(NAME).stem}.*.tmp.pt")
 
 
 class _Another(WeightsError):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
 from tqdm import tqdm
 
 from msinet import distributed
@@ -216,7 +217,7 @@ def _classifying(network: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in network.modules()}
     network.train()
     for module in modes:
-        if isinstance(module, _BatchNorm | _DropoutNd):
+        if isinstance(module, _BatchNorm | _DropoutNd | StochasticDepth):
             module.eval()
     try:
         yield

@@ -185,7 +185,7 @@ class Losses:
     alignment_grid: Literal["anchor", "partner"] = "anchor"
     """image on whose grid positions are compared; partner: as in the released code"""
     alignment_self_pairs: bool = True
-    """whether an image is its own partner, as in the released code"""
+    """pairs of a partner with itself count and, in pam-self, the anchor is its own partner, as in the released code"""
     alignment_per_pair: bool = True
     """negatives: mean over pairs, as in the released code; False: their sum over the number of negatives (Eq. 8)"""
 
@@ -257,6 +257,11 @@ class Search:
             raise UserError(
                 f"recipe: both sides can use one classifier only if they share all identities; mechanism ce needs "
                 f"overlap 1, got {self.overlap:g}"
+            )
+        if self.split == "fifths" and (self.mechanism == "ce" or (self.overlap, self.side_ratio) != (0.4, 2.0)):
+            raise UserError(
+                "recipe: split fifths is that of the released code, which shares two fifths of all identities; it "
+                "needs mechanism tcm or tpe, overlap 0.4 and side_ratio 2"
             )
         _above_zero(self, ("side_ratio", "temperature", "alpha_lr"))
         if not 0 <= self.momentum < 1:

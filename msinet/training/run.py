@@ -19,8 +19,9 @@ from msinet.data.factors import query_factors
 from msinet.data.loading import PixelSource, open_pixels
 from msinet.environment import describe
 from msinet.errors import UserError
-from msinet.io import file_hash, stable_hash, write_csv, write_json, write_text
+from msinet.io import stable_hash, write_csv, write_json, write_text
 from msinet.models import build_model, load_weights, save_weights
+from msinet.models.foreign import weights_hash
 from msinet.models.weights import LoadReport
 from msinet.precision import use_precision
 from msinet.training.batches import Batches
@@ -76,7 +77,7 @@ class Training:
     @cached_property
     def weights_hash(self) -> str | None:
         """Hash of the pre-trained weights."""
-        return file_hash(self.weights) if self.weights else None
+        return weights_hash(self.weights) if self.weights else None
 
     @property
     def identity(self) -> str:
@@ -128,6 +129,7 @@ class WithLabels(Kind):
         pixels = open_images(here, training.source, "train", training.recipe)
         labels, recipe = training.source.labels, training.recipe
         batches = Batches(pixels, labels, recipe, training.batches_seed, here.device, here.options.workers)
+        batches.of_epoch(0)  # too few identities are an error now, before the result of an earlier run is removed
         every, graphs = here.options.evaluate_every, here.graphs
         return Supervised(network, batches, lambda: evaluate(network), every, graphs=graphs)
 

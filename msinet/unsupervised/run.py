@@ -146,7 +146,7 @@ def load_start(network: nn.Module, path: Path) -> LoadReport:
     except WeightsError:
         backbone = nn.ModuleDict({"backbone": cast(nn.Module, network.backbone)})
         report = load_weights(backbone, path, partial=True)
-        if report.missing or report.mismatched:
+        if report.missing or report.mismatched or report.differences:
             raise  # report the error for the whole file
         return report
 

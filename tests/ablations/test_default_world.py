@@ -27,8 +27,8 @@ from ablations.engine.study import column_label
 from ablations.studies import find_study
 from msinet.data.rendered import WORLD
 from msinet.errors import DataError, UserError
-from msinet.io import file_hash
 from msinet.models import build_model, save_weights
+from msinet.models.foreign import weights_hash
 from msinet.synthetic import SETS, folder_of
 from msinet.training import fit
 from msinet.training.options import RunOptions
@@ -118,7 +118,7 @@ def test_the_pretrained_runs_started_from_the_pretext_weights(there: Finished) -
     assert record["steps"] == 2 * 3  # the pre-training's own recipe, not the table's
     assert f"{100 * record['top1']:.1f} % of {record['val_images']} images right" in there.out
     frame = Store(there.store).frame()
-    assert set(frame.loc[frame["init"] == "pretrained", "weights"]) == {file_hash(weights)}
+    assert set(frame.loc[frame["init"] == "pretrained", "weights"]) == {weights_hash(weights)}
     assert frame.loc[frame["init"] == "scratch", "weights"].isna().all()
 
 

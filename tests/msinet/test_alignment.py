@@ -64,12 +64,6 @@ def maps(batch: int = len(LABELS), seed: int = 0) -> Tensor:
     return torch.randn(batch, 5, 3, 2, generator=generator, dtype=torch.float64).relu() + 0.01
 
 
-@pytest.fixture(autouse=True)
-def _in_double(monkeypatch: pytest.MonkeyPatch) -> None:
-    """float() of the loss is for half precision; here it would hide what float64 shows."""
-    monkeypatch.setattr(Tensor, "float", lambda self: self)
-
-
 @pytest.mark.parametrize("block", [1, 2, 4, 16])
 def test_correlations_and_their_gradient_are_those_of_all_scores(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sam, "BLOCK", block)

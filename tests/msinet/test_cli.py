@@ -207,6 +207,7 @@ def test_bare_weights_of_ours_need_name_options_and_size(trained: Path, data_roo
         (["--profile", "papr"], ["unknown profile 'papr'", "full, mini, paper, smoke"]),
         (["--recipe", "epoch=3"], ["unknown setting of the recipe 'epoch'", "Did you mean 'epochs'?", "weight_decay"]),
         (["--recipe", "lr=0"], ["recipe: lr must be above 0"]),
+        (["--recipe", "alignment_weight=5"], ["recipe: alignment_weight=5 has no effect together with the other"]),
         (["--recipe", "pad=-1"], ["recipe: pad must be at least 0, got -1"]),
         (["--recipe", "identities=9"], ["a batch needs 9 identities, but the training set has 8"]),
         (["--device", "tpu"], ["device 'tpu' cannot be used", "use cpu, cuda, cuda:N or auto"]),
@@ -240,7 +241,12 @@ def test_a_finished_run_is_not_trained_over(trained: Path, data_root: Path, caps
 def test_a_mistyped_second_try_keeps_the_record_of_the_first(data_root: Path, tmp_path: Path) -> None:
     assert train(data_root, tmp_path, "--recipe", "epochs=0") == 0
     first = (tmp_path / "record.json").read_text()
-    for mistake in (("--model", "msinett"), ("--weights", "nowhere.pth"), ("--recipe", "lr=-1")):
+    for mistake in (
+        ("--model", "msinett"),
+        ("--weights", "nowhere.pth"),
+        ("--recipe", "lr=-1"),
+        ("--recipe", "identities=9"),
+    ):
         assert train(data_root, tmp_path, "--no-resume", *mistake) == 2
         assert (tmp_path / "record.json").read_text() == first
     assert train(data_root, tmp_path, "--no-resume", "--recipe", "epochs=1") == 0

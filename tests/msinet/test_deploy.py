@@ -12,7 +12,7 @@ from bench.cost import count
 from msinet.cli import run_command
 from msinet.errors import UserError
 from msinet.models import build_model, save_weights
-from msinet.models.deploy import MergedBlock, MergedCell, deploy
+from msinet.models.deployment import MergedBlock, MergedCell, deploy
 
 IMAGE = (64, 32)
 NETWORKS = [
@@ -74,6 +74,25 @@ def test_nothing_is_left_that_only_training_needs(name: str, options: dict[str, 
     assert small.macs == cost.macs
     assert small.parameters == small.parameters_at_inference <= cost.parameters_at_inference
     assert small.activations <= cost.activations
+
+
+@pytest.mark.parametrize("name", ["ianet_x0_25", "pcb_x0_25", "batnet_x0_25", "supernet_x0_25"])
+def test_networks_keep_their_features_in_half_precision(name: str) -> None:
+    network = trained(name, {}).eval()
+    images = torch.randn(2, 3, 96, 32)
+    with torch.inference_mode():
+        expected = network(images)
+        found = deploy(network).to(torch.bfloat16)(images.bfloat16())
+    assert (found.float() - expected).norm() <= 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["msinet_x0_25", "osnet_x0_25"])
+def test_batch_norms_that_processes_share_are_folded(name: str) -> None:
+    network = trained(name, {})
+    expected = deploy(network)
+    shared = deploy(nn.SyncBatchNorm.convert_sync_batchnorm(network))
+    for ours, theirs in zip(shared.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_cells_and_blocks_are_merged() -> None:

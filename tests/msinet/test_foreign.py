@@ -85,10 +85,11 @@ def test_a_bare_trunk_under_any_known_prefix(state: State, tmp_path: Path, prefi
     assert all(key.startswith("head.") for key in report.missing)
 
 
-def test_a_transreid_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("image", [(256, 128), (256, 64)])  # 16 x 4 = 8 x 8 patches: not square all the same
+def test_a_transreid_checkpoint(image: tuple[int, int], tmp_path: Path) -> None:
     name = "deit_small_x0_25"
     torch.manual_seed(0)
-    state = build_model(name, 5, depth=1).state_dict()
+    state = build_model(name, 5, image=image, depth=1).state_dict()
     renamed = {}
     for key, value in state.items():
         for ours, theirs in (
@@ -109,7 +110,7 @@ def test_a_transreid_checkpoint(tmp_path: Path) -> None:
         renamed[key] = value
     renamed["base.fc.weight"], renamed["base.fc.bias"] = torch.zeros(1000, 96), torch.zeros(1000)
     torch.save(renamed, tmp_path / "x.pth")
-    network = build_model(name, 5, depth=1)
+    network = build_model(name, 5, image=image, depth=1)
     report = load_weights(network, tmp_path / "x.pth")
     assert report.layout == "TransReID"
     assert (report.matched, report.total) == (len(state), len(state))

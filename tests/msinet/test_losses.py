@@ -1,13 +1,15 @@
 """The losses against their definitions, written out one number at a time in double precision."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from msinet.losses import identity_loss, triplet_loss
+from msinet.losses import alignment_loss, identity_loss, triplet_loss
 
 LABELS = (0, 0, 0, 1, 1, 2, 3, 3, 3, 3)
 
@@ -152,3 +154,14 @@ def test_half_precision_embeddings_are_compared_in_single_precision() -> None:
     loss = triplet_loss(points, labels)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(triplet_by_hand(points.float().numpy(), LABELS, 0.3, True), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [triplet_loss, alignment_loss])
+def test_autocast_does_not_lower_the_precision_of_losses(loss: Callable[..., Tensor]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 16, 4, 2).relu() if loss is alignment_loss else torch.randn(8, 16)
+    settings: dict[str, Any] = {"variant": "pam-self", "activation": torch.rand(8, 8)} if loss is alignment_loss else {}
+    labels = torch.arange(4).repeat_interleave(2)
+    expected = loss(x, labels, **settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(loss(x, labels, **settings), expected)

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from msinet.cli import run_command
 from msinet.errors import UserError, WeightsError
 from msinet.models import Output, build_model, load_weights, save_weights
-from msinet.models.deploy import deploy
+from msinet.models.deployment import deploy
 from msinet.models.heads import PartNeck, RefinedPartNeck, pool_stripes
 from msinet.training import supervised
 from msinet.training.batches import Batches

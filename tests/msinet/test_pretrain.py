@@ -461,16 +461,19 @@ def test_top_1_and_top_5_equal_a_count_by_hand(trained, shapes: ClassFolders, mo
     assert record["top5"] == pytest.approx(five / 18)
 
 
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", [*NETWORKS, "deit_small_x0_25"])  # the last one has stochastic depth
 def test_evaluation_leaves_the_network_as_it_was(shapes: ClassFolders, model: str) -> None:
     torch.manual_seed(0)
-    network = build_model(model, 6)
+    network = build_model(model, 6, image=(16, 16))
     network.backbone.eval()  # a mixture, to be kept
     modes = [module.training for module in network.modules()]
     before = {name: value.clone() for name, value in network.state_dict().items()}
     pixels, labels = FolderImages(shapes.root, shapes.val, (16, 16)), torch.from_numpy(shapes.val_labels)
     rows = [classify(network, pixels, labels, CPU, batch_size=size) for size in (1, 7, 64)]
     assert rows[0] == rows[1] == rows[2]  # one image says nothing about another
+    state = torch.get_rng_state()
+    classify(network, pixels, labels, CPU)
+    assert torch.equal(torch.get_rng_state(), state)  # evaluations on the way do not change a training
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

@@ -415,6 +415,9 @@ def test_other_lengths_stretch_the_architecture_s_schedule_too() -> None:
         ({"mechanism": "ce"}, "mechanism ce needs overlap 1, got 0.4"),
         ({"mechanism": "darts"}, "unknown mechanism 'darts'.* Known: ce, tcm, tpe"),
         ({"split": "thirds"}, "unknown split 'thirds'.* Known: fifths, general"),
+        ({"split": "fifths", "overlap": 0.5}, "split fifths .* needs mechanism tcm or tpe, overlap 0.4 and side_ratio"),
+        ({"split": "fifths", "side_ratio": 3.0}, "split fifths .* needs .* overlap 0.4 and side_ratio 2"),
+        ({"split": "fifths", "mechanism": "ce", "overlap": 1.0}, "split fifths .* needs mechanism tcm or tpe"),
         ({"halves": "rnadom"}, "unknown halves 'rnadom'. Did you mean 'random'"),
         ({"memory_init": "zero"}, "unknown memory_init 'zero'. Did you mean 'zeros'"),
         ({"order": "alpha"}, "unknown order 'alpha'. Did you mean 'alphas'"),
@@ -1105,6 +1108,8 @@ def test_the_sides_can_be_checked_without_a_search(market: Dataset) -> None:
     SearchRun(market, SMOKE).check_sides()
     with pytest.raises(DataError, match="the training side of the search is too small: a batch needs 6 identities"):
         SearchRun(market, changed(SMOKE, identities=6)).check_sides()
+    with pytest.raises(DataError, match=r"an epoch of 1 iteration\(s\) has no step of the architecture"):
+        SearchRun(market, changed(SMOKE, order="alphas", steps_per_epoch=1)).check_sides()
     with pytest.raises(DataError, match="the validation side of the search is too small: a batch needs 5 identities"):
         SearchRun(market, changed(SMOKE, identities=5, overlap=0.0, side_ratio=0.4)).check_sides()
     with pytest.raises(DataError, match="the training side of the search is empty"):
@@ -1204,6 +1209,7 @@ def test_settings_and_options_of_the_command_arrive(data_root: Path, tmp_path: P
         (["--recipe", "overlpa=0.5"], ["unknown setting of the recipe 'overlpa'", "Did you mean 'overlap'?"]),
         (["--recipe", "leak=1"], ["recipe: leak is a bool such as False, not 1"]),
         (["--recipe", "mechanism=ce"], ["mechanism ce needs overlap 1"]),
+        (["--recipe", "margin=1.0"], ["recipe: margin=1.0 has no effect"]),
         (["--recipe", "identities=6"], ["the training side of the search is too small"]),
         (["--recipe", "lr=1e30", "warmup=0"], ["the loss became", "in epoch 1", "--no-resume"]),
         (["--options", "ration=2"], ["unknown option of supernet 'ration'", "Did you mean 'ratio'?"]),

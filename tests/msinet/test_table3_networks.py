@@ -15,7 +15,7 @@ from msinet.errors import UserError
 from msinet.losses import identity_loss
 from msinet.models import Output, build_model, load_weights, save_weights
 from msinet.models.batnet import BLOCKS, stripes
-from msinet.models.deploy import deploy
+from msinet.models.deployment import deploy
 from msinet.models.ianet import location_affinity
 from msinet.models.sft import spectral_transform
 from msinet.training.recipe import Recipe, canonical, with_settings
@@ -439,6 +439,13 @@ def test_rga_on_msinet_with_its_own_neck_has_msinet_s_features() -> None:
     assert small("rga_sc", backbone="msinet", neck="fbl").eval()(torch.randn(2, 3, *IMAGE)).shape == (2, 192)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
+def test_a_traced_ianet_can_move_to_another_device() -> None:
+    network = build_model("ianet_x0_25", 3).eval()
+    graph = str(torch.jit.trace(network, torch.randn(1, 3, 64, 32)).inlined_graph)
+    assert 'value="cpu"' not in graph
+
+
 def test_ianet_starts_as_the_plain_network() -> None:
     network, plain = small("ianet"), small("resnet50", neck="bn")
     plain.load_state_dict(network.state_dict(), strict=False)
@@ -537,6 +544,7 @@ def test_rga_sc_names_the_size_that_it_was_built_for(size: tuple[int, int]) -> N
             for other in ("rga_sc", "ianet", "mgn", "batnet")
         ),
         ("sft", {"backbone": "resnet51"}, "unknown network 'resnet51.*Did you mean 'resnet50'"),
+        ("sft", {"temperature": "low"}, "option temperature of sft must be a number, got 'low'"),
         ("sft", {"temperature": 0.0}, "temperature and a scale above 0, got 0 and 15"),
         ("batnet", {"parts": 0}, "at least one part, got 0"),
         ("batnet", {"attentions": 2}, "1 or 3 bilinear attentions, got 2"),

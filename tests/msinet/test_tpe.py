@@ -345,6 +345,13 @@ def test_the_validation_side_need_not_fill_a_batch(market: Dataset, tmp_path: Pa
     assert (record["training_identities"], record["validation_identities"]) == (6, 2)
 
 
+def test_a_validation_side_of_one_camera_cannot_be_ranked(market: Dataset, tmp_path: Path) -> None:
+    one_camera = replace(market, train=tuple(replace(image, camera=0) for image in market.train))
+    with pytest.raises(DataError, match="has images of two cameras; use --keep-same-camera"):
+        go(tmp_path, one_camera)
+    go(tmp_path, replace(one_camera, remove_same_camera=False), recipe=changed(TPE, trials=1, steps_per_epoch=1))
+
+
 def test_interactions_are_always_twelve(market: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown option of msinet 'interactions'"):
         go(tmp_path, market, options={"interactions": 18})

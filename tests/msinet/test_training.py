@@ -9,6 +9,8 @@ import hashlib
 import io
 import json
 import math
+import multiprocessing
+import os
 import random
 import runpy
 import signal
@@ -309,6 +311,29 @@ def test_a_signal_saves_the_state_first(market, whole, tmp_path: Path, number: i
     assert steps == [5, 6]  # nothing was done twice
     assert outcome(tmp_path) == whole[DROPOUT]
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_signal_to_all_processes_saves_the_state_too(market, whole, tmp_path: Path) -> None:
+    def interrupt_all() -> None:  # as schedulers and torchrun do
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        for one in workers:
+            os.kill(int(one.pid or 0), signal.SIGTERM)
+        time.sleep(0.5)
+        interrupt(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, market, model=DROPOUT, at={2: interrupt_all}, workers=2)
+    assert (tmp_path / "checkpoint.pt").exists()
+    go(tmp_path, market, model=DROPOUT)
+    assert outcome(tmp_path) == whole[DROPOUT]
+
+
+def test_a_checkpoint_that_was_half_written_is_removed(market: Dataset, tmp_path: Path) -> None:
+    left = tmp_path / ".checkpoint.0123abcd.tmp.pt"
+    left.write_bytes(b"half")
+    go(tmp_path, market)
+    assert not left.exists()
 
 
 def test_a_second_signal_interrupts_at_once(market: Dataset, tmp_path: Path) -> None:

@@ -139,6 +139,13 @@ def test_other_sizes_are_refused() -> None:
         tiny().eval()(torch.zeros(1, 3, 16, 32))
 
 
+def test_other_widths_and_depths_are_refused() -> None:
+    with pytest.raises(UserError, match="672 channels cannot have 10 equal heads; use another width"):
+        build_model("vit_base_x0_875", 2, depth=1)
+    with pytest.raises(UserError, match="at least one block, got depth 0"):
+        build_model("vit_base_x0_25", 2, depth=0)
+
+
 # --- Published weights -----------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Methods without labels: every shared piece, loss and memory update against loops over samples in float64."""
 
 import copy
+import json
 import math
 import shutil
 from collections import Counter
@@ -1269,6 +1270,19 @@ def test_a_neck_without_a_feature_to_train_is_named(
     assert "--recipe feature=" in error
 
 
+def test_the_command_learns_from_a_list_of_images(data_root: Path, tmp_path: Path) -> None:
+    market = load_dataset("market1501", data_root)
+    lines = ["path,split,identity,camera"]
+    for split, images in (("train", market.train), ("query", market.query), ("gallery", market.gallery)):
+        lines += [f"{one.path},{split},{one.identity},{one.camera}" for one in images if one.identity >= 0]
+    (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
+    words = ["learn", "--data-root", str(tmp_path / "own.csv"), "--out", str(tmp_path / "out"), "--profile", "smoke"]
+    words += ["--model", "msinet_x0_25", "--method", "mmcl", "--device", "cpu", "--no-progress"]
+    assert run_command(words) == 0
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert (record["source"], record["target"]) == ("own", "own")
+
+
 def test_source_and_target_must_suit_the_method(data_root: Path, market: Dataset, tmp_path: Path) -> None:
     other = load_dataset("msmt17", data_root)
     again = load_dataset("market1501", data_root)
@@ -1322,6 +1336,20 @@ def test_a_start_with_another_neck_gives_its_backbone(tmp_path: Path) -> None:
     assert torch.equal(whole.state_dict()["head.fc.weight"], pretext.state_dict()["head.fc.weight"])
     with pytest.raises(WeightsError):
         load_start(build_model("osnet_x0_25", 3, neck="bn"), tmp_path / "msinet.safetensors")
+
+
+def test_a_start_with_another_neck_needs_the_same_interactions(tmp_path: Path) -> None:
+    save_weights(build_model("msinet_x0_25", 9, genotype="GGEGAGGNGAEA"), tmp_path / "a.safetensors", {})
+    other = build_model("msinet_x0_25", 3, neck="bn", genotype="GGNGAGGNGANA")
+    with pytest.raises(WeightsError, match="2 interactions differ"):
+        load_start(other, tmp_path / "a.safetensors")
+
+
+def test_a_start_of_another_image_size_is_an_error(tmp_path: Path) -> None:
+    network = build_model("rga_sc_x0_25", 3, image=(32, 32))
+    save_weights(network, tmp_path / "a.safetensors", {"height": "32", "width": "32"})
+    with pytest.raises(WeightsError, match="for images of 32x32, but the network was built for 64x32"):
+        load_start(build_model("rga_sc_x0_25", 3, image=(64, 32)), tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("neck", ["fbl", "transfer", "cdnet", "bn", "fc"])

@@ -1,6 +1,7 @@
 """Weights files of every layout, and the files that have to be refused."""
 
 import csv
+import hashlib
 import math
 import os
 import pickle
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from msinet.errors import UserError, WeightsError
 from msinet.models import build_model, load_weights, save_weights
+from msinet.models.foreign import weights_hash
 from msinet.models.genotype import SEARCHED
 from msinet.models.weights import read_metadata
 
@@ -257,6 +259,34 @@ def test_the_same_weights_and_notes_are_the_same_bytes(tmp_path: Path) -> None:
     assert start % 8 == 0  # aligned for readers that map the file
 
 
+def test_the_hash_of_weights_ignores_notes_and_sees_every_value(tmp_path: Path) -> None:
+    network, path = build_model("resnet18_x0_25", 3), tmp_path / "a.safetensors"
+    save_weights(network, path, {"code": "a"})
+    before = weights_hash(path)
+    save_weights(network, path, {"code": "another version", "seed": "0"})
+    assert weights_hash(path) == before
+    with torch.no_grad():
+        list(network.parameters())[-1].view(-1)[-1] += 1e-3
+    save_weights(network, path, {"code": "a"})
+    assert weights_hash(path) != before
+
+
+def test_the_hash_of_weights_sees_names_and_shapes(tmp_path: Path) -> None:
+    hashes = set()
+    for number, (name, shape) in enumerate([("a", (6,)), ("b", (6,)), ("a", (2, 3)), ("a", (3, 2))]):
+        path = tmp_path / f"{number}.safetensors"
+        save_file({name: torch.arange(6.0).view(shape)}, path)
+        hashes.add(weights_hash(path))
+    assert len(hashes) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"\x05", b"\x03" + bytes(7) + b"[1]", b"\x08" + bytes(7) + b"{" + bytes(7)])
+def test_the_hash_of_a_damaged_file_is_that_of_its_bytes(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    assert weights_hash(path) == hashlib.sha256(content).hexdigest()[:12]
+
+
 def test_another_number_of_identities_keeps_fresh_classifiers(tmp_path: Path) -> None:
     first, second = small(num_classes=5), small(num_classes=8)
     before = values(second)
@@ -354,12 +384,38 @@ def test_a_genotype_of_another_depth(tmp_path: Path) -> None:
     refused(small(genotype="GA" * 6), tmp_path / "a.safetensors", r"unexpected \(backbone\.stage1\.2\.")
 
 
+def test_partial_reports_other_interactions(tmp_path: Path) -> None:
+    save_weights(small(genotype="GGEGAGGNGAEA"), tmp_path / "a.safetensors", {})
+    report = load_weights(small(genotype="GGNGAGGNGANA"), tmp_path / "a.safetensors", partial=True)
+    assert "2 interactions differ (stage1.1.interaction1 is E in the file and N here" in str(report)
+
+
+@pytest.mark.parametrize(("of_file", "of_network"), [(True, False), (False, True)])
+def test_the_alignment_module_may_be_in_one_of_both_only(of_file: bool, of_network: bool, tmp_path: Path) -> None:
+    save_weights(small(pam=of_file), tmp_path / "a.safetensors", {})
+    report = load_weights(small(pam=of_network), tmp_path / "a.safetensors")
+    named = report.unexpected if of_file else report.missing
+    assert len(named) == 4
+    assert all(key.startswith("pam.") for key in named)
+
+
+def test_compiled_networks_are_saved_and_loaded_like_others(tmp_path: Path) -> None:
+    network = small()
+    save_weights(torch.compile(network), tmp_path / "compiled.safetensors", {})  # type: ignore[arg-type]
+    save_weights(network, tmp_path / "plain.safetensors", {})
+    assert (tmp_path / "compiled.safetensors").read_bytes() == (tmp_path / "plain.safetensors").read_bytes()
+    other = small()
+    report = load_weights(torch.compile(other), tmp_path / "plain.safetensors")  # type: ignore[arg-type]
+    assert report.matched == report.total
+    assert same(values(other), values(network))
+
+
 def test_partial_loads_what_fits_and_reports_the_rest(tmp_path: Path) -> None:
     first, second = small(neck="fbl"), small(neck="bn")
     before = values(second)
     save_weights(first, tmp_path / "a.safetensors", {})
     text = refused(second, tmp_path / "a.safetensors", "unexpected")
-    assert "partial=True (--partial)" in text
+    assert "partial=True (msinet evaluate, embed, find and export: --partial)" in text
     report = load_weights(second, tmp_path / "a.safetensors", partial=True)
     assert "head.squeeze.weight" in report.unexpected
     assert report.missing == ()

@@ -9,7 +9,17 @@ from msinet.data.layouts import card_of as dataset_card
 from msinet.errors import UserError, unknown_name
 from msinet.models.registry import NetworkCard
 from msinet.models.registry import card_of as network_card
-from msinet.training.recipe import ALONE, Method, Recipe, Search, Unsupervised, override, settings, with_settings
+from msinet.training.recipe import (
+    ALONE,
+    Method,
+    Recipe,
+    Search,
+    Unsupervised,
+    canonical,
+    override,
+    settings,
+    with_settings,
+)
 from msinet.training.recipes import full, mini, paper, smoke
 from msinet.training.recipes.layers import Profile
 
@@ -213,9 +223,19 @@ def overridden(resolved: Resolved, words: Iterable[str]) -> Resolved:
     """The recipe with the settings of `--recipe`.
 
     Raises:
-        UserError: a word that is not NAME=VALUE, an unknown name, or an invalid value.
+        UserError: a word that is not NAME=VALUE, an unknown name, an invalid value, or a setting without effect.
     """
-    return resolved.changed(override(resolved.recipe, parse_settings(words)), "--recipe")
+    changes = parse_settings(words)
+    recipe, before = override(resolved.recipe, changes), settings(resolved.recipe)
+    for name in changes:
+        if settings(recipe)[name] != before[name] and canonical(with_settings(recipe, {name: before[name]})) == (
+            canonical(recipe)
+        ):
+            raise UserError(
+                f"recipe: {name}={changes[name]} has no effect together with the other settings; "
+                "`msinet recipe` shows them"
+            )
+    return resolved.changed(recipe, "--recipe")
 
 
 def describe_recipe(resolved: Resolved) -> str:

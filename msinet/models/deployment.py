@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from msinet.models.blocks import ConvBN
@@ -54,10 +55,12 @@ def fold(module: nn.Module) -> None:
     """Fold every batch norm into the convolution or linear layer that is registered right before it."""
     children = list(module.named_children())
     for (name, layer), (following, norm) in pairwise(children):
-        if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        if not isinstance(norm, _BatchNorm):  # the base of batch norms that processes share
+            continue
+        if isinstance(layer, nn.Conv2d):
             setattr(module, name, fuse_conv_bn_eval(layer, norm))
             setattr(module, following, nn.Identity())
-        elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+        elif isinstance(layer, nn.Linear):
             setattr(module, name, fuse_linear_bn_eval(layer, norm))
             setattr(module, following, nn.Identity())
     for _, child in children:
