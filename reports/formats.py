@@ -84,6 +84,8 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
         headings += [Heading(f"{column.label} in family", ("R1",))] if column in families else []
     lines = []
     for row in table.rows:
+        if not any(one.planned or one.paper or one.reference for one in row.cells.values()):
+            continue  # a cited row without numbers in these columns
         parameters, macs = row.first("parameters_without_classifier"), row.first("macs")
         cells = [
             Printed(remark=table.label(row.factors)),
@@ -113,7 +115,7 @@ def _published_cost(factors: Factors) -> Printed:
 
 def _measured(cell: TableCell, metrics: Sequence[str]) -> Printed:
     if not cell.done:
-        return Printed(remark=NOT_RUN if cell.planned or cell.paper else "-")
+        return Printed(remark=NOT_RUN if cell.planned else "-")
     several = cell.planned > 1 and cell.done > 1
     numbers = [
         (mean := cell.mean(metric), f"{mean:.1f}" + (f"±{cell.std(metric):.1f}" if several else ""), metric)

@@ -24,6 +24,8 @@ from reports.statistics import FIXED
 from reports.tables import Column, Row, TableCell, network_of, random_weights, timed_as
 from reports.verdicts import judge, verdict_counts
 
+#: The row without training that is the hardest to exceed; docs/results.md has the others.
+STRICTEST = "oracle_coarse"
 ROOT = Path(__file__).parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
 
@@ -61,6 +63,7 @@ def _table(results: ReferenceResults, found: Found) -> str:
     trained = Counter(row.group for row in table.rows if row.done and row.group != "untrained")
     groups = {"untrained", *(group for group, number in trained.items() if number > 1)}  # others compare nothing
     rows = [row for row in table.rows if row.done and row.group in groups and not random_weights(row)]
+    rows = [row for row in rows if row.group != "untrained" or network_of(row) == STRICTEST]
     rows.sort(key=lambda row: row.group == "untrained")  # the bounds last
     ours = next((row for row in rows if network_of(row) == "msinet"), None)
     seen = [row for row in rows if row.group != "untrained"]
@@ -130,7 +133,7 @@ def _claims(results: ReferenceResults) -> str:
     lines = []
     for costs, topic in ((False, "accuracy"), (True, "costs")):
         counts = verdict_counts(verdicts, costs=costs)
-        shown = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+        shown = ", ".join(f"{number} {_plural(state, number)}" for state, number in counts.items() if number)
         lines.append(f"- Statements about {topic}, {sum(counts.values())}: {shown}.")
         told = ("fails",) if costs else ("holds", "fails")
         for verdict in (v for v in verdicts if v.claim.about_costs == costs and v.status in told):
@@ -142,10 +145,15 @@ def _claims(results: ReferenceResults) -> str:
         most, paper = max(known, key=lambda pair: max(pair[0].interval[0] - pair[1], pair[1] - pair[0].interval[1]))
         low, high = most.interval
         lines.append(
-            f"- Farthest from the paper: {most.label}, {most.mean:+.1f} [{low:+.1f}, {high:+.1f}]; "
-            f"the paper's {paper:+.1f}."
+            f"- Farthest from the paper among the differences tested: {most.label}, {most.mean:+.1f} "
+            f"[{low:+.1f}, {high:+.1f}]; the paper's {paper:+.1f}."
         )
     return "\n".join(lines)
+
+
+def _plural(state: str, number: int) -> str:
+    """A status after a number: 1 holds, 2 hold."""
+    return state.removesuffix("s") if number > 1 and state in ("holds", "fails") else state
 
 
 def written(text: str) -> str:
@@ -173,8 +181,7 @@ def results_page() -> str:
             continue
         parts += [f"## {study.title}", f"`{_command(found)}`, shown by `python -m reports table {name} --reference`"]
         parts.append(_as_list(as_markdown(build_table(results, name))))
-    tables = [name for name in STUDIES if name.startswith(("table", "figure5"))]
-    if lacking := [STUDIES[name].title.partition(":")[0] for name in tables if results.found(name) is None]:
+    if lacking := [name for name in STUDIES if results.found(name) is None]:
         parts.append(f"No results are committed yet of: {', '.join(lacking)}.")
     return "\n\n".join(parts) + "\n"
 

@@ -177,7 +177,7 @@ def effect_of(c: Comparison, results: Results) -> Effect | None:
     """
     request = results.request
     if any(group == "pretrained" for group, _ in c.rows) and request.rendered and request.pretrained is None:
-        return untestable("networks are pre-trained on the rendered pretext set, not on ImageNet")
+        return untestable("needs ImageNet weights (--pretrained DIR), which the rendered pretext set does not replace")
     try:
         table = plain_table(results, c.study)
     except (DataError, NoResults):

@@ -86,30 +86,31 @@ def query_factors(dataset: Dataset, draw: Draw) -> list[dict[str, int | float]]:
     return result
 
 
-def one_hot(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> np.ndarray:
+def one_hot(rows: Sequence[Mapping[str, str]], columns: Sequence[str], order: int = 0) -> np.ndarray:
     """Features (N, D) float32 whose inner product grows with the number of equal factors.
 
     Columns hold a one-hot code of each factor. Small random components are added, because images with equal factors
-    would otherwise rank in gallery order. The random components are the same in every call.
+    would otherwise rank in gallery order. The random components depend on `order` alone.
     """
     codes = []
     for column in columns:
         names, values = np.unique([row[column] for row in rows], return_inverse=True)
         codes.append(np.eye(len(names), dtype=np.float32)[values])
-    noise = np.random.default_rng(0).standard_normal((len(rows), 32)).astype(np.float32)
+    noise = np.random.default_rng(order).standard_normal((len(rows), 32)).astype(np.float32)
     noise *= 0.1 / np.linalg.norm(noise, axis=1, keepdims=True)  # changes similarities by 0.01 at most
     return np.concatenate((*codes, noise), axis=1)
 
 
-def oracle_features(dataset: Dataset, which: Oracle) -> np.ndarray:
+def oracle_features(dataset: Dataset, which: Oracle, order: int = 0) -> np.ndarray:
     """Features (len(test), D) float32 of an oracle that knows a few factors of every test image and nothing else.
 
     `msinet.training.evaluation.rank` ranks them like those of a network; its result bounds what the factors reveal.
+    Images with equal factors rank in a random order with the seed `order`; tables use order 0.
 
     Raises:
         UserError: the set was not rendered.
     """
-    return one_hot(_test_rows(dataset), ORACLES[which][card_of(dataset.name).kind])
+    return one_hot(_test_rows(dataset), ORACLES[which][card_of(dataset.name).kind], order)
 
 
 def families(dataset: Dataset) -> np.ndarray:

@@ -271,8 +271,8 @@ def train_batches(
 def _quiet(worker: int) -> None:
     del worker
     torch.set_num_threads(1)  # workers share the cores
-    for number in (signal.SIGINT, signal.SIGTERM):  # the main process handles both, and then ends its workers
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    os.setpgrp()  # and signals to its process group, which schedulers and torchrun send; a killed worker is an error
 
 
 def test_batches(pixels: PixelSource, batch_size: int) -> Iterator[Tensor]:

@@ -1168,7 +1168,8 @@ def test_what_the_command_finds_can_be_trained(data_root: Path, whole, tmp_path:
     genotype = whole["default"]["genotype"]
     printed = capsys.readouterr().out
     assert f"genotype {genotype}, {whole['default']['agreement']} of 12 interactions as in the paper" in printed
-    assert f"msinet train --data-root {data_root} --genotype {out}/genotype.json" in printed
+    assert f"--genotype {out}/genotype.json --model msinet_x0_25 --out DIR" in printed
+    assert f"train it: msinet train --data-root {data_root} --dataset m" in printed
     assert command("train", data_root, tmp_path / "run", "--genotype", out / "genotype.json") == 0
     noted = read_metadata(tmp_path / "run" / "model.safetensors")
     assert json.loads(noted["options"]) == {"genotype": genotype}

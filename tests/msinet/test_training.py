@@ -313,20 +313,15 @@ def test_a_signal_saves_the_state_first(market, whole, tmp_path: Path, number: i
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_a_signal_to_all_processes_saves_the_state_too(market, whole, tmp_path: Path) -> None:
-    def interrupt_all() -> None:  # as schedulers and torchrun do
-        workers = multiprocessing.active_children()
-        assert len(workers) == 2
-        for one in workers:
-            os.kill(int(one.pid or 0), signal.SIGTERM)
-        time.sleep(0.5)
-        interrupt(signal.SIGTERM)
+def test_a_signal_to_the_process_group_does_not_reach_workers(market: Dataset, tmp_path: Path) -> None:
+    groups: list[int] = []
 
-    with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, market, model=DROPOUT, at={2: interrupt_all}, workers=2)
-    assert (tmp_path / "checkpoint.pt").exists()
-    go(tmp_path, market, model=DROPOUT)
-    assert outcome(tmp_path) == whole[DROPOUT]
+    def look() -> None:
+        groups.extend(os.getpgid(int(one.pid or 0)) for one in multiprocessing.active_children())
+
+    go(tmp_path, market, at={2: look}, workers=2)
+    assert len(groups) == 2
+    assert os.getpgrp() not in groups
 
 
 def test_a_checkpoint_that_was_half_written_is_removed(market: Dataset, tmp_path: Path) -> None:

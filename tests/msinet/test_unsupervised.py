@@ -1273,7 +1273,9 @@ def test_a_neck_without_a_feature_to_train_is_named(
 def test_the_command_learns_from_a_list_of_images(data_root: Path, tmp_path: Path) -> None:
     market = load_dataset("market1501", data_root)
     lines = ["path,split,identity,camera"]
-    for split, images in (("train", market.train), ("query", market.query), ("gallery", market.gallery)):
+    (draw,) = market.draws
+    parts = {"query": [market.test[i] for i in draw.query], "gallery": [market.test[i] for i in draw.gallery]}
+    for split, images in {"train": market.train, **parts}.items():
         lines += [f"{one.path},{split},{one.identity},{one.camera}" for one in images if one.identity >= 0]
     (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
     words = ["learn", "--data-root", str(tmp_path / "own.csv"), "--out", str(tmp_path / "out"), "--profile", "smoke"]

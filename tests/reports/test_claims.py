@@ -191,7 +191,9 @@ def test_the_paper_s_difference_is_placed(fill, hand, tmp_path: Path) -> None:
     results = table2(fill, replace(asked, pretrained=None), "pretext")
     found = judge(replace_request(results, replace(asked, pretrained=None)), claims=[claim])[0]
     assert found.status == "not testable"
-    assert found.reasons == ("networks are pre-trained on the rendered pretext set, not on ImageNet",)
+    assert found.reasons == (
+        "needs ImageNet weights (--pretrained DIR), which the rendered pretext set does not replace",
+    )
     assert paper_difference(claim.comparisons[0]) == 9.2
 
 
@@ -215,7 +217,7 @@ def test_pretext_stands_for_pretraining_only_where_the_statement_is_not_about_im
     found = verdict(results, Comparison("table2", *MSMT, MSINET, OSNET, **IMAGENET))
     assert (found.status, found.reasons) == (
         "not testable",
-        ("networks are pre-trained on the rendered pretext set, not on ImageNet",),
+        ("needs ImageNet weights (--pretrained DIR), which the rendered pretext set does not replace",),
     )
     for claim in CLAIMS:
         about = any(group == "pretrained" for c in claim.comparisons for group, _ in c.rows)

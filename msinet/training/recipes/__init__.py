@@ -227,15 +227,20 @@ def overridden(resolved: Resolved, words: Iterable[str]) -> Resolved:
     """
     changes = parse_settings(words)
     recipe, before = override(resolved.recipe, changes), settings(resolved.recipe)
-    for name in changes:
-        if settings(recipe)[name] != before[name] and canonical(with_settings(recipe, {name: before[name]})) == (
-            canonical(recipe)
-        ):
+    for name, value in changes.items():
+        if settings(recipe)[name] != before[name] and _is_idle(recipe, name, before[name]):
             raise UserError(
-                f"recipe: {name}={changes[name]} has no effect together with the other settings; "
-                "`msinet recipe` shows them"
+                f"recipe: {name}={value} has no effect together with the other settings; `msinet recipe` shows them"
             )
     return resolved.changed(recipe, "--recipe")
+
+
+def _is_idle(recipe: Recipe, name: str, other: Any) -> bool:
+    """True if a recipe trains in the same way with another value of a setting."""
+    try:
+        return canonical(with_settings(recipe, {name: other})) == canonical(recipe)
+    except UserError:  # the other value does not go with the rest
+        return False
 
 
 def describe_recipe(resolved: Resolved) -> str:

@@ -13,7 +13,7 @@ ADAM: Changes = {"optimizer": "adam", "lr": 4e-3}
 
 PROFILE = Profile(
     "mini",
-    "small images, 900 steps: for a laptop",
+    "small images, 900 steps: for two CPU cores",
     changes={
         "light": SHORT | PERSONS | {"epochs": 90, "warmup": 15, "milestones": (58, 70)},
         # With a tenth of this learning rate, or with SGD, the features of transformers stay collapsed.
