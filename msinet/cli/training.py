@@ -1,9 +1,11 @@
 """Commands that train: msinet train | learn | search | pretrain."""
 
 import shlex
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -11,6 +13,10 @@ from msinet.cli.selection import DataOptions
 from msinet.data.layouts import ALL
 from msinet.errors import UserError
 from msinet.training.options import RunOptions
+
+if TYPE_CHECKING:
+    from msinet.training.recipe import Recipe
+    from msinet.training.recipes import Resolved
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Train:
         from msinet.data.matches import count_queries
         from msinet.retrieval import METRICS
         from msinet.search import read_genotype
-        from msinet.training.recipes import overridden, parse_settings, resolve
+        from msinet.training.recipes import parse_settings, resolve
         from msinet.training.run import Training, run
 
         names = self.selection.chosen(self.dataset, self.data_root, "market1501")
@@ -65,7 +71,7 @@ class Train:
             recipe_of=self.recipe_of,
             scratch=self.weights is None,
         )
-        recipe = overridden(resolved, self.recipe).recipe
+        recipe = _changed(resolved, self.recipe)
         options = parse_settings(self.options)
         if self.genotype is not None:
             if "genotype" in options:
@@ -114,7 +120,7 @@ class Learn:
     def __call__(self) -> int:
         """Train, rank and print the metrics."""
         from msinet.retrieval import METRICS
-        from msinet.training.recipes import overridden, parse_settings, resolve_unsupervised
+        from msinet.training.recipes import parse_settings, resolve_unsupervised
         from msinet.training.run import Training
         from msinet.unsupervised import image_folder, learn
 
@@ -133,7 +139,7 @@ class Learn:
             name or "market1501",
             across=bool(self.source),
         )
-        recipe = overridden(resolved, self.recipe).recipe
+        recipe = _changed(resolved, self.recipe)
         options = {"neck": recipe.method_settings.neck, **parse_settings(self.options)}
         training = Training(self.model, options, source, target, recipe, self.seed, self.weights)
         record = learn(self.out, training, self.run_options)
@@ -171,11 +177,11 @@ class Search:
     def __call__(self) -> int:
         """Search and print the genotype."""
         from msinet.search import SearchRun, search, search_line
-        from msinet.training.recipes import overridden, parse_settings, resolve_search
+        from msinet.training.recipes import parse_settings, resolve_search
 
         names = self.selection.chosen(self.dataset, self.data_root, "msmt17")
         source = self.selection.load(names, self.data_root, ("train",))
-        recipe = overridden(resolve_search(self.profile, source.name), self.recipe).recipe
+        recipe = _changed(resolve_search(self.profile, source.name), self.recipe)
         search_run = SearchRun(source, recipe, self.seed, self.model, parse_settings(self.options))
         record = search(self.out, search_run, self.run_options)
         print(search_line(record))
@@ -214,13 +220,13 @@ class Pretrain:
         """Pre-train and print the accuracy."""
         from msinet.data.folders import load_class_folders
         from msinet.training.pretrain import Pretraining, pretrain
-        from msinet.training.recipes import overridden, parse_settings, resolve_pretraining
+        from msinet.training.recipes import parse_settings, resolve_pretraining
 
         root = self.imagenet or self.data
         if root is None or (self.imagenet and self.data):
             raise UserError("pretrain needs one of --data DIR and --imagenet DIR, a folder with train/ and val/")
         resolved = resolve_pretraining(self.profile or ("paper" if self.imagenet else "mini"), self.model)
-        recipe = overridden(resolved, self.recipe).recipe
+        recipe = _changed(resolved, self.recipe)
         out = self.out or Path("weights") / f"{self.model}.safetensors"
         data = load_class_folders(root, "imagenet" if self.imagenet else "")
         pretraining = Pretraining(self.model, parse_settings(self.options), data, recipe, self.seed)
@@ -229,6 +235,15 @@ class Pretrain:
         print(metrics_line(str(record["pretrained_on"]), shares))
         print(f"written: {out}, {out.stem}.json, {out.stem}.history.csv")
         return 0
+
+
+def _changed(resolved: "Resolved", words: Sequence[str]) -> "Recipe":
+    """The recipe with the changes of --recipe; names those without effect on standard error."""
+    from msinet.training.recipes import idle_changes, overridden
+
+    if idle := idle_changes(resolved, words):
+        print(f"note: --recipe {' '.join(idle)} has no effect with the other settings of the recipe", file=sys.stderr)
+    return overridden(resolved, words).recipe
 
 
 def metrics_line(name: str, metrics: dict[str, float]) -> str:

@@ -33,6 +33,7 @@ from msinet.training.recipes import (
     PROFILES,
     Resolved,
     describe_recipe,
+    idle_changes,
     overridden,
     parse_settings,
     resolve,
@@ -474,3 +475,11 @@ def test_a_description_has_a_line_for_every_setting_under_its_part() -> None:
     assert rows == {name: [str(value), resolved.origins[name]] for name, value in values.items()}
     assert rows["overlap"] == ["0.6", "--recipe"]
     assert "search" not in describe_recipe(resolve("mini", "msmt17")).splitlines()
+
+
+def test_changes_without_effect_are_found() -> None:
+    train, search = resolve("smoke", "market1501", "msinet"), resolve_search("smoke", "market1501")
+    assert idle_changes(train, ["alignment_weight=5", "lr=0.01"]) == ["alignment_weight=5"]
+    assert idle_changes(train, ["alignment_weight=5", "alignment=self-neg"]) == []
+    assert idle_changes(search, ["margin=1.0", "mechanism=ce", "overlap=1"]) == ["margin=1.0"]
+    assert idle_changes(train, [f"lr={train.recipe.optimizer.lr}"]) == []  # no change at all

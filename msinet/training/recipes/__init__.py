@@ -223,16 +223,24 @@ def overridden(resolved: Resolved, words: Iterable[str]) -> Resolved:
     """The recipe with the settings of `--recipe`.
 
     Raises:
-        UserError: a word that is not NAME=VALUE, an unknown name, an invalid value, or a setting without effect.
+        UserError: a word that is not NAME=VALUE, an unknown name, or an invalid value.
     """
-    changes = parse_settings(words)
-    recipe, before = override(resolved.recipe, changes), settings(resolved.recipe)
-    for name, value in changes.items():
-        if settings(recipe)[name] != before[name] and _is_idle(recipe, name, before[name]):
-            raise UserError(
-                f"recipe: {name}={value} has no effect together with the other settings; `msinet recipe` shows them"
-            )
-    return resolved.changed(recipe, "--recipe")
+    return resolved.changed(override(resolved.recipe, parse_settings(words)), "--recipe")
+
+
+def idle_changes(resolved: Resolved, words: Iterable[str]) -> list[str]:
+    """The settings of `--recipe` that change a value, but not the training: they need another setting to have effect.
+
+    Raises:
+        UserError: as `overridden`.
+    """
+    words, before = list(words), settings(resolved.recipe)
+    recipe = overridden(resolved, words).recipe
+    return [
+        f"{name}={value}"
+        for name, value in parse_settings(words).items()
+        if settings(recipe)[name] != before[name] and _is_idle(recipe, name, before[name])
+    ]
 
 
 def _is_idle(recipe: Recipe, name: str, other: Any) -> bool:
