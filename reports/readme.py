@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mode
@@ -21,7 +21,7 @@ from reports.notes import remarks_of, spread
 from reports.results import Found, ReferenceResults
 from reports.sizes import full_size_cost
 from reports.statistics import FIXED
-from reports.tables import Column, Row, TableCell, network_of, random_weights, timed_as
+from reports.tables import Column, Row, Table, TableCell, network_of, random_weights, timed_as
 from reports.verdicts import judge, verdict_counts
 
 #: The row without training that is the hardest to exceed; docs/results.md has the others.
@@ -180,18 +180,27 @@ def results_page() -> str:
         if found is None:
             continue
         parts += [f"## {study.title}", f"`{_command(found)}`, shown by `python -m reports table {name} --reference`"]
-        parts.append(_as_list(as_markdown(build_table(results, name))))
+        table = build_table(results, name)
+        for column in table.columns:
+            rows = [row for row in table.rows if row.cells[column].done]
+            if rows:
+                alone = replace(table, columns=(column,), rows=rows, notes=())
+                parts += [f"**{_set_name(column)}**", as_markdown(alone).split("\n", 2)[2].strip()]  # without its title
+        parts.append("\n".join(f"- {note}" for note in (*table.notes, *_not_run(table))))
     if lacking := [name for name in STUDIES if results.found(name) is None]:
         parts.append(f"No results are committed yet of: {', '.join(lacking)}.")
     return "\n\n".join(parts) + "\n"
 
 
-def _as_list(markdown: str) -> str:
-    """A table without its title, and its notes as a list."""
-    lines = markdown.strip().splitlines()[2:]
-    rows = [line for line in lines if line.startswith("|")]
-    notes = [f"- {line}" for line in lines if line and not line.startswith("|")]
-    return "\n".join([*rows, "", *notes])
+def _not_run(table: Table) -> Iterator[str]:
+    """A note of the table cells that have no results yet, by group and row."""
+    missing: dict[str, list[str]] = {}
+    for row in table.rows:
+        lacking = [column.label for column in table.columns if row.cells[column].planned and not row.cells[column].done]
+        if lacking:
+            missing.setdefault(group_label(row.group), []).append(f"{table.label(row.factors)} ({', '.join(lacking)})")  # type: ignore[arg-type]
+    if missing:
+        yield "Not run yet: " + "; ".join(f"{group}: {', '.join(rows)}" for group, rows in missing.items()) + "."
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ class ShowRecipe:
             raise UserError("give one of --search and --pretraining, not both")
         if self.method and (self.search or self.pretraining):
             raise UserError("give --method alone, or one of --search and --pretraining")
+        if (self.search or self.pretraining or self.method) and (self.recipe_of != "paper" or self.scratch):
+            raise UserError("--recipe-of and --scratch are for trainings with labels; give them alone")
         if self.data_root is not None:
             notice(self.data_root)
         if self.target:
