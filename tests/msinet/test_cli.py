@@ -415,6 +415,7 @@ def test_a_recipe_is_printed_with_its_origins(words: list[str], expected: dict[s
     ("words", "message"),
     [
         (["--search", "--pretraining"], "give one of --search and --pretraining"),
+        (["--search", "--recipe-of", "authors"], "--recipe-of and --scratch are for trainings with labels"),
         (["--target", "veri"], "unknown data set 'veri'"),
         (["--model", "msinett"], "Did you mean 'msinet'?"),
         (["--recipe", "epoch=3"], "Did you mean 'epochs'?"),
