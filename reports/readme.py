@@ -89,7 +89,7 @@ def _table(results: ReferenceResults, found: Found) -> str:
     lines += [
         "",
         "R1 and mAP in per cent, means ± sample standard deviation over seeds. Brackets: 95 % interval of the "
-        f"difference over new trainings and test identities{remarks_of(effects)}. Profile `{results.request.profile}`. "
+        f"difference for new trainings and test identities{remarks_of(effects)}. Profile `{results.request.profile}`. "
         f"Training identities: {_training_identities(rows, columns)}. "
         f"Machine: {about(results.store.root / found.machine)}. "
         f"Command: `{_command(found, columns, groups)}`.",

@@ -22,4 +22,4 @@ def test_a_missing_part_is_an_error() -> None:
 def test_the_readme_is_short() -> None:
     text = readme.README.read_text(encoding="utf-8")
     assert text.count("\n") <= 150
-    assert len(re.findall(r"\w+", re.sub(r"<!-- reference .*?<!-- end -->", "", text, flags=re.S))) <= 1300
+    assert sum(bool(re.search(r"\w", word)) for word in text.split()) <= 1300  # with its generated parts
