@@ -76,7 +76,9 @@ class Run:
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
     jobs: int = 0
     """runs at once; 0: all on a cluster, one per core for small images on a CPU, else one"""
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
+        default_factory=RunOptions
+    )
     minutes: float = 0.0
     """time limit; a run starts only if it should end in time, as estimated from finished runs; 0: no limit"""
     step_times: Path | None = None
@@ -155,7 +157,9 @@ class Fill:
     """runs at once, as for `run`"""
     step_times: Path | None = None
     """steps.csv of `bench gpu`, for estimates before any run has finished"""
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
+        default_factory=RunOptions
+    )
 
     def __call__(self) -> int:
         """Run the studies one after the other. Return 130 after Ctrl-C, 1 if one of them failed, else 0."""
@@ -196,7 +200,9 @@ class Sweep:
     """overlap: settings of the search; alignment: weight of spatial alignment"""
     request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: Request(seeds=2))
     options: Annotated[SweepOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=SweepOptions)
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
+        default_factory=RunOptions
+    )
     cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
 
     def __call__(self) -> int:

@@ -56,7 +56,7 @@ def quietly(command: Callable[[], int]) -> int:
 
 @contextmanager
 def example_at_end(program: str, words: Sequence[str] | None, examples: Mapping[str, str]) -> Iterator[None]:
-    """Context manager: an example of the command follows its help.
+    """Context manager: an example of the command follows its help, the first one that of the program.
 
     Args:
         program: name of the program, printed before the words.
@@ -67,8 +67,9 @@ def example_at_end(program: str, words: Sequence[str] | None, examples: Mapping[
     try:
         yield
     except SystemExit as end:
-        if not end.code and given and given[0] in examples:
-            print(f"example: {program} {given[0]} {examples[given[0]]}".rstrip())
+        name = next(iter(examples)) if given[:1] in (["-h"], ["--help"]) else "".join(given[:1])
+        if not end.code and name in examples:
+            print(f"example: {program} {name} {examples[name]}".rstrip())
         raise
 
 

@@ -90,7 +90,9 @@ class Evaluate(WeightsFile):
     out: Path | None = None
     """JSON file for the metrics"""
     selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RankingOptions)
+    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
+        default_factory=RankingOptions
+    )
 
     def distances(self) -> "tuple[Distances | None, str]":
         """The distance function of the re-ranking (None: no re-ranking) and the note that is printed.
@@ -168,7 +170,9 @@ class Embed(WeightsFile):
     out: Path = Path("features.npz")
     """file to write: .npz, or .csv with one column per feature dimension"""
     selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RankingOptions)
+    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
+        default_factory=RankingOptions
+    )
 
     def __call__(self) -> int:
         """Compute and write the features."""
@@ -277,7 +281,9 @@ class Find(WeightsFile):
     """number of images in a ranked list"""
     out: Path = Path("neighbours")
     """folder for ranked.png, ranked.csv and ranked.html"""
-    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RankingOptions)
+    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
+        default_factory=RankingOptions
+    )
 
     def __call__(self) -> int:
         """Rank, print and write the lists."""

@@ -48,7 +48,9 @@ class Train:
     seed: int = 0
     """number of the repetition; all random numbers depend on it"""
     selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
+        default_factory=RunOptions
+    )
 
     def __call__(self) -> int:
         """Train, rank and print the metrics."""
@@ -115,7 +117,9 @@ class Learn:
     seed: int = 0
     """number of the repetition; all random numbers depend on it"""
     selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
+        default_factory=RunOptions
+    )
 
     def __call__(self) -> int:
         """Train, rank and print the metrics."""
@@ -172,7 +176,9 @@ class Search:
     seed: int = 0
     """number of the repetition; all random numbers depend on it"""
     selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
+        default_factory=RunOptions
+    )
 
     def __call__(self) -> int:
         """Search and print the genotype."""
@@ -214,7 +220,9 @@ class Pretrain:
     """number of the repetition; all random numbers depend on it"""
     out: Path | None = None
     """file for the weights; by default weights/MODEL.safetensors"""
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RunOptions)
+    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
+        default_factory=RunOptions
+    )
 
     def __call__(self) -> int:
         """Pre-train and print the accuracy."""
