@@ -130,6 +130,7 @@ WEIGHTS = NetworkWeights(
                 (r"^fc_id_256_2_1\.", "head.classifier.6."),
                 (r"^fc_id_256_2_2\.", "head.classifier.7."),
             ),
+            remark="MGN-pytorch pools by the average unless told otherwise: pass option pool=avg for such weights",
         ),
     ),
     adapt=_copied,
