@@ -75,6 +75,8 @@ NOT_COUNTED = (
     "aten::sqrt",
     "aten::clamp_min",
     "aten::expand_as",
+    "aten::cumsum",
+    "aten::new_ones",
     "aten::linalg_vector_norm",
     "aten::upsample_bilinear2d",
     "aten::reciprocal",
