@@ -138,6 +138,18 @@ def test_an_image_too_large_to_be_true_is_refused(tmp_path: Path, monkeypatch: p
         decode(tmp_path / "a.png", 8, 8)
 
 
+def test_any_error_of_pillow_is_reported_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged AVIF files raise RuntimeError."""
+    picture().save(tmp_path / "a.png")
+
+    def damaged(*arguments: object) -> None:
+        raise RuntimeError("Failed to decode frame 0: Truncated data")
+
+    monkeypatch.setattr(PIL.Image.Image, "convert", damaged)
+    with pytest.raises(DataError, match=r"a\.png: cannot be decoded \(Failed to decode frame 0"):
+        decode(tmp_path / "a.png", 8, 8)
+
+
 # --- Opening the images of a set -----------------------------------------------------------------
 
 
