@@ -103,8 +103,8 @@ def lists_in(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     found = (path for path in root.glob("*.csv") if path.name != FACTORS and path.is_file())
-    columns = {path.resolve(): set(_columns(path)) for path in found}
-    return sorted(path for path, names in columns.items() if set(NEEDED) <= names and FEATURE not in names)
+    headers = {path.resolve(): set(_columns(path)) for path in found}
+    return sorted(path for path, names in headers.items() if set(NEEDED) <= names and FEATURE not in names)
 
 
 def name_of(path: Path) -> str:

@@ -278,6 +278,12 @@ def test_what_cannot_be_shown_is_one_line_and_status_2(data_root, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_an_option_without_effect_is_unknown(data_root: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        run_command(["data", "show", str(data_root), "--keep-same-camera"])
+    assert "--keep-same-camera" in capsys.readouterr().err
+
+
 def test_a_root_without_sets_is_reported(tmp_path: Path, capsys) -> None:
     assert run_command(["data", "show", str(tmp_path)]) == 2
     assert "no known layout under" in capsys.readouterr().err
