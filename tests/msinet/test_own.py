@@ -439,7 +439,7 @@ def test_images_at_another_depth_are_named(tmp_path: Path, stray: str, kept: str
     assert sum(split(people, tmp_path / "list.csv", test=0.3).values()) == 6
     draw(people / stray, 9, 0, 1, 9, 32, 16)
     with pytest.raises(DataError, match=message):
-        split(people, tmp_path / "list.csv")
+        split(people, tmp_path / "list.csv", test=0.3)
 
 
 @pytest.mark.parametrize(
