@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,8 @@ def find(
 ) -> list[NeighbourList]:
     """The k nearest gallery images of every query. A query that is also in the gallery is left out of its own list.
 
+    Files are compared without symbolic links: a query and a gallery image may be one file with two paths.
+
     Args:
         queries: features of the queries.
         gallery: features of the gallery, by the same network.
@@ -84,14 +87,16 @@ def find(
         labels: of gallery images, where known.
     """
     known = labels or {}
+    real = {os.path.realpath(path): label for path, label in known.items()}
     lists = []
     for start in range(0, len(queries), AT_ONCE):
         rows, distances = gallery.nearest(queries.features[start : start + AT_ONCE], k + 1)
         for number, (row, far) in enumerate(zip(rows, distances, strict=True), start):
             query = queries.path(number)
+            file = os.path.realpath(query)
             found = [(gallery.path(int(i)), float(d)) for i, d in zip(row, far, strict=True) if i >= 0]
-            others = [Neighbour(path, d, known.get(path)) for path, d in found if path != query][:k]
-            lists.append(NeighbourList(query, known.get(query), tuple(others)))
+            others = [Neighbour(path, d, known.get(path)) for path, d in found if os.path.realpath(path) != file][:k]
+            lists.append(NeighbourList(query, real.get(file), tuple(others)))
     return lists
 
 

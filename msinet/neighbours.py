@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,8 @@ class Embedder:
     """entries of the weights file that matched the network"""
     name: str
     """of the network, with its options"""
+    repeatable: bool = True
+    """whether the file gives the same network again; otherwise entries that it lacks are random"""
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -139,7 +142,8 @@ def load_network(
     chosen = pick_device(device)
     network = network.eval().to(chosen).to(memory_format=torch.channels_last)
     title = " ".join([name, *(f"{option}={value}" for option, value in built.items())])
-    return Embedder(network, height, width, chosen, report, title)
+    repeatable = not (partial and (report.missing or report.mismatched))
+    return Embedder(network, height, width, chosen, report, title, repeatable)
 
 
 def known_options(known: Mapping[str, str], weights: StrPath) -> dict[str, Any]:
@@ -208,33 +212,54 @@ class Collection:
         return rows, np.sqrt(squares)
 
 
-def collect(embedder: Embedder, weights: StrPath, paths: Sequence[Path], *, progress: bool = False) -> Collection:
+def collect(
+    embedder: Embedder, weights: StrPath, paths: Sequence[Path], *, cache: bool = True, progress: bool = False
+) -> Collection:
     """The features of images: from the cache, or embedded and then kept there.
 
-    They are embedded again when a file, its time or size, the weights or the image size changes. Images that cannot be
-    decoded are left out; `Collection.unreadable` has a message for each.
+    They are embedded again when a file, its time or size, the weights, the network's options or the image size changes,
+    and always if the network is not repeatable. Images that cannot be decoded are left out; `Collection.unreadable` has
+    a message for each.
 
     Args:
         embedder: of `load_network`.
         weights: its file.
         paths: of the images.
+        cache: use and fill the cache; otherwise features are in temporary files.
         progress: show a bar.
 
     Raises:
         DataError: no image can be decoded.
         UserError: the cache cannot be written.
     """
+    if not (cache and embedder.repeatable):
+        with TemporaryDirectory() as folder:  # maps of deleted files stay valid
+            temporary = _files_of(Path(folder), "features")
+            _write(embedder, paths, temporary, progress)
+            return Collection(*temporary)
     digest = hashlib.sha256()
     for path in paths:
-        status = path.stat()
-        digest.update(os.fsencode(os.path.abspath(path)) + f" {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(os.path.abspath(path)) + _state_of(path))
     size = [embedder.height, embedder.width, embedder.device.type, DECODER]
-    key = stable_hash([file_hash(Path(weights)), repr(embedder.network), *size, digest.hexdigest()])
-    folder = cache_folder() / "features"
-    kept = tuple(folder / f"{key}.{part}" for part in ("features", "paths", "unreadable"))
+    network = [file_hash(Path(weights)), embedder.name, repr(embedder.network)]
+    kept = _files_of(cache_folder() / "features", stable_hash([*network, *size, digest.hexdigest()]))
     if not all(path.is_file() for path in kept):
         _write(embedder, paths, kept, progress)
     return Collection(*kept)
+
+
+def _state_of(path: Path) -> bytes:
+    """Size and time of a file; of a broken link, which is reported as an unreadable image, that it is one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return b" unreadable\n"
+    return f" {status.st_size} {status.st_mtime_ns}\n".encode()
+
+
+def _files_of(folder: Path, key: str) -> tuple[Path, Path, Path]:
+    """The files of a collection: features, paths and messages."""
+    return folder / f"{key}.features", folder / f"{key}.paths", folder / f"{key}.unreadable"
 
 
 def _write(embedder: Embedder, paths: Sequence[Path], kept: Sequence[Path], progress: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from msinet.cli.selection import DataOptions
+from msinet.cli.selection import DataOptions, NameOption
 from msinet.errors import unknown_name
 
 
@@ -120,7 +120,7 @@ class Show:
     """data root, or the folder of one data set"""
     datasets: tuple[str, ...] = ()
     """data sets to show; empty: all that are found"""
-    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
+    selection: Annotated[NameOption, tyro.conf.OmitArgPrefixes] = field(default_factory=NameOption)
     out: Path = Path("sheets")
     """folder for the sheets"""
     rows: int = 10

@@ -94,22 +94,33 @@ class Evaluate(WeightsFile):
         default_factory=RankingOptions
     )
 
-    def distances(self) -> "tuple[Distances | None, str]":
+    def distances(self, dataset: "Dataset") -> "tuple[Distances | None, str]":
         """The distance function of the re-ranking (None: no re-ranking) and the note that is printed.
 
         Raises:
-            UserError: both kinds of re-ranking, or a negative number of images.
+            UserError: both kinds of re-ranking, a setting without effect, or one out of range for the data set.
         """
         from msinet.retrieval import blur, rerank
+        from msinet.retrieval.blurring import check_blurring
+        from msinet.retrieval.reranking import check_reranking
 
         if self.blur < 0 or (self.rerank and self.blur):
             raise UserError(
                 f"--blur takes a number of images above 0 and does not go with --rerank, got {self.blur}; choose one"
             )
+        for needed, chosen, settings in (
+            ("--rerank", self.rerank, {"--k1": "k1", "--k2": "k2", "--lambda": "weight"}),
+            ("--blur", self.blur, {"--blur-temperature": "blur_temperature"}),
+        ):
+            unused = [flag for flag, name in settings.items() if getattr(self, name) != getattr(Evaluate, name)]
+            if unused and not chosen:
+                raise UserError(f"{', '.join(unused)} has no effect without {needed}; add {needed} or leave it out")
         if self.blur:
+            check_blurring(self.blur, self.blur_temperature)
             return partial(blur, nearest=self.blur, temperature=self.blur_temperature), f", {self.blur} nearest blurred"
         if not self.rerank:
             return None, ""
+        check_reranking(self.k1, self.k2, self.weight, min(len(d.query) + len(d.gallery) for d in dataset.draws))
         note = f", re-ranked with k1 {self.k1}, k2 {self.k2}, lambda {self.weight:g}"
         return partial(rerank, k1=self.k1, k2=self.k2, weight=self.weight), note
 
@@ -123,8 +134,8 @@ class Evaluate(WeightsFile):
         from msinet.training import evaluate_model
 
         names = self.selection.chosen([self.dataset] if self.dataset else [], self.data_root, "market1501")
-        distances, note = self.distances()
         dataset = self.selection.load(names, self.data_root, ALL[1:])
+        distances, note = self.distances(dataset)
         embedder, pixels = opened(self, dataset, self.run_options)
         network, device, progress = embedder.network, embedder.device, self.run_options.progress
         result = evaluate_model(network, dataset, pixels, device, progress=progress, distances=distances)
@@ -180,6 +191,14 @@ class Embed(WeightsFile):
 
         if (self.images is None) == (self.data_root is None):
             raise UserError("embed needs either a folder of images (or one image), or --data-root; see --help")
+        given = {
+            "--dataset": self.dataset,
+            "--name": self.selection.name,
+            "--keep-same-camera": self.selection.keep_same_camera,
+        }
+        if self.images is not None and any(given.values()):
+            flags = ", ".join(flag for flag, value in given.items() if value)
+            raise UserError(f"{flags} has no effect on a folder of images; leave it out, or pass --data-root instead")
         if self.out.suffix.lower() not in (".npz", ".csv"):
             raise UserError(f"--out {self.out}: the suffix chooses the format, .npz or .csv")
         columns = self._of_files() if self.data_root is None else self._of_dataset(self.data_root)
@@ -215,23 +234,24 @@ class Embed(WeightsFile):
         embedder, pixels = opened(self, dataset, self.run_options)
         features = embed(embedder.network, pixels, embedder.device, progress=self.run_options.progress)
         words = dataset.identity_names
+        cameras = [dataset.camera_names.get(i.camera, i.camera) for i in dataset.test]
         return {
             "features": features.numpy(),
             "paths": np.array([i.path.relative_to(dataset.root).as_posix() for i in dataset.test]),
             "identities": np.array([words.get(i.identity, i.identity) for i in dataset.test]),
-            "cameras": np.array([dataset.camera_names.get(i.camera, i.camera) for i in dataset.test]),
+            **({"cameras": np.array(cameras)} if any(cameras) else {}),
             "query": dataset.draws[0].query,
             "gallery": dataset.draws[0].gallery,
         }
 
 
 def collected(embedder: "Embedder", weights: WeightsFile, paths: "list[Path]", options: RankingOptions) -> "Collection":
-    """Cached features of image files; prints images that cannot be decoded to standard error."""
+    """Features of image files, from the cache if allowed; prints images that cannot be decoded to standard error."""
     from msinet.neighbours import collect
     from msinet.precision import use_precision
 
     use_precision("fp32")
-    found = collect(embedder, weights.weights, paths, progress=options.progress)
+    found = collect(embedder, weights.weights, paths, cache=options.cache is not False, progress=options.progress)
     if found.unreadable:
         message = f"{len(found.unreadable)} of {len(paths)} image(s) left out: {first_few(found.unreadable)}"
         print(message, file=sys.stderr)

@@ -13,11 +13,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """Names and ranking protocol of the data sets under a data root."""
+class NameOption:
+    """Name of the data set under a data root."""
 
     name: str = ""
     """another name for the only data set under the data root, such as cuhk03 for a folder in Market-1501's layout"""
+
+
+@dataclass(frozen=True)
+class DataOptions(NameOption):
+    """Names and ranking protocol of the data sets under a data root."""
+
     keep_same_camera: bool = False
     """also rank gallery images of the query's own identity and camera; for data sets with a single camera"""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 #: Suffixes of image files: the raster formats that Pillow reads without further programs.
 SUFFIXES = frozenset(
@@ -33,6 +34,14 @@ class Image:
     identity: int
     camera: int
     """the set's own camera number; 0 where the set has none"""
+
+
+def positions_by_identity(identities: ArrayLike) -> list[np.ndarray]:
+    """The positions of each identity's images, identities in ascending order."""
+    identities = np.asarray(identities)
+    order = np.argsort(identities, kind="stable")
+    starts = np.unique(identities[order], return_index=True)[1]
+    return np.split(order, starts[1:]) if len(order) else []
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from msinet.errors import DataError
 
 #: Height x width x 3, uint8.
 Pixels = np.ndarray
+#: Errors of Pillow for files that it cannot read; AVIF files raise RuntimeError.
+UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, PIL.Image.DecompressionBombError)
 #: Increase this number when decoded pixels change, so that old caches are not used.
 DECODER = 2
 
@@ -27,9 +29,22 @@ def decode(path: Path, height: int | None = None, width: int | None = None) -> P
             rgb = _upright(_eight_bits(image).convert("RGB"), image)
             if height is not None and width is not None:
                 rgb = rgb.resize((width, height), PIL.Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be decoded ({error}); fetch it again or remove it") from error
     return np.asarray(rgb)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of an image as `decode` gives it, from the file's header.
+
+    Raises:
+        DataError: missing, or not an image.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            return (image.width, image.height) if _turn(image) in SIDEWAYS else (image.height, image.width)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read ({error}); fetch it again or remove it") from error
 
 
 def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -57,12 +72,19 @@ TURNS = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
+#: Those that exchange height and width.
+SIDEWAYS = {TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
 def _upright(pixels: PIL.Image.Image, file: PIL.Image.Image) -> PIL.Image.Image:
-    """Apply the file's EXIF orientation to the pixels; a damaged tag is ignored."""
-    try:
-        turn = TURNS.get(file.getexif().get(ORIENTATION, 1))
-    except Exception:  # damaged EXIF data raise anything from struct.error to TypeError
-        return pixels
+    """Apply the file's EXIF orientation to the pixels."""
+    turn = _turn(file)
     return pixels if turn is None else pixels.transpose(turn)
+
+
+def _turn(file: PIL.Image.Image) -> PIL.Image.Transpose | None:
+    """The transposition of the file's EXIF orientation; a damaged tag is ignored."""
+    try:
+        return TURNS.get(file.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged EXIF data raise anything from struct.error to TypeError
+        return None

@@ -4,11 +4,11 @@ import io
 import math
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import disk_usage
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,27 @@ class PixelSource(Protocol):
     def __len__(self) -> int: ...
 
 
+class CachedPixels:
+    """Decoded images in a memory-mapped .npy file. A copy in another process maps the file again."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.pixels: Pixels = np.load(file, mmap_mode="r")  # (N, height, width, 3) uint8
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Pixels:
+        image: Pixels = self.pixels[index]
+        return image
+
+    def __getstate__(self) -> Mapping[str, Path]:
+        return {"file": self.file}  # without the pixels, which would be copied
+
+    def __setstate__(self, state: Mapping[str, Path]) -> None:
+        self.__init__(state["file"])  # type: ignore[misc]
+
+
 class DecodeOnDemand:
     """Decodes an image on every access."""
 
@@ -60,15 +81,29 @@ def undecodable(images: Sequence[Image], *, progress: bool = True) -> list[str]:
         except DataError as error:
             problems.append(str(error))
 
-    _in_threads(attempt, images, "reading images", progress)
+    for _ in _in_threads(attempt, images, "reading images", progress):
+        pass
     return sorted(problems)
 
 
-def _in_threads(work: Callable[[Image], object], images: Sequence[Image], what: str, progress: bool) -> None:
+Result = TypeVar("Result")
+#: Images that are decoded before their pixels are written, so that a slow disk does not fill the memory.
+AHEAD = 256
+
+
+def _in_threads(
+    work: Callable[[Image], Result], images: Sequence[Image], what: str, progress: bool
+) -> Iterator[Result]:
+    """Yield the results of all images, in order, with a bar. At most `AHEAD` results are in memory."""
     # Pillow decodes outside the interpreter lock, so threads use all cores.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in bar(iterable=pool.map(work, images), desc=what, total=len(images), unit="img", disable=not progress):
-            pass
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        bar(desc=what, total=len(images), unit="img", disable=not progress) as shown,
+    ):
+        for start in range(0, len(images), AHEAD):
+            for result in pool.map(work, images[start : start + AHEAD]):
+                yield result
+                shown.update()
 
 
 #: Larger sets, in bytes of decoded images, are cached only on request.
@@ -114,8 +149,7 @@ def _open_pixels(
     if cache:
         if not intact:
             _write_cache(dataset.name, images, height, width, file, progress=progress)
-        cached: Pixels = np.load(file, mmap_mode="r")
-        return cached
+        return CachedPixels(file)
     verify(dataset.name, key, images, progress=progress)
     return DecodeOnDemand(images, height, width)
 
@@ -173,12 +207,12 @@ def _write_cache(name: str, images: Sequence[Image], height: int, width: int, fi
         # bytes reports a full disk now.
         with temporary.open("wb") as stream:
             stream.write(_header((len(images), height, width, 3)))
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                decoded = pool.map(lambda image: _try_decode(image.path, height, width, problems), images)
-                for pixels in bar(
-                    iterable=decoded, desc="decoding images", total=len(images), unit="img", disable=not progress
-                ):
-                    stream.write(pixels.tobytes())
+
+            def attempt(image: Image) -> Pixels:
+                return _try_decode(image.path, height, width, problems)
+
+            for pixels in _in_threads(attempt, images, "decoding images", progress):
+                stream.write(pixels.tobytes())
         if problems:
             raise _broken(name, sorted(problems))
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import PIL.Image
 
 from msinet.data.datasets import HELD_OUT, REGISTERED, Dataset, DatasetCard, Image, Parser
+from msinet.data.decoding import size_of
 from msinet.data.layouts.files import single_draw
 from msinet.data.rendered import FACTORS
 from msinet.errors import DataError, did_you_mean, first_few
@@ -25,6 +25,8 @@ from msinet.io import nearest_existing
 #: Columns of a list. Cameras may be missing; other columns, such as view and time, are not used.
 NEEDED, CAMERA = ("path", "identity", "split"), "camera"
 SPLITS = ("train", "query", "gallery")
+#: First feature column of the CSV files that `msinet embed` writes.
+FEATURE = "f0"
 #: A list with this file name is named after its folder.
 PLAIN_NAME = "list"
 #: Number of images, from the start of a list, whose shapes decide between persons and vehicles.
@@ -82,6 +84,8 @@ def notice(root: Path, name: str = "") -> list[str]:
 def lists_in(root: Path) -> list[Path]:
     """The lists of images at a path: the file itself, or the CSV files with the needed columns in a folder.
 
+    In a folder, files of `msinet embed` are no lists.
+
     Raises:
         DataError: the file is not a list.
     """
@@ -99,7 +103,8 @@ def lists_in(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     found = (path for path in root.glob("*.csv") if path.name != FACTORS and path.is_file())
-    return sorted(path.resolve() for path in found if set(NEEDED) <= set(_columns(path)))
+    headers = {path.resolve(): set(_columns(path)) for path in found}
+    return sorted(path for path, names in headers.items() if set(NEEDED) <= names and FEATURE not in names)
 
 
 def name_of(path: Path) -> str:
@@ -209,9 +214,8 @@ def read_list(path: Path) -> Dataset:
             cameras for some images only; the message names the line.
     """
     entries = read_entries(path)
-    _check_entries(path, entries)
-    files = [_absolute(path.parent, entry.path) for entry in entries]
-    _check_files(path, entries, files)
+    _check_splits(path, entries)
+    files = checked_files(path, entries)
     root = Path(os.path.commonpath([path.parent, *(file.parent for file in files)])) if files else path.parent
     identities, identity_names = numbered([entry.identity for entry in entries], first=0)
     with_cameras = any(entry.camera for entry in entries)
@@ -238,8 +242,7 @@ def _absolute(folder: Path, name: str) -> Path:
     return Path(os.path.normpath(folder / os.path.expanduser(name.replace("\0", ""))))
 
 
-def _check_entries(path: Path, entries: Sequence[Entry]) -> None:
-    seen: dict[tuple[str, str], int] = {}
+def _check_splits(path: Path, entries: Sequence[Entry]) -> None:
     unknown = next((entry for entry in entries if entry.split.lower() not in SPLITS), None)
     if unknown is not None:
         hint = " msinet data split divides test images into queries and gallery." if unknown.split == "test" else ""
@@ -247,20 +250,27 @@ def _check_entries(path: Path, entries: Sequence[Entry]) -> None:
             f"{path}:{unknown.line}: split {unknown.split!r} is not one of {', '.join(SPLITS)}."
             + (hint or did_you_mean(unknown.split, SPLITS))
         )
+
+
+def checked_files(path: Path, entries: Sequence[Entry]) -> list[Path]:
+    """The absolute paths of the images of a list, in order.
+
+    Raises:
+        DataError: a missing image, an image listed twice in a split, or cameras for some images only; the message names
+            the line.
+    """
     blank = next((entry for entry in entries if not entry.camera), None)
     if blank is not None and any(entry.camera for entry in entries):
         raise DataError(
             f"{path}:{blank.line}: no camera, but other lines have one; fill it in, or remove the column {CAMERA}"
         )
-    for entry in entries:
-        first = seen.setdefault((entry.path, entry.split.lower()), entry.line)
+    files = [_absolute(path.parent, entry.path) for entry in entries]
+    seen: dict[tuple[Path, str], int] = {}
+    for entry, file in zip(entries, files, strict=True):
+        first = seen.setdefault((file, entry.split.lower()), entry.line)
         if first != entry.line:
-            raise DataError(
-                f"{path}:{entry.line}: {entry.path} is in {entry.split} already (line {first}); remove one of them"
-            )
-
-
-def _check_files(path: Path, entries: Sequence[Entry], files: Sequence[Path]) -> None:
+            where = f"in {entry.split}" if entry.split else "listed"
+            raise DataError(f"{path}:{entry.line}: {entry.path} is {where} already (line {first}); remove one of them")
     missing = [i for i, file in enumerate(files) if not os.path.isfile(file)]
     if missing:
         first = missing[0]
@@ -268,6 +278,7 @@ def _check_files(path: Path, entries: Sequence[Entry], files: Sequence[Path]) ->
             f"{path}:{entries[first].line}: {files[first]} does not exist, {len(missing)} of {len(files)} images are "
             f"missing; paths are relative to {path.parent}.{nearest_existing(files[first])}"
         )
+    return files
 
 
 def numbered(words: Sequence[str], first: int) -> tuple[dict[str, int], Mapping[int, str]]:
@@ -300,8 +311,8 @@ def _kind_of(path: Path, _time: int, _size: int) -> Literal["person", "vehicle"]
         return "person"
     for entry in entries[:SHAPES]:
         try:
-            with PIL.Image.open(_absolute(path.parent, entry.path)) as image:
-                shapes.append(image.height / image.width)
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+            height, width = size_of(_absolute(path.parent, entry.path))
+        except DataError:  # reported when the images are decoded
             continue
+        shapes.append(height / width)
     return "vehicle" if shapes and float(np.median(shapes)) < UPRIGHT else "person"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from msinet.data.datasets import positions_by_identity
 from msinet.errors import DataError
 
 
@@ -28,13 +29,10 @@ def pk_batches(labels: ArrayLike, p: int, k: int, seed: Sequence[int]) -> list[l
         DataError: fewer than `p` identities.
     """
     rng = np.random.default_rng(list(seed))
-    labels = np.asarray(labels)
-    order = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(np.diff(labels[order], prepend=np.nan))
-    groups = np.split(order, starts[1:])  # one array of positions per identity
-    if len(groups) < p or not len(order):
+    groups = positions_by_identity(labels)
+    if len(groups) < p:
         raise DataError(
-            f"a batch needs {p} identities, but the training set has {len(groups) if len(order) else 0}; "
+            f"a batch needs {p} identities, but the training set has {len(groups)}; "
             "take fewer identities per batch or more data"
         )
     chunks: list[list[np.ndarray]] = []

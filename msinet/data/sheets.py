@@ -1,6 +1,6 @@
 """Contact sheets: the images of a data set by identity, by camera and, for rendered sets, by factor."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,15 +59,15 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
         raise UserError(f"rows and columns must be at least 1 and height at least 16, got {rows}, {columns}, {height}")
     factors = read_factors(dataset)
     card = card_of(dataset.name)
-    # Distractors have no identity to show. VeRi's queries are also in its gallery, under the same name.
-    shown = {i.path.name: i for i in dataset.test if i.identity != card.distractor}
+    # Distractors have no identity to show.
+    shown = {_key(i, dataset): i for i in dataset.test if i.identity != card.distractor}
     images = sorted(shown.values(), key=lambda i: i.path)
     sheets = {
         "identities": (
             by_identity(dataset, images, factors, rows, columns),
             "one identity per row, from different cameras",
         ),
-        "cameras": (by_camera(images, rows, columns), "one camera per row, different identities"),
+        "cameras": (by_camera(dataset, images, rows, columns), "one camera per row, different identities"),
     }
     if factors:
         sheets["factors"] = (by_factor(images, factors, dataset.root, columns), "one factor per row, from low to high")
@@ -80,6 +80,14 @@ def show(dataset: Dataset, out: Path, *, rows: int = 10, columns: int = 10, heig
             sheet.save(temporary)
         written.append(path)
     return written
+
+
+def _key(image: Image, dataset: Dataset) -> Hashable:
+    """Equal for the copies of an image: VeRi's queries are also in its gallery, under the same name.
+
+    In a list, different images may have the same name, in different folders.
+    """
+    return image.path if dataset.layout == "list" else (image.identity, image.camera, image.path.name)
 
 
 def by_identity(
@@ -102,15 +110,14 @@ def by_identity(
             turn[image.camera] = turn.get(image.camera, 0) + 1
             order.append((turn[image.camera], image.camera, image))
         order.sort(key=lambda entry: entry[:2])
-        name = dataset.identity_names.get(identity)
-        label = (f"identity\n{name[:14]}" if name else f"identity {identity}") + (
-            f"\nfamily {family(identity)[0]}" if factors else ""
-        )
-        lines.append(Line(label, tuple((i.path, f"camera {c}" if c else "") for _, c, i in order[:columns])))
+        label = _label("identity", dataset.identity_name(groups[identity][0]))
+        label += f"\nfamily {family(identity)[0]}" if factors else ""
+        captions = tuple((i.path, _caption("camera", dataset.camera_name(i))) for _, _, i in order[:columns])
+        lines.append(Line(label, captions))
     return lines
 
 
-def by_camera(images: Sequence[Image], rows: int, columns: int) -> list[Line]:
+def by_camera(dataset: Dataset, images: Sequence[Image], rows: int, columns: int) -> list[Line]:
     """One row per camera, with evenly spaced images, mostly of different identities."""
     groups: dict[int, list[Image]] = {}
     for image in images:
@@ -118,12 +125,9 @@ def by_camera(images: Sequence[Image], rows: int, columns: int) -> list[Line]:
     lines = []
     for camera in sorted(groups)[:rows]:
         chosen = _spaced(groups[camera], columns)
-        lines.append(
-            Line(
-                f"camera {camera}" if camera else "no camera\nnumbers",
-                tuple((i.path, f"id {i.identity}") for i in chosen),
-            )
-        )
+        name = dataset.camera_name(chosen[0])
+        captions = tuple((i.path, _caption("id", dataset.identity_name(i))) for i in chosen)
+        lines.append(Line(_label("camera", name) if name else "no camera\nnumbers", captions))
     return lines
 
 
@@ -140,6 +144,16 @@ def by_factor(images: Sequence[Image], factors: dict[str, dict[str, str]], root:
         label = "yaw\n0: from the\nfront" if factor == "yaw" else factor.replace("_", " ")
         lines.append(Line(label, tuple((path, f"{value:g}{unit}") for value, path in chosen)))
     return lines
+
+
+def _label(kind: str, name: str) -> str:
+    """The label of a row; a name that is no number has a line of its own."""
+    return f"{kind} {name}" if name.isdecimal() else f"{kind}\n{name[:14]}"
+
+
+def _caption(kind: str, name: str) -> str:
+    """The text below an image: a number with its kind, or a name, shortened to the width of an image."""
+    return f"{kind} {name}" if name.isdecimal() else name[:12]
 
 
 def _spaced(items: Sequence[Image], number: int) -> list[Image]:

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from msinet.data.layouts.files import image_files
-from msinet.data.own import SPLITS, read_entries
+from msinet.data.own import SPLITS, checked_files, read_entries
 from msinet.errors import DataError, UserError, first_few
 from msinet.io import nearest_existing, write_csv
 
@@ -44,7 +44,8 @@ def split(source: Path, out: Path, *, test: float = 0.5, queries: int = 1, seed:
         The number of images by split.
 
     Raises:
-        DataError: no such source, no images, no test identity, or fewer than two training identities.
+        DataError: no such source, no images, no test identity, fewer than two training identities, images both inside
+            and outside camera folders, or a list with a missing image, an image twice, or cameras for some images only.
         UserError: an argument out of range, or an output that is not X.csv.
     """
     if not 0 < test < 1:
@@ -105,7 +106,14 @@ def _of_folders(source: Path) -> list[Labelled]:
         raise DataError(f"{source}: {len(loose)} image(s) outside an identity folder: {first_few(loose)}; {EXPECTED}")
     if not found:
         raise DataError(f"{source} holds no images; {EXPECTED}")
-    nested = all(len(parts) > 2 for _, parts in found)
+    nested = [path for path, parts in found if len(parts) > 2]
+    flat = [path for path, parts in found if len(parts) == 2]
+    if nested and flat:
+        fewer, where = min((nested, "inside"), (flat, "outside"), key=lambda one: len(one[0]))
+        raise DataError(
+            f"{source}: {len(fewer)} image(s) {where} a camera folder, unlike the other {len(found) - len(fewer)}: "
+            f"{first_few(fewer)}; move or remove them, or fold all cameras into one folder per identity; {EXPECTED}"
+        )
     return [Labelled(path, parts[0], parts[1] if nested else "") for path, parts in found]
 
 
@@ -113,13 +121,7 @@ def _of_list(source: Path) -> list[Labelled]:
     entries = read_entries(source, ("path", "identity"))
     if not entries:
         raise DataError(f"{source} lists no images; {EXPECTED}")
-    images = [
-        Labelled(Path(os.path.abspath(source.parent / os.path.expanduser(one.path))), one.identity, one.camera)
-        for one in entries
-    ]
-    missing = [image.path for image in images if not image.path.is_file()]
-    if missing:
-        raise DataError(
-            f"{source}: {len(missing)} image(s) do not exist: {first_few(missing)}.{nearest_existing(missing[0])}"
-        )
+    entries = [replace(entry, split="") for entry in entries]  # a former split has no effect
+    files = checked_files(Path(os.path.abspath(source)), entries)
+    images = [Labelled(file, one.identity, one.camera) for file, one in zip(files, entries, strict=True)]
     return sorted(images, key=lambda image: str(image.path))

@@ -11,6 +11,18 @@ from msinet.retrieval.similarities import Features, as_features, unit_rows
 CHUNK_BYTES = 64 << 20  # features of nearest gallery images in memory at a time
 
 
+def check_blurring(nearest: int, temperature: float) -> None:
+    """Check the arguments of `blur`.
+
+    Raises:
+        UserError: arguments out of range.
+    """
+    if nearest < 1 or not temperature > 0:
+        raise UserError(
+            f"local blurring needs at least one image and a temperature above 0, got {nearest} and {temperature:g}"
+        )
+
+
 def blur(query: Features, gallery: Features, *, nearest: int = 50, temperature: float = 0.1) -> NDArray[np.float32]:
     """Distances (Q, G) after local blurring: each query's nearest gallery images are mixed and re-ranked.
 
@@ -29,10 +41,7 @@ def blur(query: Features, gallery: Features, *, nearest: int = 50, temperature: 
         UserError: arguments out of range, or shapes that do not match.
         DataError: NaN or infinite features.
     """
-    if nearest < 1 or not temperature > 0:
-        raise UserError(
-            f"local blurring needs at least one image and a temperature above 0, got {nearest} and {temperature:g}"
-        )
+    check_blurring(nearest, temperature)
     query, gallery = as_features(query, gallery)
     query, gallery = unit_rows("query", query).float(), unit_rows("gallery", gallery).float()
     nearest = min(nearest, len(gallery))

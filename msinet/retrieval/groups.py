@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from msinet.errors import DataError
+from msinet.retrieval.matches import Split, as_labels
 from msinet.retrieval.metrics import Retrieval
 from msinet.retrieval.ranking import evaluate
 from msinet.retrieval.similarities import Features
@@ -41,7 +42,9 @@ def evaluate_within(
         UserError: as `evaluate`.
         DataError: as `evaluate`.
     """
-    of_query, of_gallery = np.asarray(query_groups), np.asarray(gallery_groups)
+    Split(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))  # refuses invalid labels
+    of_query = as_labels("query_groups", query_groups, len(query))
+    of_gallery = as_labels("gallery_groups", gallery_groups, len(gallery))
     count = len(of_query)
     valid, ap, inp = np.zeros(count, bool), np.full(count, np.nan), np.full(count, np.nan)
     first_rank, positives = np.zeros(count, np.int64), np.zeros(count, np.int64)

@@ -35,12 +35,12 @@ class Split:
         items: int,
     ) -> None:
         self.queries, self.items = queries, items
-        wanted, ids = _labels("query_ids", query_ids, queries), _labels("gallery_ids", gallery_ids, items)
+        wanted, ids = as_labels("query_ids", query_ids, queries), as_labels("gallery_ids", gallery_ids, items)
         self.cameras: tuple[Indices, Indices] | None = None
         if query_cameras is not None and gallery_cameras is not None:
             self.cameras = (
-                _labels("query_cameras", query_cameras, queries),
-                _labels("gallery_cameras", gallery_cameras, items),
+                as_labels("query_cameras", query_cameras, queries),
+                as_labels("gallery_cameras", gallery_cameras, items),
             )
         elif query_cameras is not gallery_cameras:
             missing = "query_cameras" if query_cameras is None else "gallery_cameras"
@@ -63,8 +63,12 @@ class Split:
         return rows, same, self.cameras[1][same] == self.cameras[0][first + rows]
 
 
-def _labels(name: str, labels: Labels, expected: int) -> Indices:
-    """Ids or cameras as an integer array of the expected length."""
+def as_labels(name: str, labels: Labels, expected: int) -> Indices:
+    """Ids, cameras or groups as an integer array of the expected length.
+
+    Raises:
+        UserError: another type or length.
+    """
     array = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     if array.shape != (expected,) or array.dtype.kind not in "iu":
         raise UserError(

@@ -47,10 +47,7 @@ def rerank(query: Features, gallery: Features, *, k1: int = 20, k2: int = 6, wei
     query, gallery = as_features(query, gallery)
     features = torch.cat([unit_rows("query", query), unit_rows("gallery", gallery)]).float()  # (N, D)
     count = len(features)
-    if not 1 <= k2 <= k1 < count:
-        raise UserError(f"re-ranking needs 1 <= k2 <= k1 < images, got k2 = {k2}, k1 = {k1}, {count} images")
-    if not 0 <= weight <= 1:
-        raise UserError(f"the weight of the original distance must lie in [0, 1], got {weight}")
+    check_reranking(k1, k2, weight, count)
     nearest, largest = _neighbours(features, k1 + 1)  # (N, k1 + 1), (N,)
     mixed = _expanded(features, _reciprocal_sets(nearest, k1), largest)
     if k2 > 1:
@@ -63,6 +60,18 @@ def rerank(query: Features, gallery: Features, *, k1: int = 20, k2: int = 6, wei
             d = _normed((features[start:stop] @ features[len(query) :].T).cpu(), largest[start:stop, None])
             result[start:stop] += np.float32(weight) * d.numpy()
     return result
+
+
+def check_reranking(k1: int, k2: int, weight: float, count: int) -> None:
+    """Check the arguments of `rerank` for `count` images, Q + G.
+
+    Raises:
+        UserError: arguments out of range.
+    """
+    if not 1 <= k2 <= k1 < count:
+        raise UserError(f"re-ranking needs 1 <= k2 <= k1 < images, got k2 = {k2}, k1 = {k1}, {count} images")
+    if not 0 <= weight <= 1:
+        raise UserError(f"the weight of the original distance (lambda) must lie in [0, 1], got {weight}")
 
 
 def jaccard_distances(

@@ -13,7 +13,8 @@ class RankingOptions:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if there is one"""
     cache: bool | None = None
-    """keep decoded images on disk; None: if they take at most 4 GiB and fit on the disk"""
+    """keep decoded images and features of folders on disk; None: features always, images if they take at most 4 GiB and
+    fit on the disk"""
     progress: bool = True
     """show progress bars"""
 

@@ -11,6 +11,7 @@ import pytest
 from msinet.data import Dataset, load_dataset
 from msinet.data.datasets import REGISTERED
 from msinet.data.layouts import card_of
+from msinet.data.own import OWN
 
 
 @pytest.fixture
@@ -31,6 +32,15 @@ def registered() -> Iterator[None]:
     yield
     REGISTERED.clear()
     REGISTERED.update(before)
+
+
+@pytest.fixture
+def own_sets() -> Iterator[None]:
+    """Forgets the user's own data sets after the test."""
+    before = dict(OWN)
+    yield
+    OWN.clear()
+    OWN.update(before)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ import torchvision
 
 import msinet
 from msinet.cli import COMMANDS, DATA_COMMANDS, run_command
-from msinet.cli.selection import DataOptions
 from msinet.data.layouts import cards
 from msinet.environment import SPINS, TUNABLES
 from msinet.models import CARDS, NetworkCard, build_model, load_weights
@@ -140,6 +139,34 @@ def test_reranking_is_asked_for_and_said(trained: Path, data_root: Path, tmp_pat
     for words in (("--blur", "-1"), ("--blur", "5", "--rerank")):
         assert use("evaluate", weights, data_root, *words) == 2
         assert "--blur takes a number of images above 0 and does not go with --rerank" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rerank", "--lambda", "1.5"], "the weight of the original distance (lambda) must lie in [0, 1], got 1.5"),
+        (["--rerank", "--k1", "5"], "re-ranking needs 1 <= k2 <= k1 < images, got k2 = 6, k1 = 5, 43 images"),
+        (["--rerank", "--k1", "43"], "got k2 = 6, k1 = 43, 43 images"),
+        (["--blur", "5", "--blur-temperature", "0"], "a temperature above 0, got 5 and 0"),
+        (["--k1", "3", "--lambda", "0.5"], "--k1, --lambda has no effect without --rerank"),
+        (["--blur", "5", "--k2", "2"], "--k2 has no effect without --rerank"),
+        (["--rerank", "--blur-temperature", "0.02"], "--blur-temperature has no effect without --blur"),
+    ],
+)
+def test_reranking_is_checked_before_images_are_embedded(
+    data_root: Path, capsys, words: list[str], message: str
+) -> None:
+    assert use("evaluate", Path("nowhere.safetensors"), data_root, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_features_of_a_set_without_cameras_have_no_column_of_cameras(trained: Path, data_root: Path, tmp_path) -> None:
+    weights = trained / "model.safetensors"
+    for out in ("f.npz", "f.csv"):
+        assert use("embed", weights, data_root, "--dataset", "vehicleid", "--out", tmp_path / out) == 0
+    with np.load(tmp_path / "f.npz") as found:
+        assert sorted(found.files) == ["features", "gallery", "identities", "paths", "query"]
+    assert (tmp_path / "f.csv").read_text().startswith("path,identity,split,f0,")
 
 
 def test_another_target_switches_to_the_recipe_across_domains(data_root: Path, tmp_path: Path) -> None:
@@ -359,7 +386,7 @@ def test_help_lists_the_commands(words: list[str], commands: dict[str, Any], cap
 def test_help_shows_every_option_with_its_default(words: list[str], command: Any, capsys) -> None:
     text = help_of(words, capsys).split("-h, --help")[1]  # behind the line of usage
     known = {f.name: f for f in dataclasses.fields(command)}
-    groups = {"selection": DataOptions}
+    groups = {"selection": known["selection"].default_factory} if "selection" in known else {}
     if "run_options" in known:
         groups["run_options"] = known["run_options"].default_factory
     shown = [f for name, f in known.items() if name not in (*groups, "root", "images", "query", "source")]

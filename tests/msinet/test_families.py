@@ -85,6 +85,23 @@ def test_broken_features_and_groups_without_matches_are_errors() -> None:
         evaluate_within(query, gallery, query_groups=[0, 1], gallery_groups=[0, 1], **labels)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query_cameras": [1, 1]}, "gallery_cameras is missing"),
+        ({"gallery_cameras": [1, 1, 1]}, "query_cameras is missing"),
+        ({"query_groups": [0]}, r"query_groups has type int64 and shape \(1,\); expected .* shape \(2,\)"),
+        ({"gallery_groups": [0, 0]}, r"gallery_groups has .* shape \(2,\); expected .* shape \(3,\)"),
+        ({"gallery_groups": [0.0, 0.0, 0.0]}, "gallery_groups has type float64"),
+        ({"gallery_ids": [0, 1]}, "gallery_ids has"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(change: dict[str, list[int]], message: str) -> None:
+    labels = {"query_groups": [0, 0], "gallery_groups": [0, 0, 0], "query_ids": [0, 1], "gallery_ids": [0, 1, 1]}
+    with pytest.raises(UserError, match=message):
+        evaluate_within(np.eye(3)[:2], np.eye(3), **{**labels, **change})
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_families_are_those_of_the_factors(world_root: Path, name: str) -> None:
     dataset = load_dataset(name, world_root)

@@ -208,6 +208,11 @@ def test_a_draw_follows_from_its_seed_alone() -> None:
     assert len({tuple(draw.gallery) for draw in draws[0]}) == 10
 
 
+def test_large_numbers_of_vehicles_are_drawn_apart() -> None:
+    """As 64-bit floats, these numbers are equal."""
+    assert len(vehicleid_draw([10**17 + 1, 10**17 + 1, 10**17 + 2, 10**17 + 2], 0).gallery) == 2
+
+
 def test_each_image_is_as_likely_to_be_drawn() -> None:
     drawn = Counter(int(i) for seed in range(2000) for i in vehicleid_draw([5, 5, 5, 5, 9, 9], seed).gallery)
     for i, expected in enumerate((500, 500, 500, 500, 1000, 1000)):

@@ -1,12 +1,15 @@
 """Decoding, the cache of decoded images, and batches that no number of workers changes."""
 
 import os
+import pickle
 import shutil
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -18,8 +21,9 @@ from torchvision import transforms as released
 from msinet.data import Augmentation, Dataset, epoch_batches, load_dataset, loading, open_pixels, train_batches
 from msinet.data import test_batches as batches_in_order  # by its own name pytest would take it for a test
 from msinet.data.decoding import decode
-from msinet.data.loading import DecodeOnDemand
+from msinet.data.loading import CachedPixels, DecodeOnDemand
 from msinet.errors import DataError, UserError
+from msinet.progress import bar
 
 Copy = Callable[[str], Path]
 
@@ -138,6 +142,18 @@ def test_an_image_too_large_to_be_true_is_refused(tmp_path: Path, monkeypatch: p
         decode(tmp_path / "a.png", 8, 8)
 
 
+def test_any_error_of_pillow_is_reported_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged AVIF files raise RuntimeError."""
+    picture().save(tmp_path / "a.png")
+
+    def damaged(*arguments: object) -> None:
+        raise RuntimeError("Failed to decode frame 0: Truncated data")
+
+    monkeypatch.setattr(PIL.Image.Image, "convert", damaged)
+    with pytest.raises(DataError, match=r"a\.png: cannot be decoded \(Failed to decode frame 0"):
+        decode(tmp_path / "a.png", 8, 8)
+
+
 # --- Opening the images of a set -----------------------------------------------------------------
 
 
@@ -146,7 +162,7 @@ def test_an_image_too_large_to_be_true_is_refused(tmp_path: Path, monkeypatch: p
 def test_the_cache_holds_what_decoding_gives(data_root: Path, own_cache: Path, name: str, role: str) -> None:
     dataset = load_dataset(name, data_root)
     cached, fresh = opened(dataset, role), opened(dataset, role, cache=False)
-    assert isinstance(cached, np.memmap)
+    assert isinstance(cached, CachedPixels)
     assert isinstance(fresh, DecodeOnDemand)
     images = dataset.train if role == "train" else dataset.test
     assert len(cached) == len(fresh) == len(images)
@@ -201,9 +217,9 @@ def test_decoded_images_are_kept_where_they_fit(
     monkeypatch.setattr(loading, "disk_usage", lambda _: SimpleNamespace(free=2 * size - 1))
     assert isinstance(opened(dataset, cache=None), DecodeOnDemand)
     monkeypatch.setattr(loading, "disk_usage", lambda _: SimpleNamespace(free=2 * size))
-    assert isinstance(opened(dataset, cache=None), np.memmap)
+    assert isinstance(opened(dataset, cache=None), CachedPixels)
     monkeypatch.setattr(loading, "CACHE_LIMIT", 0)
-    assert isinstance(opened(dataset, cache=None), np.memmap)  # it is there already
+    assert isinstance(opened(dataset, cache=None), CachedPixels)  # it is there already
     assert isinstance(opened(dataset, cache=False), DecodeOnDemand)
     (file,) = own_cache.glob("*.npy")
     truncate(file)
@@ -260,6 +276,48 @@ def test_the_cache_is_a_file_that_numpy_reads(data_root: Path, own_cache: Path) 
     pixels = opened(load_dataset("market1501", data_root))
     (file,) = own_cache.iterdir()
     np.testing.assert_array_equal(np.load(file, allow_pickle=False), pixels)
+
+
+def test_the_cache_is_mapped_again_in_another_process(data_root: Path, own_cache: Path) -> None:
+    pixels = opened(load_dataset("market1501", data_root))
+    copied = pickle.dumps(pixels)
+    assert len(copied) < 1000 < pixels.pixels.nbytes
+    again = pickle.loads(copied)
+    assert isinstance(again.pixels, np.memmap)
+    np.testing.assert_array_equal(again.pixels, pixels.pixels)
+
+
+def test_few_decoded_images_wait_for_a_slow_disk(
+    data_root: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = written = most = 0
+    original = loading.decode
+
+    def counted(*arguments: Any) -> np.ndarray:
+        nonlocal decoded
+        decoded += 1
+        return original(*arguments)
+
+    def slow(**settings: Any) -> Any:
+        shown = bar(**settings)
+        update = shown.update
+
+        def after_a_write() -> None:
+            nonlocal written, most
+            written += 1
+            time.sleep(0.002)
+            most = max(most, decoded - written)
+            update()
+
+        monkeypatch.setattr(shown, "update", after_a_write)
+        return shown
+
+    monkeypatch.setattr(loading, "AHEAD", 8)
+    monkeypatch.setattr(loading, "decode", counted)
+    monkeypatch.setattr(loading, "bar", slow)
+    opened(load_dataset("market1501", data_root))
+    assert decoded == written == 31
+    assert most <= 8
 
 
 def truncate(path: Path) -> None:

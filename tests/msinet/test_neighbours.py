@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import safetensors.torch
 import torch
 
 import msinet
@@ -16,6 +17,7 @@ from msinet import neighbours
 from msinet.cli import run_command
 from msinet.errors import DataError, UserError
 from msinet.models import build_model, save_weights
+from msinet.neighbour_lists import find, gallery_of
 from msinet.neighbours import Collection, collect, load_network
 from tests.conftest import draw
 
@@ -101,6 +103,11 @@ def test_one_image_is_embedded(weights: Path, photos: Path, tmp_path: Path) -> N
         (["embed", "photos", "--weights", "W", "--out", "f.txt"], "the suffix chooses the format, .npz or .csv"),
         (["embed", "phots", "--weights", "W"], "Did you mean 'photos'"),
         (["embed", "empty", "--weights", "W"], "holds no images: no file ends with"),
+        (["embed", "photos", "--weights", "W", "--dataset", "x"], "--dataset has no effect on a folder of images"),
+        (
+            ["embed", "photos", "--weights", "W", "--name", "x", "--keep-same-camera"],
+            "--name, --keep-same-camera has no",
+        ),
         (["embed", "photos", "--weights", "photos"], "weights file photos is a folder"),
         (["find", "photos", "--gallery", "photos", "--weights", "W", "--k", "0"], "--k must be at least 1"),
         (["export", "--weights", "W", "--out", "net.bin"], "the suffix chooses the format: .onnx, or .pt"),
@@ -152,6 +159,21 @@ def test_identities_of_a_list_are_shown(weights: Path, photos: Path, tmp_path: P
     assert 'class="right"' in (tmp_path / "found" / "ranked.html").read_text(encoding="utf-8")
 
 
+def test_a_query_by_way_of_a_link_is_left_out_and_has_its_label(weights: Path, photos: Path, tmp_path: Path) -> None:
+    paths = msinet.image_files(photos)
+    lines = ["path,identity,split", *(f"{path},who-{int(path.stem[-3:]) % 4},gallery" for path in paths)]
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    (tmp_path / "link").symlink_to(photos)
+    query = tmp_path / "link" / paths[0].relative_to(photos)
+    embedder = load_network(weights, device="cpu")
+    gallery, labels = gallery_of(tmp_path / "own.csv")
+    (one,) = find(collect(embedder, weights, [query]), collect(embedder, weights, gallery), 20, labels)
+    assert one.query == query
+    assert one.label == labels[paths[0]]
+    assert sorted(found.path for found in one.neighbours) == paths[1:]
+    assert all(found.label == labels[found.path] for found in one.neighbours)
+
+
 def test_features_are_kept_until_a_file_or_the_weights_change(
     weights: Path, photos: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +195,61 @@ def test_features_are_kept_until_a_file_or_the_weights_change(
     save_weights(embedder.network, other, {"model": "resnet18_x0_25", "seed": "another"})
     collect(embedder, other, paths)
     assert len(decoded) == 24
+
+
+def test_networks_of_other_options_have_other_features(
+    tmp_path: Path, photos: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`fusion` changes no weight and no module."""
+    save_weights(build_model("msinet_x0_25", 3), tmp_path / "w.safetensors", {"model": "msinet_x0_25"})
+    paths = msinet.image_files(photos)[:2]
+    found = []
+    for fusion in ("sum", "minus"):
+        size = {"image": (32, 16), "device": "cpu"}
+        embedder = load_network(tmp_path / "w.safetensors", options={"fusion": fusion}, **size)
+        rows = np.array(collect(embedder, tmp_path / "w.safetensors", paths).features)
+        np.testing.assert_allclose(rows, embedder.embed(paths), rtol=1e-4, atol=1e-5)
+        found.append(rows)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_features_of_random_entries_are_not_kept(weights: Path, tmp_path: Path, photos: Path, own_cache: Path) -> None:
+    state = {key: value for key, value in safetensors.torch.load_file(weights).items() if "layer4" not in key}
+    torch.save(state, tmp_path / "part.pth")
+    paths = msinet.image_files(photos)[:2]
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        size = {"image": (32, 16), "device": "cpu"}
+        embedder = load_network(tmp_path / "part.pth", "resnet18_x0_25", partial=True, **size)
+        rows = collect(embedder, tmp_path / "part.pth", paths).features
+        np.testing.assert_allclose(rows, embedder.embed(paths), rtol=1e-4, atol=1e-5)
+    assert not own_cache.exists()
+    whole = load_network(weights, partial=True, device="cpu")
+    collect(whole, weights, paths)
+    assert len(list((own_cache / "features").iterdir())) == 3
+
+
+def test_the_cache_of_features_can_be_refused(weights: Path, photos: Path, tmp_path: Path, own_cache: Path) -> None:
+    words = ["--weights", str(weights), "--cache", "False", *QUIET]
+    assert run_command(["find", str(photos), "--gallery", str(photos), "--out", str(tmp_path / "found"), *words]) == 0
+    assert run_command(["embed", str(photos), "--out", str(tmp_path / "f.npz"), *words]) == 0
+    assert not own_cache.exists()
+    with np.load(tmp_path / "f.npz") as found:
+        expected = load_network(weights, device="cpu").embed(msinet.image_files(photos))
+        np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_link_to_nothing_is_an_image_that_cannot_be_decoded(
+    weights: Path, photos: Path, tmp_path: Path, own_cache: Path, capsys
+) -> None:
+    (photos / "day 0" / "gone.jpg").symlink_to("nowhere.jpg")
+    words = ["embed", str(photos), "--weights", str(weights), "--out", str(tmp_path / "f.npz"), *QUIET]
+    assert run_command(words) == 0
+    assert "1 of 13 image(s) left out" in (err := capsys.readouterr().err)
+    assert "gone.jpg: cannot be decoded" in err
+    draw(photos / "day 0" / "nowhere.jpg", 10, 0, 1, 99, 32, 16)  # the target comes back
+    assert run_command(words) == 0
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_images_that_cannot_be_decoded_are_left_out_and_named(

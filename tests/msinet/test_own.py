@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +11,19 @@ import pytest
 
 from msinet.cli import run_command
 from msinet.data import load_dataset
-from msinet.data.decoding import decode
+from msinet.data.decoding import decode, size_of
 from msinet.data.layouts import available, card_of, default_dataset, short_name
 from msinet.data.loading import open_pixels
 from msinet.data.matches import QueryCounts, count_queries
-from msinet.data.own import OWN, notice, numbered
+from msinet.data.own import notice, numbered
+from msinet.data.splitting import split
 from msinet.errors import DataError, UserError
 from tests.conftest import draw
 
 HEADER = "path,identity,camera,split"
 
 
-@pytest.fixture(autouse=True)
-def _own() -> Iterator[None]:
-    """Forgets the user's sets after each test."""
-    before = dict(OWN)
-    yield
-    OWN.clear()
-    OWN.update(before)
+pytestmark = pytest.mark.usefixtures("own_sets")
 
 
 def write_list(folder: Path, name: str = "list.csv", header: str = HEADER, separator: str = ",") -> Path:
@@ -88,6 +82,13 @@ def test_several_lists_have_the_names_of_their_files(tmp_path: Path) -> None:
         notice(tmp_path, "both")
 
 
+def test_files_of_features_are_no_lists(tmp_path: Path) -> None:
+    """Those of `msinet embed` for a data set have the columns of a list."""
+    write_list(tmp_path, "shop.csv")
+    (tmp_path / "features.csv").write_text("path,identity,camera,split,f0,f1\nphotos/0.png,1,1,query,0.5,0.25\n")
+    assert list(available(tmp_path)) == ["shop"]
+
+
 def test_the_rendered_world_has_no_lists(world_root: Path) -> None:
     """`factors.csv` has the columns of a list."""
     assert notice(world_root / "Market-1501-v15.09.15") == []
@@ -116,6 +117,7 @@ def test_words_become_numbers(words: list[str], expected: tuple[dict[str, int], 
         ("cam0,train", "cam0,trein", r"list.csv:2: split 'trein' is not one of train, query, gallery.*'train'"),
         ("cam0,query", "cam0,test", r"split 'test'.*msinet data split"),
         ("Köln 02/3.png", "Köln 02/2.png", r"list.csv:9: photos/Köln 02/2.png is in train already \(line 8\)"),
+        ("Köln 02/3.png", "x/../Köln 02//2.png", r"list.csv:9: photos/x/../Köln 02//2.png is in train .*line 8"),
         ("Köln 02/3.png", "Köln 02/4.png", r"list.csv:9: .*4.png does not exist, 1 of 40 .*Did you mean '.\.png'"),
         ("walker-2,cam0", "walker,2,cam0,", r"list.csv:6: 6 values for 4 columns; put values .* in double quotes"),
     ],
@@ -158,6 +160,25 @@ def test_the_shape_of_images_tells_vehicles_from_persons(tmp_path: Path) -> None
     notice(file)
     notice(write_list(tmp_path / "people"))
     assert (card_of("cars").kind, card_of("people").kind) == ("vehicle", "person")
+
+
+def test_the_shape_of_images_follows_their_orientation(tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    for name, size in (("upright", (40, 20)), ("lying", (20, 40))):
+        file = write_list(tmp_path / name)
+        for path in (tmp_path / name).rglob("*.png"):
+            PIL.Image.new("RGB", size).save(path, exif=exif)
+        notice(file)
+    assert (card_of("upright").kind, card_of("lying").kind) == ("person", "vehicle")
+
+
+@pytest.mark.parametrize("orientation", [0, *range(1, 9)])
+def test_the_size_of_an_image_is_known_without_decoding(tmp_path: Path, orientation: int) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.new("RGB", (5, 3)).save(tmp_path / "a.png", exif=exif)
+    assert size_of(tmp_path / "a.png") == decode(tmp_path / "a.png").shape[:2]
 
 
 def test_a_list_of_test_images_alone_can_be_ranked_and_one_of_training_images_trains(tmp_path: Path) -> None:
@@ -401,6 +422,40 @@ def test_what_cannot_be_split_is_said(tmp_path: Path, monkeypatch, capsys, words
     monkeypatch.chdir(tmp_path)
     assert run_command(["data", "split", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stray", "kept", "message"),
+    [
+        ("ann/stray.jpg", "{}/cam{}/0.jpg", r"1 image\(s\) outside a camera folder, .* other 6: .*ann/stray.jpg"),
+        ("ann/day/stray.jpg", "{}/{}.jpg", r"1 image\(s\) inside a camera folder, .* other 6: .*ann/day/stray.jpg"),
+    ],
+)
+def test_images_at_another_depth_are_named(tmp_path: Path, stray: str, kept: str, message: str) -> None:
+    people = tmp_path / "people"
+    for i, name in enumerate(("ann", "bob", "eve")):
+        for n in range(2):
+            draw(people / kept.format(name, n), 9, i, 1, n, 32, 16)
+    assert sum(split(people, tmp_path / "list.csv", test=0.3).values()) == 6
+    draw(people / stray, 9, 0, 1, 9, 32, 16)
+    with pytest.raises(DataError, match=message):
+        split(people, tmp_path / "list.csv", test=0.3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("walker-2,cam0", "walker-2,", r"list.csv:6: no camera, but other lines have one"),
+        ("Köln 02/3.png", "Köln 02/./2.png", r"list.csv:9: photos/Köln 02/./2.png is listed already \(line 8\)"),
+        ("Köln 02/3.png", "Köln 02/4.png", r"list.csv:9: .*4.png does not exist, 1 of 40 .*Did you mean '.\.png'"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_not_split(tmp_path: Path, old: str, new: str, message: str) -> None:
+    file = write_list(tmp_path / "own")
+    file.write_text(file.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        split(file, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
 
 
 # --- Through the command line --------------------------------------------------------------------------

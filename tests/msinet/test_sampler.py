@@ -126,6 +126,12 @@ def test_an_identity_with_one_image_repeats_it() -> None:
     assert sorted(batches[0]) == [0, 0, 0, 0, 1, 2, 3, 4]
 
 
+def test_large_numbers_of_identities_stay_apart() -> None:
+    """As 64-bit floats, these numbers are equal."""
+    batches = pk_batches([10**17 + 1, 10**17 + 2, 10**17 + 1, 10**17 + 2], 2, 2, (0,))
+    assert [sorted(map(sorted, (batch[:2], batch[2:]))) for batch in batches] == [[[0, 2], [1, 3]]]
+
+
 def test_too_few_identities(data_root: Path) -> None:
     labels = load_dataset("market1501", data_root).labels
     assert pk_batches(labels, 8, 4, (0,))

@@ -3,7 +3,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import PIL.Image
 import pytest
 
 from msinet.cli import run_command
+from msinet.data import sheets
 from msinet.data.layouts import load_dataset
-from msinet.data.sheets import SHOWN, show
+from msinet.data.sheets import SHOWN, Line, show
 from msinet.errors import UserError
 
 NAMES = ("market1501", "msmt17", "veri776", "vehicleid")
@@ -161,6 +162,63 @@ def test_both_identities_of_a_repeated_number_are_not_mixed(world_root: Path, tm
     assert len(rows) == 16 * 32
 
 
+def write_list(folder: Path, images: dict[str, tuple[str, str]], cameras: bool = True) -> Path:
+    """A list of gallery images, by path, with their identities and cameras; the first is a query as well."""
+    rows = [("path", "identity", "camera", "split"), (next(iter(images)), *next(iter(images.values())), "query")]
+    rows += [(path, *labels, "gallery") for path, labels in images.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [",".join(row if cameras else (row[0], row[1], row[3])) for row in rows]
+    (folder / "list.csv").write_text("\n".join(lines), encoding="utf-8")
+    return folder / "list.csv"
+
+
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Line]]:
+    """The lines of every sheet that is drawn from now on."""
+    found: list[Sequence[Line]] = []
+    original = sheets.draw
+    monkeypatch.setattr(sheets, "draw", lambda lines, *rest: found.append(lines) or original(lines, *rest))
+    return found
+
+
+@pytest.mark.parametrize("cameras", [True, False])
+def test_images_of_a_list_that_share_a_file_name_are_all_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_sets: None, cameras: bool
+) -> None:
+    images = {
+        f"{person}/{camera} {day}/{n}.png": (person, camera)
+        for person in ("ann", "bob")
+        for camera in ("door", "hall")
+        for day in (1, 2)
+        for n in (0, 1)
+    }
+    for number, path in enumerate(images):
+        paint(tmp_path / "shop" / path, (10 * number, 100, 0))
+    found = captured(monkeypatch)
+    show(load_dataset("shop", write_list(tmp_path / "shop", images, cameras), needs=("query", "gallery")), tmp_path)
+    assert [len(line.images) for line in found[0]] == [8, 8]  # the query, listed twice, is shown once
+    assert {path for line in found[0] for path, _ in line.images} == {tmp_path / "shop" / path for path in images}
+
+
+def test_the_query_copies_of_veri_are_shown_once(data_root: Path, tmp_path: Path, monkeypatch) -> None:
+    dataset = load_dataset("veri776", data_root)
+    found = captured(monkeypatch)
+    show(dataset, tmp_path, rows=100, columns=100)
+    names = [path.name for line in found[0] for path, _ in line.images]
+    assert sorted(names) == sorted({image.path.name for image in dataset.test})
+    assert len(names) < len(dataset.test)
+
+
+def test_names_of_a_list_are_shown_instead_of_numbers(tmp_path: Path, monkeypatch, own_sets: None) -> None:
+    images = {f"{i}.png": ("walker-7" if i < 2 else "walker-9", "door" if i % 2 else "hall") for i in range(4)}
+    for path in images:
+        paint(tmp_path / "shop" / path, (9, 9, 9))
+    found = captured(monkeypatch)
+    show(load_dataset("shop", write_list(tmp_path / "shop", images), needs=("query", "gallery")), tmp_path)
+    people, cameras = ([(line.label, [text for _, text in line.images]) for line in lines] for lines in found)
+    assert people == [("identity\nwalker-7", ["door", "hall"]), ("identity\nwalker-9", ["door", "hall"])]
+    assert cameras == [("camera\ndoor", ["walker-7", "walker-9"]), ("camera\nhall", ["walker-7", "walker-9"])]
+
+
 # --- Refusals ------------------------------------------------------------------------------------
 
 
@@ -218,6 +276,12 @@ def test_what_cannot_be_shown_is_one_line_and_status_2(data_root, tmp_path: Path
     assert message.count("\n") == 1
     assert expected in message
     assert not (tmp_path / "out").exists()
+
+
+def test_an_option_without_effect_is_unknown(data_root: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        run_command(["data", "show", str(data_root), "--keep-same-camera"])
+    assert "--keep-same-camera" in capsys.readouterr().err
 
 
 def test_a_root_without_sets_is_reported(tmp_path: Path, capsys) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msinet.data.datasets import Dataset, DatasetCard, Draw, Image, register
+from msinet.data.datasets import Dataset, DatasetCard, Draw, Image, positions_by_identity, register
 from msinet.data.layouts.files import inside, list_lines, number_of
 from msinet.errors import DataError
 
@@ -92,10 +92,6 @@ def _read(root: Path, name: str) -> list[Image]:
 
 def vehicleid_draw(identities: Sequence[int], seed: int) -> Draw:
     """One image of each identity as gallery, chosen by `seed` alone; all others are queries."""
-    if not len(identities):  # an empty list, which the caller reports
-        return Draw(np.zeros(0, np.int64), np.zeros(0, np.int64))
     rng = np.random.default_rng(seed)
-    order = np.argsort(np.asarray(identities), kind="stable")
-    starts = np.flatnonzero(np.diff(np.asarray(identities)[order], prepend=np.nan))
-    gallery = np.sort(np.array([rng.choice(group) for group in np.split(order, starts[1:])], dtype=np.int64))
-    return Draw(np.setdiff1d(np.arange(len(order)), gallery), gallery)
+    gallery = np.sort(np.array([rng.choice(group) for group in positions_by_identity(identities)], dtype=np.int64))
+    return Draw(np.setdiff1d(np.arange(len(identities)), gallery), gallery)
