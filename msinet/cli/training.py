@@ -185,6 +185,8 @@ class Search:
         from msinet.search import SearchRun, search, search_line
         from msinet.training.recipes import parse_settings, resolve_search
 
+        if self.run_options.evaluate_every:
+            raise UserError("a search ranks no test images; leave out --evaluate-every")
         names = self.selection.chosen(self.dataset, self.data_root, "msmt17")
         source = self.selection.load(names, self.data_root, ("train",))
         recipe = _changed(resolve_search(self.profile, source.name), self.recipe)

@@ -32,8 +32,8 @@ class RunOptions(RankingOptions):
     deterministic: bool = False
     """on a GPU, use only bit-for-bit deterministic algorithms, which may be slower; CPUs are always deterministic"""
     graphs: bool | None = None
-    """on a GPU, capture training steps as CUDA graphs; None: yes, except with --deterministic, several processes, and
-    methods without labels, which do not support them"""
+    """on a GPU, capture training steps as CUDA graphs; None: yes, except with --deterministic, several processes,
+    searches with leak=True and methods without labels, which do not support them"""
 
     def __post_init__(self) -> None:
         for name in ("workers", "evaluate_every"):
