@@ -43,12 +43,16 @@ class Comparisons:
     def __init__(self, files: RunFiles, rows: Sequence[Row]) -> None:
         self._files, self._rows = files, rows
         self._pools: dict[tuple[Column, str], dict[object, statistics.Row]] = {}
+        self._effects: dict[tuple[object, ...], Effect] = {}
         self._obstacles: dict[tuple[str, ...], str] = {}
         self._families: dict[Column, bool] = {}
 
     def effect(self, a: Row, b: Row, column: Column, metric: str) -> Effect:
         """The difference a minus b in a column, in percentage points. Both rows are of the table and have runs."""
-        return compare(self.row(a, column, metric), self.row(b, column, metric))
+        key = (a.group, a.factors, b.group, b.factors, column, metric)
+        if key not in self._effects:  # orders, marks and differences need the same ones
+            self._effects[key] = compare(self.row(a, column, metric), self.row(b, column, metric))
+        return self._effects[key]
 
     def higher(self, rows: Sequence[Row], column: Column, metric: str) -> set[tuple[int, int]]:
         """Pairs (i, j) of places in `rows` where row i is significantly higher than row j.
