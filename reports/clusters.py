@@ -36,9 +36,9 @@ def cluster_data(results: Results, name: str) -> pd.DataFrame:
     """
     table = build_table(results, name)
     parts = []
-    for row in table.rows:
-        for column, cell in row.cells.items():
-            for _, run in cell.runs.iterrows():
+    for column in table.columns:
+        for row in table.rows:
+            for _, run in row.cells[column].runs.iterrows():
                 history = results.history(run["run_id"]) if run["steps"] else pd.DataFrame()
                 if "clusters" in history:
                     about = {"row": table.label(row.factors), "column": column.label, "seed": run["seed"]}

@@ -96,7 +96,7 @@ def add_legend(figure: Figure, handles: Mapping[str, Artist]) -> None:
     """
     for columns in range(len(handles), 0, -1):
         found = figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
-        if found.get_window_extent().width <= figure.bbox.width:
+        if found.get_window_extent().width <= 0.97 * figure.bbox.width:  # the image is cropped at its edges
             return
         if columns > 1:
             found.remove()
