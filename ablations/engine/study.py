@@ -64,6 +64,8 @@ class Study:
     """limits of the comparison that a reader must know"""
     preferred_baseline: tuple[tuple[str, Scalar], ...] = ()
     """factors of a stricter baseline, used in the columns where it has results"""
+    within: tuple[str, ...] = ()
+    """factors that a row must share with its baseline"""
 
     def has_fixed_networks(self, request: Request, datasets: tuple[str, ...]) -> bool:
         """True if the networks of a request change no cell."""
@@ -74,7 +76,8 @@ class Study:
         """The baseline of a row: of the rows with its factors, the one most similar in the others; or None."""
         rows = list(rows)
         for factors in filter(None, (self.preferred_baseline, self.baseline)):
-            if bases := [base for base in rows if all(base[name] == value for name, value in factors)]:
+            shared = factors + tuple((name, row.get(name)) for name in self.within)
+            if bases := [base for base in rows if all(base.get(name) == value for name, value in shared)]:
                 return max(bases, key=lambda base: sum(base[name] == row[name] for name in row))
         return None
 

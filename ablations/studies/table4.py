@@ -93,6 +93,7 @@ STUDY = Study(
     label=label,
     baseline=(("learned", "nothing"),),
     preferred_baseline=(("learned", "source"),),  # adaptation also trains with the labels of the source
+    within=("backbone", "width"),
     remark="The result is that of the last epoch. The methods' authors choose the epoch by the test set; the best "
     "epoch is recorded apart (best_on_test), if the run is evaluated on the way. JVTC+, CycAs, GCL and MPRD are not "
     "run, nor is MMCL across sets (docs/table4.md).",

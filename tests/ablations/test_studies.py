@@ -86,6 +86,16 @@ def test_a_row_is_compared_with_the_most_similar_baseline() -> None:
     assert find_study("table2").baseline_row(rows[0], rows) is None
 
 
+def test_methods_without_labels_are_compared_with_their_own_backbone() -> None:
+    study, rows = find_study("table4"), [dict(cell.factors) for cell in cells("table4")]
+    bases = {str(row["method"]): study.baseline_row(row, rows) for row in rows}
+    assert bases["IDM+MSINet"] == next(row for row in rows if row["method"] == "Direct transfer+MSINet")
+    assert bases["IDM"] == next(row for row in rows if row["method"] == "Direct transfer")
+    without = [row for row in rows if row["method"] != "Direct transfer"]
+    idm = next(row for row in rows if row["method"] == "IDM")
+    assert study.baseline_row(idm, without) == next(row for row in rows if row["method"] == "Starting weights")
+
+
 def test_a_study_that_cannot_run_is_an_error(data_root: Path, tmp_path: Path, capsys) -> None:
     words = ["table4", "--profile", "smoke", "--data-root", str(data_root), "--store", str(tmp_path / "results")]
     assert main(["run", *words]) == 2
