@@ -35,6 +35,7 @@ from msinet.data import Dataset, load_dataset, open_pixels
 from msinet.errors import DataError, TrainingDiverged, UserError, WeightsError
 from msinet.io import stable_hash, write_csv
 from msinet.models import Output, build_model
+from msinet.models.foreign import weights_hash
 from msinet.retrieval import METRICS
 from msinet.training import Recipe, evaluate_model, fit, supervised
 from msinet.training.batches import Batches
@@ -315,9 +316,11 @@ def test_a_signal_saves_the_state_first(market, whole, tmp_path: Path, number: i
 
 def test_a_signal_to_the_process_group_does_not_reach_workers(market: Dataset, tmp_path: Path) -> None:
     groups: list[int] = []
+    others = {one.pid for one in multiprocessing.active_children()}  # of earlier tests
 
     def look() -> None:
-        groups.extend(os.getpgid(int(one.pid or 0)) for one in multiprocessing.active_children())
+        workers = {one.pid for one in multiprocessing.active_children()} - others
+        groups.extend(os.getpgid(pid) for pid in workers if pid is not None)
 
     go(tmp_path, market, at={2: look}, workers=2)
     assert len(groups) == 2
@@ -884,7 +887,7 @@ def test_pretrained_weights_are_where_training_starts(market: Dataset, tmp_path:
     record = run(tmp_path / "b", training, RunOptions(device="cpu", progress=False))
     expected = strict(tmp_path / "a" / "record.json")
     assert {name: record[name] for name in METRICS} == {name: expected[name] for name in METRICS}
-    assert record["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+    assert record["weights"] == weights_hash(weights)
     assert "entries matched" in (tmp_path / "b" / "log.txt").read_text()
 
 
