@@ -137,9 +137,14 @@ def search_obstacle(runs: pd.DataFrame) -> str:
 
 
 def source_of(runs: pd.DataFrame) -> str:
-    """The difference between the repetitions of a row: search, genotype, training, or none (`FIXED`)."""
+    """The difference between the repetitions of a row: search, genotype, training, initial weights, or none (`FIXED`).
+
+    Initial weights that are ranked without training vary otherwise than trainings, and not at all if downloaded.
+    """
     if "parameters" in runs and (runs["parameters"] == 0).all():
         return FIXED
+    if (runs["steps"] == 0).all():
+        return "initial weights"
     if (runs["search_id"] != "").any():
         return "search"
     several = "option.genotype" in runs and runs["option.genotype"].nunique() > 1

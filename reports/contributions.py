@@ -20,6 +20,7 @@ from ablations.engine.reference import (
     KEPT,
     MACHINE,
     PLACE,
+    REMEDY,
     SCORES,
     TEXT,
     Files,
@@ -71,7 +72,7 @@ def request_of(words: str) -> Request:
     """
     try:
         return tyro.cli(tyro.conf.OmitArgPrefixes[Request], args=shlex.split(words), console_outputs=False)
-    except SystemExit as error:
+    except (SystemExit, ValueError) as error:  # ValueError: a quotation mark without a second one
         raise UserError(f"the request {words!r} is not valid in this version of the code") from error
 
 
@@ -246,12 +247,23 @@ def _history(folder: Path) -> dict[str, Any]:
         for row in ReferenceStore(folder, path.stem).rows:
             days.add(str(row["finished"])[:10])
             key = f"{path.stem} {row['request'] or ''}"
-            seeds[key] = max(seeds.get(key, 0), 1 + int(row["seed"]))
+            seeds[key] = max(seeds.get(key, 0), 1 + _seed(path, row))
     commands = []
     for key, number in sorted(seeds.items()):
         name, _, words = key.partition(" ")
         commands.append(f"{run_command(name, Request())} {words} --seeds {number}".replace("  ", " "))
-    return {"when": " to ".join(sorted({min(days), max(days)})), "commands": commands}
+    return {"when": " to ".join(sorted({min(days, default=""), max(days, default="")})), "commands": commands}
+
+
+def _seed(path: Path, row: Row) -> int:
+    """The seed of a row of a table.
+
+    Raises:
+        UserError: it is not a number.
+    """
+    if not isinstance(row["seed"], int):
+        raise UserError(f"{path}: run {row['run_id']}: seed is {row['seed']}; {REMEDY}")
+    return row["seed"]
 
 
 # --- Checking ------------------------------------------------------------------------------------
@@ -333,19 +345,23 @@ def _check_row(row: Row) -> Iterator[str]:
         yield "its experiment, data and weights have another run id"
     if missing := [name for name in ("device", "cpu", "torch", "code", "finished", "steps") if row.get(name) is None]:
         yield f"no {', '.join(missing)}"
-    texts = {name for name, value in row.items() if isinstance(value, str)} - TEXT
-    for name, value in row.items():
-        share = name in METRICS or name.endswith(tuple(f"_{metric}" for metric in METRICS))
-        number = value is not None and name not in TEXT | texts
-        if (number and not (math.isfinite(value) and value >= 0)) or (share and value is not None and value > 1):
-            yield f"{name} is {value}"
+    wrong = [name for name, value in row.items() if name not in TEXT and not _possible(name, value)]
+    yield from (f"{name} is {row[name]}" for name in wrong)
     if experiment.is_search:
         if not row.get("genotype"):
             yield "a search without genotype"
     elif missing := [name for name in METRICS if row.get(name) is None]:
         yield f"no {', '.join(missing)}"
-    elif not row["R1"] <= row["R5"] <= row["R10"]:
+    elif not wrong and not row["R1"] <= row["R5"] <= row["R10"]:
         yield "R1, R5 and R10 do not rise"
+
+
+def _possible(name: str, value: Any) -> bool:
+    """True if a column that is no text may have this value. Records may have further columns of text."""
+    share = name in METRICS or name.endswith(tuple(f"_{metric}" for metric in METRICS))
+    if isinstance(value, str):
+        return not share and name != "steps"
+    return value is None or (math.isfinite(value) and 0 <= value <= (1 if share else math.inf))
 
 
 def _check_files(store: ReferenceStore, row: Row) -> Iterator[str]:
@@ -383,10 +399,11 @@ def _check_files(store: ReferenceStore, row: Row) -> Iterator[str]:
 def _stale(store: ReferenceStore, rows: Sequence[Row]) -> Iterator[str]:
     """Rows whose experiment belongs to no table cell of this version of the code."""
     left = {str(row["run_id"]): row for row in rows}
+    most = 1 + max((experiment_of(row).seed for row in rows), default=0)
     for words in dict.fromkeys(str(row.get("request") or "") for row in rows):
         try:
             request = request_of(words)
-            for seeds in range(1, 2 + max(int(row["seed"]) for row in rows)):
+            for seeds in range(1, 1 + most):
                 for run in resolve(find_study(store.study), replace(request, seeds=seeds), store).runs():
                     left.pop(run.run_id, None)
         except UserError as error:
@@ -408,7 +425,7 @@ def listing(folder: Path) -> Iterator[str]:
         for path in sorted(machine.glob("*.csv")):
             rows = ReferenceStore(machine, path.stem).rows
             profiles = Counter(str(row["profile"]) for row in rows)
-            seeds = 1 + max((int(row["seed"]) for row in rows), default=-1)
+            seeds = 1 + max((_seed(path, row) for row in rows), default=-1)
             text = ", ".join(f"{number} runs in {profile}" for profile, number in profiles.items())
             yield f"    {path.stem}: {text}, up to {seeds} seeds"
         yield from (f"    {command}" for command in described["commands"])

@@ -1,6 +1,7 @@
 """Distances of queries to their nearest negatives (Figure 1, right)."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
@@ -106,7 +107,7 @@ def draw_distances(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
             known = data.dropna(subset=name)
             # Beyond the last bin lie the few queries whose matches are nearly the same image.
             bins = np.linspace(known[name].min(), known[name].quantile(0.99), 31)
-            for style, (row, part) in zip(STYLES, known.groupby("row", sort=False), strict=False):
+            for style, (row, part) in zip(cycle(STYLES), known.groupby("row", sort=False), strict=False):
                 colour, _ = look[str(row)]
                 shown = part[name].clip(upper=bins[-1])
                 weights = np.full(len(part), 100 / len(part))

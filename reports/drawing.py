@@ -44,14 +44,14 @@ MARKERS = "os^vDP"
 def looks(networks: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each label.
 
-    Networks have those of their cards in every figure. Other labels take the free colours in order. Further labels
-    repeat colours with other markers.
+    Networks have those of their cards in every figure; of several widths of a network, the first one has. Other labels
+    take the free colours in order. Further labels repeat colours with other markers.
 
     Args:
         networks: card name by label; empty: the label is not a single network.
     """
-    shown = {label: CARDS[name] for label, name in networks.items() if name and CARDS[name].colour}
-    found = {label: (card.colour, card.marker or MARKERS[0]) for label, card in shown.items()}
+    first = {name: label for label, name in reversed([*networks.items()]) if name and CARDS[name].colour}
+    found = {label: (CARDS[name].colour, CARDS[name].marker or MARKERS[0]) for name, label in first.items()}
     taken = {colour for colour, _ in found.values()}
     free = [place for place, colour in enumerate(COLOURS) if colour not in taken] or list(range(len(COLOURS)))
     for number, label in enumerate(label for label in networks if label not in found):

@@ -32,8 +32,9 @@ LEVELS: dict[str, tuple[tuple[float, str], ...]] = {
 def by_factor(results: Results, name: str) -> pd.DataFrame:
     """R1 and mAP of every row of a study on the queries of each level, without networks of random weights.
 
-    Columns: group, row, network, column, factor, level, queries, R1 and mAP in per cent, means over seeds and draws;
-    low and high, the 95 % confidence interval of mAP (`interval`). Queries without a match are left out.
+    Columns: group, row, network, column, factor, level, queries (of all draws), R1 and mAP in per cent, means over
+    seeds and draws; low and high, the 95 % confidence interval of mAP (`interval`). Queries without a match are left
+    out.
 
     Raises:
         UserError: no finished run was ranked on rendered images.
@@ -108,7 +109,7 @@ def draw_study_factors(data: pd.DataFrame, results: Results, name: str, folder: 
     for group, part, one in by_group(data, stem):
         title = (
             f"mAP by factor of the query, {group}, profile {request.profile}, {repetitions}; "
-            "bars: 95 % bootstrap interval over identities; n: queries"
+            "bars: 95 % bootstrap interval over identities, similar ones together; n: queries of all draws"
         )
         written += draw_factors(part, title, one)
     return written

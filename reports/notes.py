@@ -49,6 +49,9 @@ def settings(results: Results, study: Study) -> list[str]:
     resolution = results.resolution(study.name)
     request, cells = resolution.request, [resolved.cell for resolved in resolution.cells]
     ranked = [cell.experiment for cell in cells if cell.group != "untrained"]
+    if not ranked:  # only rows without training were asked for
+        every = [cell.experiment for cell in cells]
+        return [f"Profile {request.profile}: images {_by_network(every, _size)}. No row is trained."] if every else []
     trained = [e for e in ranked if e.recipe.schedule.epochs] or ranked  # starting weights are ranked without training
     changes = f" with {' '.join(request.recipe)}" if request.recipe else ""
     inside = [e for e in trained if not e.cross_domain or e.same_weights] or trained

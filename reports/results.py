@@ -292,7 +292,7 @@ class ReferenceResults(Results):
     @staticmethod
     def _found_in(store: ReferenceStore, study: str, machine: str, request: Request) -> Found | None:
         """The results for a request, with the number of seeds that the machine has for it."""
-        seeds = 1 + max((int(row["seed"]) for row in store.rows), default=-1)
+        seeds = 1 + int(store.frame().get("seed", pd.Series([-1])).max())
         while seeds:
             resolution = resolve(find_study(study), replace(request, seeds=seeds), store)
             used = 1 + max((one.cell.seed for one in resolution.cells if one.state == "done"), default=-1)

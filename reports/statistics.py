@@ -166,7 +166,7 @@ class Row:
 
     scores: Scores
     source: str = "training"
-    """what differs between repetitions: training, search, genotype, ...; rows with the same source share a variance.
+    """what differs between repetitions (`reports.comparisons.source_of`); rows with the same source share a variance.
     `FIXED`: nothing, so one repetition is enough"""
     obstacle: str = ""
     """reason that the row cannot be compared, such as that of `convergence_obstacle`; empty: it can be"""
@@ -265,7 +265,7 @@ class Effect:
     """between repetitions, one per pool; empty if a row has a single repetition"""
     identities: Variance
     """over test identities"""
-    overlap: Variance
+    overlap: float
     """part of both: comes from identities on which repetitions differ"""
     obstacle: str = ""
     """reason that the effect is not tested; empty: it is tested"""
@@ -281,7 +281,7 @@ class Effect:
     def variance(self) -> float:
         """Variance of the mean: trainings + identities - overlap, but not less than either of the first two."""
         trainings = sum(one.value for one in self.trainings)
-        return max(trainings + self.identities.value - self.overlap.value, trainings, self.identities.value)
+        return max(trainings + self.identities.value - self.overlap, trainings, self.identities.value)
 
     @property
     def has_interval(self) -> bool:
@@ -320,7 +320,7 @@ class Effect:
         """
         trainings = sum(_squared_half_width(one, level) for one in self.trainings)
         identities = _squared_half_width(self.identities, level)
-        rest = replace(self.identities, value=max(self.identities.value - self.overlap.value, 0.0))
+        rest = replace(self.identities, value=max(self.identities.value - self.overlap, 0.0))
         return math.sqrt(max(trainings + _squared_half_width(rest, level), identities))
 
     def _one_sided(self, distance: float) -> float:
@@ -369,12 +369,11 @@ def contrast(terms: Sequence[tuple[float, Row]]) -> Effect:
     df = float(np.square(weights).sum() ** 2 / np.power(weights, 4).sum()) - 1
     replicates = np.sum([weight * scores.replicates.mean(1) for weight, scores in all_scores], axis=0)
     trainings: tuple[Variance, ...] = ()
-    overlap = Variance(0.0, math.inf)
+    overlap = 0.0
     varying = [(weight, row.scores) for weight, row in terms if row.source != FIXED]
     if all(scores.count > 1 for _, scores in varying):
         trainings = _training_variances(terms)
-        value = bessel * sum(weight**2 * _deviation_variance(scores) for weight, scores in varying)
-        overlap = Variance(value, sum(scores.count - 1 for _, scores in varying) * df)
+        overlap = bessel * sum(weight**2 * _deviation_variance(scores) for weight, scores in varying)
     return Effect(
         sum(weight * scores.mean for weight, scores in all_scores),
         trainings,
@@ -404,9 +403,9 @@ def reproduction(here: Floats, there: Floats, between: Variance, remarks: tuple[
     nothing = Variance(0.0, math.inf)
     mean = float(here.mean() - there.mean())
     if not between.df:
-        return Effect(mean, (), nothing, nothing, "no variance between trainings: single seeds", remarks)
+        return Effect(mean, (), nothing, 0.0, "no variance between trainings: single seeds", remarks)
     trainings = Variance(between.value * (1 / len(here) + 1 / len(there)), between.df)
-    return Effect(mean, (trainings,), nothing, nothing, "", remarks)
+    return Effect(mean, (trainings,), nothing, 0.0, "", remarks)
 
 
 def _training_variances(terms: Sequence[tuple[float, Row]]) -> tuple[Variance, ...]:

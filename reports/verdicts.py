@@ -204,8 +204,7 @@ def effect_of(c: Comparison, results: Results) -> Effect | None:
 
 def untestable(reason: str) -> Effect:
     """An effect without a value, because of an obstacle."""
-    nothing = Variance(math.nan, math.inf)
-    return Effect(math.nan, (), nothing, nothing, reason)
+    return Effect(math.nan, (), Variance(math.nan, math.inf), 0.0, reason)
 
 
 def _find(table: Table, c: Comparison, column: Column) -> list[tuple[float, list[Row]]]:
@@ -345,12 +344,13 @@ def effect_of_searches(genotypes: Sequence[str], operation: str) -> Effect:
     arbitrary genotypes, because a few searches can have equal values by chance.
     """
     values = np.array([_deeper(genotype, operation) for genotype in genotypes])
-    count, nothing = len(values), Variance(0.0, math.inf)
+    count = len(values)
     variances: tuple[Variance, ...] = ()
     if count > 1:
         larger = max(_chance_variance(len(genotypes[0])), float(values.var(ddof=1)))
         variances = (Variance(larger / count, count - 1),)
-    return Effect(float(values.mean()), variances, nothing, nothing, few_repetitions("search", count))
+    identities = Variance(0.0, math.inf)  # no image is ranked
+    return Effect(float(values.mean()), variances, identities, 0.0, few_repetitions("search", count))
 
 
 def _deeper(genotype: str, operation: str) -> float:

@@ -174,7 +174,10 @@ def _partial_history(path: Path) -> Data:
 
 def _history(frame: pd.DataFrame) -> Data:
     """Columns of a training's history against its steps: at most `POINTS` points, the last among them."""
-    if frame.empty or "epoch" not in frame:
+    if "epoch" not in frame:
+        return {}
+    frame = frame.dropna(subset=[name for name in ("epoch", "steps") if name in frame])  # a line that is cut off
+    if frame.empty:
         return {}
     x = frame["steps"].cumsum() if "steps" in frame else frame["epoch"]
     places = np.unique(np.linspace(0, len(frame) - 1, min(POINTS, len(frame))).round().astype(int))

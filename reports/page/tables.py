@@ -1,6 +1,7 @@
 """Tables of the report: studies next to the paper's numbers, accuracy by difficulty, and measurements of bench."""
 
 import re
+from collections.abc import Container
 
 import pandas as pd
 
@@ -38,7 +39,7 @@ def tables(report: Report) -> Part:
         shown = report.shown(name)
         if shown is not None:
             write_table(shown, report.out / "tables" / file_name(name, report.request))
-            panels.append(table_panel(name, shown))
+            panels.append(table_panel(name, shown, report.results.records.index))
     measured, lacking = measurements(report)
     panels += [file_panel(name, MEASURED[name], frame) for name, frame in measured.items()]
     return Part({"tables": panels, "table_files": {p["name"]: p["files"] for p in panels}}, (*missing, *lacking))
@@ -66,15 +67,21 @@ def measurements(report: Report) -> tuple[dict[str, pd.DataFrame], list[Missing]
     return found, missing
 
 
-def table_panel(name: str, table: Table) -> Data:
-    """A study's table with the runs behind every measured cell, and its files as text."""
+def table_panel(name: str, table: Table, runs: Container[str]) -> Data:
+    """A study's table with the runs behind its cells, and its files as text.
+
+    Args:
+        name: name of the study.
+        table: its table.
+        runs: runs that the page describes; in a report of a store, those of the reference results are not among them.
+    """
     headings, lines = grid(table)
     columns: list[Data] = [{"title": "group", "metrics": [], "numeric": False, "paper": False}]
     columns += [
         {"title": h.title, "metrics": list(h.metrics), "numeric": h.numeric, "paper": h.kind != "measured"}
         for h in headings
     ]
-    rows = [[{"text": line.group, "values": [], "runs": ()}, *map(_shown, line.cells)] for line in lines]
+    rows = [[_words(line.group), *(_shown(cell, runs) for cell in line.cells)] for line in lines]
     return {
         "name": name,
         "label": short_title(name, table.title),
@@ -88,8 +95,13 @@ def table_panel(name: str, table: Table) -> Data:
     }
 
 
-def _shown(cell: Printed) -> Data:
-    return {"text": cell.text(plain_mark), "values": [value for value, _, _ in cell.numbers], "runs": cell.runs}
+def _words(text: str) -> Data:
+    return {"text": text, "values": [], "runs": ()}
+
+
+def _shown(cell: Printed, runs: Container[str]) -> Data:
+    known = tuple(run for run in cell.runs if run in runs)
+    return {"text": cell.text(plain_mark), "values": [value for value, _, _ in cell.numbers], "runs": known}
 
 
 def short_title(name: str, title: str) -> str:
@@ -123,6 +135,5 @@ def file_panel(name: str, title: str, frame: pd.DataFrame) -> Data:
 
 def _plain(value: object, *, numeric: bool) -> Data:
     if pd.isna(value):  # type: ignore[call-overload]
-        return {"text": "-", "values": [], "runs": ()}
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return {"text": text, "values": [value] if numeric else [], "runs": ()}
+        return _words("-")
+    return _words(f"{value:.4g}" if isinstance(value, float) else str(value)) | {"values": [value] if numeric else []}

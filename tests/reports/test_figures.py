@@ -237,6 +237,9 @@ def test_every_axis_of_a_study_is_known_and_has_levels() -> None:
 def test_a_network_looks_the_same_in_every_figure() -> None:
     first = looks({"MSINet": "msinet", "OSNet": "osnet", "something": "", "colour histogram": "colour_histogram"})
     second = looks({"other": "", "MSINet x0.25": "msinet"})
+    widths = looks({"MSINet": "msinet", "MSINet x0.5": "msinet", "other": ""})
+    assert widths["MSINet"] == first["MSINet"]
+    assert len(set(widths.values())) == 3
     assert second["MSINet x0.25"] == first["MSINet"]
     assert len(set(first.values())) == 4
     assert list(first) == ["MSINet", "OSNet", "something", "colour histogram"]

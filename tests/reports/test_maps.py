@@ -18,7 +18,7 @@ from msinet.data import Dataset, load_dataset
 from msinet.errors import DataError, UserError
 from msinet.models import build_model
 from reports.__main__ import main
-from reports.distances import nearest_negatives
+from reports.distances import STYLES, draw_distances, nearest_negatives
 from reports.maps import QueryMaps, cell_maps, draw_maps, energy, final_maps, overlay, query_maps
 from reports.networks import finished_networks
 from reports.ranked import spread_queries
@@ -208,3 +208,13 @@ def drawn(folder: Path, number: int) -> None:
             assert np.asarray(picture.convert("L")).std() > 5
         assert "<svg" in file.with_suffix(".svg").read_text(encoding="utf-8")
         assert file.with_suffix(".csv").exists()
+
+
+def test_every_network_has_its_distances_in_the_figure(tmp_path: Path) -> None:
+    names = [f"network {i}" for i in range(len(STYLES) + 1)]
+    rows = [
+        {"row": name, "network": "", "negatives": 0.5 + i / 9, "ratio": 1.0 + i / 9} for name in names for i in (0, 1)
+    ]
+    draw_distances(pd.DataFrame(rows), "title", tmp_path / "distances")
+    svg = (tmp_path / "distances.svg").read_text(encoding="utf-8")
+    assert [svg.count(f"<!-- {name}, median") for name in names] == [2] * len(names)

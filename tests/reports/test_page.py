@@ -82,7 +82,8 @@ def test_a_table_keeps_its_runs_and_its_paper_columns(tools) -> None:
         return replace(found, runs=found.runs.assign(mAP=found.runs["R1"] - 10)) if values else found
 
     a, b = {MARKET: cell(50), MSMT: cell(40, 42)}, {MARKET: tools.hand_cell([]), MSMT: cell(30)}
-    panel = table_panel("t", tools.hand_table({"A": a, "B": b}))
+    table = tools.hand_table({"A": a, "B": b})
+    panel = table_panel("t", table, {"50-0", "40-0", "42-1", "30-0"})
     titles = [(c["title"], c["metrics"], c["paper"]) for c in panel["columns"]]
     assert titles[-4:] == [
         ("M", ["R1", "mAP"], False),
@@ -96,6 +97,8 @@ def test_a_table_keeps_its_runs_and_its_paper_columns(tools) -> None:
     assert (second[-4]["text"], second[-4]["values"], second[-4]["runs"]) == ("not run", [], ())
     assert all(not cell["runs"] for row in panel["rows"] for cell in row[:-4])
     assert (panel["done"], panel["planned"]) == (4, 5)
+    first, _ = table_panel("t", table, {"50-0"})["rows"]  # the page does not describe the other runs
+    assert [cell["runs"] for cell in first[-4:]] == [("50-0",), (), (), ()]
 
 
 def test_cells_of_files_are_sorted_by_their_numbers() -> None:
@@ -304,6 +307,8 @@ def test_long_histories_and_logs_are_thinned(tmp_path: Path) -> None:
     (tmp_path / "log.txt").write_text("\n".join(["x" * 10_000] * 1000), encoding="utf-8")
     assert len(runs._tail(tmp_path / "log.txt")) < (runs.LINES + 1) * (runs.CHARACTERS + 10)
     assert runs._partial_history(tmp_path / "none.csv") == {}
+    (tmp_path / "cut.csv").write_text("epoch,steps,loss\n1,10,0.5\n2,\n", encoding="utf-8")
+    assert runs._partial_history(tmp_path / "cut.csv") == {"x": [10], "unit": "steps", "series": {"loss": [0.5]}}
     assert runs._tail(tmp_path / "none.txt") == ""
 
 

@@ -154,6 +154,9 @@ def test_words_of_a_request_give_it_again() -> None:
 TAMPERED: dict[str, tuple[Callable[[dict[str, str]], object], str]] = {
     "metric": (lambda row: row.update(mAP=str(float(row["mAP"]) + 0.001)), r"mAP is 0\.\d+, and 0\.\d+ by its scores"),
     "range": (lambda row: row.update(R10="1.2"), "R10 is 1.2"),
+    "text": (lambda row: row.update(R1="high"), "R1 is high"),
+    "no number of steps": (lambda row: row.update(steps="many"), "steps is many"),
+    "no seed": (lambda row: row.update(seed=""), "seed is None; restore it"),
     "order": (lambda row: row.update(R5="0.0", R1="0.9"), "do not rise"),
     "queries": (lambda row: row.update(queries="3"), "queries in its scores, 3 in its row"),
     "seed": (lambda row: row.update(seed="5"), "seed: not as in its definition"),
@@ -166,6 +169,7 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, str]], object], str]] = {
         lambda row: row.update(request="--profile smoke --data-root DIR --models cdnet"),
         "no table cell of this",
     ),
+    "damaged request": (lambda row: row.update(request='--models "'), "is not valid in this version"),
 }
 
 
@@ -176,7 +180,7 @@ def test_a_tampered_row_is_named(copy: Path, name: str) -> None:
     rows = pd.read_csv(path).to_dict("records")
     number = next(i for i, row in enumerate(rows) if row["steps"] and row["model"].startswith("msinet"))
     # The request of another row may still ask for the cell.
-    edited(path, lambda rows: [change(row) for row in (rows if name == "request" else [rows[number]])])
+    edited(path, lambda rows: [change(row) for row in (rows if "request" in name else [rows[number]])])
     problems = [problem for problem in check(copy) if "machine.json" not in problem]
     assert problems
     assert all(str(path) in problem for problem in problems)
@@ -201,7 +205,10 @@ def test_damaged_and_lonely_files_are_named(copy: Path) -> None:
     arrays.write_bytes(whole)
     edited(table, lambda rows: rows.append(rows[0]))
     assert any("has 2 rows" in problem for problem in check(copy))
-    table.write_text(table.read_text().replace("definition", "other", 1))
+    rows = table.read_text()
+    table.write_text(rows.splitlines()[0] + "\n")
+    assert any("arrays and no row" in problem for problem in check(copy))
+    table.write_text(rows.replace("definition", "other", 1))
     assert any("no column definition" in problem for problem in check(copy))
     table.rename(table.with_name("table99.csv"))
     problems = list(check(copy))

@@ -89,7 +89,7 @@ def study(
 
 
 def effect(mean: float, error: float = 1.0, df: float = math.inf, obstacle: str = "") -> Effect:
-    return Effect(mean, (Variance(error**2, df),), Variance(0.0, 1), Variance(0.0, 1), obstacle)
+    return Effect(mean, (Variance(error**2, df),), Variance(0.0, 1), 0.0, obstacle)
 
 
 # --- Scores --------------------------------------------------------------------------------------
@@ -245,13 +245,13 @@ def test_components_are_those_of_the_analysis_of_variance() -> None:
     (trainings,) = found.trainings
     assert (trainings.value, trainings.df) == pytest.approx((between * 2 / 4, 6))
     assert found.identities.value == pytest.approx(by_identity, rel=0.1)
-    assert found.overlap.value == pytest.approx(overlap, rel=0.1)
+    assert found.overlap == pytest.approx(overlap, rel=0.1)
     assert found.identities.df == pytest.approx(199)
-    assert found.variance == trainings.value + found.identities.value - found.overlap.value
+    assert found.variance == trainings.value + found.identities.value - found.overlap
 
 
 def test_each_variance_has_its_own_quantile() -> None:
-    found = Effect(2.0, (Variance(0.5, 3), Variance(0.2, 9)), Variance(0.6, 80), Variance(0.1, 200))
+    found = Effect(2.0, (Variance(0.5, 3), Variance(0.2, 9)), Variance(0.6, 80), 0.1)
     parts = ((0.5, 3), (0.2, 9), (0.5, 80))
     for level in (0.05, found.p):
         half = math.sqrt(sum(stats.t.isf(level / 2, df) ** 2 * value for value, df in parts))
@@ -260,14 +260,14 @@ def test_each_variance_has_its_own_quantile() -> None:
 
 def test_a_seed_variance_that_is_small_by_chance_does_not_decide_a_ledger() -> None:
     # Two rows of two seeds: Satterthwaite's 246 degrees of freedom would give p = 1e-9.
-    found = Effect(-4.0, (Variance(0.02, 2),), Variance(0.4, 400), Variance(0.2, 800))
+    found = Effect(-4.0, (Variance(0.02, 2),), Variance(0.4, 400), 0.2)
     assert 0.001 < found.p < 0.01
     assert decide([[Part(found)]] * 40)[0].status == "undecided"
 
 
 def test_no_component_counts_as_negative() -> None:
-    assert Effect(1.0, (Variance(4.0, 4),), Variance(1.0, 99), Variance(3.0, 99)).variance == 4.0
-    assert Effect(1.0, (Variance(1.0, 4),), Variance(4.0, 99), Variance(3.0, 99)).variance == 4.0
+    assert Effect(1.0, (Variance(4.0, 4),), Variance(1.0, 99), 3.0).variance == 4.0
+    assert Effect(1.0, (Variance(1.0, 4),), Variance(4.0, 99), 3.0).variance == 4.0
 
 
 def test_the_variance_is_unbiased() -> None:
@@ -337,7 +337,7 @@ def test_a_difference_of_differences_by_hand() -> None:
     assert found.mean == pytest.approx(one.mean - other.mean)
     (trainings,) = found.trainings
     assert trainings == Variance(pytest.approx(4 * rows[0].between.value / 4), 12)
-    assert found.overlap.value == pytest.approx(one.overlap.value + other.overlap.value)
+    assert found.overlap == pytest.approx(one.overlap + other.overlap)
     values = rows[0].scores.sums - rows[1].scores.sums - rows[2].scores.sums + rows[3].scores.sums
     assert found.identities.value == pytest.approx((values.mean(0) * 80).var(ddof=1) / 80, rel=0.1)
 
@@ -388,7 +388,7 @@ def coverage(
             found[1] = study(rng, [50.0], genotypes, identities, seed_sd=3.0, source="genotype")[0]
         difference = compare(*found[:2])
         if plain_sum:
-            difference = replace(difference, overlap=Variance(0.0, math.inf))
+            difference = replace(difference, overlap=0.0)
         covered += difference.place_of(3.0) == "inside"
     return covered / count
 
@@ -731,7 +731,7 @@ def test_power_grows_with_seeds_and_points() -> None:
 
 
 def test_the_worked_example_of_the_docs() -> None:
-    found = Effect(6.7, (Variance(2.25 * 2 / 3, 8),), Variance(1.21, 99), Variance(0.3, 396))
+    found = Effect(6.7, (Variance(2.25 * 2 / 3, 8),), Variance(1.21, 99), 0.3)
     assert found.variance == pytest.approx(2.41)
     assert found.interval == pytest.approx((3.3, 10.1), abs=0.05)
     assert found.above() == pytest.approx(0.00066, abs=1e-5)

@@ -587,6 +587,15 @@ def test_a_note_warns_of_unequal_seed_variances(wide: int, slow: tuple[str, ...]
     ] * warns
 
 
+def test_a_table_of_rows_without_training_says_so(hand, tools) -> None:
+    asked = hand.request("colour_histogram")
+    (one,) = {
+        cell.experiment for cell in tools.cells_of("table2", asked) if cell.experiment.model == "colour_histogram"
+    }
+    hand.publish(one, parameters=0, steps=0)
+    assert "Profile mini: images 64x32. No row is trained." in tools.table_of("table2", asked).notes
+
+
 def test_image_sizes_of_some_networks_have_their_names(tools, data_root: Path, tmp_path: Path) -> None:
     results = Results(Request(data_root=data_root, datasets=("msmt17",), store=tmp_path))
     assert "images 96x32 (PCB, PCB+RPP, MGN) and 64x32, batches" in settings(results, find_study("table3"))[0]
