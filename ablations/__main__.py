@@ -97,8 +97,9 @@ class Run:
         from ablations.engine.runner import execute
 
         budget = self._budget(store)  # its time begins before pre-trainings
-        request = for_device(self.request, self.run_options.device)
-        prepare(study, request, self.run_options, budget)
+        here = on_this_machine(self.run_options, self.cluster)
+        request = for_device(self.request, here.device)
+        prepare(study, request, here, budget)
         resolution = resolve(study, request, store)
         if request.models and study.has_fixed_networks(request, tuple(resolution.datasets)):
             print(f"--models has no effect: the networks of {study.name} are fixed")
@@ -127,10 +128,17 @@ class Run:
         from msinet.environment import describe, pick_device
         from msinet.training.graphs import use_graphs
 
-        device = pick_device(self.run_options.device)
+        device = pick_device(on_this_machine(self.run_options, self.cluster).device)
         name, graphs = str(describe(device)["device"]), use_graphs(self.run_options, device)
+        if device.type == "cpu" and self.run_options.device.startswith("cuda"):
+            name = "GPUs of the cluster"  # unknown here, so step times are assumed
         records = store.frame().to_dict("records")
         return Budget.of(self.minutes, name, self.step_times, records, graphs=graphs, jobs=self.jobs)
+
+
+def on_this_machine(run_options: RunOptions, cluster: ClusterOptions) -> RunOptions:
+    """The options for work before runs are submitted. A cluster may have devices that this machine lacks."""
+    return replace(run_options, device="auto") if cluster.remote else run_options
 
 
 def for_device(request: Request, device: str) -> Request:
@@ -211,7 +219,7 @@ class Sweep:
         from ablations.engine.trials import run_sweep
 
         chosen, study = find_sweep(self.sweep), find_study(f"sweep_{self.sweep}")
-        prepare(study, self.request, self.run_options)
+        prepare(study, self.request, on_this_machine(self.run_options, self.cluster))
         outcome = run_sweep(self.request, self.run_options, chosen, self.options, self.cluster)
         print(f"written: {outcome}, {outcome.with_suffix('.csv').name}")
         return Run(study.name, self.request, run_options=self.run_options, cluster=self.cluster)()

@@ -18,7 +18,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, product
@@ -156,23 +156,23 @@ class Measurement:
             results = isolated(work, left, deadline=clock.deadline)
         else:
             results = chain.from_iterable(direct(work, [item]) for item in left)
-        self.write(part, ((str(item), row) for item, row in results), clock, rows)
+        for item, row in results:
+            self.write(part, str(item), row, clock, rows)
+            if not clock.fits():
+                return
 
-    def write(self, part: str, results: Iterable[tuple[str, Any]], clock: Clock, rows: Rows) -> None:
-        """Write rows and failures as they come, until the time of the part is over.
+    def write(self, part: str, item: str, row: "Row | Failure", clock: Clock, rows: Rows) -> None:
+        """Write the row or the failure of an item.
 
         An item that is stopped by the end of the part is left to the next call, unless it had all the time of the part.
         """
-        for item, row in results:
-            if isinstance(row, Late) and clock.longest:
-                print(f"left to the next call: {part} {item}: {row}", flush=True)
-            elif isinstance(row, Failure):
-                self.fail(part, item, row)
-            else:
-                rows.append({**row, "device": self.device})
-            clock.note()
-            if not clock.fits():
-                return
+        if isinstance(row, Late) and clock.longest:
+            print(f"left to the next call: {part} {item}: {row}", flush=True)
+        elif isinstance(row, Failure):
+            self.fail(part, item, row)
+        else:
+            rows.append({**row, "device": self.device})
+        clock.note()
 
 
 # --- Parts ---------------------------------------------------------------------------------------
@@ -228,8 +228,8 @@ def measure_latency(m: Measurement, clock: Clock) -> None:
         if not left:
             continue
         conditions = Conditions(batch, image, plan.device, max(30, LEAST), plan.seconds, apart=True)
-        results = measure(left, conditions, deadline=clock.deadline)
-        m.write("latency", ((f"{' '.join(one)} batch {batch}", row) for one, row in results), clock, rows)
+        for one, row in measure(left, conditions, deadline=clock.deadline):  # all rows of a race come at once
+            m.write("latency", f"{' '.join(one)} batch {batch}", row, clock, rows)
         if not clock.fits():
             return
 

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from bench.cost import count
 from bench.forms import Run, prepare
@@ -102,31 +103,43 @@ class Conditions:
     """one race for each network and the reference, so that its rows come before the next network is measured"""
 
 
-def time_contenders(contenders: Sequence[Contender], report: Report, conditions: Conditions) -> None:
-    """Race contenders and report on each: calls, p50, p95 and p99 in seconds, and p50 of its references in its race."""
+def time_contenders(
+    contenders: Sequence[Contender], report: Report, conditions: Conditions, deadline: float = math.inf
+) -> None:
+    """Race contenders and report on each: calls, p50, p95 and p99 in seconds, and p50 of its references in its race.
+
+    A race starts only if the longest one so far would still end before the deadline. Later contenders are left out.
+    """
     here, device = conditions, pick_device(conditions.device)
     finish = _finisher(device)
     runs: dict[int, Run] = {}
     every = races(contenders, apart=here.apart)
+    began, longest = time.monotonic(), 0.0
     for numbers in every:
         runs = {number: run for number, run in runs.items() if number in numbers}  # those of the reference
-        networks = dict.fromkeys(contenders[number].network for number in numbers if number not in runs)
-        built = {text: build(text, 751, here.image) for text in networks}
+        built: dict[str, nn.Module] = {}
         for number in numbers:
             if number not in runs:
                 report.at(number)
-                _, form, precision = contenders[number]
-                run = prepare(built[contenders[number].network], form, precision, here.batch, here.image, device)
+                network, form, precision = contenders[number]
+                if network not in built:
+                    built[network] = build(network, 751, here.image)
+                run = prepare(built[network], form, precision, here.batch, here.image, device)
                 run()
                 finish()  # an error of the GPU shows here, and not at the next contender
                 runs[number] = run
         times = race(runs, rounds=here.rounds, seconds=here.seconds, finish=finish, begin=report.at)
+        now = time.monotonic()
+        began, longest = now, max(longest, now - began)
+        last = numbers is every[-1] or now + longest > deadline
         medians = {contenders[number]: timing.p50 for number, timing in times.items()}
         for number, timing in times.items():
             plain, same = (medians.get(one) for one in references(contenders[number]))
             # The reference stays an item until the last race, so that a new process after a failure measures it too.
-            if contenders[number].network != REFERENCE or numbers is every[-1]:
+            if contenders[number].network != REFERENCE or last:
                 report.row(number, {**asdict(timing), "plain": plain, "same": same})
+        if last:
+            return
 
 
 def references(one: Contender) -> tuple[Contender, Contender]:
@@ -155,13 +168,13 @@ def measure(
         contenders: networks, forms and precisions.
         conditions: of the races.
         patience: on a GPU, seconds without a sign of life after which a contender fails.
-        deadline: on a GPU, the time of `time.monotonic` at which the races end.
+        deadline: time of `time.monotonic` before which the races should end; on a GPU they are stopped then.
     """
     every = list(dict.fromkeys([*contenders, *(other for one in contenders for other in references(one))]))
     for network in dict.fromkeys(one.network for one in contenders):
         with suppress(Exception):  # the contender's own process reports it
             _sizes(network, conditions.image)  # here: counting during a race would disturb it
-    work = functools.partial(time_contenders, conditions=conditions)
+    work = functools.partial(time_contenders, conditions=conditions, deadline=deadline)
     on_cpu = torch.device(conditions.device).type == "cpu"
     found = direct(work, every) if on_cpu else isolated(work, every, patience=patience, deadline=deadline)
     for contender, one in found:

@@ -26,7 +26,9 @@ OVERHEAD = 10.0
 def key_of(experiment: Experiment) -> Key:
     """Settings that determine the time of a step."""
     options = "".join(f" {name}={value}" for name, value in experiment.options if name == "pam")
-    recipe, task = experiment.recipe, "search" if experiment.is_search else "train"
+    recipe, task = experiment.recipe, "train"  # mechanism tpe of a search trains networks as well
+    if recipe.search is not None and recipe.search.mechanism != "tpe":
+        task = "search"
     if recipe.unsupervised is not None:
         task = recipe.unsupervised.method
     return experiment.model + options, task, recipe.image.height, recipe.image.width
@@ -39,10 +41,14 @@ def steps_of(experiment: Experiment, dataset: Dataset) -> int:
 
 def steps_in(recipe: Recipe, images: int) -> int:
     """Steps of a training or iterations of a search; an estimate where an epoch is one pass over the images."""
-    steps = recipe.sampler.steps_per_epoch
+    steps, search = recipe.sampler.steps_per_epoch, recipe.search
     if steps is None:
-        share = (1 + recipe.search.overlap) / 4 if recipe.search is not None else 1
+        share = 1.0
+        if search is not None:  # the training side: its own identities, and half of the images of shared ones
+            share = (1 - search.overlap) / (1 + search.side_ratio) + search.overlap / 2
         steps = int(images * share // recipe.sampler.batch)
+    if search is not None and search.mechanism == "tpe":  # a batch of each side in an iteration, all for trainings
+        steps *= 2
     return recipe.schedule.epochs * steps
 
 
@@ -51,7 +57,7 @@ class Budget:
     """The remaining time and the known step times."""
 
     deadline: float
-    """in seconds of `time.monotonic`"""
+    """in seconds of `time.time`, which all machines of a cluster share; their monotonic clocks differ"""
     device: str = "cpu"
     """name of the device in records and tables"""
     rates: dict[Key, float] = field(default_factory=dict)
@@ -78,7 +84,7 @@ class Budget:
             graphs: whether steps are captured as CUDA graphs.
             jobs: runs that share a GPU; each is assumed to be `jobs` times slower than in steps.csv.
         """
-        budget, mode = cls(time.monotonic() + 60 * minutes, device), "graph" if graphs else "eager"
+        budget, mode = cls(time.time() + 60 * minutes, device), "graph" if graphs else "eager"
         if steps is not None and steps.exists():
             with steps.open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):
@@ -93,13 +99,14 @@ class Budget:
     def _note_record(self, record: Mapping[Any, Any]) -> None:
         """Update the step time from a row of a frame of records."""
         pam = " pam=True" if record.get("option.pam") is True else ""
-        task, method = "search" if isinstance(record.get("genotype"), str) else "train", record.get("recipe.method")
+        mechanism, method = record.get("recipe.mechanism"), record.get("recipe.method")
+        task = "search" if isinstance(mechanism, str) and mechanism != "tpe" else "train"
         task = method if isinstance(method, str) else task
         self.note((record["model"] + pam, task, int(record["recipe.height"]), int(record["recipe.width"])), record)
 
     def left(self) -> float:
         """Remaining seconds."""
-        return self.deadline - time.monotonic()
+        return self.deadline - time.time()
 
     def rate(self, key: Key) -> float:
         """Seconds per step. An unknown network counts as the slowest known one of its task at any image size.

@@ -7,6 +7,7 @@ module does not import torch.
 """
 
 import os
+import re
 import socket
 import sys
 import time
@@ -103,9 +104,15 @@ class ClusterEngine(Engine):
 
     def lost(self, run: Run, error: Exception) -> Outcome:
         """The outcome of a run whose attempts were all lost."""
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         path = self.carry_out.attempts.store.fail(run.run_id, run.experiment, f"{error}\n")
-        return "failed", f"LOST: {reason[0]:.200} -> {path}"
+        return "failed", f"LOST: {_reason(error):.200} -> {path}"
+
+
+def _reason(error: Exception) -> str:
+    """One line about an error: the last exception in the traceback that it quotes, or its own first line."""
+    text = str(error).strip() or type(error).__name__
+    quoted: list[str] = re.findall(r"^[\w.]+(?:Error|Exception)\b.*", text, re.MULTILINE)
+    return quoted[-1] if quoted else text.splitlines()[0]
 
 
 # --- Ray -----------------------------------------------------------------------------------------
@@ -194,9 +201,9 @@ def connection(options: ClusterOptions) -> Iterator[None]:
             socket.create_connection((host, int(port)), timeout=CONNECT).close()
         ray.init(address=options.address or "local", **common)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        where = options.address or "this machine"
         raise UserError(
-            f"no Ray cluster can be used at {options.address or 'this machine'} ({reason}); ray start --head starts one"
+            f"no Ray cluster can be used at {where} ({_reason(error)}); ray start --head starts one"
         ) from error
     try:
         yield
@@ -248,19 +255,29 @@ class SlurmJobs(ClusterEngine):
             "name": "msinet",
             "timeout_min": max(1, round(60 * self.options.hours)),
             "cpus_per_task": self.carry_out.threads,
-            "gpus_per_node": int(self.gpu),
         }
+        if self.gpu:  # a request for 0 GPUs names a resource that a cluster may not have
+            settings["gpus_per_node"] = 1
         if self.options.partition:
             settings["slurm_partition"] = self.options.partition
         self._executor.update_parameters(**settings)
         self._lost = Counter[str]()  # by run id
 
     def submit(self, runs: Mapping[int, Run]) -> list[Any]:
-        """Submit a job for each run."""
-        from submitit.core.utils import environment_variables
+        """Submit a job for each run.
 
-        with environment_variables(PYTHONPATH=_paths()), self._executor.batch():
-            return [self._executor.submit(self.carry_out, run) for run in runs.values()]
+        Raises:
+            UserError: sbatch refuses the jobs.
+        """
+        from submitit.core.utils import FailedJobError, FailedSubmissionError, environment_variables
+
+        try:
+            with environment_variables(PYTHONPATH=_paths()), self._executor.batch():
+                return [self._executor.submit(self.carry_out, run) for run in runs.values()]
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise UserError(
+                f"SLURM refuses the jobs ({_reason(error)}); check --partition, --hours, --threads and --device"
+            ) from error
 
     def finished(self, handles: Sequence[Any]) -> Iterable[Any]:
         """Jobs that have ended."""

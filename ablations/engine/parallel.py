@@ -11,10 +11,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -93,13 +93,16 @@ class Pool(Engine):
         if METHOD == "forkserver":
             context.set_forkserver_preload(["ablations.engine.attempt"])  # torch is imported once for all processes
         self.on_step, self.shares = on_step, context.Array("d", count)
-        self.stopping, self.started = context.Event(), context.SimpleQueue()
+        self.broken = False
+        # Without a lock, which a signal handler could not wait for.
+        self.stopping, self.started = context.RawValue("b", 0), context.SimpleQueue()
         arguments = (attempts, plan.threads, self.shares, self.stopping, self.started, os.getpid())
         self.processes = ProcessPoolExecutor(plan.jobs, context, _start, arguments)
 
     def submit(self, runs: Mapping[int, Run]) -> list[Future[Outcome]]:
         """Queue runs for the next free process."""
-        return [self.processes.submit(_attempt, number, run) for number, run in runs.items()]
+        with self._whole():
+            return [self.processes.submit(_attempt, number, run) for number, run in runs.items()]
 
     def finished(self, handles: Sequence[Future[Outcome]]) -> Iterable[Future[Outcome]]:
         """Wait until a run ends, for `POLL` seconds at most, and show the progress of all runs."""
@@ -111,16 +114,30 @@ class Pool(Engine):
     def outcome(self, handle: Future[Outcome], run: Run) -> Outcome:
         """The result of the process."""
         del run
-        return handle.result()
+        with self._whole():
+            return handle.result()
 
     def stop(self, handles: Sequence[Future[Outcome]]) -> None:
         """Interrupt the processes and wait until they have saved their states."""
         del handles
-        self.stopping.set()
-        while not self.started.empty():
-            with suppress(ProcessLookupError):
-                os.kill(self.started.get(), signal.SIGTERM)
+        if not self.broken:  # else the executor has interrupted the others; a second signal would stop them at once
+            self.stopping.value = 1
+            while not self.started.empty():
+                with suppress(ProcessLookupError):
+                    os.kill(self.started.get(), signal.SIGTERM)
         self.processes.shutdown(wait=True, cancel_futures=True)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Report a lost process as a user error."""
+        try:
+            yield
+        except BrokenProcessPool as error:
+            self.broken = True
+            raise UserError(
+                "a process of a run ended unexpectedly, perhaps because memory ran out; the same command resumes, "
+                "and --jobs 1 needs less memory"
+            ) from error
 
 
 def at_once(attempts: Attempts, runs: Sequence[Run], plan: Plan, on_step: OnStep) -> Outcomes:
@@ -132,13 +149,7 @@ def at_once(attempts: Attempts, runs: Sequence[Run], plan: Plan, on_step: OnStep
     """
     pool = Pool(attempts, plan, len(runs), on_step)
     with pool.processes:
-        try:
-            yield from drive(pool, attempts, runs)
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process of a run ended unexpectedly, perhaps because memory ran out; the same command resumes, "
-                "and --jobs 1 needs less memory"
-            ) from error
+        yield from drive(pool, attempts, runs)
 
 
 # --- In the process of a run ---------------------------------------------------------------------
@@ -149,10 +160,10 @@ _shared: tuple[Attempts, Any, Any, int]
 _busy = False
 
 
-def _start(attempts: Attempts, threads: int, shares: Any, stop: Any, started: Any, first: int) -> None:
+def _start(attempts: Attempts, threads: int, shares: Any, stopping: Any, started: Any, first: int) -> None:
     """Prepare a process."""
     global _shared
-    _shared = (attempts, shares, stop, first)
+    _shared = (attempts, shares, stopping, first)
     if sys.platform != "win32":
         os.setsid()  # Ctrl-C reaches only the first process, which stops the others once
     signal.signal(signal.SIGTERM, _interrupt)
@@ -176,17 +187,28 @@ def _lives(process: int) -> bool:
     return True
 
 
+def _expected() -> bool:
+    """True if the first process stops all runs and waits until their states are saved.
+
+    A process must not end then, even if it is idle. The executor would interrupt the others a second time, while they
+    save, and could wait for them forever.
+    """
+    _, _, stopping, first = _shared
+    return bool(stopping.value) and _lives(first)
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    if not _busy:
+    if _busy:
+        raise KeyboardInterrupt
+    if not _expected():
         os._exit(1)
-    raise KeyboardInterrupt
 
 
 def _attempt(number: int, run: Run) -> Outcome:
     """Carry out one run."""
     global _busy
-    attempts, shares, stop, first = _shared
-    if stop.is_set():
+    attempts, shares, stopping, _ = _shared
+    if stopping.value:
         raise KeyboardInterrupt
 
     def on_step(share: float) -> None:
@@ -196,7 +218,7 @@ def _attempt(number: int, run: Run) -> Outcome:
     try:
         return attempts.attempt(run, on_step)
     except KeyboardInterrupt:
-        if not _lives(first):
+        if not _expected():
             os._exit(1)  # no process waits for the result
         raise
     finally:

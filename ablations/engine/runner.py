@@ -9,7 +9,7 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from ablations.engine.attempt import Attempts, cost
-from ablations.engine.budget import Budget, steps_of
+from ablations.engine.budget import Budget, key_of, steps_of
 from ablations.engine.cluster import on_cluster
 from ablations.engine.experiment import Experiment
 from ablations.engine.options import ClusterOptions
@@ -169,7 +169,7 @@ class _Meter:
 def _work(experiment: Experiment, datasets: Datasets, costs: Record) -> float:
     """Multiply-adds of a run, in 10^9: three passes for each training image, one for each test image."""
     images = steps_of(experiment, datasets[experiment.source]) * experiment.recipe.sampler.batch
-    if experiment.is_search:  # two passes each time, one of them without gradients of the weights
+    if key_of(experiment)[1] == "search":  # two passes each time, one of them without gradients of the weights
         images *= 5
     else:
         images = 3 * images + len(datasets[experiment.target].test)

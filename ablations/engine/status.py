@@ -37,7 +37,8 @@ def seconds_left(runs: Iterable[Run], store: Store) -> float | None:
     for one in runs:
         if one.state == "done":
             record = json.loads((store.run_folder(one.run_id) / "record.json").read_text(encoding="utf-8"))
-            seconds = float(record["seconds_training"]) + float(record.get("seconds_evaluating", 0))
+            parts = ("seconds_training", "seconds_labelling", "seconds_evaluating")
+            seconds = sum(float(record.get(part, 0)) for part in parts)
             took.setdefault(one.experiment.model, []).append(seconds)
     every = [seconds for one in took.values() for seconds in one]
     if not every:

@@ -90,6 +90,8 @@ class Store:
                     pass
             except Busy:
                 return "running"
+            except UserError:
+                pass  # a store without write permission, in which this user cannot know what others work on
         if self.failed_folder(run_id).is_dir():  # first: a training that failed leaves its partial folder as well
             return "failed"
         return "interrupted" if self.partial_folder(run_id).is_dir() else "missing"

@@ -74,11 +74,16 @@ def summary_path(request: Request, name: str) -> Path:
     return request.store / "sweeps" / f"{name}-{request.profile}{data}.json"
 
 
-def read_summary(request: Request, name: str) -> dict[str, Any] | None:
-    """Outcome of the last such sweep; None if there is none."""
+def set_name(task: Task) -> str:
+    """Data sets of a sweep's trials, as its outcome names them."""
+    return " to ".join(dict.fromkeys(task))
+
+
+def read_summary(request: Request, name: str, task: Task) -> dict[str, Any] | None:
+    """Outcome of the last such sweep; None if there is none, or if it was on other data sets than `task`."""
     path = summary_path(request, name)
     found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return found
+    return found if found is not None and found["set"] == set_name(task) else None
 
 
 def shortened(experiment: Experiment, share: float) -> Experiment:

@@ -21,7 +21,7 @@ from ablations.engine.resolve import Resolution, resolve
 from ablations.engine.runner import execute
 from ablations.engine.store import Store
 from ablations.engine.study import single
-from ablations.engine.sweep import Sweep, SweepOptions, Values, shortened, summary_path
+from ablations.engine.sweep import Sweep, SweepOptions, Values, set_name, shortened, summary_path
 from msinet.errors import UserError
 from msinet.io import exclusive, stable_hash, write_csv, write_json
 from msinet.terminal import INTERRUPTED
@@ -99,6 +99,11 @@ def shown(where: str) -> str:
     return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else where
 
 
+def _values(trial: FrozenTrial) -> dict[str, float]:
+    """The values of a trial, also before it began: those it was queued with. Empty: the sampler proposes them."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
 class _Trials:
     """The trials of one sweep."""
 
@@ -132,39 +137,50 @@ class _Trials:
         )
         for trial in self.book.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.book.tell(trial.number, state=TrialState.FAIL)
-            self.book.enqueue_trial(trial.params)
-        known = [
-            trial.params or trial.system_attrs.get("fixed_params", {})
-            for trial in self.book.get_trials(deepcopy=False)
-            if trial.state != TrialState.FAIL
-        ]
+            if values := _values(trial):
+                self.book.enqueue_trial(values)
+        known = [_values(trial) for trial in self.book.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
         default = {name: value for name, value in self.default.items() if name in self.vary}
-        for values in [{self.vary[0]: value} for value in dict.fromkeys(self.options.grid)] or [default]:
+        for values in self.grid or [default]:
             if values not in known:
                 self.book.enqueue_trial(values)
+
+    @property
+    def grid(self) -> list[dict[str, float]]:
+        """The values of the grid, each once."""
+        return [{self.vary[0]: value} for value in dict.fromkeys(self.options.grid)]
 
     def finished(self) -> list[FrozenTrial]:
         """Complete and pruned trials in order."""
         trials = self.book.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         return sorted(trials, key=lambda trial: trial.number)
 
-    def run(self) -> None:
-        """Run trials until the requested number is finished."""
-        wanted = len(set(self.options.grid)) or self.options.trials
-        if self.options.trials_at_once > 1:
-            self.run_several(wanted)
-            return
-        while (number := len(self.finished())) < wanted:
-            self.run_trial(*self.next_trial(number, wanted))
+    def counts(self) -> tuple[int, int]:
+        """Number of finished trials, and of those that are still to finish.
 
-    def run_several(self, wanted: int) -> None:
+        With a grid those are its values without a trial, whatever an earlier call has tried.
+        """
+        done = [trial.params for trial in self.finished()]
+        left = sum(values not in done for values in self.grid) if self.grid else self.options.trials - len(done)
+        return len(done), left
+
+    def run(self) -> None:
+        """Run trials until the requested ones are finished."""
+        if self.options.trials_at_once > 1:
+            self.run_several()
+            return
+        while (counts := self.counts())[1] > 0:
+            self.run_trial(*self.next_trial(counts[0], sum(counts)))
+
+    def run_several(self) -> None:
         """Run several trials at once on a cluster."""
         begun = set[Future[None]]()
         with ThreadPoolExecutor(self.options.trials_at_once) as threads:
             try:
-                while (done := len(self.finished())) < wanted or begun:
-                    while len(begun) < min(self.options.trials_at_once, wanted - done):
-                        begun.add(threads.submit(self.run_trial, *self.next_trial(done + len(begun), wanted)))
+                while (counts := self.counts())[1] > 0 or begun:
+                    done, left = counts
+                    while len(begun) < min(self.options.trials_at_once, left):
+                        begun.add(threads.submit(self.run_trial, *self.next_trial(done + len(begun), done + left)))
                     ended, begun = wait(begun, return_when=FIRST_COMPLETED)
                     for one in ended:
                         one.result()  # raises the error of its trial
@@ -255,7 +271,7 @@ class _Trials:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             importances = optuna.importance.get_param_importances(self.book, evaluator=evaluator)
         outcome = {
-            "set": " to ".join(dict.fromkeys(self.task)),
+            "set": set_name(self.task),
             "profile": self.request.profile,
             "vary": list(self.vary),
             "trials": len(trials),

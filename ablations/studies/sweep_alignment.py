@@ -1,5 +1,7 @@
 """Alignment sweep: the weight of spatial alignment, chosen on held-out identities across data sets."""
 
+from collections.abc import Sequence
+
 from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
 from ablations.engine.study import Cell, Point, Row, Study, Task, cross
@@ -12,9 +14,9 @@ LABELS = {"none": "no alignment", "paper": "the paper's weight", "best": "best o
 PAPER = Losses().alignment_weight
 
 
-def data(request: Request) -> Task:
+def held_out(request: Request, datasets: Sequence[str]) -> Task:
     """The training set of Figure 5e, and held-out training identities of its test set."""
-    train, test = figure5e.across(request, request.available_datasets())
+    train, test = figure5e.across(request, datasets)
     return train + HELD_OUT * (train == test), test + HELD_OUT
 
 
@@ -29,7 +31,13 @@ def trial(request: Request, task: Task, values: Values) -> Experiment:
     return figure5e.weighted(Point(request, "scratch", *task, seed=0).msinet(), values["alignment_weight"])
 
 
-SWEEP = Sweep(name="alignment", space={"alignment_weight": (0.0, 4.0, False)}, data=data, default=default, trial=trial)
+SWEEP = Sweep(
+    name="alignment",
+    space={"alignment_weight": (0.0, 4.0, False)},
+    data=lambda request: held_out(request, request.available_datasets()),
+    default=default,
+    trial=trial,
+)
 
 
 def label(row: Row) -> str:
@@ -41,7 +49,7 @@ def label(row: Row) -> str:
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """No alignment, the paper's weight and the sweep's on the test set."""
     rows: list[Row] = [{"choice": "none", "weight": 0.0}, {"choice": "paper", "weight": PAPER}]
-    if (summary := read_summary(request, SWEEP.name)) is not None:
+    if (summary := read_summary(request, SWEEP.name, held_out(request, datasets))) is not None:
         rows.append({"choice": "best", "weight": float(summary["best"]["alignment_weight"])})
     return cross(request, ("scratch",), rows, [figure5e.across(request, datasets)], figure5e.make)
 

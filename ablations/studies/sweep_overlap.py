@@ -1,5 +1,7 @@
 """Overlap sweep: settings that the twins contrastive mechanism leaves open, chosen on held-out identities."""
 
+from collections.abc import Sequence
+
 from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
 from ablations.engine.study import Cell, Point, Row, Study, Task, cross, home
@@ -11,9 +13,9 @@ from msinet.training.recipe import Search
 LABELS = {"paper": "MSINet, the paper's genotype", "default": "default search", "best": "best of the sweep"}
 
 
-def data(request: Request) -> Task:
+def held_out(datasets: Sequence[str]) -> Task:
     """MSMT17's training identities, or those of the first available set."""
-    [(train, _)] = home(request.available_datasets())
+    [(train, _)] = home(datasets)
     return train + HELD_OUT, train + HELD_OUT
 
 
@@ -36,7 +38,7 @@ SWEEP = Sweep(
         "temperature": (0.02, 0.2, True),
         "momentum": (0.0, 0.9, False),
     },
-    data=data,
+    data=lambda request: held_out(request.available_datasets()),
     default=default,
     trial=trial,
 )
@@ -57,7 +59,7 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     usual = default(request, task[0][0])
     genotypes = {"paper": SEARCHED}
     rows: list[Row] = [{"choice": "paper", **usual}]
-    if (summary := read_summary(request, SWEEP.name)) is not None:
+    if (summary := read_summary(request, SWEEP.name, held_out(datasets))) is not None:
         if summary["default_genotype"]:
             genotypes["default"] = summary["default_genotype"]
             rows.append({"choice": "default", **usual})

@@ -1,6 +1,7 @@
 """A budget of time for runs, and the list of priorities."""
 
 import json
+import pickle
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import filelock
+import numpy as np
 import pytest
 
 from ablations import __main__ as command_line
@@ -20,6 +22,7 @@ from ablations.engine.priorities import PRIORITIES
 from ablations.engine.request import Request
 from ablations.engine.resolve import Run
 from ablations.studies import find_study
+from msinet.search.split import split_identities
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, Search, Unsupervised, with_settings
 
@@ -32,8 +35,15 @@ OSNET = replace(MSINET, model="osnet")
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which a test may change."""
     clock = [1000.0]
-    monkeypatch.setattr(budgets.time, "monotonic", lambda: clock[0])
+    for name in ("time", "monotonic"):
+        monkeypatch.setattr(budgets.time, name, lambda: clock[0])
     return clock
+
+
+def test_the_deadline_is_the_same_on_all_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = Budget.of(5.0, "cpu")
+    monkeypatch.setattr(budgets.time, "monotonic", lambda: 1e9)  # time since another machine was started
+    assert 290 < pickle.loads(pickle.dumps(budget)).left() <= 300
 
 
 def test_a_run_is_begun_only_if_it_can_end(now: list[float]) -> None:
@@ -122,17 +132,23 @@ def test_times_come_from_finished_runs_and_from_the_table_of_steps(tmp_path: Pat
             for model, seconds in (("msinet", 4.0), ("osnet", missing))
         ),
     ]
+    searches = {"device": "H200", "model": "supernet", "genotype": "G", **SIZE, "steps": 10}
+    records += [searches | {"recipe.mechanism": "ce", "seconds_training": 3.0}]
+    records += [searches | {"recipe.mechanism": "tpe", "seconds_training": 0.5}]
     budget = Budget.of(1.0, "H200", path, records, graphs=True)
     search = replace(MSINET, model="supernet", recipe=replace(RECIPE, search=Search()))
+    trials = replace(search, recipe=replace(RECIPE, search=Search(mechanism="tpe")))
     assert budget.rates == {
         ("msinet", "train", 64, 32): 0.008,
-        ("supernet", "search", 64, 32): 0.04,
+        ("supernet", "search", 64, 32): 0.3,
+        ("supernet", "train", 64, 32): 0.05,
         ("osnet", "train", 64, 32): 0.02,
         ("msinet pam=True", "train", 64, 32): 0.1,
         ("msinet", "gs", 64, 32): 0.5,
         ("osnet", "gs", 64, 32): 0.1,
     }
     assert key_of(search) == ("supernet", "search", 64, 32)
+    assert key_of(trials) == ("supernet", "train", 64, 32)
     assert key_of(MSINET.with_options(pam=True, ratio=2)) == ("msinet pam=True", "train", 64, 32)
     assert key_of(replace(MSINET, recipe=replace(RECIPE, unsupervised=Unsupervised()))) == ("msinet", "gs", 64, 32)
     assert Budget.of(1.0, "H200", tmp_path / "none.csv").rates == {}
@@ -145,6 +161,20 @@ def test_steps_of_an_experiment() -> None:
     assert steps_of(MSINET, dataset) == 300
     assert steps_of(replace(MSINET, recipe=with_settings(RECIPE, {"steps_per_epoch": None})), dataset) == 100
     assert steps_of(replace(MSINET, recipe=with_settings(RECIPE, {"epochs": 0})), dataset) == 0
+
+
+@pytest.mark.parametrize(
+    "search", [Search(), Search(overlap=0.0), Search("ce", 1.0), Search(overlap=0.2, side_ratio=0.5)]
+)
+def test_iterations_of_a_search_are_those_of_its_training_side(search: Search) -> None:
+    labels = np.repeat(np.arange(120), 16)
+    training, _ = split_identities(labels, search.overlap, side_ratio=search.side_ratio)
+    dataset: Any = SimpleNamespace(train=labels)
+    recipe = replace(with_settings(RECIPE, {"epochs": 1, "steps_per_epoch": None}), search=search)
+    steps = len(training.labels) // recipe.sampler.batch
+    assert steps_of(replace(MSINET, recipe=recipe), dataset) == pytest.approx(steps, abs=1)
+    tpe = replace(recipe, search=replace(search, mechanism="tpe"))
+    assert steps_of(replace(MSINET, recipe=tpe), dataset) == pytest.approx(2 * steps, abs=2)
 
 
 def test_runs_that_would_not_end_are_postponed(tmp_path: Path, data_root: Path, capsys) -> None:

@@ -22,9 +22,11 @@ import pytest
 
 from ablations.__main__ import main
 from ablations.engine.attempt import Attempts, Outcome
+from ablations.engine.budget import UNKNOWN_ON_GPU, Budget
 from ablations.engine.cluster import CarryOut, ClusterEngine, connection, on_cluster
 from ablations.engine.options import ClusterOptions
 from ablations.engine.parallel import Engine, drive
+from ablations.engine.request import Request
 from ablations.engine.resolve import Run
 from ablations.engine.store import Store
 from msinet.errors import UserError
@@ -132,6 +134,9 @@ def test_searches_that_find_the_same_genotype_share_a_run(tmp_path: Path, outcom
 
 
 def test_a_lost_run_has_the_id_that_its_search_gave_it(tmp_path: Path) -> None:
+    # As submitit and Ray quote the traceback of a job.
+    quoted = "Job (task=0) failed\n---\nTraceback:\n  File x\nModuleNotFoundError: No module named 'msinet'\n---\nLogs"
+
     class Losing(ClusterEngine):
         def start(self) -> None: ...
 
@@ -142,15 +147,19 @@ def test_a_lost_run_has_the_id_that_its_search_gave_it(tmp_path: Path) -> None:
             return handles
 
         def outcome(self, handle: Any, run: Run) -> Outcome | None:
-            return ("finished", "") if handle == 0 else self.lost(run, RuntimeError("gone"))
+            return ("finished", "") if handle == 0 else self.lost(run, RuntimeError(quoted))
 
         def stop(self, handles: Sequence[Any]) -> None: ...
 
     attempts = Found({}, {}, tmp_path, RunOptions(), {})
     engine = Losing(ClusterOptions("slurm"), CarryOut(attempts, 1), gpu=False)
-    for number, _, _ in drive(engine, attempts, waiting(1)):
+    messages = []
+    for number, _, message in drive(engine, attempts, waiting(1)):
         attempts.finished.append(number)
-    assert (tmp_path / "failed" / "found" / "error.txt").read_text() == "gone\n"
+        messages.append(message)
+    error = tmp_path / "failed" / "found" / "error.txt"
+    assert messages[-1] == f"LOST: ModuleNotFoundError: No module named 'msinet' -> {error}"
+    assert error.read_text() == f"{quoted}\n"
     assert [path.name for path in (tmp_path / "failed").iterdir()] == ["found"]
 
 
@@ -191,6 +200,36 @@ def test_slurm_is_named_where_there_is_none(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="SLURM cannot be used here"):
         list(on_cluster(ClusterOptions("slurm"), after(tmp_path), runs("missing"), 0))
+
+
+def test_a_command_for_gpus_of_a_cluster_needs_none_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = []
+
+    def stop(_study: Any, request: Request, run_options: RunOptions, budget: Budget) -> None:
+        prepared.append((request.whole, run_options.device, budget.rate(("msinet", "train", 64, 32))))
+        raise UserError("far enough")
+
+    monkeypatch.setattr("ablations.engine.prepare.prepare", stop)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["run", "table2", "--on", "slurm", "--device", "cuda", "--minutes", "5", "--store", str(tmp_path)]
+    assert main([*words, "--no-table"]) == 2
+    assert capsys.readouterr().err == "error: far enough\n"
+    assert prepared == [(False, "auto", UNKNOWN_ON_GPU)]
+
+
+def test_jobs_that_slurm_refuses_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    refuse = f"cp $1 {tmp_path}/job; echo sbatch: error: invalid partition specified: gqu >&2; exit 1"
+    for name, line in (("srun", ""), ("sbatch", refuse)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    options = ClusterOptions("slurm", partition="gqu")
+    with pytest.raises(UserError, match=r"SLURM refuses the jobs \(sbatch: .* gqu\); check --partition"):
+        list(on_cluster(options, after(tmp_path), runs("missing"), 0))
+    assert "gpu" not in (tmp_path / "job").read_text()  # none is asked for
 
 
 # --- The real engines ---

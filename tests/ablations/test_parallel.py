@@ -22,6 +22,7 @@ from ablations.engine.parallel import Plan, at_once, choose_jobs, one_by_one
 from ablations.engine.resolve import Run
 from ablations.engine.store import Store
 from msinet.errors import UserError
+from msinet.training.fit import _interruptible
 from msinet.training.options import RunOptions
 from msinet.training.recipes import resolve, resolve_search
 
@@ -50,6 +51,19 @@ class Made(Attempts):
         name = one.experiment.model
         if name == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if name == "killed_later":
+            while not (self.root / "began").exists():
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == "saving":
+            with _interruptible() as signalled:
+                (self.root / "began").touch()
+                while not signalled():
+                    time.sleep(0.05)
+                for _ in range(20):  # a second signal would end this at once
+                    time.sleep(0.05)
+                (self.root / "saved").touch()
+                raise KeyboardInterrupt
         if name == "failing":
             return "failed", "FAILED"
         if name == "endless":
@@ -142,6 +156,24 @@ def test_giving_up_ends_the_processes(tmp_path: Path) -> None:
     assert not (tmp_path / "began").exists()
 
 
+def test_an_idle_process_does_not_disturb_one_that_saves(tmp_path: Path) -> None:
+    runs = [Run(experiment(name), name, "missing") for name in ("osnet", "saving")]
+    outcomes = at_once(made(tmp_path), runs, TWO, ignore)
+    assert next(outcomes)[:2] == (0, "finished")
+    while not (tmp_path / "began").exists():
+        time.sleep(0.05)
+    outcomes.close()
+    assert (tmp_path / "saved").exists()
+
+
+def test_the_others_save_if_a_process_is_killed(tmp_path: Path) -> None:
+    # The executor watches a new process only from its next event on, here the end of the first run.
+    runs = [Run(experiment(name), name, "missing") for name in ("osnet", "killed_later", "saving")]
+    with pytest.raises(UserError, match="ended unexpectedly"):
+        list(at_once(made(tmp_path), runs, TWO, ignore))
+    assert (tmp_path / "saved").exists()
+
+
 #: Carries out an endless run and a short one in a process of its own, so that it can be killed.
 COMMAND = """
 import sys
@@ -156,14 +188,16 @@ list(tests.at_once(tests.made(Path(root)), runs, tests.TWO, tests.ignore))
 def test_processes_end_when_the_first_one_is_killed(tmp_path: Path) -> None:
     program = f"folder, root = {str(Path(__file__).parent)!r}, {str(tmp_path)!r}\n{COMMAND}"
     path = os.pathsep.join(filter(None, sys.path))
+    end = time.monotonic() + 300  # only a hang takes so long
     first = subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path})
-    end = time.monotonic() + 120
-    while not ((tmp_path / "began").exists() and list(tmp_path.glob("osnet*"))):  # one works, one is idle
-        assert time.monotonic() < end
-        assert first.poll() is None
-        time.sleep(0.1)
-    first.kill()
-    first.wait()
+    try:
+        while not ((tmp_path / "began").exists() and list(tmp_path.glob("osnet*"))):  # one works, one is idle
+            assert time.monotonic() < end
+            assert first.poll() is None
+            time.sleep(0.1)
+    finally:
+        first.kill()
+        first.wait()
     while touched(tmp_path / "began"):
         assert time.monotonic() < end
         time.sleep(0.1)

@@ -255,6 +255,52 @@ def test_a_grid_is_run_once_and_only_once(store: Path, tmp_path: Path) -> None:
     assert sorted(float(row["overlap"]) for row in trials_of(tmp_path)) == [0.5, 1.0]
 
 
+@pytest.fixture
+def _no_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials end at once with the same mAP."""
+
+    def told(self: trials._Trials, trial: optuna.Trial, values: object) -> None:
+        trial.set_user_attr("run_ids", [])
+        self.book.tell(trial, 0.5)
+
+    monkeypatch.setattr(trials._Trials, "run_trial", told)
+    monkeypatch.setattr(trials._Trials, "default_genotype", lambda _: "")
+
+
+@pytest.mark.usefixtures("_no_trainings")
+def test_a_grid_is_run_after_more_trials_than_it_has_values(store: Path, tmp_path: Path) -> None:
+    request = Request(profile="smoke", store=tmp_path)
+    for options in (SweepOptions(trials=3), *(2 * [SweepOptions(grid=(1.0, 0.0))])):
+        run_sweep(request, QUIET, OVERLAP, options)
+    assert [float(row["overlap"]) for row in trials_of(tmp_path)][3:] == [1.0, 0.0]
+
+
+@pytest.mark.usefixtures("_no_trainings")
+def test_a_trial_that_was_killed_before_it_had_values_keeps_them(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> float:
+        raise KeyboardInterrupt
+
+    request, options = Request(profile="smoke", store=tmp_path), SweepOptions(grid=(1.0, 0.5))
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "suggest_float", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_sweep(request, QUIET, OVERLAP, options)
+    run_sweep(request, QUIET, OVERLAP, options)
+    assert sorted(float(row["overlap"]) for row in trials_of(tmp_path)) == [0.5, 1.0]
+
+
+@pytest.mark.usefixtures("_no_trainings")
+def test_the_best_of_a_sweep_is_shown_only_for_its_data_set(store: Path, tmp_path: Path) -> None:
+    for name, sweep in (("sweep_overlap", OVERLAP), ("sweep_alignment", find_sweep("alignment"))):
+        request = Request(profile="smoke", store=tmp_path, datasets=("msmt17",))
+        run_sweep(request, QUIET, sweep, SweepOptions(trials=1))
+        for dataset, there in (("msmt17", True), ("market1501", False)):
+            cells = find_study(name).cells(request, (dataset,))
+            assert ("best" in {dict(cell.factors)["choice"] for cell in cells}) is there
+
+
 @pytest.mark.slow
 def test_pruned_trials_are_marked_and_never_the_best(store: Path, tmp_path: Path) -> None:
     request = Request(profile="smoke", store=tmp_path)

@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 
 from ablations.engine.experiment import Experiment
+from ablations.engine.resolve import Run
+from ablations.engine.status import seconds_left
 from ablations.engine.store import Store
 from msinet.errors import Busy, UserError
 from msinet.training.recipe import Recipe, Schedule, with_settings
@@ -164,6 +166,23 @@ def test_a_run_of_another_process_is_running_until_that_process_ends(store: Stor
             pass
 
 
+def test_the_state_in_a_read_only_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    work(store, "r1")
+    with store.lock("r1"):
+        pass
+    real = os.open
+
+    def read_only(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR) and str(path).startswith(str(store.root)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(UserError, match="Permission denied"), store.lock("r1"):
+        pass
+    assert store.state("r1") == "interrupted"
+
+
 def test_an_attempt_waits_for_a_lock_that_is_held_for_a_moment(store: Store) -> None:
     with elsewhere(store.root / "locks" / "r1") as process:
         threading.Timer(0.3, process.kill).start()
@@ -199,6 +218,13 @@ def test_a_later_success_removes_the_failure(store: Store) -> None:
     assert store.state("r1") == "done"
     assert store.error("r1") == ""
     assert names(store.root / "failed") == ["r2"]
+
+
+def test_the_remaining_time_includes_pseudo_labels(store: Store) -> None:
+    work(store, "r1")
+    store.publish("r1", EXPERIMENT, RECORD | {"seconds_labelling": 8.0, "seconds_evaluating": 2.0})
+    runs = [Run(EXPERIMENT, "r1", "done"), Run(EXPERIMENT, "r2", "missing"), Run(EXPERIMENT, "r3", "running")]
+    assert seconds_left(runs, store) == pytest.approx(1.5 * (1.5 + 8 + 2))
 
 
 # The frame

@@ -172,6 +172,23 @@ def test_rows_of_a_network_come_before_the_next_one_is_measured(monkeypatch: pyt
     contenders = [Contender(name, "eager", "fp32") for name in names]
     latency.time_contenders(contenders, Notes(), replace(ON_CPU, apart=True))
     assert events == ["race of 2", names[0], "race of 2", names[1], names[2]]
+    events.clear()
+    latency.time_contenders(contenders, Notes(), replace(ON_CPU, apart=True), deadline=time.monotonic())
+    assert events == ["race of 2", names[0], names[1]]  # no time for another race
+
+
+def test_a_network_that_cannot_be_built_fails_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(text: str, *rest: Any) -> Any:
+        if text == "osnet_x0_25":
+            raise ValueError("no such option")
+        return build(text, *rest)
+
+    monkeypatch.setattr(latency, "REFERENCE", "resnet18_x0_25")
+    monkeypatch.setattr(latency, "build", broken)
+    contenders = [Contender(name, "eager", "fp32") for name in ("msinet_x0_25", "resnet18_x0_25", "osnet_x0_25")]
+    found = dict(measure(contenders, replace(ON_CPU, apart=True)))
+    assert [one for one, row in found.items() if isinstance(row, Failure)] == contenders[2:]
+    assert set(found) == set(contenders)
 
 
 def test_latency_keeps_rows_and_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -384,10 +401,23 @@ def test_items_stop_with_the_time_and_failures_are_not_tried_again(tmp_path: Pat
 def test_an_item_without_time_is_left_to_the_next_call(tmp_path: Path) -> None:
     m, rows = Measurement(plan(tmp_path)), Rows(tmp_path / "a.csv", ("length", "device"), ("length", "device"))
     clock = Clock(time.monotonic() + 100)
-    m.write("part", [("a", {"length": 1}), ("slow", Late("not ready"))], clock, rows)
+    m.write("part", "a", {"length": 1}, clock, rows)
+    m.write("part", "slow", Late("not ready"), clock, rows)
     assert not m.errors.rows
-    m.write("part", [("slow", Late("not ready"))], Clock(time.monotonic() + 100), rows)  # had all the time
+    m.write("part", "slow", Late("not ready"), Clock(time.monotonic() + 100), rows)  # had all the time
     assert [row["item"] for row in m.errors.rows] == ["slow"]
+
+
+def test_all_rows_of_the_last_race_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raced_at_the_end(contenders: Sequence[Contender], conditions: Conditions, **_: object) -> Iterator[Any]:
+        for one in contenders:
+            yield one, {**one._asdict(), "model": one.network, "batch": 1, "height": 32, "width": 32}
+
+    monkeypatch.setattr(latency, "measure", raced_at_the_end)
+    m, clock = Measurement(plan(tmp_path)), Clock(time.monotonic() + 100)
+    clock.longest = 1000.0
+    gpu.measure_latency(m, clock)
+    assert (tmp_path / "latency.csv").read_text().count("\n") == 1 + 2  # eager, deployed
 
 
 def test_an_unknown_part_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
