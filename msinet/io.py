@@ -59,6 +59,17 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         _sync_folder(target.parent)
 
 
+def check_writable(path: StrPath) -> None:
+    """Raise the error of `atomic_path` now if a file cannot be written, before long work. Creates missing folders."""
+    with contextlib.suppress(_Enough), atomic_path(path) as temporary:
+        temporary.touch()
+        raise _Enough
+
+
+class _Enough(Exception):
+    """Ends the check, so that an existing file stays as it is."""
+
+
 def write_text(path: StrPath, text: str) -> None:
     """Write UTF-8 text atomically, with the line ends of `text`. Raises the errors of `atomic_path`."""
     with atomic_path(path) as temporary:
@@ -91,9 +102,11 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _refusal(path: StrPath, target: Path, error: OSError) -> UserError:
     folder = next(parent for parent in target.parents if os.path.exists(parent))  # never raises
-    free = f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free in {folder}"
+    state = f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free in {folder}"
+    if not os.path.isdir(folder):
+        state = f"{folder} is a file, not a folder"
     remedy = REMEDIES.get(error.errno or 0, "check the path")
-    return UserError(f"cannot write {path}: {error.strerror or error} ({free}); {remedy}")
+    return UserError(f"cannot write {path}: {error.strerror or error} ({state}); {remedy}")
 
 
 @contextlib.contextmanager
@@ -101,7 +114,8 @@ def file_errors() -> Iterator[None]:
     """Report errors of the operating system as user errors. Commands wrap their work in this.
 
     Raises:
-        UserError: replaces an `OSError` that names a file, null bytes in a path, and out-of-memory errors.
+        UserError: replaces an `OSError` that names a file or has one of the `REMEDIES`, null bytes in a path, and
+            out-of-memory errors.
     """
     try:
         yield
@@ -116,10 +130,12 @@ def file_errors() -> Iterator[None]:
             raise
         raise _no_memory(error) from error
     except OSError as error:
-        if error.filename is None:
+        remedy = REMEDIES.get(error.errno or 0)
+        if error.filename is not None:
+            raise UserError(f"cannot use {error.filename}: {error.strerror}; {remedy or 'check the path'}") from error
+        if remedy is None:
             raise
-        remedy = REMEDIES.get(error.errno or 0, "check the path")
-        raise UserError(f"cannot use {error.filename}: {error.strerror}; {remedy}") from error
+        raise UserError(f"cannot write: {error.strerror}; {remedy}") from error  # a stream does not know its file
 
 
 def _no_memory(error: Exception) -> UserError:
@@ -128,17 +144,15 @@ def _no_memory(error: Exception) -> UserError:
 
 
 def nearest_existing(path: StrPath) -> str:
-    """Message: the deepest existing folder of a missing path, its entries, and the entry most like the missing name."""
-    missing = Path(os.path.abspath(os.path.expanduser(path)))
-    while not os.path.exists(missing.parent) and missing.parent != missing:  # never raises
-        missing = missing.parent
-    folder = missing.parent
+    """Message: the deepest existing folder of a path, its entries, and the entry most like the missing name."""
+    folder, missing = Path(os.path.abspath(os.path.expanduser(path))), ""
+    while not os.path.exists(folder) and folder.parent != folder:  # never raises
+        folder, missing = folder.parent, folder.name
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError:
         return f" {folder} exists."
-    guess = did_you_mean(missing.name, names)
-    return f" {folder} exists and holds {first_few(names) or 'nothing'}.{guess}"
+    return f" {folder} exists and holds {first_few(names) or 'nothing'}.{did_you_mean(missing, names)}"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -159,16 +173,20 @@ def exclusive(path: StrPath, what: str) -> Iterator[None]:
 
     Raises:
         Busy: another process holds it.
+        UserError: the lock file cannot be written. Exceptions of the block pass through.
     """
     lock = filelock.FileLock(path, timeout=0)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with lock:
-            yield
+        lock.acquire()
     except filelock.Timeout as error:
         raise Busy(f"{what} is in progress in another process; wait for it or stop it") from error
     except OSError as error:
         raise _refusal(path, Path(path).absolute(), error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def stable_hash(value: Any) -> str:
@@ -184,5 +202,14 @@ def file_hash(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Folder of decoded images: $MSINET_CACHE, else ~/.cache/msinet."""
-    return Path(os.environ.get("MSINET_CACHE", Path.home() / ".cache" / "msinet"))
+    """Folder of decoded images: $MSINET_CACHE, else ~/.cache/msinet.
+
+    Raises:
+        UserError: neither is known.
+    """
+    if chosen := os.environ.get("MSINET_CACHE"):
+        return Path(chosen)
+    try:
+        return Path.home() / ".cache" / "msinet"
+    except RuntimeError as error:  # as in containers whose user has no entry
+        raise UserError("the user has no home folder for the cache; set MSINET_CACHE to a folder") from error

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 
 from msinet.data.decoding import decode
-from msinet.data.own import read_list
+from msinet.data.own import lists_in, read_list
 from msinet.data.sheets import Line, draw
+from msinet.errors import DataError
 from msinet.io import atomic_path, write_csv, write_text
 from msinet.neighbours import Collection, image_files
 
@@ -21,6 +24,8 @@ from msinet.neighbours import Collection, image_files
 ROWS, COLUMNS = 40, 20
 #: Height of an image in picture and page, in pixels.
 HEIGHT = 128
+#: Files in the folder of results.
+PICTURE, TABLE, PAGE = "ranked.png", "ranked.csv", "ranked.html"
 #: Queries that are ranked at a time.
 AT_ONCE = 256
 
@@ -67,8 +72,11 @@ def gallery_of(source: Path) -> tuple[list[Path], dict[Path, Label]]:
     """
     if source.suffix.lower() != ".csv" or not source.is_file():
         return image_files(source), {}
-    dataset = read_list(source.resolve())
+    (path,) = lists_in(source)
+    dataset = read_list(path)
     images = (*dataset.train, *dataset.test)
+    if not images:
+        raise DataError(f"{source} lists no images; add lines, or pass a folder of images")
     labels = {image.path: Label(dataset.identity_name(image), dataset.camera_name(image)) for image in images}
     return list(labels), labels
 
@@ -90,19 +98,31 @@ def find(
     real = {os.path.realpath(path): label for path, label in known.items()}
     lists = []
     for start in range(0, len(queries), AT_ONCE):
-        rows, distances = gallery.nearest(queries.features[start : start + AT_ONCE], k + 1)
+        features = queries.features[start : start + AT_ONCE]
+        rows, distances = gallery.nearest(features, k + 1)
         for number, (row, far) in enumerate(zip(rows, distances, strict=True), start):
             query = queries.path(number)
             file = os.path.realpath(query)
-            found = [(gallery.path(int(i)), float(d)) for i, d in zip(row, far, strict=True) if i >= 0]
-            others = [Neighbour(path, d, known.get(path)) for path, d in found if os.path.realpath(path) != file][:k]
-            lists.append(NeighbourList(query, real.get(file), tuple(others)))
+            others = _others(gallery, row, far, file)
+            if len(others) < k < len(gallery) - 1:  # several paths in the gallery lead to the query: rank all
+                everything = gallery.nearest(features[number - start][None], len(gallery))
+                others = _others(gallery, everything[0][0], everything[1][0], file)
+            neighbours = (Neighbour(path, distance, known.get(path)) for path, distance in others[:k])
+            lists.append(NeighbourList(query, real.get(file), tuple(neighbours)))
     return lists
+
+
+def _others(
+    gallery: Collection, rows: NDArray[np.int64], distances: NDArray[np.float64], file: str
+) -> list[tuple[Path, float]]:
+    """Path and distance of the images in some rows of a gallery, without those that are a file."""
+    found = ((gallery.path(int(row)), float(d)) for row, d in zip(rows, distances, strict=True) if row >= 0)
+    return [(path, distance) for path, distance in found if os.path.realpath(path) != file]
 
 
 def write_lists(lists: Sequence[NeighbourList], folder: Path) -> list[Path]:
     """Write ranked.png, ranked.csv and ranked.html into a folder and return their paths."""
-    picture, table, page = (folder / f"ranked.{suffix}" for suffix in ("png", "csv", "html"))
+    picture, table, page = folder / PICTURE, folder / TABLE, folder / PAGE
     width = _width(lists)
     lines = [
         Line(

@@ -24,8 +24,8 @@ from msinet.data.decoding import DECODER, decode
 from msinet.data.layouts import files
 from msinet.data.transforms import normalize
 from msinet.environment import pick_device
-from msinet.errors import DataError, WeightsError, first_few
-from msinet.io import StrPath, atomic_path, cache_folder, file_hash, nearest_existing, stable_hash
+from msinet.errors import DataError, UserError, WeightsError, first_few
+from msinet.io import StrPath, atomic_path, cache_folder, check_writable, file_hash, nearest_existing, stable_hash
 from msinet.models import CARDS, LoadReport, build_model, load_weights
 from msinet.models.weights import read_metadata
 from msinet.progress import bar
@@ -244,6 +244,10 @@ def collect(
     network = [file_hash(Path(weights)), embedder.name, repr(embedder.network)]
     kept = _files_of(cache_folder() / "features", stable_hash([*network, *size, digest.hexdigest()]))
     if not all(path.is_file() for path in kept):
+        try:
+            check_writable(kept[0])
+        except UserError as error:
+            raise UserError(f"{error}; or set MSINET_CACHE to another folder, or pass --cache False") from error
         _write(embedder, paths, kept, progress)
     return Collection(*kept)
 

@@ -27,10 +27,6 @@ Command = Callable[[], int]
 class Data:
     """Render, check, split and look at data sets. More: msinet data --help."""
 
-    def __call__(self) -> int:
-        """Print the help of `msinet data`."""
-        return run_command(["data", "--help"])
-
 
 #: Commands that `torchrun` may start in several processes.
 PARALLEL: dict[str, Callable[..., Any]] = {
@@ -40,6 +36,7 @@ PARALLEL: dict[str, Callable[..., Any]] = {
     "evaluate": Evaluate,
     "embed": Embed,
 }
+#: `Data` is only a line of the help: `_parse` has the commands of `msinet data`.
 COMMANDS = PARALLEL | {"learn": Learn, "find": Find, "export": Export, "recipe": ShowRecipe, "list": List, "data": Data}
 #: Commands that continue where they were interrupted.
 RESUMABLE = (["train"], ["learn"], ["search"], ["pretrain"], ["data", "render"])

@@ -1,5 +1,6 @@
 """Commands on data sets: msinet data render | check | split | show."""
 
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,7 +55,7 @@ class Split:
 
         found = split(self.source, self.out, test=self.test, queries=self.queries, seed=self.seed)
         print(", ".join(f"{number} {name}" for name, number in found.items()) + f"; written: {self.out}")
-        print(f"check it with msinet data check {self.out}")
+        print(f"check it with msinet data check {shlex.quote(str(self.out))}")
         return 0
 
 
@@ -108,7 +109,8 @@ class Render:
             world = read_world(folder)
             assert world is not None
             print(f"{world['images']:>7} images, fingerprint {world['fingerprint']}: {folder}")
-        print(f"use them with --data-root {self.root}; look at them with msinet data show {self.root}")
+        root = shlex.quote(str(self.root))
+        print(f"use them with --data-root {root}; look at them with msinet data show {root}")
         return 0
 
 

@@ -70,6 +70,7 @@ class ShowRecipe:
         from msinet.data.layouts import card_of
         from msinet.data.own import notice
         from msinet.errors import UserError
+        from msinet.io import nearest_existing
         from msinet.training.recipes import (
             describe_recipe,
             overridden,
@@ -85,7 +86,17 @@ class ShowRecipe:
             raise UserError("give --method alone, or one of --search and --pretraining")
         if (self.search or self.pretraining or self.method) and (self.recipe_of != "paper" or self.scratch):
             raise UserError("--recipe-of and --scratch are for trainings with labels; give them alone")
+        for flag, chosen, unused in (
+            ("--search", self.search, ("model", "target")),
+            ("--pretraining", self.pretraining, ("dataset", "target")),
+            ("--method", self.method, ("model",)),
+        ):
+            given = [f"--{name}" for name in unused if getattr(self, name) != getattr(ShowRecipe, name)]
+            if chosen and given:
+                raise UserError(f"{', '.join(given)} has no effect with {flag}; leave it out")
         if self.data_root is not None:
+            if not self.data_root.exists():
+                raise UserError(f"data root {self.data_root} does not exist.{nearest_existing(self.data_root)}")
             notice(self.data_root)
         if self.target:
             card_of(self.target)

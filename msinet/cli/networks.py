@@ -130,12 +130,14 @@ class Evaluate(WeightsFile):
         from msinet.cli.training import metrics_line
         from msinet.data.layouts import ALL
         from msinet.environment import describe
-        from msinet.io import write_json
+        from msinet.io import check_writable, write_json
         from msinet.training import evaluate_model
 
         names = self.selection.chosen([self.dataset] if self.dataset else [], self.data_root, "market1501")
         dataset = self.selection.load(names, self.data_root, ALL[1:])
         distances, note = self.distances(dataset)
+        if self.out is not None and distributed.leads():
+            check_writable(self.out)
         embedder, pixels = opened(self, dataset, self.run_options)
         network, device, progress = embedder.network, embedder.device, self.run_options.progress
         result = evaluate_model(network, dataset, pixels, device, progress=progress, distances=distances)
@@ -188,6 +190,7 @@ class Embed(WeightsFile):
     def __call__(self) -> int:
         """Compute and write the features."""
         from msinet import distributed
+        from msinet.io import check_writable
 
         if (self.images is None) == (self.data_root is None):
             raise UserError("embed needs either a folder of images (or one image), or --data-root; see --help")
@@ -201,6 +204,8 @@ class Embed(WeightsFile):
             raise UserError(f"{flags} has no effect on a folder of images; leave it out, or pass --data-root instead")
         if self.out.suffix.lower() not in (".npz", ".csv"):
             raise UserError(f"--out {self.out}: the suffix chooses the format, .npz or .csv")
+        if distributed.leads():
+            check_writable(self.out)
         columns = self._of_files() if self.data_root is None else self._of_dataset(self.data_root)
         if distributed.leads():
             write_features(self.out, columns)
@@ -307,7 +312,8 @@ class Find(WeightsFile):
 
     def __call__(self) -> int:
         """Rank, print and write the lists."""
-        from msinet.neighbour_lists import find, gallery_of, write_lists
+        from msinet.io import check_writable
+        from msinet.neighbour_lists import PICTURE, find, gallery_of, write_lists
         from msinet.neighbours import image_files
 
         if self.k < 1:
@@ -315,6 +321,7 @@ class Find(WeightsFile):
         queries = image_files(self.query)
         paths, labels = gallery_of(self.gallery)
         embedder = self.load(device=self.run_options.device)
+        check_writable(self.out / PICTURE)
         found = collected(embedder, self, paths, self.run_options)
         own = collected(embedder, self, queries, self.run_options)
         lists = find(own, found, self.k, labels)

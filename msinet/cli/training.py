@@ -97,7 +97,7 @@ class Learn:
     """folder that holds the data sets in their native layouts, or a list of images (CSV)"""
     dataset: str = ""
     """target set: its training images are clustered and its test images are ranked; empty: market1501, or the only one
-    under --data-root"""
+    under --data-root; with --images it only chooses the recipe, such as veri776 for vehicles"""
     source: str = ""
     """labelled set to adapt from, for methods spcl, idm and mmt"""
     images: Path | None = None
@@ -123,6 +123,7 @@ class Learn:
 
     def __call__(self) -> int:
         """Train, rank and print the metrics."""
+        from msinet.data.matches import count_queries
         from msinet.retrieval import METRICS
         from msinet.training.recipes import parse_settings, resolve_unsupervised
         from msinet.training.run import Training
@@ -132,15 +133,18 @@ class Learn:
             raise UserError(f"--source {self.source} needs --data-root DIR, the folder of the data sets")
         if self.data_root is None and self.images is None:
             raise UserError("learn needs --data-root DIR with the data sets, or --images DIR, a folder of images")
-        root, name = self.data_root or Path(), self.dataset
-        if self.images is None:
-            (name,) = self.selection.chosen((name,) if name else (), root, "market1501")
-        target = image_folder(self.images) if self.images else self.selection.load((name,), root, ALL)
+        root = self.data_root or Path()
+        if self.images is not None:
+            self.check_folder_options()
+            target = image_folder(self.images)
+        else:
+            names = self.selection.chosen((self.dataset,) if self.dataset else (), root, "market1501")
+            target = self.selection.load(names, root, ALL)
         source = self.selection.load((self.source,), root, ("train",)) if self.source else target
         resolved = resolve_unsupervised(
             self.profile,
             self.method,  # type: ignore[arg-type]
-            name or "market1501",
+            target.name if self.images is None else self.dataset or "market1501",
             across=bool(self.source),
         )
         recipe = _changed(resolved, self.recipe)
@@ -149,10 +153,23 @@ class Learn:
         record = learn(self.out, training, self.run_options)
         if target.draws:
             print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
+            print(count_queries(target))
         if "clusters" in record:
             print(f"{record['clusters']} clusters and {record['outliers']} outliers in the last epoch")
-        print(f"written: {self.out}/record.json, history.csv, model.safetensors, log.txt")
+        queries = "queries.csv, " if target.draws else ""
+        print(f"written: {self.out}/record.json, history.csv, {queries}model.safetensors, log.txt")
         return 0
+
+    def check_folder_options(self) -> None:
+        """Raise a `UserError` if options have no effect on a folder of images."""
+        given = {
+            "--data-root": self.data_root is not None and not self.source,
+            "--name": self.selection.name,
+            "--keep-same-camera": self.selection.keep_same_camera,
+            "--evaluate-every": self.run_options.evaluate_every,
+        }
+        if flags := ", ".join(flag for flag, value in given.items() if value):
+            raise UserError(f"{flags} has no effect with --images, whose images are not ranked; leave it out")
 
 
 @dataclass(frozen=True)
@@ -185,8 +202,12 @@ class Search:
         from msinet.search import SearchRun, search, search_line
         from msinet.training.recipes import parse_settings, resolve_search
 
-        if self.run_options.evaluate_every:
-            raise UserError("a search ranks no test images; leave out --evaluate-every")
+        ranking = {
+            "--evaluate-every": self.run_options.evaluate_every,
+            "--keep-same-camera": self.selection.keep_same_camera,
+        }
+        if flags := ", ".join(flag for flag, value in ranking.items() if value):
+            raise UserError(f"a search ranks no test images; leave out {flags}")
         names = self.selection.chosen(self.dataset, self.data_root, "msmt17")
         source = self.selection.load(names, self.data_root, ("train",))
         recipe = _changed(resolve_search(self.profile, source.name), self.recipe)

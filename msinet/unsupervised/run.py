@@ -1,5 +1,6 @@
 """Runs of methods without labels: `msinet.training.run` with the tasks of this package."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -91,6 +92,16 @@ def check(training: Training) -> None:
         )
     if across and source.train[0].identity < 0:
         raise UserError(f"{settings.method} needs a source with identities, which {source.name} does not have")
+    if across and (shared := len(_files(source) & _files(target))):
+        raise UserError(
+            f"source {source.name} and target {target.name} share {shared} training image(s), whose identities would "
+            "not be hidden; give a --source of other images"
+        )
+
+
+def _files(dataset: Dataset) -> set[str]:
+    """The training images, without symbolic links."""
+    return {os.path.realpath(image.path) for image in dataset.train}
 
 
 class WithoutLabels(Kind):
@@ -171,6 +182,8 @@ def image_folder(root: Path) -> Dataset:
         DataError: no such folder, no image in it, or a folder that cannot be read.
     """
     folder = root.expanduser().resolve()
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; pass a folder of images (msinet learn --data-root takes a list)")
     if not folder.is_dir():
         raise DataError(f"folder of images {folder} does not exist; pass a folder.{nearest_existing(folder)}")
     try:

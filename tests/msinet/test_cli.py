@@ -443,6 +443,10 @@ def test_a_recipe_is_printed_with_its_origins(words: list[str], expected: dict[s
     [
         (["--search", "--pretraining"], "give one of --search and --pretraining"),
         (["--search", "--recipe-of", "authors"], "--recipe-of and --scratch are for trainings with labels"),
+        (["--search", "--model", "osnet", "--target", "msmt17"], "--model, --target has no effect with --search"),
+        (["--pretraining", "--dataset", "msmt17"], "--dataset has no effect with --pretraining"),
+        (["--method", "gs", "--model", "osnet"], "--model has no effect with --method"),
+        (["--data-root", "nowhere"], "data root nowhere does not exist"),
         (["--target", "veri"], "unknown data set 'veri'"),
         (["--model", "msinett"], "Did you mean 'msinet'?"),
         (["--recipe", "epoch=3"], "Did you mean 'epochs'?"),

@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from msinet.errors import UserError
-from msinet.io import atomic_path, file_errors, write_json, write_text
+from msinet.errors import Busy, UserError
+from msinet.io import (
+    atomic_path,
+    cache_folder,
+    check_writable,
+    exclusive,
+    file_errors,
+    nearest_existing,
+    write_json,
+    write_text,
+)
 
 
 def run(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -90,9 +99,36 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_a_folder_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
-    with pytest.raises(UserError, match=r"cannot write .*a/b\.txt.*check the path"):
+    with pytest.raises(UserError, match=r"cannot write .*a/b\.txt.*\(.*/a is a file, not a folder\); check the path"):
         write_text(tmp_path / "a" / "b.txt", "text")
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_check_reports_what_writing_would_and_changes_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    for path, message in ((tmp_path / "a" / "b.txt", "not a folder"), (tmp_path, "not a regular file")):
+        with pytest.raises(UserError, match=message):
+            check_writable(path)
+    check_writable(tmp_path / "a")
+    check_writable(tmp_path / "new" / "b.txt")
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path / "new") == []
+
+
+def test_a_lock_reports_its_own_errors_only(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    for error in (FileNotFoundError(errno.ENOENT, "No such file", "photo.jpg"), BrokenPipeError(errno.EPIPE, "pipe")):
+        with pytest.raises(type(error)) as caught, exclusive(lock, "a test"):
+            raise error
+        assert caught.value is error
+    with exclusive(lock, "a test"), pytest.raises(Busy, match="a test is in progress"), exclusive(lock, "a test"):
+        pass
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"cannot write .*file/\.lock.*not a folder"),
+        exclusive(tmp_path / "file/.lock", ""),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -156,3 +192,32 @@ def test_what_the_system_says_of_a_file_is_for_the_user(tmp_path: Path) -> None:
         tmp_path.read_text()
     with pytest.raises(OSError, match="nobody's file"), file_errors():
         raise OSError(errno.EIO, "nobody's file")
+    with pytest.raises(UserError, match="cannot write: disk full; free some space"), file_errors():
+        raise OSError(errno.ENOSPC, "disk full")  # a stream that is open already does not name its file
+
+
+def test_the_message_on_a_missing_path_lists_what_exists(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    for path, found in (
+        ("phots", " {0} exists and holds photos. Did you mean 'photos'?"),
+        ("phots/b/c", " {0} exists and holds photos. Did you mean 'photos'?"),
+        ("photos", " {0}/photos exists and holds a.jpg."),
+        ("photos/a.jpg/b", " {0}/photos/a.jpg exists."),
+    ):
+        assert nearest_existing(tmp_path / path) == found.format(tmp_path)
+
+
+def test_the_cache_is_in_the_chosen_folder_or_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSINET_CACHE", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "msinet"
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UserError, match="no home folder for the cache; set MSINET_CACHE"):
+        cache_folder()
+    monkeypatch.setenv("MSINET_CACHE", str(tmp_path / "here"))
+    assert cache_folder() == tmp_path / "here"

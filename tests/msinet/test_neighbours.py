@@ -174,6 +174,50 @@ def test_a_query_by_way_of_a_link_is_left_out_and_has_its_label(weights: Path, p
     assert all(found.label == labels[found.path] for found in one.neighbours)
 
 
+def test_a_list_is_full_if_several_paths_lead_to_the_query(weights: Path, photos: Path) -> None:
+    query = photos / "day 0" / "IMG_000.jpg"
+    for n in range(3):
+        (photos / f"link{n}.jpg").symlink_to(query)
+    embedder = load_network(weights, device="cpu")
+    own, paths = collect(embedder, weights, [query]), msinet.image_files(photos)
+    others = [path for path in paths if path.resolve() != query]
+    order = np.argsort(distances(embedder, query, others), kind="stable")
+    for k in (1, 5, 11, 20):
+        (one,) = find(own, collect(embedder, weights, paths), k)
+        assert [found.path for found in one.neighbours] == [others[i] for i in order[:k]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "is not a list of images"), ("path,identity,split\n", "own.csv lists no images")]
+)
+def test_a_list_without_images_is_no_gallery(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "own.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        gallery_of(tmp_path / "own.csv")
+
+
+@pytest.mark.parametrize("command", ["embed", "find", "evaluate"])
+def test_a_file_that_cannot_be_written_is_an_error_before_images_are_embedded(
+    command: str, weights: Path, photos: Path, data_root: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(neighbours.Embedder, "__call__", lambda *_: pytest.fail("it embeds images"))
+    images = {"embed": [photos], "find": [photos, "--gallery", photos], "evaluate": ["--data-root", data_root]}
+    out = tmp_path / "file" / {"embed": "f.npz", "find": "found", "evaluate": "m.json"}[command]
+    words = [command, *images[command], "--weights", weights, "--out", out, *QUIET]
+    assert run_command([str(word) for word in words]) == 2
+    assert "file is a file, not a folder" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("MSINET_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"cannot write .*file/features.*set MSINET_CACHE .* or pass --cache False"):
+        collect(load_network(weights, device="cpu"), weights, msinet.image_files(photos))
+
+
 def test_features_are_kept_until_a_file_or_the_weights_change(
     weights: Path, photos: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -385,8 +385,11 @@ def test_folders_of_identities_are_split_by_seed(tmp_path: Path, capsys) -> None
         out = tmp_path / "lists" / f"{name}.csv"
         words = ["data", "split", str(tmp_path / "people"), "--out", str(out), "--test", "0.4", "--seed", str(seed)]
         assert run_command(words) == 0
+        assert f"msinet data check {out}\n" in capsys.readouterr().out
         with out.open(newline="") as stream:
             outs[name] = list(csv.DictReader(stream))
+    assert run_command(["data", "split", str(tmp_path / "people"), "--out", str(tmp_path / "a b.csv")]) == 0
+    assert f"msinet data check '{tmp_path}/a b.csv'\n" in capsys.readouterr().out
     assert outs["a"] == outs["again"] != outs["other"]
     by_split = {s: {row["identity"] for row in outs["a"] if row["split"] == s} for s in ("train", "query", "gallery")}
     assert len(by_split["train"]) == 6

@@ -1211,6 +1211,7 @@ def test_settings_and_options_of_the_command_arrive(data_root: Path, tmp_path: P
         (["--recipe", "leak=1"], ["recipe: leak is a bool such as False, not 1"]),
         (["--recipe", "mechanism=ce"], ["mechanism ce needs overlap 1"]),
         (["--evaluate-every", "1"], ["a search ranks no test images; leave out --evaluate-every"]),
+        (["--keep-same-camera"], ["a search ranks no test images; leave out --keep-same-camera"]),
         (["--recipe", "identities=6"], ["the training side of the search is too small"]),
         (["--recipe", "lr=1e30", "warmup=0"], ["the loss became", "in epoch 1", "--no-resume"]),
         (["--options", "ration=2"], ["unknown option of supernet 'ration'", "Did you mean 'ratio'?"]),

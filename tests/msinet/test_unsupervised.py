@@ -1236,7 +1236,12 @@ def test_a_folder_of_images_is_enough(tmp_path: Path, market: Dataset) -> None:
     network = build_model("msinet_x0_25", 1, neck="bn")
     load_weights(network, tmp_path / "out" / "model.safetensors")
     (tmp_path / "empty").mkdir()
-    for path, message in ((tmp_path / "empty", "no image in"), (tmp_path / "none", "does not exist")):
+    (tmp_path / "own.csv").touch()
+    for path, message in (
+        (tmp_path / "empty", "no image in"),
+        (tmp_path / "none", "does not exist"),
+        (tmp_path / "own.csv", "is a file; pass a folder of images .msinet learn --data-root takes a list"),
+    ):
         with pytest.raises(DataError, match=rf"{message}.*{path}|{path} {message}"):
             image_folder(path)
 
@@ -1285,14 +1290,56 @@ def test_the_command_learns_from_a_list_of_images(data_root: Path, tmp_path: Pat
     assert (record["source"], record["target"]) == ("own", "own")
 
 
+def learn_command(out: Path, *more: object) -> int:
+    """`msinet learn` at its smallest."""
+    words = ["learn", "--out", out, "--profile", "smoke", "--model", "msinet_x0_25", "--device", "cpu", "--no-progress"]
+    return run_command([str(word) for word in (*words, *more)])
+
+
+def test_the_command_learns_from_joined_sets_and_counts_queries(data_root: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    joined = "market1501+msmt17"
+    assert learn_command(out, "--data-root", data_root, "--dataset", joined, "--method", "mmcl") == 0
+    assert json.loads((out / "record.json").read_text())["target"] == joined
+    printed = capsys.readouterr().out
+    assert f"{joined}: mAP" in printed
+    assert "queries ranked" in printed
+    assert "history.csv, queries.csv, model.safetensors" in printed
+    assert (out / "queries.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--name", "x", "--keep-same-camera"], "--name, --keep-same-camera has no effect with --images"),
+        (["--evaluate-every", "1"], "--evaluate-every has no effect with --images"),
+        (["--data-root", "anywhere"], "--data-root has no effect with --images"),
+    ],
+)
+def test_options_without_effect_on_a_folder_are_refused(
+    words: list[str], message: str, market: Dataset, tmp_path: Path, capsys
+) -> None:
+    assert learn_command(tmp_path / "out", "--images", market.root / "query", *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_source_and_target_must_suit_the_method(data_root: Path, market: Dataset, tmp_path: Path) -> None:
     other = load_dataset("msmt17", data_root)
     again = load_dataset("market1501", data_root)
+    vehicles, small_lists = (load_dataset(name, data_root) for name in ("vehicleid", "vehicleid_800"))
     for method, source, target, message in (
         ("idm", market, market, "no other --source is given"),
         ("spcl", again, market, "source and target are both market1501; give a --source of another data set"),
         ("gs", other, market, "learns from the target alone, but the source is msmt17"),
         ("idm", image_folder(market.root / "bounding_box_train"), other, "needs a source with identities"),
+        (
+            "mmt",
+            market,
+            image_folder(market.root / "bounding_box_train"),
+            "share 31 training image.s., whose identities",
+        ),
+        ("spcl", small_lists, vehicles, "source vehicleid_800 and target vehicleid share"),
     ):
         training = Training("msinet_x0_25", {"neck": "bn"}, source, target, small(method))
         with pytest.raises(UserError, match=message):

@@ -1034,13 +1034,14 @@ SMALLEST = (
 
 
 def test_the_command_renders_what_the_function_does(tiny: Path, tmp_path: Path, capsys) -> None:
-    assert run_command(["data", "render", str(tmp_path), "--datasets", "market1501", *SMALLEST]) == 0
-    assert files(tmp_path) == files(tiny)
+    root = tmp_path / "my data"
+    assert run_command(["data", "render", str(root), "--datasets", "market1501", *SMALLEST]) == 0
+    assert files(root) == files(tiny)
     printed = capsys.readouterr().out
     world = read_world(tiny / "Market-1501-v15.09.15")
     assert world is not None
-    assert f"{world['images']} images, fingerprint {world['fingerprint']}: {tmp_path}/Market-1501-v15.09.15" in printed
-    assert f"--data-root {tmp_path}" in printed
+    assert f"{world['images']} images, fingerprint {world['fingerprint']}: {root}/Market-1501-v15.09.15" in printed
+    assert f"--data-root '{root}'; look at them with msinet data show '{root}'" in printed
 
 
 def test_test_identities_follow_identities(tmp_path: Path, capsys) -> None:
