@@ -3,8 +3,9 @@
 import json
 import shutil
 import traceback
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ablations.engine.store import Store
 from bench.cost import count
 from msinet.data import Dataset
 from msinet.errors import Busy, UserError
+from msinet.io import write_text
 from msinet.models import build_model, load_weights
 from msinet.models.foreign import weights_hash
 from msinet.search import SearchRun, search, search_line
@@ -30,6 +32,8 @@ from msinet.unsupervised import learn, load_start
 OnStep = Callable[[float], None]
 #: Seconds that an attempt waits for the lock of its run. `status` and reports hold it for a moment to learn the state.
 PATIENCE = 2.0
+#: File in a partial run that was started by `--no-resume`: the call that started it.
+CALL = ".call"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Attempts:
     costs: Mapping[Experiment, Record]
     budget: Budget | None = None
     """remaining time; each process learns step times from its own runs"""
+    call: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """differs in each call of `execute`"""
 
     @property
     def store(self) -> Store:
@@ -110,20 +116,28 @@ class Attempts:
         source, target = self.datasets[e.source], self.datasets[e.target]
         costs = self.costs.get(e) or cost(e, source.num_classes, one.weights)
         if not self.run_options.resume:
-            shutil.rmtree(folder, ignore_errors=True)
+            self._start_again(folder)
+        run_options = replace(self.run_options, resume=True)
         if (folder / RECORD).exists():  # killed between the end of the run and its publication
             record: Record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             remove_checkpoints(folder)
         elif e.is_search:
             search_run = SearchRun(source, e.recipe, e.seed, e.model, dict(e.options))
-            record = search(folder, search_run, self.run_options, on_step)
+            record = search(folder, search_run, run_options, on_step)
         else:
             training = Training(e.model, dict(e.options), source, target, e.recipe, e.seed, one.weights)
             trained = self.store.run_folder(self._id(e.training, one)) if e.same_weights else None
             work = learn if e.is_unsupervised else run
-            record = work(folder, replace(training, trained=trained), self.run_options, on_step)
+            record = work(folder, replace(training, trained=trained), run_options, on_step)
         self.store.publish(one.run_id, e, costs | record)
         return record
+
+    def _start_again(self, folder: Path) -> None:
+        """Remove an unfinished run, but not one of this call: a cluster may need several attempts for it."""
+        begun = folder / CALL
+        if not begun.exists() or begun.read_text(encoding="utf-8") != self.call:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_text(begun, self.call)
 
 
 def cost(experiment: Experiment, num_classes: int, weights: Path | None) -> Record:

@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 import ablations.__main__
 import ablations.engine.attempt
 from ablations.__main__ import main
+from ablations.engine.attempt import Attempts
 from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
 from ablations.engine.resolve import resolve
@@ -34,6 +35,7 @@ from ablations.engine.results import results
 from ablations.engine.store import Store
 from ablations.studies import find_study
 from msinet.data import load_dataset, open_pixels
+from msinet.errors import UserError
 from msinet.models import build_model, save_weights
 from msinet.training import evaluate_model
 from msinet.training.run import Training
@@ -434,6 +436,24 @@ def test_a_damaged_checkpoint_is_named_and_no_resume_starts_again(
     assert f"{checkpoint} cannot be read" in capsys.readouterr().out
     assert main(words("run", store, "--no-resume", root=data_root)) == 0
     assert capsys.readouterr().out.endswith("1 done, 1 finished\n")
+
+
+def test_a_later_attempt_of_a_call_keeps_what_no_resume_began(
+    data_root: Path, tmp_path: Path, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, kept = tmp_path / "results", []
+
+    def lost(folder: Path, *_: object) -> None:
+        kept.append((folder / "checkpoint.pt").exists())
+        (folder / "checkpoint.pt").write_bytes(b"")
+        raise UserError("lost")
+
+    monkeypatch.setattr(ablations.engine.attempt, "run", lost)
+    again = Attempts.attempt
+    monkeypatch.setattr(Attempts, "attempt", lambda *given: [again(*given), again(*given)][1])
+    for _ in range(2):
+        assert main(words("run", store, "--no-resume", root=data_root)) == 1
+    assert kept == [False, True] * 4  # two runs
 
 
 # Several processes
