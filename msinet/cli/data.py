@@ -108,7 +108,7 @@ class Render:
         for folder in folders:
             world = read_world(folder)
             assert world is not None
-            print(f"{world['images']:>7} images, fingerprint {world['fingerprint']}: {folder}")
+            print(f"{world['images']:>7} images: {folder}")
         root = shlex.quote(str(self.root))
         print(f"use them with --data-root {root}; look at them with msinet data show {root}")
         return 0

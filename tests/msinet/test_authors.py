@@ -73,7 +73,7 @@ def test_a_profile_changes_size_and_length_alone(profile: str, name: str) -> Non
     assert list(found.origins) == list(values)
     assert {found.origins[setting] for setting in card.authors} <= {
         origin for origin in found.origins.values() if card.label in origin or origin == f"profile {profile}"
-    } | {"the paper, Sec. 4.3"}
+    } | {"the paper, Sec. 4.2-4.3, or its released code"}
 
 
 def test_without_a_recipe_of_its_own_a_network_has_the_papers() -> None:

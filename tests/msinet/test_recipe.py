@@ -456,13 +456,16 @@ def test_the_last_layer_that_changes_a_setting_is_its_origin() -> None:
         "jitter": "across data sets, Sec. 4.3",  # the command line gave the same value
         "epochs": "across data sets, Sec. 4.3",
         "height": "vehicles are square",
-        "lr": "the paper, Sec. 4.3",
-        "optimizer": "the paper, Sec. 4.3",
-        "margin": "the paper, Sec. 4.3",
+        "lr": "the paper, Sec. 4.2-4.3, or its released code",
+        "optimizer": "the paper, Sec. 4.2-4.3, or its released code",
+        "margin": "the paper, Sec. 4.2-4.3, or its released code",
     }
     assert dict(origins) | expected == origins
     search = resolve_search("mini", "msmt17").origins
-    assert (search["overlap"], search["alpha_lr"]) == ("the paper, Sec. 4.2", "profile mini")
+    assert (search["overlap"], search["alpha_lr"]) == (
+        "the paper, Sec. 3.1 and 4.2, or its released code",
+        "profile mini",
+    )
 
 
 def test_a_description_has_a_line_for_every_setting_under_its_part() -> None:

@@ -64,7 +64,7 @@ def published(profile: str, kind: str) -> Resolved:
         search=Search() if kind == "search" else None, unsupervised=Unsupervised() if kind == "unsupervised" else None
     )
     base = paper.BASES[kind]
-    origins = dict.fromkeys(settings(Recipe()), paper.BASES["light"].name)
+    origins = dict.fromkeys(settings(Recipe()), paper.BASES["light"].name) | {"precision": "this suite"}
     resolved = Resolved(default, dict.fromkeys(settings(default), base.name) | origins)
     resolved = resolved.changed(with_settings(resolved.recipe, base.changes), base.name)
     origin = f"profile {profile}"
