@@ -145,7 +145,7 @@ def _claims(results: ReferenceResults) -> str:
         most, paper = max(known, key=lambda pair: max(pair[0].interval[0] - pair[1], pair[1] - pair[0].interval[1]))
         low, high = most.interval
         lines.append(
-            f"- Farthest from the paper among the differences tested: {most.label}, {most.mean:+.1f} "
+            f"- Farthest from the paper, by distance from the interval: {most.label}, {most.mean:+.1f} "
             f"[{low:+.1f}, {high:+.1f}]; the paper's {paper:+.1f}."
         )
     return "\n".join(lines)
@@ -169,25 +169,34 @@ def written(text: str) -> str:
 def results_page() -> str:
     """The page of all reference results."""
     results = ReferenceResults(Request())
+    tables = {name: build_table(results, name) for name in STUDIES if results.found(name) is not None}
+    notes = [table.notes for table in tables.values()]
+    shared = [note for note in (notes[0] if notes else ()) if all(note in others for others in notes)]
+    cells = [cell for table in tables.values() for row in table.rows for cell in row.cells.values() if cell.done]
+    trained = [cell for cell in cells if cell.runs["steps"].any()]
+    single = sum(cell.done == 1 for cell in trained)
     parts = [
         "# Results",
         "This page shows every table with committed reference results, from the machine that `--reference` shows. "
         "`python -m reports.readme` generates it from `reference/`. [reference.md](reference.md) describes these "
         "results; [statistics.md](statistics.md) explains intervals, marks and decisions.",
+        f"**{single} of {len(trained)} table cells with a trained network have a single seed.** They are not compared: they "
+        "have no order, marks or decisions.",
+        "\n".join(["Notes on all tables:", "", *(f"- {note}" for note in shared)]),
     ]
-    for name, study in STUDIES.items():
+    for name, table in tables.items():
         found = results.found(name)
-        if found is None:
-            continue
-        parts += [f"## {study.title}", f"`{_command(found)}`, shown by `python -m reports table {name} --reference`"]
-        table = build_table(results, name)
+        assert found is not None
+        title = STUDIES[name].title
+        parts += [f"## {title}", f"`{_command(found)}`, shown by `python -m reports table {name} --reference`"]
         for column in table.columns:
             rows = [row for row in table.rows if row.cells[column].done]
             if rows:
                 alone = replace(table, columns=(column,), rows=rows, notes=())
                 parts += [f"**{_set_name(column)}**", as_markdown(alone).split("\n", 2)[2].strip()]  # without its title
-        parts.append("\n".join(f"- {note}" for note in (*table.notes, *_not_run(table))))
-    if lacking := [name for name in STUDIES if results.found(name) is None]:
+        own = [note for note in table.notes if note not in shared]
+        parts.append("\n".join(f"- {note}" for note in (*own, *_not_run(table))))
+    if lacking := [name for name in STUDIES if name not in tables]:
         parts.append(f"No results are committed yet of: {', '.join(lacking)}.")
     return "\n\n".join(parts) + "\n"
 
