@@ -6,6 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from msinet.models.registry import label_of, with_width
 from reports.drawing import STYLE, add_legend, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
 from reports.results import Results, file_name
@@ -15,7 +16,7 @@ QUALITY = {"clusters": "clusters", "outliers": "images in\nno cluster", "nmi": "
 
 
 def draw_clusters(results: Results, name: str, folder: Path) -> list[Path]:
-    """The clusters of a study's finished runs over their epochs, a line per run and a column of panels per task.
+    """The clusters of a study's finished runs over their epochs: a line per run, panels per task and network.
 
     Raises:
         UserError: no finished run has clusters.
@@ -27,7 +28,7 @@ def draw_clusters(results: Results, name: str, folder: Path) -> list[Path]:
 
 
 def cluster_data(results: Results, name: str) -> pd.DataFrame:
-    """One row per run and epoch: row, column, seed, run_id, epoch, clusters, outliers, nmi, ari.
+    """One row per run and epoch: row, method, network, column, seed, run_id, epoch, clusters, outliers, nmi, ari.
 
     NMI and ARI count each outlier as a cluster of its own; they are empty where the identities are not known.
 
@@ -41,7 +42,14 @@ def cluster_data(results: Results, name: str) -> pd.DataFrame:
             for _, run in row.cells[column].runs.iterrows():
                 history = results.history(run["run_id"]) if run["steps"] else pd.DataFrame()
                 if "clusters" in history:
-                    about = {"row": table.label(row.factors), "column": column.label, "seed": run["seed"]}
+                    factors = dict(row.factors)
+                    about = {
+                        "row": table.label(row.factors),
+                        "method": str(factors["method"]).partition("+")[0],
+                        "network": label_of(with_width(str(factors["backbone"]), float(factors["width"]))),
+                        "column": column.label,
+                        "seed": run["seed"],
+                    }
                     found = history.reindex(columns=["epoch", *QUALITY])
                     parts.append(found.assign(**about, run_id=run["run_id"]))
     if not parts:
@@ -57,22 +65,25 @@ def draw(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         title: title of the figure.
         stem: path without suffix for the .png, .svg and .csv.
     """
-    panels = list(data.groupby("column", sort=False))
-    look = looks(dict.fromkeys(data["row"].astype(str), ""))
+    networks = [*dict.fromkeys(data["network"])]
+    panels = sorted(data.groupby(["column", "network"], sort=False), key=lambda panel: networks.index(panel[0][1]))
+    panels.sort(key=lambda panel: [*data["column"]].index(panel[0][0]))
+    look = looks(dict.fromkeys(data["method"], ""))
     size = (1.2 + 2.6 * len(panels), 1.2 + 1.2 * len(QUALITY))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(QUALITY), len(panels), figsize=size, squeeze=False, sharex="col", sharey="row", layout="constrained"
         )
         handles = {}
-        for place, (column, part) in enumerate(panels):
+        for place, ((column, network), part) in enumerate(panels):
             for axis, name in zip(axes[:, place], QUALITY, strict=True):
-                for (row, _), run in part.groupby(["row", "run_id"], sort=False):
-                    colour, marker = look[str(row)]
+                for _, run in part.groupby("run_id", sort=False):
+                    method = str(run["method"].iloc[0])
+                    colour, marker = look[method]
                     style = {"marker": marker, "markevery": max(1, len(run) // 6), "ms": 3, "lw": 1.1}
-                    (handles[str(row)],) = axis.plot(run["epoch"], run[name], color=colour, **style)
+                    (handles[method],) = axis.plot(run["epoch"], run[name], color=colour, **style)
                 finish_axes(axis)
-            axes[0, place].set_title(str(column))
+            axes[0, place].set_title(f"{column}, {network}")
             axes[-1, place].set_xlabel("epoch")
         for axis, (name, label) in zip(axes[:, 0], QUALITY.items(), strict=True):
             axis.set_ylabel(label)

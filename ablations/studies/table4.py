@@ -94,7 +94,7 @@ STUDY = Study(
     baseline=(("learned", "nothing"),),
     preferred_baseline=(("learned", "source"),),  # adaptation also trains with the labels of the source
     within=("backbone", "width"),
-    remark="The result is that of the last epoch. The methods' authors choose the epoch by the test set; the best "
-    "epoch is recorded apart (best_on_test), if the run is evaluated on the way. JVTC+, CycAs, GCL and MPRD are not "
-    "run, nor is MMCL across sets (docs/table4.md).",
+    remark="Rows without the name of a network are ResNet50's. The result is that of the last epoch. The methods' "
+    "authors choose the epoch by the test set; the best epoch is recorded apart (best_on_test), if the run is "
+    "evaluated on the way. JVTC+, CycAs, GCL and MPRD are not run, nor is MMCL across sets (docs/table4.md).",
 )

@@ -58,6 +58,8 @@ def test_the_figure_has_every_run_of_a_method_and_its_epochs(hand, tools, asked:
     assert (runs.size() == 3).all()
     one = data[(data["row"] == "GS+MSINet")]
     assert one["clusters"].tolist() == [10, 11, 12]
+    assert set(zip(one["method"], one["network"], strict=True)) == {("GS", "MSINet")}
+    assert set(data.query("row == 'GS'")["network"]) == {"ResNet50"}
     assert one["ari"].tolist() == pytest.approx([0.1, 0.2, 0.3])  # shares, not per cent
     svg = (asked.store / "figures" / "table4-mini-clusters.svg").read_text(encoding="utf-8")
     assert svg.count("<path") > 40
