@@ -265,6 +265,15 @@ def _check_type(what: str, value: Any, annotation: Any) -> None:
         raise UserError(f"{what} must be {TYPES[expected]}, got {value!r}")
 
 
+def options_of(name: str) -> set[str]:
+    """The options that a network's builder takes. Imports its file.
+
+    Raises:
+        UserError: unknown network.
+    """
+    return set(inspect.signature(_entry(split_name(name)[0])[0]).parameters) - {"num_classes", "width", "image"}
+
+
 def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 128), **options: Any) -> "nn.Module":
     """Build a network by name, with fresh weights from torch's global random state.
 
@@ -279,8 +288,7 @@ def build_model(name: str, num_classes: int, *, image: tuple[int, int] = (256, 1
     """
     base, width = split_name(name)
     builder, _ = _entry(base)
-    parameters = inspect.signature(builder).parameters
-    allowed = set(parameters) - {"num_classes", "width", "image"}
+    parameters, allowed = inspect.signature(builder).parameters, options_of(name)
     for option, value in options.items():
         if option not in allowed:
             raise unknown_name(f"option of {base}", option, allowed)

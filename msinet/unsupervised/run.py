@@ -15,6 +15,7 @@ from msinet.errors import DataError, UserError, WeightsError
 from msinet.io import nearest_existing
 from msinet.models import load_weights
 from msinet.models.heads import ReIDNet
+from msinet.models.registry import options_of
 from msinet.models.weights import LoadReport
 from msinet.training.fit import OnStep, Row, Task
 from msinet.training.options import RunOptions
@@ -89,6 +90,11 @@ def check(training: Training) -> None:
         raise UserError(
             f"{settings.method} learns from the target alone, but the source is {source.name} and the target "
             f"{target.name}; leave the source out, or take one of {', '.join(ADAPTING)}"
+        )
+    if "neck" not in options_of(training.model):
+        raise UserError(
+            f"{training.model} has no option neck, which methods without labels need for their feature; choose another "
+            "network, such as msinet or resnet50"
         )
     if across and source.train[0].identity < 0:
         raise UserError(f"{settings.method} needs a source with identities, which {source.name} does not have")

@@ -1346,6 +1346,12 @@ def test_source_and_target_must_suit_the_method(data_root: Path, market: Dataset
             learn(tmp_path / "out", training, OPTIONS)
 
 
+def test_a_network_without_necks_is_named(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["learn", "--data-root", str(data_root), "--out", str(tmp_path / "out"), "--method", "gs"]
+    assert run_command([*words, "--dataset", "market1501", "--profile", "smoke", "--model", "deit_small"]) == 2
+    assert "deit_small has no option neck, which methods without labels need" in capsys.readouterr().err
+
+
 def test_the_source_cannot_be_the_target(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["learn", "--data-root", str(data_root), "--out", str(tmp_path / "out"), "--method", "spcl"]
     words += ["--source", "market1501", "--dataset", "market1501", "--profile", "smoke", "--model", "msinet_x0_25"]
