@@ -44,7 +44,8 @@ class Request:
     datasets: tuple[str, ...] = ()
     """names of data sets (`msinet data check` lists them); empty: those found under the data root"""
     whole: bool = False
-    """on the rendered world, include all data sets, large networks and the pre-trained group"""
+    """on the rendered world, include all data sets, large networks and the pre-trained group;
+    `run` always does so on a GPU"""
     models: tuple[str, ...] = ()
     """only these networks, at the profile's width or another, such as osnet_x0_25; empty: all of the table; no effect
     on tables and figures with fixed networks, such as table1 and figure5a"""
