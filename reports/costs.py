@@ -99,7 +99,7 @@ def pareto(costs: "pd.Series[float]", gains: "pd.Series[float]") -> list[int]:
 def accuracy_data(
     latencies: pd.DataFrame, results: Results, study: str, column: str, form: str, batch: int
 ) -> pd.DataFrame:
-    """One row per network that has both: group, label, network, mAP in per cent, milliseconds per image, parameters.
+    """One row per network that has both: group, label, network, seeds, mAP in per cent, ms per image, parameters.
 
     The latencies are those of the first device in the table.
 
@@ -123,6 +123,7 @@ def accuracy_data(
                 "group": table_group(row.group),
                 "label": table.label(row.factors),
                 "network": network_of(row),
+                "seeds": cell.done,
                 "mAP": cell.mean("mAP"),
                 "ms": measured[model]["p50_ms"] / batch,
                 "parameters": measured[model]["parameters"],
@@ -139,6 +140,8 @@ def accuracy_data(
 def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
     """mAP against milliseconds per image; marker areas show parameters; the line is the Pareto front.
 
+    Groups with a row of a single seed have no line, because their order may be chance.
+
     Args:
         data: from `accuracy_data`.
         title: title of the figure.
@@ -152,8 +155,8 @@ def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
         )
         spread = max(1.0, data["mAP"].max() - data["mAP"].min())
         for axis, (group, part) in zip(axes[0], groups, strict=True):
-            front = pareto(part["ms"], part["mAP"])
-            axis.plot(part["ms"].iloc[front], part["mAP"].iloc[front], color="0.7", lw=1, zorder=0)
+            front = _front(part)
+            axis.plot(front["ms"], front["mAP"], color="0.7", lw=1, zorder=0)
             for _, row in part.iterrows():
                 colour, marker = look[str(row["label"])]
                 axis.scatter(row["ms"], row["mAP"], s=_area(row["parameters"]), color=colour, marker=marker, alpha=0.8)
@@ -162,14 +165,14 @@ def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 xlim=(0, 1.2 * part["ms"].max()),
                 ylim=(max(0, data["mAP"].min() - 0.25 * spread), data["mAP"].max() + 0.25 * spread),
             )
-            axis.set_title(str(group))
+            axis.set_title(f"{group}{', single seed' if part['seeds'].max() == 1 else ''}")
             finish_axes(axis, "both")
         axes[0][0].set_ylabel("mAP, %")
         add_title(figure, title)
         for axis, (_, part) in zip(axes[0], groups, strict=True):
             texts = [f"{row['label']}, {row['parameters'] / 1e6:.1f} M" for _, row in part.iterrows()]
             areas = [_area(parameters) for parameters in part["parameters"]]
-            front = pareto(part["ms"], part["mAP"])
+            front = _front(part)
             annotate(
                 axis,
                 part["ms"].tolist(),
@@ -177,9 +180,14 @@ def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 texts,
                 areas=areas,
                 fontsize=7.5,
-                line=(part["ms"].iloc[front], part["mAP"].iloc[front]),
+                line=(front["ms"], front["mAP"]),
             )
         return write_figure(figure, data.drop(columns="network"), stem)
+
+
+def _front(part: pd.DataFrame) -> pd.DataFrame:
+    """The Pareto-optimal rows of a group; none if a row has a single seed."""
+    return part.iloc[pareto(part["ms"], part["mAP"]) if part["seeds"].min() > 1 else []]
 
 
 def plain_network(model: str) -> str:
@@ -195,7 +203,9 @@ def _area(parameters: float) -> float:
 def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem: Path) -> list[Path]:
     """The roofline of a machine with its networks: multiply-adds per second against multiply-adds per byte.
 
-    Bytes are those of the deployed network's feature maps and weights, layer by layer.
+    Bytes are those of the deployed network's feature maps and weights, layer by layer. The roof is a measured matrix
+    product and copy (`bench.machine.rates`). Networks can be faster: on an AMD EPYC, direct convolutions of oneDNN
+    make more multiply-adds per second than the matrix product of MKL.
 
     Args:
         latencies: from `read_latencies`.
@@ -215,17 +225,17 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
     data["intensity"] = data["macs"] * data["batch"] / (data["map_bytes"] * data["batch"] + data["weight_bytes"])
     data["rate"] = data["macs"] * data["images_per_second"]
     data["roof"] = np.minimum(peak, data["intensity"] * bandwidth)
-    data["share_of_roof"] = data["rate"] / data["roof"]
+    data["relative_to_roof"] = data["rate"] / data["roof"]
     look = looks(dict(zip(data["label"], map(plain_network, data["model"]), strict=True)))
     with mpl.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(3.8, 2.8), layout="constrained")
+        figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
         low, high = 0.4 * data["intensity"].min(), 2.5 * max(data["intensity"].max(), peak / bandwidth)
         line = np.geomspace(low, high, 200)
         axis.plot(line, np.minimum(peak, line * bandwidth) / 1e9, color="0.4", lw=1.5)
         points = data.drop_duplicates("label")
         for _, row in points.iterrows():
             colour, marker = look[str(row["label"])]
-            axis.plot(row["intensity"], row["rate"] / 1e9, marker, color=colour, ms=6, zorder=3)
+            axis.plot(row["intensity"], row["rate"] / 1e9, marker, color=colour, ms=6, mfc="none", mew=1.3, zorder=3)
         axis.set(
             xscale="log",
             yscale="log",
@@ -243,14 +253,15 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
         machine = environment["cpu"] if environment["device"] == "cpu" else environment["device"]
         axis.set_title(
             f"deployed, fp32, batch {data['batch'].iloc[0]}, {machine};\n"
-            "line: roofline of the machine; per cent: share of it reached"
+            "line: fastest matrix product measured, sloping where a copy is slower;\n"
+            "per cent: relative to the line; convolutions can be faster than that product"
         )
         annotate(
             axis,
             points["intensity"].tolist(),
             (points["rate"] / 1e9).tolist(),
-            [f"{row['label']} {row['share_of_roof']:.0%}" for _, row in points.iterrows()],
-            areas=[36.0] * len(points),
+            [f"{row['label']} {row['relative_to_roof']:.0%}" for _, row in points.iterrows()],
+            areas=[64.0] * len(points),
             fontsize=7.5,
             line=(line, np.minimum(peak, line * bandwidth) / 1e9),
         )

@@ -84,12 +84,13 @@ def by_group(data: pd.DataFrame, stem: Path) -> list[tuple[str, pd.DataFrame, Pa
     if len(groups) < 2:
         return [((groups or [nothing])[0], data, stem)]
     return [
-        (group, data[untrained | (data["group"] == group)], stem.with_name(f"{stem.name}-{_words(group)}"))
+        (group, data[untrained | (data["group"] == group)], stem.with_name(f"{stem.name}-{file_words(group)}"))
         for group in groups
     ]
 
 
-def _words(text: str) -> str:
+def file_words(text: str) -> str:
+    """A group as part of a file name."""
     return re.sub(r"[^\w]+", "-", text)
 
 

@@ -39,6 +39,8 @@ STYLE: dict[Any, Any] = {
 #: Colours for every kind of colour vision (Okabe and Ito), each with a marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^vDP"
+#: Pixels per inch of PNG files.
+DPI = 200
 
 
 def looks(networks: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -158,7 +160,7 @@ def write_figure(figure: Figure, data: pd.DataFrame, stem: Path) -> list[Path]:
     """Write STEM.png, .svg and the .csv with their data; returns the files."""
     for suffix in (".png", ".svg"):
         with atomic_path(stem.with_suffix(suffix)) as temporary:
-            figure.savefig(temporary, dpi=200, metadata={"Date": None} if suffix == ".svg" else None)
+            figure.savefig(temporary, dpi=DPI, metadata={"Date": None} if suffix == ".svg" else None)
     plt.close(figure)
     write_text(stem.with_suffix(".csv"), data.to_csv(index=False, float_format="%.4g"))
     return [stem.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")]

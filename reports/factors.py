@@ -27,6 +27,8 @@ LEVELS: dict[str, tuple[tuple[float, str], ...]] = {
     "view_change": ((15.0, "up to 15°"), (45.0, "15 to 45°"), (180.0, "more than 45°")),
     "light": ((0.8, "dark, up to 0.8"), (1.05, "0.8 to 1.05"), (float("inf"), "bright, above 1.05")),
 }
+#: Fewest queries of a level that the figure shows.
+FEWEST = 30
 
 
 def by_factor(results: Results, name: str) -> pd.DataFrame:
@@ -109,7 +111,8 @@ def draw_study_factors(data: pd.DataFrame, results: Results, name: str, folder: 
     for group, part, one in by_group(data, stem):
         title = (
             f"mAP by factor of the query, {group}, profile {request.profile}, {repetitions}; "
-            "bars: 95 % bootstrap interval over identities, similar ones together; n: queries of all draws"
+            "bars: 95 % bootstrap interval over identities, similar ones together; n: queries of all draws; "
+            f"levels with fewer than {FEWEST} queries are not drawn"
         )
         written += draw_factors(part, title, one)
     return written
@@ -147,7 +150,7 @@ def _factor_panel(axis: Axes, part: pd.DataFrame, factor: str, look: dict[str, t
     levels = [level for _, level in LEVELS[factor]]
     queries = part.groupby("level")["queries"].max()
     for number, (label, (colour, marker)) in enumerate(look.items()):
-        one = part[part["row"] == label]
+        one = part[(part["row"] == label) & (part["queries"] >= FEWEST)]
         x = one["level"].map(levels.index).astype(float) + 0.09 * (number - (len(look) - 1) / 2)
         bars = [(one["mAP"] - one["low"]).clip(lower=0), (one["high"] - one["mAP"]).clip(lower=0)]
         axis.errorbar(x, one["mAP"], yerr=bars, color=colour, marker=marker, ms=3.5, lw=1, elinewidth=0.8, label=label)

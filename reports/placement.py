@@ -91,6 +91,8 @@ def annotate(
 ) -> None:
     """Write a text at each point of finished axes, with a line to texts that are not next to their point.
 
+    Texts of points that overlap have lines too.
+
     Call it last: limits, scales and layout of the figure must be final.
 
     Args:
@@ -114,16 +116,17 @@ def annotate(
     extents = [label.get_window_extent(renderer) for label in labels]
     frame = axis.get_window_extent(renderer)
     obstacles = _along(axis.transData.transform(np.column_stack(line))) if len(line[0]) > 1 else []
-    sizes = [(e.width, e.height) for e in extents]
+    sizes = [(e.width + 0.8 * e.height, 1.1 * e.height) for e in extents]  # with room around
     boxes = place_labels(points, sizes, (frame.x0, frame.y0, frame.x1, frame.y1), obstacles)
     for label, box, point in zip(labels, boxes, points, strict=True):
         centre = axis.transData.inverted().transform(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
         label.set_position((float(centre[0]), float(centre[1])))
         middle = (point[0] + point[2]) / 2, (point[1] + point[3]) / 2
         nearest = min(max(middle[0], box[0]), box[2]), min(max(middle[1], box[1]), box[3])
-        if math.dist(nearest, middle) - (point[2] - point[0]) / 2 > 0.8 * (box[3] - box[1]):
+        far = math.dist(nearest, middle) - (point[2] - point[0]) / 2 > 0.8 * (box[3] - box[1])
+        if far or sum(overlap(point, other) > 0 for other in points) > 1:  # the point itself is one of them
             start, stop = axis.transData.inverted().transform([nearest, middle])
-            axis.plot([start[0], stop[0]], [start[1], stop[1]], color="0.6", lw=0.6, zorder=1)
+            axis.plot([start[0], stop[0]], [start[1], stop[1]], color="0.5", lw=0.7, zorder=1)
 
 
 def _along(corners: np.ndarray) -> list[Box]:

@@ -180,8 +180,8 @@ def results_page() -> str:
         "This page shows every table with committed reference results, from the machine that `--reference` shows. "
         "`python -m reports.readme` generates it from `reference/`. [reference.md](reference.md) describes these "
         "results; [statistics.md](statistics.md) explains intervals, marks and decisions.",
-        f"**{single} of {len(trained)} table cells with a trained network have a single seed.** They are not compared: they "
-        "have no order, marks or decisions.",
+        f"**{single} of {len(trained)} table cells with a trained network have a single seed.** They are not compared: "
+        "they have no order, marks or decisions.",
         "\n".join(["Notes on all tables:", "", *(f"- {note}" for note in shared)]),
     ]
     for name, table in tables.items():

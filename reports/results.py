@@ -214,7 +214,7 @@ class ReferenceResults(Results):
 
     def __init__(self, request: Request, machine: str = "") -> None:
         super().__init__(request, machine)
-        self.store = Store(reference_folder())
+        self.store = Store(nearby(reference_folder()))
         self._found: dict[str, Found | None] = {}
         self._homes: dict[str, ReferenceStore] = {}
 
@@ -346,6 +346,12 @@ def run_command(study: str, request: Request) -> str:
     """The command that runs a study, or the sweep whose outcome it shows."""
     what = ["sweep", study.removeprefix("sweep_")] if study.startswith("sweep_") else ["run", study]
     return shlex.join(["python", "-m", "ablations", *what, *request.as_args()])
+
+
+def nearby(path: Path) -> Path:
+    """A path relative to the current folder if it lies inside, so that reports do not show where a checkout is."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def has(factors: Factors, wanted: Factors) -> bool:

@@ -32,7 +32,8 @@ SECTIONS: tuple[Callable[[Report], Part], ...] = (summary, claims, tables, figur
 def build(report: Report) -> list[Missing]:
     """Write index.html with its tables, figures and sheets; returns what is missing."""
     parts = [section(report) for section in SECTIONS]
-    missing = [gap for part in parts for gap in part.missing]
+    gaps = (gap for part in parts for gap in part.missing)
+    missing = list({(gap.what, gap.command): gap for gap in gaps}.values())  # a figure may lack the runs of its table
     write_text(report.out / "index.html", render(parts, missing))
     return missing
 

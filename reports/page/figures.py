@@ -1,26 +1,38 @@
 """Figures of the report: those drawn from available results, and those that are already in the store."""
 
+import math
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
+from typing import get_args
 
+import PIL.Image
+
+from ablations.engine.study import Group, group_label
 from ablations.studies import STUDIES
 from msinet.errors import UserError
 from msinet.models.registry import in_study
 from msinet.progress import bar
 from msinet.training.recipes import PROFILES
 from reports.costs import accuracy_data, draw_accuracy, draw_roofline
-from reports.curves import draw_study_curves
+from reports.curves import draw_study_curves, file_words
+from reports.drawing import DPI
 from reports.factors import by_factor, draw_study_factors
 from reports.figures import draw_study
 from reports.page.report import Data, Missing, Part, Report, data_uri
-from reports.results import file_name, run_command
+from reports.results import file_name
 from reports.searches import draw_searches
 
-#: Vector figures of more bytes are shown as PNG.
+#: Vector figures of more bytes are shown as PNG if that is smaller.
 VECTOR_BYTES = 150_000
+#: Figures of images. The other ones are drawings, whose colours the dark theme changes.
+IMAGES = ("figure1", "figure4", "figure6")
+#: Width in inches from which a figure has a row of its own.
+WIDE = 6
 
 
 @dataclass(frozen=True)
@@ -39,11 +51,28 @@ def figures(report: Report) -> Part:
     missing = []
     for figure in bar(iterable=list(planned(report)), desc="figures"):
         try:
-            drawn |= {path.with_suffix(""): figure.title for path in figure.draw() if path.suffix == ".png"}
+            drawn |= titled(figure.title, figure.draw())
         except UserError as error:
             missing.append(Missing(figure.title, str(error), figure.command))
+    if report.results.is_reference:
+        what = "activation maps (Figures 1 and 4), ranked lists (Figure 6), contact sheets"
+        why = "they need weights and images, which reference results do not have; a report of a store shows them"
+        missing.append(Missing(what, why, shlex.join(["python", "-m", "reports", "build", *report.request.as_args()])))
     entries = figure_entries(drawn, report.results.folder / "figures", report.request.profile)
     return Part({"figures": entries, "figure_files": {e["name"]: e["csv"] for e in entries}}, tuple(missing))
+
+
+def titled(title: str, paths: Iterable[Path]) -> dict[Path, str]:
+    """The title of each picture without suffix; of several pictures, with its group or the words that tell it apart."""
+    stems = [path.with_suffix("") for path in paths if path.suffix == ".png"]
+    if len(stems) < 2:
+        return dict.fromkeys(stems, title)
+    words = [stem.name.split("-") for stem in stems]
+    shared = len(list(takewhile(lambda same: len(set(same)) == 1, zip(*words, strict=False))))
+    parts = ["-".join(one[shared:]) for one in words]
+    groups = {file_words(label): label for label in map(group_label, get_args(Group))}
+    named = [groups.get(part, part.replace("-", " ")) for part in parts]
+    return {stem: f"{title}: {name}" for stem, name in zip(stems, named, strict=True)}
 
 
 def planned(report: Report) -> Iterator[Figure]:
@@ -51,12 +80,13 @@ def planned(report: Report) -> Iterator[Figure]:
     request, results, folder = report.request, report.results, report.out / "figures"
     for name, study in STUDIES.items():
         if study.baseline and (table := report.table(name)):
-            yield Figure(table.title, partial(draw_study, results, name, folder), run_command(name, request))
-    yield from pictures(report)
+            yield Figure(table.title, partial(draw_study, results, name, folder), report.command(name))
+    if not report.results.is_reference:
+        yield from pictures(report)
     for name in ("table1", "figure5a"):
         title = f"Searches of {name}: trajectories and genotypes"
-        yield Figure(title, partial(draw_searches, results, name, folder), run_command(name, request))
-    table2 = run_command("table2", request)
+        yield Figure(title, partial(draw_searches, results, name, folder), report.command(name))
+    table2 = report.command("table2")
     yield Figure("Table 2 while training", partial(draw_study_curves, results, "table2", folder), table2)
     if request.rendered:
         yield Figure("Table 2 by factor of the query", lambda: _factors(report), table2)
@@ -66,12 +96,10 @@ def planned(report: Report) -> Iterator[Figure]:
 def pictures(report: Report) -> Iterator[Figure]:
     """Figures of images, which need the weights of runs."""
     for name, images in (("figure1", 8), ("figure4", 5), ("figure6", 3)):
-        yield Figure(STUDIES[name].title, partial(_picture, report, name, images), run_command(name, report.request))
+        yield Figure(STUDIES[name].title, partial(_picture, report, name, images), report.command(name))
 
 
 def _picture(report: Report, name: str, images: int) -> list[Path]:
-    if report.results.is_reference:
-        raise UserError("reference results have no weights")
     from reports import pictures  # it imports torch, which a report of reference results does not need
 
     draw = getattr(pictures, name)
@@ -94,8 +122,8 @@ def costs(report: Report) -> Iterator[Figure]:
         return
     folder = report.out / "figures"
     roofline = partial(draw_roofline, latencies, report.environment, folder / "roofline")
-    yield Figure("Roofline of the deployed networks", roofline, latency)
-    batch, command, table2 = int(latencies["batch"].max()), run_command("table2", request), report.table("table2")
+    yield Figure("Roofline: deployed networks relative to a measured matrix product and copy", roofline, latency)
+    batch, command, table2 = int(latencies["batch"].max()), report.command("table2"), report.table("table2")
     if table2 is not None and any(row.first("parameters") for row in table2.rows):
         # There are results, so the latencies must be of networks of another width.
         timed = tuple(map(request.named, request.models or (card.name for card in in_study("table2"))))
@@ -128,14 +156,23 @@ def figure_entries(drawn: dict[Path, str], folder: Path, profile: str) -> list[D
 def _entries(stems: Iterable[tuple[Path, str]]) -> Iterator[Data]:
     for stem, title in stems:
         svg, png, table = (stem.with_suffix(suffix) for suffix in (".svg", ".png", ".csv"))
-        picture = svg if svg.is_file() and (svg.stat().st_size <= VECTOR_BYTES or not png.is_file()) else png
-        if not picture.is_file():
+        sizes = {path: path.stat().st_size for path in (svg, png) if path.is_file()}
+        if not sizes:
             continue
+        picture = svg if sizes.get(svg, math.inf) <= VECTOR_BYTES else min(sizes, key=lambda path: sizes[path])
         kind = "image/svg+xml" if picture.suffix == ".svg" else "image/png"
         yield {
             "name": stem.name,
             "title": title,
+            "drawing": not stem.name.startswith(IMAGES),
+            "wide": png in sizes and _inches(png) >= WIDE,
             "picture": data_uri(picture.read_bytes(), kind),
             "made": f"{datetime.fromtimestamp(picture.stat().st_mtime, UTC):%Y-%m-%d %H:%M}",
             "csv": table.read_text(encoding="utf-8") if table.is_file() else "",
         }
+
+
+def _inches(png: Path) -> float:
+    """Width of a figure that `write_figure` wrote."""
+    with PIL.Image.open(png) as image:
+        return image.width / DPI

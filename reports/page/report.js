@@ -40,6 +40,15 @@ const watcher = new IntersectionObserver(
 );
 all("main > section").forEach((section) => watcher.observe(section));
 
+// --- a faded edge where more can be scrolled into view --------------------------------------------
+
+const fade = (box) => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+const fader = new ResizeObserver((entries) => entries.forEach((entry) => fade(entry.target)));
+for (const box of all(".scroll, .bar nav")) {
+  box.addEventListener("scroll", () => fade(box), { passive: true });
+  fader.observe(box);
+}
+
 // --- copying and downloading -------------------------------------------------------------------
 
 async function copy(text) {
@@ -79,7 +88,8 @@ document.addEventListener("click", async (event) => {
     openRuns(button.dataset.runs.split(" "));
   } else if (button.matches(".enlarge")) {
     const picture = find("img", button);
-    showDialog("picture-dialog", picture.alt, make("img", { src: picture.src, alt: picture.alt, class: "plate" }));
+    const kind = button.matches(".drawing") ? "plate drawing" : "plate";
+    showDialog("picture-dialog", picture.alt, make("div", { class: kind }, make("img", { src: picture.src, alt: picture.alt })));
   }
 });
 
@@ -87,8 +97,8 @@ document.addEventListener("click", async (event) => {
 
 const collator = new Intl.Collator("en", { numeric: true }); // far faster than localeCompare
 function sortable(table) {
-  const body = table.tBodies[0];
-  const original = [...body.rows];
+  // Groups of rows are not compared: each is sorted below its own heading.
+  const originals = [...table.tBodies].map((body) => [body, all("tr:not(.group)", body)]);
   table.tHead.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
@@ -102,23 +112,25 @@ function sortable(table) {
       all("button", other).forEach((one) => one.classList.remove("by"));
     }
     if (turn === order.length) {
-      body.append(...original);
+      originals.forEach(([body, rows]) => body.append(...rows));
       return;
     }
     head.setAttribute("aria-sort", order[turn]);
     button.classList.add("by");
     const sign = order[turn] === "ascending" ? 1 : -1;
     const numeric = head.classList.contains("num");
-    const keyed = original.map((row) => {
-      const cell = row.cells[head.cellIndex];
-      const key = numeric ? parseFloat((cell.dataset.v ?? "").split(" ")[metric]) : cell.textContent.trim();
-      return { row, key, none: numeric ? Number.isNaN(key) : key === "" || key === "–" || key === "-" };
-    });
-    keyed.sort((a, b) => {
-      if (a.none || b.none) return a.none - b.none; // missing values come last in both orders
-      return sign * (numeric ? a.key - b.key : collator.compare(a.key, b.key));
-    });
-    body.append(...keyed.map((one) => one.row));
+    for (const [body, rows] of originals) {
+      const keyed = rows.map((row) => {
+        const cell = row.cells[head.cellIndex];
+        const key = numeric ? parseFloat((cell.dataset.v ?? "").split(" ")[metric]) : cell.textContent.trim();
+        return { row, key, none: numeric ? Number.isNaN(key) : key === "" || key === "–" || key === "-" };
+      });
+      keyed.sort((a, b) => {
+        if (a.none || b.none) return a.none - b.none; // missing values come last in both orders
+        return sign * (numeric ? a.key - b.key : collator.compare(a.key, b.key));
+      });
+      body.append(...keyed.map((one) => one.row));
+    }
   });
 }
 all("table.sortable").forEach(sortable);
@@ -134,15 +146,16 @@ function filter(items, keep, output) {
   output.textContent = `${shown} of ${items.length}`;
 }
 const has = (item, wanted) => {
-  item.searched ??= item.textContent.toLowerCase();
+  item.searched ??= `${item.dataset.group ?? ""} ${item.textContent}`.toLowerCase();
   return wanted.every((word) => item.searched.includes(word));
 };
 
 for (const panel of all("#tables .panel")) {
-  const rows = all("tbody tr", panel);
+  const rows = all("tbody tr:not(.group)", panel);
   find(".row-search", panel).addEventListener("input", (event) => {
     const wanted = words(event.target.value);
     filter(rows, (row) => has(row, wanted), find("output", panel));
+    for (const body of all("tbody", panel)) body.hidden = all("tr:not(.group)", body).every((row) => row.hidden);
   });
 }
 
@@ -192,15 +205,15 @@ for (const dialog of all("dialog")) {
 // --- runs --------------------------------------------------------------------------------------
 
 const runRows = all("#run-table tbody tr");
+const runChoices = all("#run-state, #run-profile, #run-model"); // those with more than one value
 function filterRuns() {
   const wanted = words(document.getElementById("run-search").value);
-  const choice = Object.fromEntries(["state", "profile", "model"].map((n) => [n, document.getElementById(`run-${n}`).value]));
-  const keep = (row) => Object.entries(choice).every(([n, v]) => !v || row.dataset[n] === v) && has(row, wanted);
+  const keep = (row) => runChoices.every(({ id, value }) => !value || row.dataset[id.slice(4)] === value) && has(row, wanted);
   filter(runRows, keep, document.getElementById("run-count"));
 }
 if (runRows.length) {
   document.getElementById("run-search").addEventListener("input", filterRuns);
-  for (const name of ["state", "profile", "model"]) document.getElementById(`run-${name}`).addEventListener("change", filterRuns);
+  runChoices.forEach((choice) => choice.addEventListener("change", filterRuns));
 }
 
 function openRuns(ids) {

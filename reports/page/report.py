@@ -19,7 +19,7 @@ from msinet.progress import bar
 from msinet.training.options import RankingOptions
 from reports.costs import read_latencies
 from reports.layout import build_table, shown_table
-from reports.results import Results
+from reports.results import Results, nearby, run_command
 from reports.tables import Table
 from reports.verdicts import Verdict, judge
 
@@ -107,9 +107,16 @@ class Report:
         """Environment of the latencies."""
         return self._timings[1]
 
+    def command(self, study: str) -> str:
+        """The command that runs a study; for reference results with the seeds and data that their table has."""
+        request = self.request
+        if self.results.is_reference and self.table(study) is not None:
+            request = self.results.resolution(study).request
+        return run_command(study, request)
+
     def bench_file(self, name: str) -> Path:
         """The file that a command of bench writes."""
-        return self.latency if name == "latency" else self.latency.with_name(f"{name}.csv")
+        return nearby(self.latency if name == "latency" else self.latency.with_name(f"{name}.csv"))
 
     def bench_command(self, name: str, *words: str) -> str:
         """The command that measures a file of bench."""

@@ -1,7 +1,9 @@
 """Summary of the report: costs, claims, and every network of Table 2 on one line."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 import pandas as pd
 
@@ -9,9 +11,10 @@ from reports.costs import first_device
 from reports.layout import comparisons_of
 from reports.notes import obstacles, orders
 from reports.page.report import Data, Part, Report
+from reports.results import nearby
 from reports.sizes import full_size_cost
 from reports.statistics import Status
-from reports.tables import BEST, Table, network_of, random_weights, table_group, timed_as
+from reports.tables import BEST, NOISE, Table, network_of, random_weights, table_group, timed_as
 from reports.verdicts import Measured, Verdict
 
 
@@ -42,19 +45,30 @@ def summary(report: Report) -> Part:
                 "reference": report.results.is_reference,
                 "rendered": request.rendered,
                 "root": str(request.root),
-                "store": str(report.results.store.root),
+                "store": str(nearby(report.results.store.root)),
+                "command": build_command(report),
             },
             "devices": sorted(set(devices)),
             "versions": sorted(set(records.get("torch", ()))),
             "machine": str(environment.get("cpu" if environment.get("device") == "cpu" else "device", "")),
             "costs": costs(times),
-            "glance": {"rows": rows, "form": form, "columns": columns},
+            "glance": {"rows": rows, "form": form, "columns": columns, "best": BEST, "noise": NOISE},
             "effects": effects(report.verdicts),
             "orders": [*obstacles(table, compared), *orders(table, compared)] if table and compared else [],
             "leaning": Counter(verdict.leans for verdict in report.verdicts),
             "latency_command": report.bench_command("latency"),
+            "add_command": shlex.join(
+                ["python", "-m", "reports", "reference", "add", "--machine", "NAME", *request.as_args()]
+            ),
         }
     )
+
+
+def build_command(report: Report) -> str:
+    """The command that built the page, without its folder and files of bench."""
+    results = report.results
+    source = ["--reference"] * results.is_reference + (["--machine", results.machine] if results.machine else [])
+    return shlex.join(["python", "-m", "reports", "build", *source, *report.request.as_args()])
 
 
 def effects(verdicts: Sequence[Verdict]) -> Data:
@@ -88,7 +102,8 @@ def effects(verdicts: Sequence[Verdict]) -> Data:
         }
         for one, status in sorted(found.values(), key=lambda pair: -abs(pair[0].mean))
     ]
-    return {"rows": rows, "zero": place(0.0)}
+    statuses = [status for status in get_args(Status) if any(row["status"] == status for row in rows)]
+    return {"rows": rows, "zero": place(0.0), "statuses": statuses}
 
 
 def costs(times: dict[str, float]) -> Data:
@@ -140,7 +155,7 @@ def glance_rows(table: Table | None, times: dict[str, float]) -> list[Data]:
                 "label": table.label(row.factors),
                 "ours": network_of(row) == "msinet",
                 "trained": row.group != "untrained",
-                "best": [False] * 3 + [BEST in row.cells[c].marks.get(c.headline, "") for c in table.columns],
+                "marks": [""] * 3 + [row.cells[c].marks.get(c.headline, "") for c in table.columns],
                 "values": [
                     cost.parameters_without_classifier / 1e6 or None,
                     cost.macs / 1e9 or None,

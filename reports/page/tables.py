@@ -1,7 +1,7 @@
 """Tables of the report: studies next to the paper's numbers, accuracy by difficulty, and measurements of bench."""
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 import pandas as pd
 
@@ -11,8 +11,8 @@ from reports.costs import by_machine
 from reports.factors import by_factor
 from reports.formats import Printed, as_frame, as_latex, as_markdown, grid, plain_mark, write_table
 from reports.page.report import Data, Missing, Part, Report
-from reports.results import file_name, run_command
-from reports.tables import Table
+from reports.results import file_name
+from reports.tables import Table, table_group
 
 #: Tables that belong to no study: accuracy by level of a factor, and files of `python -m bench`.
 MEASURED = {
@@ -31,7 +31,9 @@ def tables(report: Report) -> Part:
     panels: list[Data] = []
     missing: list[Missing] = []
     for name, table in report.tables.items():
-        title, command = STUDIES[name].title, run_command(name, report.request)
+        title, command = STUDIES[name].title, report.command(name)
+        if report.results.is_reference and name.startswith("sweep_"):
+            continue  # reference results hold no sweeps
         if isinstance(table, str):
             missing.append(Missing(title, table, command))
         elif table.done < table.planned:
@@ -53,8 +55,7 @@ def measurements(report: Report) -> tuple[dict[str, pd.DataFrame], list[Missing]
         found["difficulty"] = by_factor(report.results, "table2").drop(columns="network")
     except UserError as error:
         if report.request.rendered:
-            command = run_command("table2", report.request)
-            missing.append(Missing("accuracy by difficulty", str(error), command))
+            missing.append(Missing("accuracy by difficulty", str(error), report.command("table2")))
     for name in ("latency", "throughput", "memory", "retrieval", "clustering"):
         path = report.bench_file(name)
         if path.is_file():
@@ -68,7 +69,7 @@ def measurements(report: Report) -> tuple[dict[str, pd.DataFrame], list[Missing]
 
 
 def table_panel(name: str, table: Table, runs: Container[str]) -> Data:
-    """A study's table with the runs behind its cells, and its files as text.
+    """A study's table with the runs behind its cells, and its files as text. Costs can be left out on a phone.
 
     Args:
         name: name of the study.
@@ -76,23 +77,32 @@ def table_panel(name: str, table: Table, runs: Container[str]) -> Data:
         runs: runs that the page describes; in a report of a store, those of the reference results are not among them.
     """
     headings, lines = grid(table)
-    columns: list[Data] = [{"title": "group", "metrics": [], "numeric": False, "paper": False}]
-    columns += [
+    columns = [
         {"title": h.title, "metrics": list(h.metrics), "numeric": h.numeric, "paper": h.kind != "measured"}
+        | {"cost": h.numeric and not h.metrics}
         for h in headings
     ]
-    rows = [[_words(line.group), *(_shown(cell, runs) for cell in line.cells)] for line in lines]
+    rows = [(line.group, [_shown(cell, runs) for cell in line.cells]) for line in lines]
     return {
         "name": name,
         "label": short_title(name, table.title),
         "title": table.title,
         "columns": columns,
-        "rows": rows,
+        "groups": _grouped(rows),
+        "count": len(rows),
         "notes": table.notes,
         "done": table.done,
         "planned": table.planned,
         "files": {".csv": as_frame(table).to_csv(index=False), ".tex": as_latex(table), ".md": as_markdown(table)},
     }
+
+
+def _grouped(rows: Iterable[tuple[str, list[Data]]]) -> list[Data]:
+    """Rows by group, those without training last."""
+    groups: dict[str, list[list[Data]]] = {}
+    for group, cells in sorted(rows, key=lambda row: row[0] == table_group("untrained")):
+        groups.setdefault(group, []).append(cells)
+    return [{"name": group, "rows": members} for group, members in groups.items()]
 
 
 def _words(text: str) -> Data:
@@ -111,13 +121,14 @@ def short_title(name: str, title: str) -> str:
 
 
 def file_panel(name: str, title: str, frame: pd.DataFrame) -> Data:
-    """The table of a CSV file, with numbers to four digits."""
-    numeric = {str(column): pd.api.types.is_numeric_dtype(frame[column]) for column in frame}
+    """The table of a CSV file, with numbers to four digits; a column `group` becomes headings between the rows."""
+    numeric = {str(column): pd.api.types.is_numeric_dtype(frame[column]) for column in frame if column != "group"}
     rows = [
-        [_plain(value, numeric=numeric[str(column)]) for column, value in row.items()] for _, row in frame.iterrows()
+        (str(row.get("group", "")), [_plain(row[column], numeric=number) for column, number in numeric.items()])
+        for _, row in frame.iterrows()
     ]
     columns = [
-        {"title": column.replace("_", " "), "metrics": [], "paper": False, "numeric": number}
+        {"title": column.replace("_", " "), "metrics": [], "paper": False, "numeric": number, "cost": False}
         for column, number in numeric.items()
     ]
     return {
@@ -125,7 +136,8 @@ def file_panel(name: str, title: str, frame: pd.DataFrame) -> Data:
         "label": short_title(name, title),
         "title": title,
         "columns": columns,
-        "rows": rows,
+        "groups": _grouped(rows),
+        "count": len(rows),
         "notes": [],
         "done": len(rows),
         "planned": len(rows),

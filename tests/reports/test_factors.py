@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from ablations.engine.request import Request
 from msinet.errors import UserError
 from reports.__main__ import main
-from reports.factors import LEVELS, as_markdown, by_factor, interval
+from reports.factors import FEWEST, LEVELS, as_markdown, by_factor, draw_factors, interval
 from reports.results import Results
 
 #: Values on and beside the bounds of the levels.
@@ -186,3 +187,20 @@ def test_the_figure_shows_every_level_with_its_queries(fill, asked: Request, tmp
     assert len(data) == 5 * len(EXPECTED)
     assert ((data["low"] <= data["mAP"] + 0.01) & (data["mAP"] <= data["high"] + 0.01)).all()
     assert (tmp_path / "table2-mini-factors-mAP.png").stat().st_size > 10_000
+
+
+def test_levels_of_few_queries_are_not_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    levels = [level for _, level in LEVELS["occlusion"]]
+    common = {"group": "from scratch", "row": "MSINet", "network": "msinet", "column": "VR", "factor": "occlusion"}
+    rows = [
+        common | {"level": level, "queries": queries, "R1": 50.0, "mAP": 40.0, "low": 30.0, "high": 50.0}
+        for level, queries in zip(levels, (FEWEST + 1, FEWEST, FEWEST - 1), strict=True)
+    ]
+    drawn: list[Any] = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    draw_factors(pd.DataFrame(rows), "title", tmp_path / "figure")
+    (figure,) = drawn
+    monkeypatch.undo()
+    plt.close(figure)
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [0.0, 1.0]
+    assert len(pd.read_csv(tmp_path / "figure.csv")) == 3

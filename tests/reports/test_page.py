@@ -26,11 +26,12 @@ from reports.__main__ import main
 from reports.claims import CLAIMS, Claim, Measurement
 from reports.layout import marked
 from reports.page import figures, ranked, runs, summary
+from reports.page.build import build as build_page
 from reports.page.build import render
 from reports.page.claims import claim_line, claims
 from reports.page.report import Missing, Part, Report
 from reports.page.tables import file_panel, table_panel, tables
-from reports.results import Results
+from reports.results import Results, nearby
 from reports.tables import Column, Table, TableCell
 from reports.verdicts import Outcome, Verdict
 
@@ -91,22 +92,32 @@ def test_a_table_keeps_its_runs_and_its_paper_columns(tools) -> None:
         ("MS", ["R1", "mAP"], False),
         ("paper", ["R1", "mAP"], True),
     ]
-    first, second = panel["rows"]
+    (group,) = panel["groups"]
+    assert group["name"] == "from scratch"
+    first, second = group["rows"]
     assert [cell["runs"] for cell in first[-4:]] == [("50-0",), (), ("40-0", "42-1"), ()]
     assert [cell["values"] for cell in first[-4:]] == [[50.0, 40.0], [90.0, 90.0], [41.0, 31.0], [90.0, 90.0]]
     assert (second[-4]["text"], second[-4]["values"], second[-4]["runs"]) == ("not run", [], ())
-    assert all(not cell["runs"] for row in panel["rows"] for cell in row[:-4])
+    assert all(not cell["runs"] for row in group["rows"] for cell in row[:-4])
+    costs = [c["title"] for c in panel["columns"] if c["cost"]]
+    assert costs == ["params M", "paper", "GMACs"]
     assert (panel["done"], panel["planned"]) == (4, 5)
-    first, _ = table_panel("t", table, {"50-0"})["rows"]  # the page does not describe the other runs
+    first, _ = table_panel("t", table, {"50-0"})["groups"][0]["rows"]  # the page does not describe the other runs
     assert [cell["runs"] for cell in first[-4:]] == [("50-0",), (), (), ()]
 
 
 def test_cells_of_files_are_sorted_by_their_numbers() -> None:
     frame = pd.DataFrame({"name": ["a 1", "b"], "value": [1.23456e-05, math.nan], "count": [3, 40]})
     panel = file_panel("latency", "Latency", frame)
-    shown = [[(cell["text"], cell["values"]) for cell in row] for row in panel["rows"]]
+    shown = [[(cell["text"], cell["values"]) for cell in row] for row in panel["groups"][0]["rows"]]
     assert shown == [[("a 1", []), ("1.235e-05", [1.23456e-05]), ("3", [3])], [("b", []), ("-", []), ("40", [40])]]
     assert [column["numeric"] for column in panel["columns"]] == [False, True, True]
+    panel = file_panel("difficulty", "Difficulty", frame.assign(group=["no training", "from scratch"]))
+    assert [(group["name"], group["rows"][0][0]["text"]) for group in panel["groups"]] == [
+        ("from scratch", "b"),
+        ("no training", "a 1"),  # last
+    ]
+    assert len(panel["columns"]) == 3  # the group is a heading
 
 
 def test_best_is_what_the_table_marks(tools) -> None:
@@ -120,8 +131,18 @@ def test_best_is_what_the_table_marks(tools) -> None:
     table = replace(table, rows=marked(table.rows, tools.hand_comparisons(table)))
     ours, other = summary.glance_rows(table, {})
     assert ours["values"][3:] == [40.5, 20]
-    assert ours["best"][3:] == [True, False]  # a single seed has no best
-    assert other["best"][3:] == [False, False]
+    assert ours["marks"][3:] == ["*", ""]  # a single seed has no best
+    assert other["marks"][3:] == ["", ""]
+    assert ours["marks"][:3] == ["", "", ""]
+
+
+def test_a_best_value_shows_which_others_are_as_good(tools) -> None:
+    rows = {"MSINet": tools.hand_cell([30, 50]), "OSNet": tools.hand_cell([31, 48])}
+    rows = {label: replace(cell, runs=cell.runs.assign(model="osnet_x0_25")) for label, cell in rows.items()}
+    table = tools.hand_table(rows)
+    table = replace(table, rows=marked(table.rows, tools.hand_comparisons(table)))
+    best, other = summary.glance_rows(table, {})
+    assert (best["marks"][3], other["marks"][3]) == ("*", "≈")
 
 
 def test_open_claims_have_the_command_that_decides_them(tmp_path: Path) -> None:
@@ -162,7 +183,7 @@ def test_a_sweep_is_shown_when_it_has_run(trained: Request, tmp_path: Path) -> N
     assert table(trained) == "the sweep was not run or did not finish"
     request = replace(trained, store=tmp_path)
     (tmp_path / "sweeps").mkdir()
-    outcome = {"default_genotype": "", "best": {"overlap": 0.5}, "best_genotype": "N" * 12}
+    outcome = {"set": "market1501-heldout", "default_genotype": "", "best": {"overlap": 0.5}, "best_genotype": "N" * 12}
     for other in (replace(request, data_root=None), replace(request, data_root=tmp_path / "others")):
         summary_path(other, "overlap").write_text(json.dumps(outcome))
     assert isinstance(table(request), str)  # those are of other data
@@ -315,11 +336,42 @@ def test_long_histories_and_logs_are_thinned(tmp_path: Path) -> None:
 def test_figures_of_another_profile_are_left_out(tmp_path: Path) -> None:
     for name in ("a-mini.png", "b-smoke.png", "roofline.svg", "c-mini-rows.svg", "c-mini-rows.png"):
         (tmp_path / name).write_bytes(b"<svg/>")
+        if name.endswith(".png"):
+            PIL.Image.new("L", (int(200 * figures.WIDE), 9)).save(tmp_path / name)
     found = figures.figure_entries({tmp_path / "c-mini-rows": "C"}, tmp_path, "mini")
     assert [figure["name"] for figure in found] == ["c-mini-rows", "a-mini", "roofline"]
     assert found[0]["title"] == "C"
     assert found[0]["picture"].startswith("data:image/svg+xml;base64,")
     assert found[1]["picture"].startswith("data:image/png;base64,")
+    assert [figure["wide"] for figure in found] == [True, True, False]
+
+
+def test_figures_of_groups_have_titles_of_their_own() -> None:
+    def titles(*names: str) -> list[str]:
+        return list(
+            figures.titled("T", [Path(f"a/{name}{suffix}") for name in names for suffix in (".png", ".svg")]).values()
+        )
+
+    assert titles("t-mini-rows") == ["T"]
+    assert titles("t-mini-training-from-scratch", "t-mini-training-pre-trained") == [
+        "T: from scratch",
+        "T: pre-trained",
+    ]
+    assert titles("t-mini-maps", "t-mini-distances") == ["T: maps", "T: distances"]
+
+
+def test_paths_in_the_current_folder_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert nearby(tmp_path / "reference" / "a") == Path("reference/a")
+    assert nearby(tmp_path.parent) == tmp_path.parent
+    assert nearby(Path("results")) == Path("results")
+
+
+def test_what_is_missing_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSINET_CACHE", str(tmp_path / "cache"))
+    missing = build_page(report(Request(profile="smoke", store=tmp_path / "store"), tmp_path / "report"))
+    assert len({(gap.what, gap.command) for gap in missing}) == len(missing)
+    assert any(gap.what.startswith("Figure 1") for gap in missing)
 
 
 def test_bad_requests_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,8 +107,15 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def column(tab: Any, table: str, place: int) -> list[str]:
     """Texts of a column of the visible rows."""
-    rows = tab.locator(f"{table} tbody tr:visible")
-    return [rows.nth(i).locator("td").nth(place).inner_text() for i in range(rows.count())]
+    return [cells[place] for _, cells in lines(tab, table)]
+
+
+def lines(tab: Any, table: str) -> list[tuple[str, list[str]]]:
+    """The group and the texts of each visible row."""
+    found: list[tuple[str, list[str]]] = tab.locator(f"{table} tbody tr:not(.group):visible").evaluate_all(
+        "rows => rows.map((row) => [row.dataset.group, [...row.cells].map((cell) => cell.innerText)])"
+    )
+    return found
 
 
 def test_it_loads_in_silence_and_names_its_sections(tab: Any) -> None:
@@ -148,32 +155,39 @@ def test_tables_sort_by_either_metric_and_back(tab: Any) -> None:
     table = "#table-table2"
     head = tab.locator(f"{table} thead th", has_text="R1").first
     place = head.evaluate("node => node.cellIndex")
-    before = column(tab, table, place)
+    before = lines(tab, table)
+    groups = list(dict.fromkeys(group for group, _ in before))
+    assert len(groups) > 1
     for metric in (0, 1):
 
         def values(texts: list[str], metric: int = metric) -> list[float]:
             return [float(text.split(" / ")[metric].rstrip("*+≈")) for text in texts if "/" in text]
 
+        def check(*, reverse: bool) -> None:
+            after = lines(tab, table)
+            assert [group for group, _ in after] == [group for group, _ in before]  # a group keeps its rows
+            for group in groups:
+                was, now = ([cells[place] for name, cells in rows if name == group] for rows in (before, after))
+                assert values(now) == sorted(values(was), reverse=reverse)
+                assert "/" not in "".join(now[len(values(now)) :])  # what has no result stands last
+
         button = head.locator("button").nth(metric)
         button.click()
         assert head.get_attribute("aria-sort") == "descending"
-        down = column(tab, table, place)
-        assert values(down) == sorted(values(before), reverse=True)
-        assert "/" not in "".join(down[len(values(down)) :])  # what has no result stands last
+        check(reverse=True)
         button.click()
         assert head.get_attribute("aria-sort") == "ascending"
-        up = column(tab, table, place)
-        assert values(up) == sorted(values(before))
-        assert "/" not in "".join(up[len(values(up)) :])
+        check(reverse=False)
         button.press("Enter")
         assert head.get_attribute("aria-sort") == "none"
-        assert column(tab, table, place) == before
+        assert lines(tab, table) == before
 
 
 def test_rows_filter_and_tables_change(tab: Any) -> None:
     tab.locator("#table-table2 .row-search").fill("OSNet scratch")
-    names = column(tab, "#table-table2", 1)
+    names = column(tab, "#table-table2", 0)
     assert names
+    assert tab.locator("#table-table2 .group:visible").count() == 1
     assert all("OSNet" in name for name in names)
     tab.locator("#tables .pick", has_text="Table 5").click()
     assert tab.locator("#table-table5").is_visible()
@@ -212,7 +226,7 @@ def test_runs_filter_by_state_and_model(tab: Any) -> None:
     tab.locator("#run-model").select_option("osnet_x0_25")
     assert set(column(tab, "#run-table", 2)) == {"osnet_x0_25"}
     tab.locator("#run-table th", has_text="mAP").locator("button").click()
-    values = [float(v) for v in column(tab, "#run-table", 8) if v != "–"]
+    values = [float(v) for v in column(tab, "#run-table", 7) if v != "–"]
     assert values == sorted(values, reverse=True)
 
 
@@ -328,6 +342,45 @@ def test_the_theme_changes_and_is_kept(tab: Any) -> None:
     assert max(paper()) < 60
     tab.emulate_media(media="print")
     assert min(paper()) > 200
+
+
+def test_drawings_are_dark_in_the_dark_theme(tab: Any) -> None:
+    def shade() -> int:
+        box = tab.locator(".drawing").first
+        with PIL.Image.open(io.BytesIO(box.screenshot())) as image:
+            return int(np.median(np.asarray(image.convert("L"))))
+
+    tab.emulate_media(color_scheme="light")
+    assert shade() > 240
+    tab.emulate_media(color_scheme="dark")
+    assert shade() < 50
+    assert tab.locator("#data .enlarge.drawing").count() == 0  # photographs keep their colours
+
+
+def test_a_wide_table_keeps_the_network_in_sight(tab: Any, published: Path) -> None:
+    tab.goto(published.as_uri())
+    tab.set_viewport_size({"width": 390, "height": 844})
+    box, name = tab.locator("#table-table2 .scroll"), tab.locator("#table-table2 tbody th[scope=row]").first
+    box.scroll_into_view_if_needed()
+    tab.wait_for_function("document.querySelector('#table-table2 .scroll').classList.contains('more')")
+    left = name.bounding_box()["x"]
+    accuracy = tab.locator("#table-table2 tbody tr:not(.group)").first.locator("td:not(.cost)").first.bounding_box()
+    assert accuracy["x"] + accuracy["width"] <= 390
+    box.evaluate("node => node.scrollTo(node.scrollWidth, 0)")
+    tab.wait_for_function("!document.querySelector('#table-table2 .scroll').classList.contains('more')")
+    assert name.bounding_box()["x"] == pytest.approx(left, abs=1)
+
+
+def test_the_published_report_names_its_command_and_no_local_path(tab: Any, published: Path) -> None:
+    tab.goto(published.as_uri())
+    assert "python -m reports build --reference" in tab.locator("footer").inner_text()
+    text = tab.locator("body").inner_text()
+    assert str(REFERENCE) not in text
+    assert "log" not in tab.locator("#runs").inner_text().split()
+    commands = tab.locator("#missing code").all_inner_texts()
+    assert commands[0].startswith("python -m reports reference add")
+    assert any(words.startswith("python -m ablations run table2 ") and "--seeds" in words for words in commands)
+    assert tab.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
 
 
 @pytest.mark.parametrize("width", [360, 768])
