@@ -304,7 +304,7 @@ class Claims:
     request: Asked = field(default_factory=Request)
     source: Origin = field(default_factory=Source)
     latency: Path = Path("results/bench/latency.csv")
-    """file of python -m bench latency, for statements about speed; used if it exists"""
+    """file of python -m bench latency, for claims about speed; used if it exists"""
     strict: bool = False
     """exit status 1 unless every statement holds"""
     out: Path | None = None

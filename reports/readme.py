@@ -127,14 +127,14 @@ def _training_identities(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 
 
 def _claims(results: ReferenceResults) -> str:
-    """How many statements have which verdict, and the decided ones; of those about costs, only the ones that fail."""
+    """How many claims have which verdict, and the decided ones; of those about costs, only the ones that fail."""
     latency = results.bench_file(Path("latency.csv"))
     verdicts = judge(results, read_latencies(latency)[0] if latency.exists() else None)
     lines = []
     for costs, topic in ((False, "accuracy"), (True, "costs")):
         counts = verdict_counts(verdicts, costs=costs)
         shown = ", ".join(f"{number} {_plural(state, number)}" for state, number in counts.items() if number)
-        lines.append(f"- Statements about {topic}, {sum(counts.values())}: {shown}.")
+        lines.append(f"- Claims about {topic}, {sum(counts.values())}: {shown}.")
         told = ("fails",) if costs else ("holds", "fails")
         for verdict in (v for v in verdicts if v.claim.about_costs == costs and v.status in told):
             found = [one.text for one in verdict.outcomes if costs or one.agrees is not None]  # without missing runs

@@ -261,7 +261,7 @@ def compared(c: Comparison, effect: Effect | None, request: Request) -> Outcome:
 
 
 def label(c: Comparison) -> str:
-    """A comparison in words. Initial weights are named where the statements about a study differ in them."""
+    """A comparison in words. Initial weights are named where the claims about a study differ in them."""
     table = Table("", (), (), STUDIES.get(c.study))
     names = [f"mean of {len(rows)} rows" if len(rows) > 1 else table.label(rows[0]) for _, _, rows in c.terms]
     column = f"{Column(c.train, c.test).label} {c.metric}"
@@ -275,7 +275,7 @@ def label(c: Comparison) -> str:
 
 @cache
 def _several_groups(study: str) -> bool:
-    """True if the statements about a study are about several groups of initial weights."""
+    """True if the claims about a study are about several groups of initial weights."""
     return len({group for claim in CLAIMS for c in claim.comparisons if c.study == study for group, _ in c.rows}) > 1
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -27,7 +28,8 @@ from msinet.data.layouts import cards, load_dataset
 from msinet.errors import UserError
 from msinet.models import registry
 from msinet.training.recipe import Recipe, canonical, override, settings
-from msinet.training.recipes import parse_settings, resolve, resolve_pretraining, resolve_search
+from msinet.training.recipes import parse_settings, resolve, resolve_pretraining, resolve_search, resolve_unsupervised
+from msinet.training.recipes.paper import METHODS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("msinet", "bench", "ablations", "reports", "tests")
@@ -35,6 +37,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 #: Pages whose references to code are resolved.
 REFERRING = ("docs/method.md", "docs/differences.md", "docs/protocol.md", "docs/extending.md", "CONTRIBUTING.md")
 SUFFIXES = (".py", ".md", ".csv", ".toml", ".ini", ".json", ".png")
+#: Networks whose epochs docs/get-started.md shows: convolutional ones and a transformer.
+NETWORKS = ("msinet", "resnet50", "osnet", "cdnet", "deit_small")
 #: Files that a reader of docs/extending.md writes.
 EXERCISES = ("msinet/models/plain.py", "msinet/data/layouts/boats.py", "ablations/studies/margin.py")
 
@@ -269,6 +273,73 @@ def test_published_counts_are_those_of_the_cards() -> None:
         sizes = {split.capitalize(): " / ".join(f"{n:,}" for n in counts) for split, counts in card.expected.items()}
         expected[card.name] = {"Short": card.short, **sizes}
     assert {name: {key: row[key] for key in expected[name]} for name, row in table.items()} == expected
+
+
+# Numbers that follow from settings and records
+
+
+def test_the_epochs_of_the_profiles_are_those_of_the_recipes() -> None:
+    page = (ROOT / "docs" / "get-started.md").read_text(encoding="utf-8")
+    table = {row["epochs"]: row for row in rows(page) if "epochs" in row}
+    for profile in ("full", "paper"):
+        inside, across = (
+            {name: resolve(profile, "msmt17", name, cross_domain=cross).recipe.schedule.epochs for name in NETWORKS}
+            for cross in (False, True)
+        )
+        expected = {
+            "convolutional networks; across data sets": f"{inside['msinet']}; {across['msinet']}",
+            "searches": str(resolve_search(profile, "msmt17").recipe.schedule.epochs),
+            "transformers; across data sets": f"{inside['deit_small']}; {across['deit_small']}",
+            "pre-training": str(resolve_pretraining(profile).recipe.schedule.epochs),
+        }
+        assert {name: table[name][f"`{profile}`"] for name in expected} == expected
+        assert all(inside[name] == inside["msinet"] for name in ("resnet50", "osnet", "cdnet"))
+        methods = [resolve_unsupervised(profile, method, "market1501").recipe.schedule.epochs for method in METHODS]
+        shown = table["methods without labels"][f"`{profile}`"]
+        assert shown == " to ".join(str(number) for number in dict.fromkeys((min(methods), max(methods))))
+
+
+def test_the_number_of_smoke_experiments() -> None:
+    request = Request(profile="smoke")
+    cells = find_study("table2").cells(request, request.default_datasets())
+    number = f"{len({cell.experiment.key for cell in cells})} experiments"
+    for page in ("docs/get-started.md", "CONTRIBUTING.md"):
+        assert number in (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_differences_of_warm_ups_are_those_of_the_record() -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    record = pd.read_csv(ROOT / "reference" / "epyc-2-cores" / "tuning" / "warmup.csv")
+    final = 100 * record.groupby(["warmup", "model"])["mAP"].last()
+    for other, name in (("cdnet", "CDNet"), ("osnet", "OSNet")):
+        found = [f"{final[warmup, 'msinet'] - final[warmup, other]:+.1f}" for warmup in (15, 5)]
+        assert f"| MSINet minus {name} | {' | '.join(found)} |\n" in page
+    orders = [list(final[warmup].sort_values().index) for warmup in (15, 5)]
+    assert orders[0] == orders[1]
+
+
+def test_the_noise_of_equal_networks_is_that_of_the_record() -> None:
+    record = pd.read_csv(ROOT / "reference" / "epyc-2-cores" / "bench" / "latency.csv")
+    times = record.pivot_table(index=["form", "batch"], columns="model", values="p50_ms")
+    ratio = abs(times["msinet pam=True"] / times["msinet"] - 1)
+    onnx = ratio.index.get_level_values("form") == "onnx"
+    shown = f"differ by up to {ratio[~onnx].max():.0%} in PyTorch, and by up to {ratio[onnx].max():.0%} in ONNX Runtime"
+    assert shown.replace("%", " %") in (ROOT / "docs" / "cost.md").read_text(encoding="utf-8").replace("\n", " ")
+
+
+def test_results_that_the_pages_call_missing_are_missing() -> None:
+    last = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").splitlines()[-1]
+    lacking = re.findall(r"\w+", last.removeprefix("No results are committed yet of: "))
+    assert last.startswith("No results")
+    assert {"table1", "figure5a"} <= set(lacking)
+    assert "figure5b" not in lacking
+
+
+def test_the_notebook_example_reads_the_reference() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    code = page.split("### In a notebook\n")[1].split("```python\n")[1].split("```")[0]
+    code = code.replace("reference/", f"{ROOT}/reference/")
+    assert set(executed(code)["rows"]["model"]) >= {"msinet", "osnet", "cdnet"}
 
 
 # Exercises of docs/extending.md

@@ -8,6 +8,6 @@ from msinet.training.recipes.layers import Profile
 
 PROFILE = Profile(
     "full",
-    "paper-sized images, a quarter to half of the epochs (light networks a third): for a GPU",
+    "paper-sized images, fewer epochs than published: for a GPU",
     epochs={"light": 120, "transformer": 60, "search": 120, "pretraining": 60, "unsupervised": 20},
 )
