@@ -319,8 +319,13 @@ def _order(table: Table, rows: Sequence[Row], column: Column, compared: Comparis
 
 def remarks_of(effects: Iterable[Effect]) -> str:
     """The remarks of effects on different devices and versions, in brackets."""
-    remarks = dict.fromkeys(remark for effect in effects for remark in effect.remarks)
-    return f" ({'; '.join(remarks)})" if remarks else ""
+    found: dict[str, set[str]] = {}
+    for effect in effects:
+        for remark in effect.remarks:
+            kind, _, names = remark.partition(": ")
+            found.setdefault(kind, set()).update(names.split(", "))
+    lines = [f"{kind}: {', '.join(sorted(names))}" for kind, names in found.items()]
+    return f" ({'; '.join(lines)})" if lines else ""
 
 
 # --- Genotypes -----------------------------------------------------------------------------------

@@ -24,10 +24,11 @@ from msinet.models.genotype import GENOTYPE
 from reports.__main__ import main
 from reports.formats import NOT_RUN, as_frame, as_latex, as_markdown, as_text, brief, grid, write_table
 from reports.layout import comparisons_of, marked, plain_table
-from reports.notes import LEGEND, differences, settings, unequal_variances
+from reports.notes import LEGEND, differences, remarks_of, settings, unequal_variances
 from reports.paper import paper_numbers
 from reports.results import Results, file_name
 from reports.tables import Column, Table, TableCell, table_group
+from reports.verdicts import untestable
 
 MSMT, ACROSS = Column("msmt17", "msmt17"), Column("msmt17", "market1501")
 PLAIN = (("alignment", "none"),)
@@ -585,6 +586,15 @@ def test_a_note_warns_of_unequal_seed_variances(wide: int, slow: tuple[str, ...]
         "Unequal variances: seed standard deviations of M mAP are between 1.0 (even, from scratch) and "
         "10.0 (wide, from scratch), p 0.045"
     ] * warns
+
+
+def test_remarks_of_several_effects_name_each_version_once() -> None:
+    one, other = (
+        replace(untestable(""), remarks=(f"different code versions: 1, {code}", "different devices: cpu, cuda"))
+        for code in (2, 3)
+    )
+    assert remarks_of([one, other]) == " (different code versions: 1, 2, 3; different devices: cpu, cuda)"
+    assert remarks_of([untestable("")]) == ""
 
 
 def test_a_table_of_rows_without_training_says_so(hand, tools) -> None:
