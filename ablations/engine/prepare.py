@@ -9,7 +9,7 @@ from ablations.engine.budget import Budget, steps_in
 from ablations.engine.request import PRETEXT, Request
 from ablations.engine.study import Study
 from msinet.data.folders import load_class_folders
-from msinet.data.layouts import card_of
+from msinet.data.layouts import folders_behind
 from msinet.synthetic import SIZES, render
 from msinet.training.options import RunOptions
 from msinet.training.pretrain import Pretraining, pretrain
@@ -31,8 +31,8 @@ def prepare(study: Study, request: Request, run_options: RunOptions, budget: Bud
     networks = dict.fromkeys((one.model, one.seed) for one in experiments if one.init == "pretrained")
     pretexts = ("pretext",) if networks and request.pretrained is None else ()
     tqdm.write(f"images: the rendered world in {request.root}")
-    cards = [card_of(name) for one in experiments for name in (one.source, one.target)]
-    sets = dict.fromkeys(card.part_of or card.name for card in cards)
+    names = dict.fromkeys(name for one in experiments for name in (one.source, one.target))
+    sets = dict.fromkeys(one for name in names for one in folders_behind(name))
     render(request.root, SIZES[request.profile], names=(*sets, *pretexts), progress=run_options.progress)
     for model, seed in networks if pretexts else ():
         out = request.pretext_folder / f"{request.weights_name(model, seed)}.safetensors"

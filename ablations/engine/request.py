@@ -8,7 +8,7 @@ from typing import Any
 
 from ablations.engine.experiment import RESULTS_VERSION, Experiment, Init
 from msinet.data.datasets import Dataset
-from msinet.data.layouts import available, card_of, load_dataset, main_datasets, missing_root
+from msinet.data.layouts import available, card_of, folders_behind, load_dataset, main_datasets, missing_root
 from msinet.data.own import notice
 from msinet.data.rendered import read_world
 from msinet.errors import DataError, UserError
@@ -160,9 +160,13 @@ class Request:
             if self.rendered:
                 raise DataError("the world is not rendered yet; python -m ablations run renders it on first use")
             raise missing_root(self.root, "the folder of the data sets, or a list of images")
+        on_disk = available(self.root)
+        for name in self.datasets if self.rendered else ():
+            if missing := [one for one in folders_behind(name) if one not in on_disk]:
+                raise DataError(f"{missing[0]} is not rendered yet; python -m ablations run renders it on first use")
         if self.datasets:
             return self.datasets
-        found = tuple(name for name in available(self.root) if not card_of(name).part_of)
+        found = tuple(name for name in on_disk if not card_of(name).part_of)
         if not found:
             raise DataError(f"no known data set under {self.root}; msinet data check {self.root} says more")
         return found

@@ -18,6 +18,7 @@ from ablations.engine.study import (
     table_networks,
     trained_groups,
 )
+from msinet.data.datasets import JOIN
 from msinet.models.registry import card_of
 
 #: Rows that show how far colours alone, or all but small details, suffice. Oracles need rendered images.
@@ -30,7 +31,13 @@ def untrained(request: Request, networks: Sequence[Row], columns: Sequence[Task]
     names = (*BOUNDS, *(ORACLES if request.rendered else ()))
     rows: list[Row] = [{"network": name, "width": 1.0, "alignment": "none"} for name in names]
     rows += [] if request.models else networks
-    return cross(request, ("untrained",), rows, columns, lambda row, point: point.untrained(model_of(row)))
+
+    def ranked(row: Row, point: Point) -> Experiment | None:
+        if row["network"] in ORACLES and JOIN in point.test:
+            return None  # joined sets have no list of factors
+        return point.untrained(model_of(row))
+
+    return cross(request, ("untrained",), rows, columns, ranked)
 
 
 def make(row: Row, point: Point) -> Experiment | None:

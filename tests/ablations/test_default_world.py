@@ -29,7 +29,7 @@ from msinet.data.rendered import WORLD
 from msinet.errors import DataError, UserError
 from msinet.models import build_model, save_weights
 from msinet.models.foreign import weights_hash
-from msinet.synthetic import SETS, folder_of
+from msinet.synthetic import SETS, SIZES, folder_of, render
 from msinet.training import fit
 from msinet.training.options import RunOptions
 from msinet.training.recipes import PROFILES
@@ -173,6 +173,31 @@ def test_status_before_says_how_the_world_is_made(nothing: Path, tmp_path: Path,
     )
     assert not nothing.exists()
     assert not (tmp_path / "results").exists()
+
+
+def test_status_of_a_partly_rendered_world_shows_what_the_command_will_run(
+    nothing: Path, tmp_path: Path, words: Words, capsys
+) -> None:
+    request = asked(tmp_path)
+    render(request.root, SIZES["smoke"], names=("market1501", "msmt17"), progress=False)
+    assert {one.cell.train for one in resolve(find_study("table5"), request, Store(tmp_path)).cells} == {"veri776"}
+    capsys.readouterr()
+    assert main(words("status", tmp_path / "results", "--datasets", "veri776", datasets=())) == 2
+    assert capsys.readouterr().err == (
+        "error: veri776 is not rendered yet; python -m ablations run renders it on first use\n"
+    )
+    assert sorted(path.name for path in request.root.iterdir() if path.is_dir()) == sorted(
+        FOLDERS[name] for name in ("market1501", "msmt17")
+    )
+
+
+def test_joined_sets_are_rendered_and_have_no_oracle(nothing: Path, tmp_path: Path) -> None:
+    request = asked(tmp_path, datasets=("market1501+msmt17",), pretrained=tmp_path)
+    study = find_study("table2")
+    ablations.engine.prepare.prepare(study, request, RunOptions(progress=False))
+    cells = resolve(study, request, Store(tmp_path)).cells
+    assert {one.cell.experiment.model for one in cells} == {"colour_histogram", MODEL}
+    assert all(one.run_id for one in cells if one.cell.experiment.init == "scratch")  # both sets are on disk
 
 
 def test_list_before_has_the_columns_asked_for(nothing: Path, capsys) -> None:

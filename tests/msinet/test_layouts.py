@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from msinet.data import layouts
 from msinet.data.datasets import Dataset, DatasetCard, Image, register
-from msinet.data.layouts import available, card_of, cards, load_dataset, main_datasets, short_name
+from msinet.data.layouts import available, card_of, cards, folders_behind, load_dataset, main_datasets, short_name
 from msinet.data.layouts.vehicleid import vehicleid_draw
 from msinet.errors import DataError, UserError
 
@@ -654,3 +654,17 @@ def test_any_list_line_is_read_or_refused(data_root: Path, tmp_path_factory: pyt
         assert re.search(r"train_list\.txt:\d+: ", str(error))  # noqa: PT017 - or it is read
     else:
         assert len(dataset.train) >= 32
+
+
+@pytest.mark.parametrize(
+    ("name", "folders"),
+    [
+        ("msmt17", ("msmt17",)),
+        ("msmt17-heldout", ("msmt17",)),
+        ("market1501+msmt17", ("market1501", "msmt17")),
+        ("market1501+msmt17-heldout", ("market1501", "msmt17")),
+        ("vehicleid_1600", ("vehicleid",)),
+    ],
+)
+def test_folders_behind_a_name(name: str, folders: tuple[str, ...]) -> None:
+    assert folders_behind(name) == folders

@@ -57,6 +57,18 @@ def card_of(name: str) -> DatasetCard:
     raise unknown_name("data set", name, (*(card.name for card in cards()), *OWN))
 
 
+def folders_behind(name: str) -> tuple[str, ...]:
+    """The data sets with folders of their own that a name needs.
+
+    Those of both for A+B, that of NAME for NAME-heldout, the whole set for an additional test list.
+
+    Raises:
+        UserError: unknown data set.
+    """
+    cards = [card_of(one) for one in name.removesuffix(HELD_OUT).split(JOIN)]
+    return tuple(card.part_of or card.name for card in cards)
+
+
 def short_name(name: str) -> str:
     """The name in tables: M for market1501, M-heldout for market1501-heldout, M+MS for market1501+msmt17.
 
