@@ -48,9 +48,10 @@ def _command(found: Found, columns: Sequence[Column] = (), groups: Collection[st
     cells = [one.cell for one in done]
     usual = [cell for cell in study.cells(request, request.default_datasets()) if cell.group != "untrained"]
     words = f"python -m ablations run {study.name} --seeds {mode(seed_counts(done))}"
-    words += " --whole" if {cell.group for cell in cells} - {cell.group for cell in usual} else ""
-    networks = {cell.experiment.model for cell in cells}
-    if networks < {cell.experiment.model for cell in usual}:
+    whole = bool({cell.group for cell in cells} - {cell.group for cell in usual})
+    words += " --whole" if whole else ""
+    networks, shown = {cell.experiment.model for cell in cells}, {cell.experiment.model for cell in usual}
+    if networks < shown or (networks - shown and not whole):
         words += f" --models {' '.join(sorted(networks))}"
     if {cell.train for cell in cells} <= {cell.train for cell in usual}:
         return words
@@ -60,14 +61,17 @@ def _command(found: Found, columns: Sequence[Column] = (), groups: Collection[st
 def _table(results: ReferenceResults, found: Found) -> str:
     """Table 2: a line per set and network, with the difference to MSINet."""
     table = build_table(results, "table2")
-    trained = Counter(row.group for row in table.rows if row.done and row.group != "untrained")
+    learning = [row for row in table.rows if row.group != "untrained"]
+    least = min(2, max((_seeds(row) for row in learning), default=0))
+    trained = Counter(row.group for row in learning if _seeds(row) >= least)
     groups = {"untrained", *(group for group, number in trained.items() if number > 1)}  # others compare nothing
     rows = [row for row in table.rows if row.done and row.group in groups and not random_weights(row)]
     rows = [row for row in rows if row.group != "untrained" or network_of(row) == STRICTEST]
     rows.sort(key=lambda row: row.group == "untrained")  # the bounds last
-    ours = next((row for row in rows if network_of(row) == "msinet"), None)
+    ours = {row.group: row for row in rows if network_of(row) == "msinet"}
+    first = next(iter(ours.values()), None)  # without training, the difference is to the first group's
     seen = [row for row in rows if row.group != "untrained"]
-    most = max((cell.done for row in seen for cell in row.cells.values()), default=0)
+    most = max((_seeds(row) for row in seen), default=0)
     columns = [column for column in table.columns if sum(row.cells[column].done == most for row in seen) > 1]
     compared = comparisons_of(results, "table2")
     heads = ["rendered set", "network", "million parameters", "R1", "mAP", "mAP minus MSINet's", "seeds"]
@@ -81,8 +85,9 @@ def _table(results: ReferenceResults, found: Found) -> str:
             values = [_set_name(column), f"{table.label(row.factors)}, {group_label(row.group)}"]  # type: ignore[arg-type]
             count = full_size_cost(timed_as(row)).parameters_without_classifier
             values += [f"{count / 1e6:.2f}", _mean(cell, "R1"), _mean(cell, "mAP"), "-"]
-            if ours is not None and row is not ours and ours.cells[column].done:
-                effects.append(compared.effect(row, ours, column, "mAP"))
+            base = ours.get(row.group, first)
+            if base is not None and row is not base and base.cells[column].done:
+                effects.append(compared.effect(row, base, column, "mAP"))
                 values[-1] = spread(effects[-1])
             values.append("-" if source_of(cell.runs) == FIXED else str(cell.done))
             lines.append(f"| {' | '.join(values)} |")
@@ -103,6 +108,11 @@ def _table(results: ReferenceResults, found: Found) -> str:
     if gates:
         lines += ["", f"**Early training.** Not converged: {'; '.join(gates)}."]
     return "\n".join(lines)
+
+
+def _seeds(row: Row) -> int:
+    """The most seeds of any cell."""
+    return max((cell.done for cell in row.cells.values()), default=0)
 
 
 def _mean(cell: TableCell, metric: str) -> str:
