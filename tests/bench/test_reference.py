@@ -151,3 +151,22 @@ def test_the_summary_of_costs_is_the_records() -> None:
         ]
         row = f"| {label(model)} | {' | '.join(cells)} | {paper_costs()[model]['relative_time']} |"
         assert row in page
+
+
+def test_the_gains_of_methods_without_labels_are_the_records() -> None:
+    page = (ROOT / "docs" / "table4.md").read_text(encoding="utf-8")
+    record = pd.read_csv(ROOT / "reference" / "epyc-2-cores" / "table4.csv").set_index(["column", "row"])["mAP"] * 100
+    for column, base, words in (
+        ("M", "Starting weights", "M: the initial weights"),
+        ("M>MS", "Starting weights", "M>MS: the initial weights"),
+        ("M>MS", "Direct transfer", "M>MS: direct transfer"),
+    ):
+        bases, ranges = [], []
+        for suffix in ("", "+MSINet"):
+            found = record[column][record[column].index.str.endswith("+MSINet") == bool(suffix)]
+            methods = found.drop([f"{one}{suffix}" for one in ("Starting weights", "Direct transfer")], errors="ignore")
+            gains = (methods - found[base + suffix]).sort_values()
+            bases.append(f"{found[base + suffix]:.1f}")
+            ends = [f"{gains.iloc[i]:+.1f} ({gains.index[i].removesuffix(suffix)})" for i in (0, -1)]
+            ranges.append(" to ".join(ends))
+        assert f"| {words} ({', '.join(bases)}) | {' | '.join(ranges)} |\n" in page
