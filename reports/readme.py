@@ -154,10 +154,9 @@ def _claims(results: ReferenceResults) -> str:
     if known:  # the one whose interval is farthest from the paper's difference
         most, paper = max(known, key=lambda pair: max(pair[0].interval[0] - pair[1], pair[1] - pair[0].interval[1]))
         low, high = most.interval
-        lines.append(
-            f"- Farthest from the paper, by distance from the interval: {most.label}, {most.mean:+.1f} "
-            f"[{low:+.1f}, {high:+.1f}]; the paper's {paper:+.1f}."
-        )
+        numbers = f", {most.mean:+.1f} [{low:+.1f}, {high:+.1f}]; the paper's {paper:+.1f}"
+        numbers = "" if any(most.label in line for line in lines) else numbers  # those above are not repeated
+        lines.append(f"- Farthest from the paper, by distance from the interval: {most.label}{numbers}.")
     return "\n".join(lines)
 
 
