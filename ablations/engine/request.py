@@ -160,10 +160,11 @@ class Request:
             if self.rendered:
                 raise DataError("the world is not rendered yet; python -m ablations run renders it on first use")
             raise missing_root(self.root, "the folder of the data sets, or a list of images")
+        if self.datasets and not self.rendered:
+            return self.datasets
         on_disk = available(self.root)
-        for name in self.datasets if self.rendered else ():
-            if missing := [one for one in folders_behind(name) if one not in on_disk]:
-                raise DataError(f"{missing[0]} is not rendered yet; python -m ablations run renders it on first use")
+        if missing := [one for name in self.datasets for one in folders_behind(name) if one not in on_disk]:
+            raise DataError(f"{missing[0]} is not rendered yet; python -m ablations run renders it on first use")
         if self.datasets:
             return self.datasets
         found = tuple(name for name in on_disk if not card_of(name).part_of)
