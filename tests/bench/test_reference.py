@@ -4,7 +4,9 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -153,6 +155,29 @@ def test_the_summary_of_costs_is_the_records() -> None:
         assert row in page
 
 
+def test_the_table_of_pretrainings_is_its_record() -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    for row in pd.read_csv(TUNING / "pretraining.csv").to_dict("records"):
+        ranked = [f"{100 * row[f'{name}_R1']:.1f} / {100 * row[f'{name}_mAP']:.1f}" for name in ("M", "MS")]
+        cells = f" | {100 * row['top1']:.1f} % | {' | '.join(ranked)} |\n"
+        settings = f"| {row['steps']}, `{row['settings']}`"
+        assert any(settings + chosen + cells in page for chosen in ("", ": chosen"))
+
+
+def test_the_tables_of_methods_without_labels_are_their_record() -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    record = pd.read_csv(TUNING / "unsupervised.csv")
+    for (method, settings), run in record.groupby(["method", "settings"], sort=False):
+        last = run.iloc[-1]
+        found = f"{last['R1'] * 100:.1f} / {last['mAP'] * 100:.1f}"
+        if method == "mmcl":
+            cells = f"{last['labels']:.1f} | {found}"
+        else:
+            cells = f"{last['clusters']:.0f} | {last['outliers']:.0f} | {last['nmi']:.2f} | {found}"
+        name = {"clustercontrast": "ClusterContrast", "spcl": "SpCL"}.get(str(method), str(method).upper())
+        assert re.search(rf"\| {name} \| `{re.escape(str(settings))}`[^|]* \| {re.escape(cells)} \|\n", page)
+
+
 def test_the_gains_of_methods_without_labels_are_the_records() -> None:
     page = (ROOT / "docs" / "table4.md").read_text(encoding="utf-8")
     record = pd.read_csv(ROOT / "reference" / "epyc-2-cores" / "table4.csv").set_index(["column", "row"])["mAP"] * 100
@@ -170,3 +195,70 @@ def test_the_gains_of_methods_without_labels_are_the_records() -> None:
             ends = [f"{gains.iloc[i]:+.1f} ({gains.index[i].removesuffix(suffix)})" for i in (0, -1)]
             ranges.append(" to ".join(ends))
         assert f"| {words} ({', '.join(bases)}) | {' | '.join(ranges)} |\n" in page
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, Any]]:
+    """Times in seconds and further measurements of each benchmark of `nox -s bench`."""
+    path = ROOT / "reference" / "epyc-2-cores" / "bench" / "suites.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert set(record["machine_info"]) >= ABOUT - {"measured"}
+    assert "dirty" not in record["machine_info"]["code"]
+    return {
+        one["name"]: {"median": one["stats"]["median"], "min": one["stats"]["min"], **one["extra_info"]}
+        for one in record["benchmarks"]
+    }
+
+
+class TestSuites:
+    """The tables of `nox -s bench` in the documents are those of the committed record."""
+
+    @staticmethod
+    def check(page: str, lines: list[str]) -> None:
+        """Check that these lines stand in a page, one after the other."""
+        assert "\n".join(lines) in (ROOT / "docs" / page).read_text(encoding="utf-8")
+
+    def test_training_steps(self, found: dict[str, dict[str, Any]]) -> None:
+        lines = []
+        for model, (height, width) in product(("msinet", "osnet", "resnet50"), ((64, 32), (256, 128))):
+            plain, *others = (
+                found[f"test_a_training_step_at_batch_64[{form}-{model}-{height}-{width}]"]
+                for form in ("plain", "ours", "bf16", "floor")
+            )
+            ratios = [f"{plain['median'] / one['median']:.2f} ({plain['min'] / one['min']:.2f})" for one in others]
+            lines.append(f"| {label(model)} {height}x{width} | {plain['median']:.2f} s | {' | '.join(ratios)} |")
+        self.check("cost.md", lines)
+
+    def test_alignment(self, found: dict[str, dict[str, Any]]) -> None:
+        lines = []
+        for height, width in ((16, 8), (16, 16)):
+            ours, plain, floor = (
+                found[f"test_alignment_at_batch_64[{form}-{height}-{width}]"] for form in ("ours", "plain", "floor")
+            )
+            cells = [f"{one['median']:.2f} s, {one['extra MiB']:,} MiB" for one in (ours, plain)]
+            lines.append(f"| {height}x{width} | {' | '.join(cells)} | {floor['median']:.2f} s |")
+        self.check("cost.md", lines)
+
+    def test_search(self, found: dict[str, dict[str, Any]]) -> None:
+        plain, ours, floor = (
+            found[f"test_three_iterations_of_a_search_at_batch_64[{form}]"] for form in ("plain", "ours", "floor")
+        )
+        cells = [f"{plain['median'] / one['median']:.2f} ({plain['min'] / one['min']:.2f})" for one in (ours, floor)]
+        self.check("cost.md", [f"| MSINet's supernet 64x32 | {plain['median'] / 3:.2f} s | {' | '.join(cells)} |"])
+
+    def test_contention(self, found: dict[str, dict[str, Any]]) -> None:
+        page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+        steps = found["test_a_step_next_to_a_busy_process_contention"]
+        for quiet, busy in (one for one in steps.values() if isinstance(one, list)):
+            assert f" | {quiet:.2f} | {busy:.2f} | {busy / quiet:.1f} |\n" in page
+
+    def test_reports(self, found: dict[str, dict[str, Any]]) -> None:
+        lines = [
+            f"| {words} | {found[f'test_reports_of_500_runs[{what}]']['median']:.1f} s |"
+            for what, words in (
+                ("report", "`python -m reports build --whole`"),
+                ("claims", "`python -m reports claims`"),
+                ("floor", "imports of torch, torchvision, scipy and seaborn alone"),
+            )
+        ]
+        self.check("performance.md", lines)
