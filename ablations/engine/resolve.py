@@ -148,15 +148,13 @@ def resolve(
 def _datasets(
     request: Request, store: Store, load: Callable[[str], Dataset]
 ) -> tuple[dict[str, Dataset], tuple[str, ...]]:
-    """The data sets on disk, and the names of all to use."""
+    """The data sets on disk, and the names of those to use."""
     if store.recorded or (not request.root.exists() and store.has_runs):
         tested = store.tested(request.profile)
         if names := request.datasets or tuple(name for name in main_datasets() if name in tested):
             return {}, names
-    found = request.available_datasets()
-    # The world's other sets are rendered when a command runs the study.
-    names = request.default_datasets() if request.rendered else found
-    return {name: load(name) for name in found}, names
+    names = request.available_datasets()
+    return {name: load(name) for name in names}, names
 
 
 def _recorded(cells: Iterable[Cell], store: Store) -> dict[str, str]:

@@ -175,20 +175,15 @@ def test_status_before_says_how_the_world_is_made(nothing: Path, tmp_path: Path,
     assert not (tmp_path / "results").exists()
 
 
-def test_status_of_a_partly_rendered_world_shows_what_the_command_will_run(
-    nothing: Path, tmp_path: Path, words: Words, capsys
-) -> None:
-    request = asked(tmp_path)
-    render(request.root, SIZES["smoke"], names=("market1501", "msmt17"), progress=False)
-    assert {one.cell.train for one in resolve(find_study("table5"), request, Store(tmp_path)).cells} == {"veri776"}
+def test_status_names_a_set_that_is_not_rendered_yet(nothing: Path, tmp_path: Path, words: Words, capsys) -> None:
+    root = asked(tmp_path).root
+    render(root, SIZES["smoke"], names=("market1501",), progress=False)
     capsys.readouterr()
     assert main(words("status", tmp_path / "results", "--datasets", "veri776", datasets=())) == 2
     assert capsys.readouterr().err == (
         "error: veri776 is not rendered yet; python -m ablations run renders it on first use\n"
     )
-    assert sorted(path.name for path in request.root.iterdir() if path.is_dir()) == sorted(
-        FOLDERS[name] for name in ("market1501", "msmt17")
-    )
+    assert {path.name for path in root.iterdir() if path.is_dir()} == {FOLDERS["market1501"]}
 
 
 def test_joined_sets_are_rendered_and_have_no_oracle(nothing: Path, tmp_path: Path) -> None:

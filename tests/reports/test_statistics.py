@@ -765,8 +765,8 @@ def test_the_docs_have_the_deviations_of_the_reference(monkeypatch: pytest.Monke
     assert f"is {min(ratios):.2f} to {max(ratios):.2f} times that over identities" in text
     assert f"In Table 2 it is {min(deviations):.1f} to {max(deviations):.1f}" in text
     assert f"the pooled SD is {seeds['MS']:.2f} on MS and {seeds['M']:.2f} on M" in text
-    assert f"it takes {Design(0.943, 500).seeds(2)} in a single comparison" in text
-    assert f"of 5 points takes {Design(0.943, 500).seeds(5)} seeds on MS and {Design(3.82, 400).seeds(5)} on M" in text
+    assert f"it takes {Design(0.863, 500).seeds(2)} in a single comparison" in text
+    assert f"of 5 points takes {Design(0.863, 500).seeds(5)} seeds on MS and {Design(3.82, 400).seeds(5)} on M" in text
 
 
 def test_the_docs_have_the_power_table() -> None:
