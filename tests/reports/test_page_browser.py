@@ -362,12 +362,12 @@ def test_a_wide_table_keeps_the_network_in_sight(tab: Any, published: Path) -> N
     tab.set_viewport_size({"width": 390, "height": 844})
     box, name = tab.locator("#table-table2 .scroll"), tab.locator("#table-table2 tbody th[scope=row]").first
     box.scroll_into_view_if_needed()
-    tab.wait_for_function("document.querySelector('#table-table2 .scroll').classList.contains('more')")
+    tab.locator("#table-table2 .scroll.more").wait_for(state="attached")
     left = name.bounding_box()["x"]
     accuracy = tab.locator("#table-table2 tbody tr:not(.group)").first.locator("td:not(.cost)").first.bounding_box()
     assert accuracy["x"] + accuracy["width"] <= 390
     box.evaluate("node => node.scrollTo(node.scrollWidth, 0)")
-    tab.wait_for_function("!document.querySelector('#table-table2 .scroll').classList.contains('more')")
+    tab.locator("#table-table2 .scroll.more").wait_for(state="detached")
     assert name.bounding_box()["x"] == pytest.approx(left, abs=1)
 
 
