@@ -1,6 +1,7 @@
 """Ranking and re-ranking, each against its plain form, at a quarter of Market-1501's size."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -41,6 +42,38 @@ def test_ranking(benchmark: BenchmarkFixture, form: str) -> None:
         result = evaluate(features.query, features.gallery, **features.labels)  # type: ignore[arg-type]
         assert np.nanmean(result.ap) == pytest.approx(plain_ranking(features), abs=1e-4)
     benchmark.pedantic(work[form], rounds=7, warmup_rounds=1)
+
+
+def ranks_by_keys(block: np.ndarray, _: np.ndarray) -> object:
+    """Sort 16-bit keys, as `msinet.retrieval` does."""
+    highest = block.max(axis=1, keepdims=True)
+    scale = (2**16 - 1) / (highest - block.min(axis=1, keepdims=True))
+    return np.argsort(((highest - block) * scale).astype(np.uint16), axis=1, kind="stable")
+
+
+def ranks_by_similarities(block: np.ndarray, _: np.ndarray) -> object:
+    """Sort the similarities; a binary search would then give the ranks."""
+    return np.sort(block, axis=1)
+
+
+def ranks_by_comparisons(block: np.ndarray, matches: np.ndarray) -> object:
+    """Compare each match with all similarities."""
+    return [[np.count_nonzero(row > row[match]) for match in own] for row, own in zip(block, matches, strict=True)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("way", [ranks_by_keys, ranks_by_similarities, ranks_by_comparisons])
+def test_ranks_of_18_matches(
+    benchmark: BenchmarkFixture, way: Callable[[np.ndarray, np.ndarray], object], threads: int
+) -> None:
+    """Ranks of 18 matches per query at Market-1501's size, in blocks of 64 queries per thread."""
+    benchmark.group = "ranks in a block"
+    rng = np.random.default_rng(0)
+    blocks = [rng.standard_normal((64, 15_913)).astype(np.float32) for _ in range(threads)]
+    matches = [rng.integers(15_913, size=(64, 18)) for _ in range(threads)]  # positions in the gallery
+    benchmark.extra_info["similarities per thread"] = blocks[0].size
+    with ThreadPoolExecutor(threads) as pool:
+        benchmark.pedantic(lambda: list(pool.map(way, blocks, matches)), rounds=31, warmup_rounds=3)
 
 
 @pytest.mark.parametrize("form", ["plain", "ours"])
