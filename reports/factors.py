@@ -34,9 +34,9 @@ FEWEST = 30
 def by_factor(results: Results, name: str) -> pd.DataFrame:
     """R1 and mAP of every row of a study on the queries of each level, without networks of random weights.
 
-    Columns: group, row, network, column, factor, level, queries (of all draws), R1 and mAP in per cent, means over
-    seeds and draws; low and high, the 95 % confidence interval of mAP (`interval`). Queries without a match are left
-    out.
+    Columns: group, row, network, column, factor, level, queries (mean number per draw), R1 and mAP in per cent, means
+    over seeds and draws; low and high, the 95 % confidence interval of mAP (`interval`). Queries without a match are
+    left out.
 
     Raises:
         UserError: no finished run was ranked on rendered images.
@@ -73,7 +73,7 @@ def _levels(queries: pd.DataFrame, runs: int) -> Iterator[dict[str, object]]:
             yield {
                 "factor": factor,
                 "level": level,
-                "queries": len(part) // runs,
+                "queries": len(part) // (runs * queries["draw"].nunique()),
                 "R1": part["R1"].mean(),
                 "mAP": part["ap"].mean(),
                 "low": below,
@@ -111,7 +111,7 @@ def draw_study_factors(data: pd.DataFrame, results: Results, name: str, folder: 
     for group, part, one in by_group(data, stem):
         title = (
             f"mAP by factor of the query, {group}, profile {request.profile}, {repetitions}; "
-            "bars: 95 % bootstrap interval over identities, similar ones together; n: queries of all draws; "
+            "bars: 95 % bootstrap interval over identities, similar ones together; n: queries per draw; "
             f"levels with fewer than {FEWEST} queries are not drawn"
         )
         written += draw_factors(part, title, one)

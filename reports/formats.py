@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mode
 from typing import Literal
 
 import pandas as pd
@@ -82,6 +83,7 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
         headings += [Heading("reference", column.metrics, "reference")] if column in referenced else []
         headings += [Heading("paper", column.metrics, "paper")] if compared else []
         headings += [Heading(f"{column.label} in family", ("R1",))] if column in families else []
+    usual = _usual_runs(table)
     lines = []
     for row in table.rows:
         if not any(one.planned or one.paper or one.reference for one in row.cells.values()):
@@ -94,8 +96,8 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
             _one(macs, "" if macs is None else f"{macs / 1e9:.3f}"),
         ]
         for column in table.columns:
-            cells.append(_measured(row.cells[column], column.metrics))
-            cells += [_reference(row.cells[column], column.metrics)] if column in referenced else []
+            cells.append(_measured(row.cells[column], column.metrics, usual if table.is_reference else None))
+            cells += [_reference(row.cells[column], column.metrics, usual)] if column in referenced else []
             cells += [_published(row.cells[column], column.metrics)] if compared else []
             cells += [_within_family(row.cells[column])] if column in families else []
         lines.append(Line(table_group(row.group), tuple(cells)))
@@ -113,7 +115,21 @@ def _published_cost(factors: Factors) -> Printed:
     return _one(float(millions), about + millions)
 
 
-def _measured(cell: TableCell, metrics: Sequence[str]) -> Printed:
+def _usual_runs(table: Table) -> int:
+    """The most common number of runs of the reference results of a table cell, of those that can have several."""
+    cells = [cell for row in table.rows for cell in row.cells.values()]
+    found = [cell if table.is_reference else cell.reference for cell in cells]
+    return mode([one.done for one in found if one is not None and one.done and one.planned > 1] or [1])
+
+
+def _measured(cell: TableCell, metrics: Sequence[str], usual: int | None = None) -> Printed:
+    """Means of the metrics, with the number of runs if some are missing.
+
+    Args:
+        cell: with its runs.
+        metrics: to print.
+        usual: for reference results, whose runs nobody asked for: the number of runs that is not printed.
+    """
     if not cell.done:
         return Printed(remark=NOT_RUN if cell.planned else "-")
     several = cell.planned > 1 and cell.done > 1
@@ -121,19 +137,25 @@ def _measured(cell: TableCell, metrics: Sequence[str]) -> Printed:
         (mean := cell.mean(metric), f"{mean:.1f}" + (f"±{cell.std(metric):.1f}" if several else ""), metric)
         for metric in metrics
     ]
-    what = "seeds" if cell.runs["seed"].is_unique else "runs"  # a seed has several random genotypes
-    remark = f" ({cell.done} of {cell.planned} {what})" if cell.done < cell.planned else ""
+    what = "seed" if cell.runs["seed"].is_unique else "run"  # a seed has several random genotypes
+    remark = ""
+    if usual is None and cell.done < cell.planned:
+        remark = f" ({cell.done} of {cell.planned} {what}s)"
+    elif usual is not None and cell.planned > 1 and cell.done != usual:
+        remark = f" ({cell.done} {what}{'s' * (cell.done > 1)})"
     return Printed(tuple((v, text, cell.marks.get(m, "")) for v, text, m in numbers), remark, cell.run_ids)
 
 
 def _within_family(cell: TableCell) -> Printed:
-    return _measured(cell, WITHIN_FAMILY[:1]) if cell.ranked_in_family else Printed(remark="-")
+    if not cell.ranked_in_family:
+        return Printed(remark="-")
+    return replace(_measured(cell, WITHIN_FAMILY[:1]), remark="")  # the numbers next to it are of the same runs
 
 
-def _reference(cell: TableCell, metrics: Sequence[str]) -> Printed:
+def _reference(cell: TableCell, metrics: Sequence[str], usual: int) -> Printed:
     if cell.reference is None:
         return Printed(remark="-")
-    printed = _measured(cell.reference, metrics)
+    printed = _measured(cell.reference, metrics, usual)
     return replace(printed, remark=printed.remark + (f" {cell.agreement}" if cell.agreement else ""))
 
 

@@ -171,7 +171,7 @@ def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: Ranking
     device, progress = pick_device(run_options.device), run_options.progress
     pixels = open_pixels(dataset, "test", height, width, progress=progress)
     found = dataset_features(network.to(device), dataset, pixels, device, progress=progress)
-    made: NDArray[np.float32] = found.numpy()
+    made: NDArray[np.float32] = (found if found.ndim == 2 else found[0]).numpy()  # an oracle: in its first order
     with atomic_path(kept) as temporary, temporary.open("wb") as stream:
         np.save(stream, made)
     return made

@@ -5,12 +5,11 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mode
 
 from ablations.engine.reference import about
 from ablations.engine.request import Request
-from ablations.engine.resolve import seed_counts
-from ablations.engine.study import group_label
+from ablations.engine.resolve import Resolution, by_seeds
+from ablations.engine.study import Cell, group_label
 from ablations.studies import STUDIES
 from msinet.io import write_text
 from reports.comparisons import source_of
@@ -39,15 +38,19 @@ def blocks() -> dict[str, str]:
     return {"table2": _table(results, found), "claims": _claims(results)}
 
 
-def _command(found: Found, columns: Sequence[Column] = (), groups: Collection[str] = ()) -> str:
-    """The command that runs a study, or these columns and groups. It names what is not the default."""
-    study, request = found.resolution.study, replace(found.resolution.request, whole=False)
-    done = [one for one in found.resolution.cells if one.state == "done" and one.cell.group != "untrained"]
-    done = [one for one in done if not columns or Column(one.cell.train, one.cell.test) in columns]
-    done = [one for one in done if not groups or one.cell.group in groups]
-    cells = [one.cell for one in done]
+def _commands(found: Found, columns: Sequence[Column] = (), groups: Collection[str] = ()) -> str:
+    """The commands that run a study, or these columns and groups: one for each number of seeds."""
+    cells = [one for one in found.resolution.cells if not groups or one.cell.group in groups]
+    cells = [one for one in cells if not columns or Column(one.cell.train, one.cell.test) in columns]
+    commands = [_command(found.resolution, seeds, several) for seeds, several in by_seeds(cells).items()]
+    return ", ".join(f"`{one}`" for one in commands)
+
+
+def _command(resolution: Resolution, seeds: int, cells: Sequence[Cell]) -> str:
+    """The command that runs these table cells. It names what is not the default."""
+    study, request = resolution.study, replace(resolution.request, whole=False)
     usual = [cell for cell in study.cells(request, request.default_datasets()) if cell.group != "untrained"]
-    words = f"python -m ablations run {study.name} --seeds {mode(seed_counts(done))}"
+    words = f"python -m ablations run {study.name} --seeds {seeds}"
     whole = bool({cell.group for cell in cells} - {cell.group for cell in usual})
     words += " --whole" if whole else ""
     networks, shown = {cell.experiment.model for cell in cells}, {cell.experiment.model for cell in usual}
@@ -71,8 +74,7 @@ def _table(results: ReferenceResults, found: Found) -> str:
     ours = {row.group: row for row in rows if network_of(row) == "msinet"}
     first = next(iter(ours.values()), None)  # without training, the difference is to the first group's
     seen = [row for row in rows if row.group != "untrained"]
-    most = max((_seeds(row) for row in seen), default=0)
-    columns = [column for column in table.columns if sum(row.cells[column].done == most for row in seen) > 1]
+    columns = [column for column in table.columns if sum(row.cells[column].done >= least for row in seen) > 1]
     compared = comparisons_of(results, "table2")
     heads = ["rendered set", "network", "million parameters", "R1", "mAP", "mAP minus MSINet's", "seeds"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -97,7 +99,7 @@ def _table(results: ReferenceResults, found: Found) -> str:
         f"difference for new trainings and test identities{remarks_of(effects)}. Profile `{results.request.profile}`. "
         f"Training identities: {_training_identities(rows, columns)}. "
         f"Machine: {about(results.store.root / found.machine)}. "
-        f"Command: `{_command(found, columns, groups)}`.",
+        f"Commands: {_commands(found, columns, groups)}.",
     ]
     gates = [
         f"{table.label(row.factors)} {column.label}: {why}"
@@ -197,7 +199,7 @@ def results_page() -> str:
         found = results.found(name)
         assert found is not None
         title = STUDIES[name].title
-        parts += [f"## {title}", f"`{_command(found)}`, shown by `python -m reports table {name} --reference`"]
+        parts += [f"## {title}", f"{_commands(found)}, shown by `python -m reports table {name} --reference`"]
         for column in table.columns:
             rows = [row for row in table.rows if row.cells[column].done]
             if rows:

@@ -13,6 +13,7 @@ import json
 import os
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -428,12 +429,11 @@ def compact(values: "pd.Series[Any]", *, exact: bool = False) -> "NDArray[np.gen
 
 
 def _shared(arrays: "Arrays", targets: Mapping[str, str]) -> "Arrays":
-    """The arrays. Query columns that are equal in all runs on a test set, such as identities, are stored once.
+    """The arrays. Query columns that are equal in most runs on a test set, such as identities, are stored once.
 
-    Such a column describes the test set. So it also holds for runs of earlier versions, which do not have it.
+    Such a column describes the test set. So it also holds for runs of earlier versions, which do not have it. Oracles
+    rank the test set several times, so their columns are longer; they keep their own.
     """
-    import numpy as np
-
     found: Arrays = {}
     result = dict(arrays)
     for target in sorted(set(targets.values())):
@@ -441,9 +441,11 @@ def _shared(arrays: "Arrays", targets: Mapping[str, str]) -> "Arrays":
         columns = {run_id: _below(arrays, f"runs/{run_id}/queries/") for run_id in runs}
         ranked = {run_id: those for run_id, those in columns.items() if those}
         for name in dict.fromkeys(name for those in ranked.values() for name in those if name not in SCORES):
-            several = [those[name] for those in ranked.values() if name in those]
-            if all(np.array_equal(several[0], one) for one in several):
-                found[f"tests/{target}/{name}"] = several[0]
-                for run_id in ranked:
-                    result.pop(f"runs/{run_id}/queries/{name}", None)
+            several = {run_id: those[name] for run_id, those in ranked.items() if name in those}
+            contents = {run_id: one.tobytes() for run_id, one in several.items()}
+            times = Counter(contents.values())
+            most = max(times, key=lambda one: (times[one], -len(one)))
+            for run_id in (run_id for run_id, one in contents.items() if one == most):
+                found[f"tests/{target}/{name}"] = several[run_id]
+                del result[f"runs/{run_id}/queries/{name}"]
     return found | result

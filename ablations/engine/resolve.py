@@ -105,18 +105,21 @@ class Resolution:
     @property
     def repetitions(self) -> str:
         """The number of finished seeds in words; without any, the number asked for."""
-        counts = seed_counts(self.cells) or [self.request.repeats]
+        counts = [*by_seeds(self.cells)] or [self.request.repeats]
         low, high = min(counts), max(counts)
         return in_words(high) if low == high else f"{low} to {in_words(high)} per table cell"
 
 
-def seed_counts(cells: Iterable[ResolvedCell]) -> list[int]:
-    """The number of finished seeds of each trained table cell that has any."""
-    seeds = defaultdict[object, set[int]](set)
+def by_seeds(cells: Iterable[ResolvedCell]) -> dict[int, list[Cell]]:
+    """Trained table cells that have finished runs, by the number of seeds; each with the cell of one seed."""
+    seeds = defaultdict[object, dict[int, Cell]](dict)
     for one in cells:
         if one.state == "done" and one.cell.group != "untrained":
-            seeds[one.cell.group, one.cell.factors, one.cell.train, one.cell.test].add(one.cell.seed)
-    return [len(found) for found in seeds.values()]
+            seeds[one.cell.group, one.cell.factors, one.cell.train, one.cell.test][one.cell.seed] = one.cell
+    found = defaultdict[int, list[Cell]](list)
+    for several in seeds.values():
+        found[len(several)].append(next(iter(several.values())))
+    return dict(sorted(found.items()))
 
 
 def resolve(

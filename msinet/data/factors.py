@@ -31,6 +31,9 @@ ORACLES: dict[Oracle, dict[str, tuple[str, ...]]] = {
     },
 }
 
+#: Random orders of images with equal factors, over which the accuracy of an oracle is averaged.
+ORDERS = 10
+
 
 def read_factors(dataset: Dataset) -> dict[str, dict[str, str]]:
     """`factors.csv` of a rendered set by image path relative to the set; empty for photographs.
@@ -105,7 +108,7 @@ def oracle_features(dataset: Dataset, which: Oracle, order: int = 0) -> np.ndarr
     """Features (len(test), D) float32 of an oracle that knows a few factors of every test image and nothing else.
 
     `msinet.training.evaluation.rank` ranks them like those of a network; its result bounds what the factors reveal.
-    Images with equal factors rank in a random order with the seed `order`; tables use order 0.
+    Images with equal factors rank in a random order with the seed `order`; tables average over `ORDERS` of them.
 
     Raises:
         UserError: the set was not rendered.

@@ -1,6 +1,6 @@
 """Evaluation of a network on a data set: CMC, mAP and mINP (Sec. 4.1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from msinet import distributed
 from msinet.data.datasets import Dataset, Draw
-from msinet.data.factors import families, oracle_features, read_factors
+from msinet.data.factors import ORDERS, families, oracle_features, read_factors
 from msinet.data.loading import PixelSource, test_batches
 from msinet.data.matches import QueryCounts, count_queries
 from msinet.models.oracle import Oracle
@@ -24,14 +24,14 @@ Distances = Callable[[Tensor, Tensor], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a network on a data set, averaged over the set's draws."""
+    """Metrics of a network on a data set, averaged over rankings: one per draw or per order of an oracle."""
 
     metrics: dict[str, float]
     """mAP, R1, R5, R10, mINP in [0, 1]"""
     std: dict[str, float]
-    """their sample standard deviation over the draws; 0 for a single draw"""
+    """their sample standard deviation over the rankings; 0 for a single one"""
     draws: tuple[Retrieval, ...]
-    """per-query results of each draw"""
+    """per-query results of each ranking; number i is of draw i modulo the number of draws"""
     counts: QueryCounts
     """numbers of ranked and unranked queries of the first draw"""
 
@@ -61,17 +61,16 @@ def embed(
 
 
 def rank(features: Tensor | np.ndarray, dataset: Dataset, *, distances: Distances | None = None) -> Evaluation:
-    """Rank the test features (N, D) of a data set by its protocol, once per draw.
+    """Rank the test features of a data set by its protocol, once per draw.
 
     Args:
-        features: of the test images, in their order.
+        features: of the test images, in their order: (N, D), or (T, N, D) for T versions of them, such as the random
+            orders of an oracle. Each version is ranked; several draws and several versions go through both in turn.
         dataset: with the draws.
         distances: re-ranking, such as `msinet.retrieval.rerank` or `blur`; None: distances of the features.
     """
-    features = torch.as_tensor(features)
     draws = []
-    for draw in dataset.draws:
-        query, gallery = features[torch.from_numpy(draw.query)], features[torch.from_numpy(draw.gallery)]
+    for draw, query, gallery in _rankings(features, dataset):
         labels = _labels(dataset, draw)
         if distances is None:
             draws.append(evaluate(query, gallery, **labels))
@@ -82,15 +81,14 @@ def rank(features: Tensor | np.ndarray, dataset: Dataset, *, distances: Distance
 
 
 def rank_within_families(features: Tensor | np.ndarray, dataset: Dataset) -> Evaluation:
-    """Rank the test features (N, D) of a rendered set; each query against gallery images of its own family.
+    """Rank the test features of a rendered set, as `rank` does; each query against gallery images of its own family.
 
     Raises:
         UserError: the set was not rendered.
     """
-    features, family = torch.as_tensor(features), families(dataset)
+    family = families(dataset)
     draws = []
-    for draw in dataset.draws:
-        query, gallery = features[torch.from_numpy(draw.query)], features[torch.from_numpy(draw.gallery)]
+    for draw, query, gallery in _rankings(features, dataset):
         groups = {"query_groups": family[draw.query], "gallery_groups": family[draw.gallery]}
         draws.append(evaluate_within(query, gallery, **groups, **_labels(dataset, draw)))
     means, stds = mean_over_draws(draws)
@@ -103,6 +101,15 @@ def within_family_metrics(features: Tensor | np.ndarray, dataset: Dataset) -> di
         return {}
     metrics = rank_within_families(features, dataset).metrics
     return {f"within_family_{name}": metrics[name] for name in ("R1", "mAP")}
+
+
+def _rankings(features: Tensor | np.ndarray, dataset: Dataset) -> Iterator[tuple[Draw, Tensor, Tensor]]:
+    """The draw, the features of its queries (Q, D) and those of its gallery (G, D), for each ranking of `rank`."""
+    features = torch.as_tensor(features)
+    versions = features[None] if features.ndim == 2 else features  # (T, N, D)
+    for i in range(max(len(dataset.draws), len(versions))):
+        draw, one = dataset.draws[i % len(dataset.draws)], versions[i % len(versions)]
+        yield draw, one[torch.from_numpy(draw.query)], one[torch.from_numpy(draw.gallery)]
 
 
 def _labels(dataset: Dataset, draw: Draw) -> dict[str, Any]:
@@ -120,13 +127,16 @@ def _labels(dataset: Dataset, draw: Draw) -> dict[str, Any]:
 def dataset_features(
     model: nn.Module, dataset: Dataset, pixels: PixelSource, device: torch.device, *, progress: bool = False
 ) -> Tensor:
-    """Features (N, D) of every test image of a data set: those of a network, or of an oracle that sees no pixels.
+    """Features of every test image of a data set, as `rank` takes them.
+
+    Those of a network are (N, D). An oracle sees no pixels; its features are (ORDERS, N, D), which differ in the order
+    of images with equal factors.
 
     Raises:
         UserError: an oracle and a set that was not rendered.
     """
     if isinstance(model, Oracle):
-        return torch.from_numpy(oracle_features(dataset, model.knows))
+        return torch.from_numpy(np.stack([oracle_features(dataset, model.knows, i) for i in range(ORDERS)]))
     return embed(model, pixels, device, progress=progress)
 
 

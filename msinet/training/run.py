@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,7 @@ def _clusters(result: Result) -> dict[str, float]:
 
 
 def _per_query(evaluation: Evaluation, dataset: Dataset) -> Iterable[dict[str, Any]]:
-    for number, (draw, ranked) in enumerate(zip(dataset.draws, evaluation.draws, strict=True)):
+    for number, (draw, ranked) in enumerate(zip(cycle(dataset.draws), evaluation.draws, strict=False)):
         factors = query_factors(dataset, draw)  # of rendered images
         for row, index in enumerate(draw.query):
             image = dataset.test[index]

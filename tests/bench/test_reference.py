@@ -112,7 +112,8 @@ def test_the_oracles_of_the_calibration_are_the_records() -> None:
         line = f"| oracle of {name} |"
         for target in ("market1501", "msmt17", "veri776", "vehicleid"):
             (row,) = rows[(rows["model"] == model) & (rows["target"] == target)].to_dict("records")
-            line += f" {100 * row['R1']:.1f} / {100 * row['mAP']:.1f} |"
+            values = [(100 * row[name], 100 * row[f"{name}_std_draws"]) for name in ("R1", "mAP")]
+            line += f" {' / '.join(f'{mean:.1f} ± {std:.1f}' for mean, std in values)} |"
         assert f"{line}\n" in page
 
 
@@ -200,14 +201,15 @@ def test_the_gains_of_methods_without_labels_are_the_records() -> None:
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, Any]]:
     """Times in seconds and further measurements of each benchmark of `nox -s bench`."""
-    path = ROOT / "reference" / "epyc-2-cores" / "bench" / "suites.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    assert set(record["machine_info"]) >= ABOUT - {"measured"}
-    assert "dirty" not in record["machine_info"]["code"]
-    return {
-        one["name"]: {"median": one["stats"]["median"], "min": one["stats"]["min"], **one["extra_info"]}
-        for one in record["benchmarks"]
-    }
+    found = {}
+    for name in ("suites", "ranks"):
+        path = ROOT / "reference" / "epyc-2-cores" / "bench" / f"{name}.json"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert set(record["machine_info"]) >= ABOUT - {"measured"}
+        assert "dirty" not in record["machine_info"]["code"]
+        for one in record["benchmarks"]:
+            found[one["name"]] = {"median": one["stats"]["median"], "min": one["stats"]["min"], **one["extra_info"]}
+    return found
 
 
 class TestSuites:
@@ -245,6 +247,18 @@ class TestSuites:
         )
         cells = [f"{plain['median'] / one['median']:.2f} ({plain['min'] / one['min']:.2f})" for one in (ours, floor)]
         self.check("cost.md", [f"| MSINet's supernet 64x32 | {plain['median'] / 3:.2f} s | {' | '.join(cells)} |"])
+
+    def test_ranks(self, found: dict[str, dict[str, Any]]) -> None:
+        lines = []
+        for way, words in (
+            ("keys", "16-bit keys (`np.argsort`, stable): chosen"),
+            ("similarities", "the similarities themselves (`np.sort`)"),
+            ("comparisons", "comparing each match with all similarities"),
+        ):
+            both = (found[f"test_ranks_of_18_matches[ranks_by_{way}-{threads}]"] for threads in (1, 2))
+            times = [f"{1e9 * one['median'] / one['similarities per thread']:.1f}" for one in both]
+            lines.append(f"| {words} | {' | '.join(times)} |")
+        self.check("cost.md", lines)
 
     def test_contention(self, found: dict[str, dict[str, Any]]) -> None:
         page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")

@@ -1,15 +1,17 @@
 """Ranking within families and oracles of factors, against rankings made by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msinet.data import load_dataset
-from msinet.data.factors import ORACLES, Oracle, families, one_hot, oracle_features, read_factors
+from msinet.data.factors import ORACLES, ORDERS, Oracle, families, one_hot, oracle_features, read_factors
 from msinet.errors import DataError, UserError
 from msinet.models import build_model
 from msinet.retrieval import evaluate, evaluate_within
@@ -168,11 +170,32 @@ def test_an_oracle_is_a_row_like_a_network(world_root: Path, tmp_path: Path, whi
     recipe = Recipe(image=ImageSize(16, 16), schedule=Schedule(epochs=0))
     training = Training(f"oracle_{which}", {}, dataset, dataset, recipe)
     record = run(tmp_path / "run", training, RunOptions(device="cpu", progress=False))
-    features = oracle_features(dataset, which)
-    inside = rank_within_families(features, dataset).metrics
-    for name, value in rank(features, dataset).metrics.items():
-        assert record[name] == value
-    assert (record["within_family_R1"], record["within_family_mAP"]) == (inside["R1"], inside["mAP"])
+    # One ranking per random order of images with equal factors; VehicleID has as many draws, and they take turns.
+    orders = [(oracle_features(dataset, which, i), replace(dataset, draws=(dataset.draws[i],))) for i in range(ORDERS)]
+    ranked = [rank(*one).metrics for one in orders]
+    inside = [rank_within_families(*one).metrics for one in orders]
+    for name in ranked[0]:
+        assert record[name] == pytest.approx(np.mean([one[name] for one in ranked]), abs=1e-12)
+        assert record[f"{name}_std_draws"] == pytest.approx(np.std([one[name] for one in ranked], ddof=1), abs=1e-12)
+    for name in ("R1", "mAP"):
+        assert record[f"within_family_{name}"] == pytest.approx(np.mean([one[name] for one in inside]), abs=1e-12)
+
+
+def test_orders_of_an_oracle_are_ranked_in_turn(world_root: Path, tmp_path: Path) -> None:
+    """A set with one draw is ranked once per order, and the run keeps the scores of each."""
+    dataset = load_dataset("market1501", world_root)
+    training = Training(
+        "oracle_colours", {}, dataset, dataset, Recipe(image=ImageSize(16, 16), schedule=Schedule(epochs=0))
+    )
+    record = run(tmp_path / "run", training, RunOptions(device="cpu", progress=False))
+    ranked = [rank(oracle_features(dataset, "colours", i), dataset) for i in range(ORDERS)]
+    assert len({one.metrics["mAP"] for one in ranked}) > 1
+    assert record["draws"] == ORDERS
+    queries = pd.read_csv(tmp_path / "run" / "queries.csv")
+    assert [len(part) for _, part in queries.groupby("draw")] == [len(dataset.draws[0].query)] * ORDERS
+    assert len(set(queries["query"])) == len(dataset.draws[0].query)
+    for (_, part), one in zip(queries.groupby("draw"), ranked, strict=True):
+        np.testing.assert_allclose(part["ap"], one.draws[0].ap)
 
 
 def test_oracles_see_neither_photographs_nor_pixels(data_root: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 import ablations.__main__ as commands
-from ablations.engine.reference import KEPT, ReferenceStore, has_reference, reference_folder
+from ablations.engine.reference import KEPT, ReferenceStore, has_reference, reference_folder, write_reference
 from ablations.engine.request import Request
 from ablations.engine.store import Store
 from ablations.studies import find_study
@@ -99,6 +99,24 @@ def test_files_of_runs_are_kept_but_for_the_names_of_images(trained: Request, fo
     # What is the same for all runs on a test set is stored once.
     identities = [name for name in reference.array_names if name.endswith("/identity") and "/history/" not in name]
     assert identities == [f"tests/{print_}/identity" for print_ in sorted(store.frame()["target_fingerprint"].unique())]
+
+
+def test_runs_that_rank_the_test_set_several_times_keep_their_own_columns(folder: Path, tmp_path: Path) -> None:
+    """As oracles do: the other runs still store what they have in common once."""
+    before = ReferenceStore(folder / "abacus", "table2")
+    files = {str(row["run_id"]): before.files(str(row["run_id"])) for row in before.rows}
+    ranked = [run_id for run_id, those in files.items() if "queries.csv" in those]
+    targets = before.frame()["target_fingerprint"]
+    several, *others = [run_id for run_id in ranked if (targets[ranked] == targets[ranked[0]])[run_id]]
+    assert len(others) > 1
+    once = files[several]["queries.csv"]
+    files[several]["queries.csv"] = pd.concat([once.assign(draw=draw) for draw in range(3)], ignore_index=True)
+    after = ReferenceStore(tmp_path, "table2")
+    write_reference(after, before.rows, files)
+    for run_id in ranked:
+        pd.testing.assert_frame_equal(after.read(run_id, "queries.csv"), files[run_id]["queries.csv"][list(once)])
+    own = {name.split("/")[1] for name in after.array_names if name.endswith("queries/identity")}
+    assert own == {several}
 
 
 def test_valid_results_have_no_problems_and_are_listed(folder: Path) -> None:
