@@ -34,9 +34,9 @@ FEWEST = 30
 def by_factor(results: Results, name: str) -> pd.DataFrame:
     """R1 and mAP of every row of a study on the queries of each level, without networks of random weights.
 
-    Columns: group, row, network, column, factor, level, queries (mean number per draw), R1 and mAP in per cent, means
-    over seeds and draws; low and high, the 95 % confidence interval of mAP (`interval`). Queries without a match are
-    left out.
+    Columns: group, row, network, column, factor, level, queries (of all draws), R1 and mAP in per cent, means over
+    seeds and draws; low and high, the 95 % confidence interval of mAP (`interval`). Queries without a match are left
+    out.
 
     Raises:
         UserError: no finished run was ranked on rendered images.
@@ -73,7 +73,7 @@ def _levels(queries: pd.DataFrame, runs: int) -> Iterator[dict[str, object]]:
             yield {
                 "factor": factor,
                 "level": level,
-                "queries": len(part) // (runs * queries["draw"].nunique()),
+                "queries": len(part) // runs,
                 "R1": part["R1"].mean(),
                 "mAP": part["ap"].mean(),
                 "low": below,
@@ -111,7 +111,7 @@ def draw_study_factors(data: pd.DataFrame, results: Results, name: str, folder: 
     for group, part, one in by_group(data, stem):
         title = (
             f"mAP by factor of the query, {group}, profile {request.profile}, {repetitions}; "
-            "bars: 95 % bootstrap interval over identities, similar ones together; n: queries per draw; "
+            "bars: 95 % bootstrap interval over identities, similar ones together; n: queries of all draws; "
             f"levels with fewer than {FEWEST} queries are not drawn"
         )
         written += draw_factors(part, title, one)
@@ -148,7 +148,7 @@ def draw_factors(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
 
 def _factor_panel(axis: Axes, part: pd.DataFrame, factor: str, look: dict[str, tuple[str, str]]) -> None:
     levels = [level for _, level in LEVELS[factor]]
-    queries = part.groupby("level")["queries"].max()
+    queries = part.groupby("level")["queries"].min()  # those of an oracle are ranked several times
     for number, (label, (colour, marker)) in enumerate(look.items()):
         one = part[(part["row"] == label) & (part["queries"] >= FEWEST)]
         x = one["level"].map(levels.index).astype(float) + 0.09 * (number - (len(look) - 1) / 2)
@@ -172,7 +172,7 @@ def as_markdown(data: pd.DataFrame) -> str:
         for (factor, level), cells in part.groupby(["factor", "level"], sort=False):
             found = {(c["group"], c["row"]): f"{c['R1']:.1f} / {c['mAP']:.1f}" for _, c in cells.iterrows()}
             values = " | ".join(found.get(row, "-") for row in rows)
-            out.append(f"| {str(factor).replace('_', ' ')} | {level} | {cells['queries'].iloc[0]} | {values} |")
+            out.append(f"| {str(factor).replace('_', ' ')} | {level} | {cells['queries'].min()} | {values} |")
         out.append("")
     return "\n".join(out)
 

@@ -43,7 +43,7 @@ def _commands(found: Found, columns: Sequence[Column] = (), groups: Collection[s
     cells = [one for one in found.resolution.cells if not groups or one.cell.group in groups]
     cells = [one for one in cells if not columns or Column(one.cell.train, one.cell.test) in columns]
     commands = [_command(found.resolution, seeds, several) for seeds, several in by_seeds(cells).items()]
-    return ", ".join(f"`{one}`" for one in commands)
+    return " and ".join(f"`{one}`" for one in commands)
 
 
 def _command(resolution: Resolution, seeds: int, cells: Sequence[Cell]) -> str:
@@ -99,7 +99,7 @@ def _table(results: ReferenceResults, found: Found) -> str:
         f"difference for new trainings and test identities{remarks_of(effects)}. Profile `{results.request.profile}`. "
         f"Training identities: {_training_identities(rows, columns)}. "
         f"Machine: {about(results.store.root / found.machine)}. "
-        f"Commands: {_commands(found, columns, groups)}.",
+        f"Trained by {_commands(found, columns, groups)}.",
     ]
     gates = [
         f"{table.label(row.factors)} {column.label}: {why}"
