@@ -25,7 +25,7 @@ WAITING = {
     PER_CORE: {"OMP_NUM_THREADS": "1"},
 }
 #: Rounds of all settings in turn, so that a disturbance affects all of them.
-ROUNDS = 3
+ROUNDS = 5
 #: Prints the median seconds of a step.
 STEPS = """
 import statistics, time, torch

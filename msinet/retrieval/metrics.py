@@ -92,7 +92,8 @@ METRICS: dict[str, Metric] = {
 def mean_over_draws(results: Sequence[Retrieval]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and sample standard deviation (n - 1 in the denominator; 0 for one draw) of every metric.
 
-    Used for VehicleID, whose gallery is drawn at random several times (docs/protocol.md).
+    Used for VehicleID, whose gallery is drawn at random several times (docs/protocol.md), and for oracles, whose equal
+    images are ordered at random several times (docs/calibration.md).
 
     Raises:
         UserError: there are no results.
