@@ -96,7 +96,8 @@ def _table(results: ReferenceResults, found: Found) -> str:
     lines += [
         "",
         "R1 and mAP in per cent, means ± sample standard deviation over seeds. Brackets: 95 % interval of the "
-        f"difference for new trainings and test identities{remarks_of(effects)}. Profile `{results.request.profile}`. "
+        f"difference for new trainings and test identities{_kinds(remarks_of(effects))}. "
+        f"Profile `{results.request.profile}`. "
         f"Training identities: {_training_identities(rows, columns)}. "
         f"Machine: {about(results.store.root / found.machine)}. "
         f"Trained by {_commands(found, columns, groups)}.",
@@ -110,6 +111,11 @@ def _table(results: ReferenceResults, found: Found) -> str:
     if gates:
         lines += ["", f"**Early training.** Not converged: {'; '.join(gates)}."]
     return "\n".join(lines)
+
+
+def _kinds(remarks: str) -> str:
+    """Remarks without the names of the versions; docs/results.md has them."""
+    return re.sub(r": [^;)]*", "", remarks)
 
 
 def _seeds(row: Row) -> int:
@@ -191,15 +197,20 @@ def results_page() -> str:
         "This page shows every table with committed reference results, from the machine that `--reference` shows. "
         "`python -m reports.readme` generates it from `reference/`. [reference.md](reference.md) describes these "
         "results; [statistics.md](statistics.md) explains intervals, marks and decisions.",
-        f"**{single} of {len(trained)} table cells with a trained network have a single seed.** They are not compared: "
-        "they have no order, marks or decisions.",
+        f"**{single} of {len(trained)} table cells with a trained network have a single seed.** They have no order, "
+        "marks, p values or decisions. If a note gives a difference, its interval covers test identities only.",
+        "Hours below a heading are those of all its runs together, training and evaluation; on `epyc-2-cores` a run "
+        "has one core, and other programs ran. Tables share runs; each counts them.",
         "\n".join(["Notes on all tables:", "", *(f"- {note}" for note in shared)]),
     ]
     for name, table in tables.items():
         found = results.found(name)
         assert found is not None
         title = STUDIES[name].title
-        parts += [f"## {title}", f"{_commands(found)}, shown by `python -m reports table {name} --reference`"]
+        frame = found.store.frame()
+        hours = frame.filter(like="seconds_").sum().sum() / 3600
+        shown = f"shown by `python -m reports table {name} --reference`"
+        parts += [f"## {title}", f"{_commands(found)}, {shown}; {len(frame)} runs, {hours:.1f} hours"]
         for column in table.columns:
             rows = [row for row in table.rows if row.cells[column].done]
             if rows:
