@@ -73,11 +73,11 @@ class Selection:
 class Measurement:
     """A claim about costs instead of accuracy.
 
-    parameters: the networks have the stated parameters, all without classifiers or all at inference; fewer: most of the
-    other networks have more than twice the first one's parameters at inference; macs: both networks need the same number
-    of multiply-adds; training: multiply-adds for an image, times the epochs of its authors' recipe, are fewer for the
-    first network than for the second; time: the first network is faster than the second at every batch size of a latency
-    file.
+    parameters: the networks have the stated parameters, all without classifiers or all at inference; fewer: most of
+    the other networks have more than twice the first one's parameters at inference; macs: both networks need the same
+    number of multiply-adds; training: multiply-adds for an image, times the epochs of its authors' recipe, are fewer
+    for the first network than for the second; time: the first network is faster than the second at every batch size of
+    a latency file.
     """
 
     kind: Literal["parameters", "fewer", "macs", "training", "time"]

@@ -164,7 +164,7 @@ def _claims(results: ReferenceResults) -> str:
         low, high = most.interval
         numbers = f", {most.mean:+.1f} [{low:+.1f}, {high:+.1f}]; the paper's {paper:+.1f}"
         numbers = "" if any(most.label in line for line in lines) else numbers  # those above are not repeated
-        lines.append(f"- Farthest from the paper, by distance from the interval: {most.label}{numbers}.")
+        lines.append(f"- Interval farthest from the paper: {most.label}{numbers}.")
     return "\n".join(lines)
 
 
