@@ -71,7 +71,7 @@ def with_reference(table: Table, compared: Comparisons, theirs: Table, theirs_co
     rows = [_with_words(row, words) for row in rows]
     lines = [*theirs.source_notes, *(f"Reference: {line}" for line in _about(theirs, theirs_compared))]
     lines += agreement_lines(table, pairs, effects, words)
-    return replace(table, rows=rows, notes=[*table.notes, *lines])
+    return replace(table, rows=rows, notes=[*table.notes, *lines], usual=theirs.usual)
 
 
 def _about(theirs: Table, compared: Comparisons) -> list[str]:
@@ -89,18 +89,19 @@ def agreements(pairs: Sequence[Pair], here: Comparisons, there: Comparisons) -> 
     Cells of a column share a variance if the same thing differs between their repetitions, and if all have converged
     or none has.
     """
-    pools: dict[tuple[Column, Pool], list[Floats]] = {}
+    pools: dict[tuple[Column, Pool], dict[tuple[str, ...], Floats]] = {}
     for pair in pairs:
-        cells = [(pair.there, there)] + ([] if _copied(pair) else [(pair.here, here)])
-        for cell, compared in cells:
-            values = pools.setdefault((pair.column, _pool(cell, compared)), [])
-            values.append(_values(cell, pair.column.headline))
+        for cell, compared in ((pair.there, there), (_own(pair), here)):
+            if cell.done:
+                values = pools.setdefault((pair.column, _pool(cell, compared)), {})
+                values[cell.run_ids] = _values(cell, pair.column.headline)  # rows of a sweep can have the same runs
     effects = []
     for pair in pairs:
-        metric = pair.column.headline
-        between = variance_between(pools.get((pair.column, _pool(pair.there, there)), []))
-        remarks = tuple(mixed([origins_of(pair.here.runs), origins_of(pair.there.runs)]))
-        effect = reproduction(_values(pair.here, metric), _values(pair.there, metric), between, remarks)
+        metric, ours = pair.column.headline, _own(pair)
+        between = variance_between(pools.get((pair.column, _pool(pair.there, there)), {}).values())
+        ours = ours if ours.done else pair.here
+        remarks = tuple(mixed([origins_of(ours.runs), origins_of(pair.there.runs)]))
+        effect = reproduction(_values(ours, metric), _values(pair.there, metric), between, remarks)
         effects.append(replace(effect, obstacle=_obstacle(pair) or effect.obstacle))
     return effects
 
@@ -109,13 +110,14 @@ def _obstacle(pair: Pair) -> str:
     """The reason that a pair is not judged, other than a lack of seeds; empty: it is judged."""
     if not pair.same_data:
         return "different versions of the data"
-    return "the runs here are those of the reference" if _copied(pair) else ""
+    return "" if _own(pair).done else "the runs here are those of the reference"
 
 
-def _copied(pair: Pair) -> bool:
-    """True if the runs here are those of the reference: the same ids, finished at the same time."""
+def _own(pair: Pair) -> TableCell:
+    """The cell without runs that the reference has too: the same ids, finished at the same time."""
     theirs = {(str(run["run_id"]).rpartition("/")[2], run["finished"]) for _, run in pair.there.runs.iterrows()}
-    return all((run["run_id"], run["finished"]) in theirs for _, run in pair.here.runs.iterrows())
+    new = [(run["run_id"], run["finished"]) not in theirs for _, run in pair.here.runs.iterrows()]
+    return replace(pair.here, runs=pair.here.runs[new])
 
 
 def _pool(cell: TableCell, compared: Comparisons) -> Pool:

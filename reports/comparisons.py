@@ -69,8 +69,10 @@ class Comparisons:
         if (column, metric) not in self._pools:
             cells = {(one.group, one.factors): one.cells[column] for one in self._rows if column in one.cells}
             known = {key: cell for key, cell in cells.items() if cell.done and metric in cell.runs}
-            rows = pooled([self._row(cell.runs, column, metric) for cell in known.values()])
-            self._pools[column, metric] = dict(zip(known, rows, strict=True))
+            distinct = {cell.run_ids: cell.runs for cell in known.values()}  # rows of a sweep can have the same runs
+            rows = pooled([self._row(runs, column, metric) for runs in distinct.values()])
+            by_runs = dict(zip(distinct, rows, strict=True))
+            self._pools[column, metric] = {key: by_runs[cell.run_ids] for key, cell in known.items()}
         return self._pools[column, metric][row.group, row.factors]
 
     def mean_row(self, rows: Sequence[Row], column: Column, metric: str) -> statistics.Row:

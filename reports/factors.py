@@ -19,7 +19,7 @@ from reports.drawing import STYLE, add_legend, add_title, finish_axes, looks, wr
 from reports.layout import build_table
 from reports.results import Results, file_name
 from reports.statistics import resampled_counts
-from reports.tables import network_of, random_weights, table_group
+from reports.tables import Column, network_of, random_weights, table_group
 
 #: Upper bounds of the levels and their names.
 LEVELS: dict[str, tuple[tuple[float, str], ...]] = {
@@ -42,7 +42,8 @@ def by_factor(results: Results, name: str) -> pd.DataFrame:
         UserError: no finished run was ranked on rendered images.
     """
     table = build_table(results, name)
-    rows = []
+    found: list[tuple[dict[str, str], Column, pd.DataFrame, int]] = []
+    fewest: dict[Column, int] = {}
     for row in table.rows:
         about = {"group": table_group(row.group), "row": table.label(row.factors), "network": network_of(row)}
         if random_weights(row):
@@ -51,17 +52,21 @@ def by_factor(results: Results, name: str) -> pd.DataFrame:
             frames = [results.queries(run_id) for run_id in cell.run_ids]
             if frames and all(factor in frame for frame in frames for factor in LEVELS):
                 queries = pd.concat(frames)
-                rows += [
-                    about | {"column": column.label} | level
-                    for level in _levels(queries[queries["positives"] > 0], len(frames))
-                ]
+                rankings = queries["draw"].nunique()  # of an oracle: several, also where the set has one draw
+                fewest[column] = min(rankings, fewest.get(column, rankings))
+                found.append((about, column, queries[queries["positives"] > 0], len(frames) * rankings))
+    rows = [
+        about | {"column": column.label} | level
+        for about, column, queries, rankings in found
+        for level in _levels(queries, rankings // fewest[column])
+    ]
     if not rows:
         raise UserError(f"no finished run of {name} in {results.store.root} was ranked on rendered images")
     return pd.DataFrame(rows)
 
 
-def _levels(queries: pd.DataFrame, runs: int) -> Iterator[dict[str, object]]:
-    """The queries of some runs at each level of each factor, if there are any."""
+def _levels(queries: pd.DataFrame, repetitions: int) -> Iterator[dict[str, object]]:
+    """The queries of some runs at each level of each factor, if there are any; each query is in them several times."""
     for factor, levels in LEVELS.items():
         bounds = (-math.inf, *(high for high, _ in levels))
         for low, (high, level) in zip(bounds, levels, strict=False):
@@ -73,7 +78,7 @@ def _levels(queries: pd.DataFrame, runs: int) -> Iterator[dict[str, object]]:
             yield {
                 "factor": factor,
                 "level": level,
-                "queries": len(part) // runs,
+                "queries": len(part) // repetitions,
                 "R1": part["R1"].mean(),
                 "mAP": part["ap"].mean(),
                 "low": below,
@@ -148,7 +153,7 @@ def draw_factors(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
 
 def _factor_panel(axis: Axes, part: pd.DataFrame, factor: str, look: dict[str, tuple[str, str]]) -> None:
     levels = [level for _, level in LEVELS[factor]]
-    queries = part.groupby("level")["queries"].min()  # those of an oracle are ranked several times
+    queries = part.groupby("level")["queries"].max()
     for number, (label, (colour, marker)) in enumerate(look.items()):
         one = part[(part["row"] == label) & (part["queries"] >= FEWEST)]
         x = one["level"].map(levels.index).astype(float) + 0.09 * (number - (len(look) - 1) / 2)
@@ -172,7 +177,7 @@ def as_markdown(data: pd.DataFrame) -> str:
         for (factor, level), cells in part.groupby(["factor", "level"], sort=False):
             found = {(c["group"], c["row"]): f"{c['R1']:.1f} / {c['mAP']:.1f}" for _, c in cells.iterrows()}
             values = " | ".join(found.get(row, "-") for row in rows)
-            out.append(f"| {str(factor).replace('_', ' ')} | {level} | {cells['queries'].min()} | {values} |")
+            out.append(f"| {str(factor).replace('_', ' ')} | {level} | {cells['queries'].iloc[0]} | {values} |")
         out.append("")
     return "\n".join(out)
 

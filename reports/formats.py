@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mode
 from typing import Literal
 
 import pandas as pd
@@ -83,7 +82,6 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
         headings += [Heading("reference", column.metrics, "reference")] if column in referenced else []
         headings += [Heading("paper", column.metrics, "paper")] if compared else []
         headings += [Heading(f"{column.label} in family", ("R1",))] if column in families else []
-    usual = _usual_runs(table)
     lines = []
     for row in table.rows:
         if not any(one.planned or one.paper or one.reference for one in row.cells.values()):
@@ -96,8 +94,8 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
             _one(macs, "" if macs is None else f"{macs / 1e9:.3f}"),
         ]
         for column in table.columns:
-            cells.append(_measured(row.cells[column], column.metrics, usual if table.is_reference else None))
-            cells += [_reference(row.cells[column], column.metrics, usual)] if column in referenced else []
+            cells.append(_measured(row.cells[column], column.metrics, table.usual if table.is_reference else None))
+            cells += [_reference(row.cells[column], column.metrics, table.usual)] if column in referenced else []
             cells += [_published(row.cells[column], column.metrics)] if compared else []
             cells += [_within_family(row.cells[column])] if column in families else []
         lines.append(Line(table_group(row.group), tuple(cells)))
@@ -113,13 +111,6 @@ def _published_cost(factors: Factors) -> Printed:
         return Printed(remark="-")
     millions, about = stated["parameters_millions"], "~" if stated["approximate"] == "yes" else ""
     return _one(float(millions), about + millions)
-
-
-def _usual_runs(table: Table) -> int:
-    """The most common number of runs of the reference results of a table cell, of those that can have several."""
-    cells = [cell for row in table.rows for cell in row.cells.values()]
-    found = [cell if table.is_reference else cell.reference for cell in cells]
-    return mode([one.done for one in found if one is not None and one.done and one.planned > 1] or [1])
 
 
 def _measured(cell: TableCell, metrics: Sequence[str], usual: int | None = None) -> Printed:

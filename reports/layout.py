@@ -83,7 +83,8 @@ def plain_table(results: Results, name: str) -> Table:
     title += " (rendered world, not the paper's data)" if rendered else ""
     if found is None:
         return Table(title, columns, rows, study)
-    return Table(f"{title}, reference results", columns, rows, study, (), source_lines(found, about(found.store.root)))
+    source = source_lines(found, about(found.store.root))
+    return Table(f"{title}, reference results", columns, rows, study, (), source, found.resolution.usual)
 
 
 @cache

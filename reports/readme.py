@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from reports.comparisons import source_of
 from reports.costs import read_latencies
 from reports.formats import as_markdown
 from reports.layout import build_table, comparisons_of
-from reports.notes import remarks_of, spread
+from reports.notes import spread
 from reports.results import Found, ReferenceResults
 from reports.sizes import full_size_cost
-from reports.statistics import FIXED
+from reports.statistics import FIXED, Effect
 from reports.tables import Column, Row, Table, TableCell, network_of, random_weights, timed_as
 from reports.verdicts import judge, verdict_counts
 
@@ -96,7 +96,7 @@ def _table(results: ReferenceResults, found: Found) -> str:
     lines += [
         "",
         "R1 and mAP in per cent, means ± sample standard deviation over seeds. Brackets: 95 % interval of the "
-        f"difference for new trainings and test identities{_kinds(remarks_of(effects))}. "
+        f"difference for new trainings and test identities{_kinds(effects)}. "
         f"Profile `{results.request.profile}`. "
         f"Training identities: {_training_identities(rows, columns)}. "
         f"Machine: {about(results.store.root / found.machine)}. "
@@ -113,9 +113,10 @@ def _table(results: ReferenceResults, found: Found) -> str:
     return "\n".join(lines)
 
 
-def _kinds(remarks: str) -> str:
-    """Remarks without the names of the versions; docs/results.md has them."""
-    return re.sub(r": [^;)]*", "", remarks)
+def _kinds(effects: Iterable[Effect]) -> str:
+    """What differs between the runs of effects, without the names of versions; docs/results.md has them."""
+    kinds = dict.fromkeys(remark.partition(": ")[0] for effect in effects for remark in effect.remarks)
+    return f" ({'; '.join(sorted(kinds))})" if kinds else ""
 
 
 def _seeds(row: Row) -> int:

@@ -76,6 +76,11 @@ class Results:
         """Number of seeds; for reference results, the largest number of any study."""
         return self.request.repeats
 
+    def seeds_of(self, study: str) -> int:
+        """Number of seeds of a study; for reference results, the largest number of any table cell."""
+        del study  # all have the number that the request asks for
+        return self.request.repeats
+
     @property
     def repetitions(self) -> str:
         """The number of seeds in words."""
@@ -232,6 +237,11 @@ class ReferenceResults(Results):
     def seeds(self) -> int:
         """The largest number of seeds of any study."""
         return max((one.resolution.request.seeds for one in self._every), default=self.request.repeats)
+
+    def seeds_of(self, study: str) -> int:
+        """The largest number of seeds of a table cell; those asked for without any."""
+        found = self.found(study)
+        return self.request.repeats if found is None else found.resolution.request.repeats
 
     @property
     def repetitions(self) -> str:

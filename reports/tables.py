@@ -120,6 +120,8 @@ class Table:
     notes: Sequence[str] = ()
     source_notes: Sequence[str] = ()
     """source of the reference results; empty: the values were measured here"""
+    usual: int = 0
+    """most common number of seeds of a table cell of the reference results, which is not printed; 0: no reference"""
 
     @property
     def is_reference(self) -> bool:

@@ -275,7 +275,8 @@ class ReferenceStore(Store):
         if name != "queries.csv" or run_id not in self.frame().index:
             return own
         shared = _below(self._arrays, f"tests/{self.frame()['target_fingerprint'].astype(str)[run_id]}/")
-        return shared | own if own else own
+        # A run of an oracle can have more rows than the others, and of an earlier version fewer columns.
+        return {key: one for key, one in shared.items() if len(one) == len(own["ap"])} | own if own else own
 
     def files(self, run_id: str) -> dict[str, "pd.DataFrame"]:
         """All files of a run that were kept."""

@@ -107,7 +107,15 @@ class Resolution:
         """The number of finished seeds in words; without any, the number asked for."""
         counts = [*by_seeds(self.cells)] or [self.request.repeats]
         low, high = min(counts), max(counts)
-        return in_words(high) if low == high else f"{low} to {in_words(high)} per table cell"
+        return (
+            in_words(high) if low == high else f"{low} to {in_words(high)} per table cell, {self.usual} unless stated"
+        )
+
+    @property
+    def usual(self) -> int:
+        """The most common number of finished seeds of a trained table cell; without any, the number asked for."""
+        found = by_seeds(self.cells)
+        return max(found, key=lambda seeds: len(found[seeds]), default=self.request.repeats)
 
 
 def by_seeds(cells: Iterable[ResolvedCell]) -> dict[int, list[Cell]]:
@@ -155,9 +163,9 @@ def _datasets(
     if store.recorded or (not request.root.exists() and store.has_runs):
         tested = store.tested(request.profile)
         if names := request.datasets or tuple(name for name in main_datasets() if name in tested):
-            return {}, names
-    names = request.available_datasets()
-    return {name: load(name) for name in names}, names
+            return {}, tuple(dict.fromkeys(names))
+    datasets = {name: load(name) for name in request.available_datasets()}
+    return datasets, tuple(datasets)
 
 
 def _recorded(cells: Iterable[Cell], store: Store) -> dict[str, str]:
@@ -208,7 +216,8 @@ class _Resolver:
             training = self.trainings[experiment.training] = self._run(experiment.training)
             own = self._find_own_run(experiment)
             if training.state != "done":
-                return replace(own, state="waiting", reason="for its training") if own.state == "missing" else own
+                settled = own.state in ("done", "running", "blocked")
+                return own if settled else replace(own, state="waiting", reason="for its training")
             weights = self.store.weights(training.run_id)
             if own.state in ("done", "running") or self.store.recorded or weights.exists():
                 return own

@@ -215,7 +215,7 @@ def table_networks(request: Request, study: str) -> list[str]:
 
 def network_rows(request: Request, default: Iterable[str]) -> list[Row]:
     """A row per network: those asked for, else the default ones. Names without a width get that of the profile."""
-    names = map(split_name, map(request.named, request.models or default))
+    names = dict.fromkeys(map(split_name, map(request.named, request.models or default)))
     return [{"network": name, "width": width, "alignment": "none"} for name, width in names]
 
 

@@ -107,7 +107,7 @@ def _rankings(features: Tensor | np.ndarray, dataset: Dataset) -> Iterator[tuple
     """The draw, the features of its queries (Q, D) and those of its gallery (G, D), for each ranking of `rank`."""
     features = torch.as_tensor(features)
     versions = features[None] if features.ndim == 2 else features  # (T, N, D)
-    for i in range(max(len(dataset.draws), len(versions))):
+    for i in range(max(len(dataset.draws), len(versions)) if dataset.draws else 0):
         draw, one = dataset.draws[i % len(dataset.draws)], versions[i % len(versions)]
         yield draw, one[torch.from_numpy(draw.query)], one[torch.from_numpy(draw.gallery)]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ablations.engine.request import Request
 from reports.page.report import Data, Part, Report
-from reports.results import run_command
+from reports.results import Results, run_command
 from reports.statistics import Status
 from reports.verdicts import Verdict, command_for, status_text, verdict_counts
 
@@ -17,7 +17,7 @@ def claims(report: Report) -> Part:
     """The section of claims."""
     order = list(MARKS)
     lines = [
-        claim_line(verdict, report.request)
+        claim_line(verdict, report.results)
         for verdict in sorted(report.verdicts, key=lambda verdict: order.index(verdict.status))
     ]
     statuses: Counter[Status] = Counter(verdict.status for verdict in report.verdicts)
@@ -33,18 +33,22 @@ def claims(report: Report) -> Part:
     )
 
 
-def claim_line(verdict: Verdict, request: Request) -> Data:
+def claim_line(verdict: Verdict, results: Results) -> Data:
     """A claim for the page. An open one has the commands that would decide it, with three seeds at least."""
     claim, commands = verdict.claim, list[str]()
+
+    def wanted(study: str) -> Request:
+        more = 2 * (verdict.status == "undecided")
+        return replace(results.request, seeds=max(3, results.seeds_of(study) + more))
+
     if claim.measurement is not None and verdict.status == "not run":
         commands = [outcome.text for outcome in verdict.outcomes]
     elif claim.not_run or any(not reason.startswith("single") for reason in verdict.reasons):
         pass  # more seeds do not decide it
     elif verdict.status in ("undecided", "not testable", "not run"):
-        wanted = replace(request, seeds=max(3, request.repeats + 2 * (verdict.status == "undecided")))
-        commands = list(dict.fromkeys(command_for(c, wanted) for c in claim.comparisons))
+        commands = list(dict.fromkeys(command_for(c, wanted(c.study)) for c in claim.comparisons))
         if claim.selection is not None:
-            commands = [run_command(claim.selection.study, wanted)]
+            commands = [run_command(claim.selection.study, wanted(claim.selection.study))]
     return {
         "key": claim.key,
         "about": "costs" if claim.about_costs else "accuracy",

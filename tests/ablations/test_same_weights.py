@@ -113,6 +113,7 @@ def test_a_training_without_weights_blocks_what_ranks_them(data_root: Path, tmp_
     assert trained("market1501").state == "failed"  # it runs again
     shutil.rmtree(folder)
     assert trained("msmt17").state == "missing"
+    assert trained("market1501").state == "waiting"  # although an earlier attempt failed
 
 
 def test_the_training_runs_although_no_cell_shows_it(data_root: Path, tmp_path: Path) -> None:

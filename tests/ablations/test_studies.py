@@ -14,6 +14,8 @@ import tyro
 
 from ablations.__main__ import for_device, main
 from ablations.engine.request import PRETEXT, Request
+from ablations.engine.resolve import resolve
+from ablations.engine.store import Store
 from ablations.engine.study import Cell, column_label, column_order, group_label, home, tasks
 from ablations.studies import STUDIES, find_study
 from ablations.studies.figure5b import FEWER, GENOTYPES, random_genotype
@@ -218,6 +220,15 @@ def test_networks_are_those_asked_for() -> None:
         ("osnet_x0_25", "OSNet x0.25"),
         ("msinet", "MSINet"),
     }
+
+
+def test_a_name_given_twice_counts_once(data_root: Path, tmp_path: Path) -> None:
+    def cells(*models: str, datasets: tuple[str, ...]) -> list[Cell]:
+        request = Request(data_root=data_root, models=models, datasets=datasets, seeds=1, store=tmp_path)
+        return [one.cell for one in resolve(find_study("table2"), request, Store(tmp_path)).cells]
+
+    once = cells("msinet", datasets=("market1501",))
+    assert cells("msinet", "msinet_x1_0", datasets=("market1501", "market1501")) == once
 
 
 def test_rows_that_learn_nothing_are_not_trained() -> None:

@@ -149,6 +149,12 @@ def test_an_oracle_ranks_by_the_number_of_equal_factors(world_root: Path, name: 
     assert oracle_features(dataset, which).tobytes() == features.tobytes()
 
 
+def test_a_set_without_draws_is_an_error(world_root: Path) -> None:
+    dataset = replace(load_dataset("market1501", world_root), draws=())
+    with pytest.raises(UserError, match="no draws to average"):
+        rank(np.ones((len(dataset.test), 2)), dataset)
+
+
 def test_equal_factors_are_ranked_in_a_random_order() -> None:
     """First places are shared as if they were drawn by lot."""
     features = one_hot([{"colour": "red"}] * 4000, ["colour"])

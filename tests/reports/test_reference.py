@@ -22,12 +22,14 @@ from ablations.studies import find_study
 from msinet.environment import DESCRIBED, describe
 from msinet.errors import UserError
 from reports.__main__ import main
+from reports.agreement import Pair, agreements
 from reports.claims import BACKBONES
 from reports.contributions import Machine, add, check, listing, request_of, request_words
 from reports.formats import as_frame, as_latex, as_markdown, as_text, grid
 from reports.layout import build_table, shown_table
 from reports.results import ReferenceResults, Results
 from reports.statistics import Variance, reproduction
+from reports.tables import Column, Row, TableCell
 from reports.verdicts import judge
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +117,13 @@ def test_runs_that_rank_the_test_set_several_times_keep_their_own_columns(folder
     write_reference(after, before.rows, files)
     for run_id in ranked:
         pd.testing.assert_frame_equal(after.read(run_id, "queries.csv"), files[run_id]["queries.csv"][list(once)])
+    lacking = {run_id: dict(those) for run_id, those in files.items()}  # runs of a version without this column
+    for run_id in others:
+        lacking[run_id]["queries.csv"] = files[run_id]["queries.csv"].drop(columns="camera")
+    older = ReferenceStore(tmp_path / "older", "table2")
+    write_reference(older, before.rows, lacking)
+    assert all("camera" not in older.read(run_id, "queries.csv") for run_id in others)
+    assert len(older.read(several, "queries.csv")) == 3 * len(once)
     own = {name.split("/")[1] for name in after.array_names if name.endswith("queries/identity")}
     assert own == {several}
 
@@ -482,6 +491,44 @@ def test_the_runs_of_the_reference_do_not_confirm_themselves(hand, tools, theirs
     text = as_text(build_table(Results(asked), "table2"))
     assert "2 table cells, the runs here are those of the reference" in text
     assert "agrees" not in text
+
+
+def test_only_runs_that_are_not_in_the_reference_are_compared_with_it() -> None:
+    column = Column("msmt17", "msmt17")
+
+    def cell(values: list[float], first: int) -> TableCell:
+        seeds = range(first, first + len(values))
+        same = {
+            "draw": 0,
+            "steps": 900,
+            "search_id": "",
+            "parameters": 1,
+            "device": "cpu",
+            "cpu": "",
+            "code": "",
+            "torch": "",
+        }
+        names = {"run_id": [f"r{seed}" for seed in seeds], "finished": [f"t{seed}" for seed in seeds]}
+        prints = {"source_fingerprint": "a", "target_fingerprint": "b"}
+        return TableCell(pd.DataFrame({**names, "seed": seeds, "mAP": values, **same, **prints}), len(values))
+
+    files = SimpleNamespace(convergence=lambda runs: "")
+    row = Row("scratch", (("network", "msinet"),), {})
+    there, new = [30.0, 33.0, 37.0], [31.0, 32.0]
+    pairs = [Pair(row, column, cell(here, first), cell(there, 0)) for here, first in ((there + new, 0), (new, 3))]
+    both, alone = (agreements([pair], files, files)[0] for pair in pairs)  # type: ignore[arg-type]
+    assert (both.mean, both.interval, both.obstacle) == (alone.mean, alone.interval, "")
+    assert both.mean == pytest.approx(np.mean(new) - np.mean(there))
+    assert both.trainings[0].df == 3
+
+
+def test_a_table_of_the_reference_names_the_number_of_seeds(hand, tools, theirs) -> None:
+    theirs.put(theirs.publish(THREE | {"cdnet": (0.4,)}, tools=tools))
+    results = ReferenceResults(hand.request("msinet", "osnet", "cdnet"))
+    text = as_text(build_table(results, "table2"))
+    assert "1 to 3 seeds per table cell, 3 unless stated" in text
+    assert [line.split()[0] for line in text.splitlines() if "(1 seed)" in line] == ["CDNet"]
+    assert "(3 seeds)" not in text
 
 
 def test_intervals_of_a_reproduction_have_their_coverage() -> None:
