@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ablations.engine.reference import ReferenceStore
 from bench import clustering, cost, gpu, latency, retrieval, steps
 from bench.__main__ import main
 from bench.networks import label, paper_costs
@@ -196,6 +197,32 @@ def test_the_gains_of_methods_without_labels_are_the_records() -> None:
             ends = [f"{gains.iloc[i]:+.1f} ({gains.index[i].removesuffix(suffix)})" for i in (0, -1)]
             ranges.append(" to ".join(ends))
         assert f"| {words} ({', '.join(bases)}) | {' | '.join(ranges)} |\n" in page
+
+
+def test_the_table_of_convergence_is_that_of_the_reference() -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    store = ReferenceStore(ROOT / "reference" / "epyc-2-cores", "table2")
+    runs = store.frame()
+    runs = runs[(runs["init"] == "scratch") & (runs["source"] == runs["target"]) & (runs["steps"] > 0)]
+
+    def after(accuracy: "pd.Series[float]", level: float) -> int:
+        return 1 + int((accuracy.rolling(5).mean() > level).to_numpy().argmax())
+
+    def shown(values: list[Any], form: str) -> str:
+        ends = [f"{one:{form}}" for one in (min(values), max(values))]
+        return " to ".join(dict.fromkeys(ends))
+
+    for model in ("osnet", "msinet", "cdnet", "resnet50"):
+        line = f"| {label(model)} |"
+        for target in ("msmt17", "market1501"):
+            mine = runs[(runs["model"] == model) & (runs["target"] == target)].sort_values("seed")
+            curves = [store.read(run_id, "history.csv")["accuracy"] for run_id in mine.index]
+            epochs, final = [after(one, 0.9) for one in curves], [one.tail(5).mean() for one in curves]
+            line += f" {shown(epochs, 'd')} | {shown(final, '.3f')} |" if curves else " - | - |"
+        assert f"{line}\n" in page
+        if model == "msinet":  # on M
+            assert f"| epochs until accuracy 0.5 | {' | '.join(str(after(one, 0.5)) for one in curves)} |\n" in page
+            assert f"| final mAP | {' | '.join(f'{100 * one:.1f}' for one in mine['mAP'])} |\n" in page
 
 
 @pytest.fixture(scope="module")

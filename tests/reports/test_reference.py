@@ -512,7 +512,7 @@ def test_only_runs_that_are_not_in_the_reference_are_compared_with_it() -> None:
         prints = {"source_fingerprint": "a", "target_fingerprint": "b"}
         return TableCell(pd.DataFrame({**names, "seed": seeds, "mAP": values, **same, **prints}), len(values))
 
-    files = SimpleNamespace(convergence=lambda runs: "")
+    files = SimpleNamespace(convergence=lambda _: "")
     row = Row("scratch", (("network", "msinet"),), {})
     there, new = [30.0, 33.0, 37.0], [31.0, 32.0]
     pairs = [Pair(row, column, cell(here, first), cell(there, 0)) for here, first in ((there + new, 0), (new, 3))]
