@@ -401,7 +401,7 @@ def measure(m: Measurement, latencies: pd.DataFrame) -> tuple[Status, str]:
         for way, found in ways.items()
     ]
     right = any([round(one, 1) for one in found] == list(m.millions) for found in ways.values())
-    return "holds" if right else "fails", f"million parameters {'; '.join(texts)}"
+    return "holds" if right else "fails", "; ".join(texts)
 
 
 def _fewer(m: Measurement, millions: Sequence[float]) -> tuple[Status, str]:
