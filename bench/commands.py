@@ -207,6 +207,8 @@ class Memory(_OnNetworks):
             raise UserError("a captured graph allocates its memory before it runs; measure the form deployed instead")
         device = pick_device(self.device)
         check_forms(self.forms, (self.precision,), device)
+        if not self.batches or min(self.batches) < 1:
+            raise UserError(f"there must be at least one batch, got {self.batches}")
         image = check_image(self.height, self.width)
         every = list(product(self.networks(), self.forms, self.batches))
         with growing(self.out, MEMORY_COLUMNS, KEYS) as rows:

@@ -92,7 +92,8 @@ def run_command(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if ranks.leads():
             resumes = words[:1] in RESUMABLE or words[:2] in RESUMABLE
-            print("\ninterrupted" + "; the same command resumes" * resumes, file=sys.stderr)
+            without = " without --no-resume" * ("--no-resume" in words)
+            print("\ninterrupted" + f"; the same command{without} resumes" * resumes, file=sys.stderr)
         return INTERRUPTED
     except Exception:
         if ranks.first_to_fail():

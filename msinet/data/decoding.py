@@ -42,6 +42,8 @@ def size_of(path: Path) -> tuple[int, int]:
     """
     try:
         with PIL.Image.open(path) as image:
+            if image.format == "TIFF":  # some versions of Pillow turn TIFFs themselves
+                return decode(path).shape[:2]
             return (image.width, image.height) if _turn(image) in SIDEWAYS else (image.height, image.width)
     except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read ({error}); fetch it again or remove it") from error

@@ -102,7 +102,8 @@ def lists_in(root: Path) -> list[Path]:
         return [root.resolve()]
     if not root.is_dir():
         return []
-    found = (path for path in root.glob("*.csv") if path.name != FACTORS and path.is_file())
+    lists = (path for path in root.glob("*") if path.suffix.lower() == ".csv")
+    found = (path for path in lists if path.name != FACTORS and path.is_file())
     headers = {path.resolve(): set(_columns(path)) for path in found}
     return sorted(path for path, names in headers.items() if set(NEEDED) <= names and FEATURE not in names)
 
@@ -282,16 +283,16 @@ def checked_files(path: Path, entries: Sequence[Entry]) -> list[Path]:
 
 
 def numbered(words: Sequence[str], first: int) -> tuple[dict[str, int], Mapping[int, str]]:
-    """A number for every word, and the words by number.
+    """A number for every word, and by number the words that are not written as their number.
 
-    If all words are different decimal numbers of at least `first`, they keep these numbers and no names are needed.
+    If all words are different decimal numbers of at least `first`, they keep these numbers.
     Otherwise words are numbered from `first` in sorted order.
     """
     different = sorted(set(words))
     plain = [word for word in different if word.isascii() and word.isdigit() and len(word) <= 18]
     numbers = {word: int(word) for word in plain}
     if len(plain) == len(different) == len(set(numbers.values())) and min(numbers.values(), default=first) >= first:
-        return numbers, {}
+        return numbers, {number: word for word, number in numbers.items() if word != str(number)}
     found = {word: number for number, word in enumerate(different, first)}
     return found, {number: word for word, number in found.items()}
 

@@ -45,8 +45,9 @@ def split(source: Path, out: Path, *, test: float = 0.5, queries: int = 1, seed:
 
     Raises:
         DataError: no such source, no images, no test identity, fewer than two training identities, images both inside
-            and outside camera folders, or a list with a missing image, an image twice, or cameras for some images only.
-        UserError: an argument out of range, or an output that is not X.csv.
+            and outside camera folders, a name that a list cannot hold, or a list with a missing image, an image twice,
+            or cameras for some images only.
+        UserError: an argument out of range, or an output that is not X.csv or exists.
     """
     if not 0 < test < 1:
         raise UserError(f"--test must be above 0 and below 1, got {test:g}")
@@ -54,6 +55,8 @@ def split(source: Path, out: Path, *, test: float = 0.5, queries: int = 1, seed:
         raise UserError(f"--queries must be at least 1 and --seed at least 0, got {queries} and {seed}")
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out} must end with .csv")
+    if out.exists():  # it may be the source, or hold labels that are nowhere else
+        raise UserError(f"{out} exists; choose another --out, or remove it")
     images = _of_list(source) if source.is_file() else _of_folders(source)
     cameras = any(image.camera for image in images)
     rows = [
@@ -65,6 +68,10 @@ def split(source: Path, out: Path, *, test: float = 0.5, queries: int = 1, seed:
         }
         for image, role in zip(images, roles(images, test, queries, seed), strict=True)
     ]
+    for row in rows:
+        for name, text in row.items():
+            if text != text.strip() or not _is_text(text):
+                raise DataError(f"{text!r} cannot stand in a list ({name}: blanks at an end, or not UTF-8); rename it")
     write_csv(out, rows)
     return {name: sum(row["split"] == name for row in rows) for name in SPLITS}
 
@@ -89,6 +96,15 @@ def roles(images: Sequence[Labelled], test: float, queries: int, seed: int) -> l
         for i in rng.permutation(mine)[: min(queries, len(mine) - 1)]:
             found[i] = "query"
     return found
+
+
+def _is_text(name: str) -> bool:
+    """False for a file name whose bytes are not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _written(path: Path, out: Path) -> str:

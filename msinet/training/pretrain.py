@@ -125,7 +125,7 @@ def _pretrain(here: RunFolder, pretraining: Pretraining, on_step: OnStep | None)
     pixels = FolderImages(data.root, data.train)
     batches = Batches(pixels, data.train_labels, recipe, seed, here.device, here.options.workers)
     task = Supervised(network, batches, evaluate, here.options.evaluate_every, graphs=here.graphs)
-    here.replace_result()
+    earlier = _set_aside(here.result)
     result = here.fit(task, pretraining.identity, on_step, f"{model} {data.name} seed {pretraining.seed}")
     began = time.perf_counter()
     final = evaluate()
@@ -158,7 +158,17 @@ def _pretrain(here: RunFolder, pretraining: Pretraining, on_step: OnStep | None)
         write_json(here.result.with_suffix(".json"), record)
         metadata = {"recipe": json.dumps(settings(recipe)), **provenance}
         save_weights(network, here.result, {name: str(value) for name, value in metadata.items()})
+        for path in earlier:
+            path.unlink()
     return record
+
+
+def _set_aside(weights: Path) -> list[Path]:
+    """Rename the weights and the record of an earlier training to X.before.*, which are removed after this one."""
+    if not distributed.leads():
+        return []
+    paths = (path for path in (weights, weights.with_suffix(".json")) if path.exists())
+    return [path.replace(path.with_name(f"{weights.stem}.before{path.suffix}")) for path in paths]
 
 
 def _verify(data: ClassFolders, progress: bool) -> None:

@@ -199,4 +199,5 @@ def image_folder(root: Path) -> Dataset:
     if not paths:
         raise DataError(f"no image in {folder}: no file ends with {', '.join(sorted(SUFFIXES))}; pass another folder")
     images = tuple(Image(path, -1, 0) for path in paths)
-    return Dataset(folder.name, "folder of images", folder, images, (), (), remove_same_camera=False)
+    name = folder.name.encode(errors="replace").decode()  # its bytes may not be UTF-8
+    return Dataset(name, "folder of images", folder, images, (), (), remove_same_camera=False)

@@ -307,6 +307,8 @@ def test_an_interrupted_command_is_status_130_and_goes_on(trained, data_root, tm
     same = ("--options", "ratio=2", "genotype=GGEGAGGNGAEN")
     with monkeypatch.context() as patch:
         patch.setattr(supervised, "losses", lambda *a: (os.kill(os.getpid(), signal.SIGINT), losses(*a))[1])
+        assert train(data_root, tmp_path / "again", *same, "--no-resume") == 130
+        assert "interrupted; the same command without --no-resume resumes" in capsys.readouterr().err
         assert train(data_root, tmp_path, *same) == 130
     message = capsys.readouterr().err
     assert "interrupted; the same command resumes" in message

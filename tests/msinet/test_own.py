@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def test_the_rendered_world_has_no_lists(world_root: Path) -> None:
     ("words", "expected"),
     [
         (["7", "10", "0"], ({"7": 7, "10": 10, "0": 0}, {})),
+        (["0007", "12"], ({"0007": 7, "12": 12}, {7: "0007"})),
         (["0007", "7"], ({"0007": 0, "7": 1}, {0: "0007", 1: "7"})),
         (["b", "a", "3"], ({"3": 0, "a": 1, "b": 2}, {0: "3", 1: "a", 2: "b"})),
         (["-1", "1"], ({"-1": 0, "1": 1}, {0: "-1", 1: "1"})),
@@ -173,12 +175,14 @@ def test_the_shape_of_images_follows_their_orientation(tmp_path: Path) -> None:
     assert (card_of("upright").kind, card_of("lying").kind) == ("person", "vehicle")
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 @pytest.mark.parametrize("orientation", [0, *range(1, 9)])
-def test_the_size_of_an_image_is_known_without_decoding(tmp_path: Path, orientation: int) -> None:
+def test_the_size_of_an_image_is_that_of_its_pixels(tmp_path: Path, orientation: int, suffix: str) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    PIL.Image.new("RGB", (5, 3)).save(tmp_path / "a.png", exif=exif)
-    assert size_of(tmp_path / "a.png") == decode(tmp_path / "a.png").shape[:2]
+    path = tmp_path / f"a.{suffix}"
+    PIL.Image.new("RGB", (5, 3)).save(path, exif=exif)
+    assert size_of(path) == decode(path).shape[:2] == ((5, 3) if orientation > 4 else (3, 5))
 
 
 def test_a_list_of_test_images_alone_can_be_ranked_and_one_of_training_images_trains(tmp_path: Path) -> None:
@@ -442,7 +446,7 @@ def test_images_at_another_depth_are_named(tmp_path: Path, stray: str, kept: str
     assert sum(split(people, tmp_path / "list.csv", test=0.3).values()) == 6
     draw(people / stray, 9, 0, 1, 9, 32, 16)
     with pytest.raises(DataError, match=message):
-        split(people, tmp_path / "list.csv", test=0.3)
+        split(people, tmp_path / "again.csv", test=0.3)
 
 
 @pytest.mark.parametrize(
@@ -459,6 +463,41 @@ def test_a_list_that_cannot_be_used_is_not_split(tmp_path: Path, old: str, new: 
     with pytest.raises(DataError, match=message):
         split(file, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_list_is_not_replaced(tmp_path: Path, monkeypatch, capsys) -> None:
+    file = write_list(tmp_path)
+    before = file.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["data", "split", "list.csv"]) == 2  # whose default output has the same name
+    assert "list.csv exists; choose another --out, or remove it" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [b" ann", b"caf\xe9"])
+def test_names_that_a_list_cannot_hold_are_refused(tmp_path: Path, name: bytes) -> None:
+    for identity in (name, b"bob", b"eve"):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path / "people") + b"/" + identity))
+        try:
+            folder.mkdir(parents=True)
+        except OSError:  # macOS has only UTF-8 names
+            pytest.skip("the file system refuses this name")
+        draw(folder / "0.jpg", 9, 1, 1, 0, 32, 16)
+    with pytest.raises(DataError, match="cannot stand in a list"):
+        split(tmp_path / "people", tmp_path / "people" / "list.csv", test=0.3)
+    assert not (tmp_path / "people" / "list.csv").exists()
+
+
+def test_a_list_may_have_capitals_in_its_suffix(tmp_path: Path) -> None:
+    write_list(tmp_path / "shop").rename(tmp_path / "shop" / "LIST.CSV")
+    assert len(load_dataset("shop", tmp_path / "shop").train) == 24
+
+
+def test_held_out_identities_need_training_images_only(tmp_path: Path) -> None:
+    file = write_list(tmp_path / "shop")
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if line.startswith("path") or ",train" in line), encoding="utf-8")
+    assert load_dataset("shop-heldout", file).num_classes == 5
 
 
 # --- Through the command line --------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -1261,6 +1263,9 @@ def test_a_folder_of_images_has_its_name_and_no_hidden_files(
         found = image_folder(way)
         assert (found.name, found.train) == ("photos", expected.train)
         assert found.fingerprint == expected.fingerprint
+    if sys.platform == "linux":  # others refuse names that are not UTF-8
+        renamed = folder.rename(Path(os.fsdecode(b"caf\xe9")).absolute())
+        assert (image_folder(renamed).name, len(image_folder(renamed).fingerprint)) == ("caf?", 12)
 
 
 @pytest.mark.parametrize("neck", ["pcb", "rpp"])

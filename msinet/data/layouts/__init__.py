@@ -219,7 +219,8 @@ def load_dataset(
     if root.exists() and not _any_own(root):
         notice(root)
     if name.endswith(HELD_OUT):
-        return hold_out(load_dataset(name.removesuffix(HELD_OUT), root, keep_same_camera=keep_same_camera))
+        base = load_dataset(name.removesuffix(HELD_OUT), root, keep_same_camera=keep_same_camera, needs=("train",))
+        return hold_out(base)
     if JOIN in name:
         parts = [
             load_dataset(one, root, keep_same_camera=keep_same_camera, needs=("train",) if i else needs)
