@@ -248,18 +248,19 @@ def _levels_panel(axis: Axes, part: pd.DataFrame, column: str) -> None:
     others = part[part["level"].isna()].groupby("row", sort=False)[metric].mean()
     for colour, (row, mean) in zip(COLOURS[1:], others.items(), strict=False):
         axis.axhline(mean, color=colour, ls="--", lw=1.1)
-        # The label goes to the end where the line through the means is farther away.
-        right = len(means) > 0 and int(abs(means.iloc[-1] - mean) > abs(means.iloc[0] - mean))
+        # The label goes where the line through the means is farthest away, to the other side of this line.
+        place = (means - mean).abs().argmax() if len(means) else 0
+        above = not len(means) or means.iloc[place] < mean
         axis.annotate(
             str(row),
-            (right, mean),
-            (2 - 4 * right, 2),
-            xycoords=("axes fraction", "data"),
-            ha="right" if right else "left",
+            (means.index[place], mean) if len(means) else (0, mean),
+            (0, 2 if above else -2),
+            xycoords="data" if len(means) else ("axes fraction", "data"),
+            ha="left" if place == 0 else "right" if place == len(means) - 1 else "center",
+            va="bottom" if above else "top",
             textcoords="offset points",
             fontsize=7,
             color=colour,
-            bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
         )
     axis.set(ylabel=f"{metric} on {column}, %", xticks=list(means.index))
     axis.margins(x=0.06, y=0.15)
