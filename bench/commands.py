@@ -126,9 +126,10 @@ class Latency(_OnNetworks):
         from bench.isolation import Failure
         from bench.latency import COLUMNS, KEYS, LEAST, Conditions, Contender, finish, measure, surroundings
         from bench.machine import rates
-        from bench.tables import Rows, growing
+        from bench.tables import Rows, check_name, growing
         from msinet.environment import pick_device
 
+        check_name(self.out)
         device = pick_device(self.device)
         check_forms(self.forms, self.precisions, device)
         for name, values in (("batch", self.batches), ("round", (self.rounds,))):

@@ -68,6 +68,12 @@ class Rows:
         self.rows.append(values)
 
 
+def check_name(out: Path) -> None:
+    """Raise a `UserError` if a table is not named X.csv, or is a folder."""
+    if out.suffix != ".csv" or out.is_dir():
+        raise UserError(f"--out {out} must be a file X.csv; X.json next to it describes the machine")
+
+
 @contextmanager
 def growing(out: Path, columns: Sequence[str], keys: Sequence[str]) -> Iterator[Rows]:
     """Yield an empty table in NAME.part.csv, which is to be renamed when it is complete.
@@ -75,10 +81,9 @@ def growing(out: Path, columns: Sequence[str], keys: Sequence[str]) -> Iterator[
     If the block fails or is interrupted, the table stays there, and a line on stderr names it.
 
     Raises:
-        UserError: the table is not named X.csv, or is a folder.
+        UserError: as `check_name`.
     """
-    if out.suffix != ".csv" or out.is_dir():
-        raise UserError(f"--out {out} must be a file X.csv; X.json next to it describes the machine")
+    check_name(out)
     path = out.with_suffix(".part.csv")
     path.unlink(missing_ok=True)
     rows = Rows(path, columns, keys)

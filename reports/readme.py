@@ -114,7 +114,7 @@ def _table(results: ReferenceResults, found: Found) -> str:
 
 
 def _kinds(effects: Iterable[Effect]) -> str:
-    """What differs between the runs of effects, without the names of versions; docs/results.md has them."""
+    """Kinds of differences between the runs of effects, without the names of versions; docs/results.md has them."""
     kinds = dict.fromkeys(remark.partition(": ")[0] for effect in effects for remark in effect.remarks)
     return f" ({'; '.join(sorted(kinds))})" if kinds else ""
 

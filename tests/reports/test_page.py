@@ -146,17 +146,17 @@ def test_a_best_value_shows_which_others_are_as_good(tools) -> None:
 
 
 def test_open_claims_have_the_command_that_decides_them(tmp_path: Path) -> None:
-    request = Request(store=tmp_path / "a b")
+    results = Results(Request(store=tmp_path / "a b"))
     claim = next(c for c in CLAIMS if c.key == "mul-poor")
     undecided = claim_line(
-        Verdict(claim, "not testable", (Outcome("one seed"),), "-", reasons=("single seed",)), request
+        Verdict(claim, "not testable", (Outcome("one seed"),), "-", reasons=("single seed",)), results
     )
     assert undecided["commands"] == [f"python -m ablations run figure5c --seeds 3 --store '{tmp_path}/a b'"]
-    assert claim_line(Verdict(claim, "holds", (), "-"), request)["commands"] == []
+    assert claim_line(Verdict(claim, "holds", (), "-"), results)["commands"] == []
     slow = Verdict(claim, "not testable", (), "-", reasons=("1 of 1 trainings have not converged",))
-    assert claim_line(slow, request)["commands"] == []
+    assert claim_line(slow, results)["commands"] == []
     measured = Claim("k", "s", "", measurement=Measurement("time", ("msinet", "osnet")))
-    open_claim = claim_line(Verdict(measured, "not run", (Outcome("do this"),), "-"), request)
+    open_claim = claim_line(Verdict(measured, "not run", (Outcome("do this"),), "-"), results)
     assert open_claim["commands"] == ["do this"]
 
 
