@@ -1,6 +1,7 @@
 """Time, tables, isolation and merging of `bench gpu`, which need no GPU. What does: tests/gpu."""
 
 import json
+import signal
 import sys
 import tarfile
 import threading
@@ -275,6 +276,7 @@ def test_ctrl_c_ends_the_command_that_runs(tmp_path: Path) -> None:
         if not ended.wait(15):  # Python drops a Ctrl-C that arrives in a finalizer
             interrupt()
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # libraries of earlier tests may have another one
     ended = threading.Event()
     thread = threading.Thread(target=interrupt_when_ready, daemon=True)
     thread.start()
