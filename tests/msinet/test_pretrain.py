@@ -591,9 +591,10 @@ def test_a_finished_file_is_trained_again_only_on_request(trained, shapes, tmp_p
     assert (tmp_path / "x.before.safetensors").read_bytes() == before  # nothing is lost until then
     go(out, shapes, seed=1)
     assert outcome(out)["seed"] == "1"
+    assert not list(tmp_path.glob("x.before.*"))
     go(out, shapes, seed=2, resume=False)
     assert outcome(out)["seed"] == "2"
-    assert not list(tmp_path.glob("x.before.json"))
+    assert not list(tmp_path.glob("x.before.*"))
 
 
 def test_a_checkpoint_of_another_training_is_refused(shapes: ClassFolders, own: Path, tmp_path: Path) -> None:
