@@ -181,7 +181,7 @@ class _Merged:
 
 def _merged(store: ReferenceStore, rows: Sequence[Row], files: Mapping[str, Files], *, replacing: bool) -> _Merged:
     """Old and new rows, one for each experiment."""
-    old = {row["experiment"]: row for row in store.rows} if store.has_runs else {}
+    old = {_key(row): row for row in store.rows} if store.has_runs else {}
     kept = dict(old)
     contents: dict[str, Files] = {row["run_id"]: store.files(row["run_id"]) for row in old.values()}
     others = []
@@ -202,6 +202,14 @@ def _merged(store: ReferenceStore, rows: Sequence[Row], files: Mapping[str, File
     return _Merged(
         store, list(kept.values()), {row["run_id"]: contents[row["run_id"]] for row in kept.values()}, changed
     )
+
+
+def _key(row: Row) -> str:
+    """The key that the row's experiment has in this version of the code; its own if this version cannot read it."""
+    try:
+        return experiment_of(row).key
+    except UserError:
+        return str(row["experiment"])
 
 
 def _same(a: Row, b: Row) -> bool:
@@ -336,7 +344,11 @@ def _check_row(row: Row) -> Iterator[str]:
         return
     definition = experiment.to_json()
     if experiment.key != row["experiment"]:
-        yield f"its definition has the key {experiment.key}, not {row['experiment']}"
+        yield (
+            f"its definition has the key {experiment.key}, not {row['experiment']}; if the code of {row['model']} has "
+            "another revision, delete or replace it"
+        )
+        return
     if wrong := [name for name in EXPERIMENT if definition[name] != row[name]]:
         yield f"{', '.join(wrong)}: not as in its definition"
     prints = {experiment.source: row["source_fingerprint"], experiment.target: row["target_fingerprint"]}

@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 from msinet.errors import UserError
 from msinet.io import stable_hash
+from msinet.models.registry import card_of
 from msinet.training.recipe import Recipe, Variant, canonical, from_canonical, with_settings
 
-#: Increase when numerics change, so that old records no longer count as results of the new code.
+#: Increase when numerics change, so that old records no longer count as results of the new code. For a change of one
+#: network there is `revision` in its card.
 RESULTS_VERSION = 3
 
 Init = Literal["scratch", "pretrained"]
@@ -107,7 +109,7 @@ class Experiment:
 
     @property
     def key(self) -> str:
-        """Hash of the experiment alone.
+        """Hash of the experiment and the revision of its network.
 
         The profile's name is not part of it: two profiles with equal settings share a run. A training that waits for
         a search has a key that no run has. Otherwise it would have the key of the default genotype's training.
@@ -115,6 +117,8 @@ class Experiment:
         settings = {name: value for name, value in self.to_json().items() if name != "profile"}
         if self.genotype_from is not None:
             settings["genotype_from"] = self.genotype_from.key
+        if revision := card_of(self.model).revision:
+            settings["revision"] = revision
         return stable_hash(settings)
 
     def run_id(self, fingerprints: Mapping[str, str], weights: str | None) -> str:

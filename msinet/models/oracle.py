@@ -33,7 +33,7 @@ def _oracle(knows: Knowledge, width: float) -> Oracle:
     return Oracle(knows)
 
 
-@register(NetworkCard(name="oracle_colours", label="oracle of colours", order=1, widths=(), learns=False))
+@register(NetworkCard(name="oracle_colours", label="oracle of colours", order=1, widths=(), learns=False, revision=1))
 def oracle_colours(num_classes: int, *, width: float = 1.0) -> Oracle:
     """Oracle of the main colours of garments or paint."""
     del num_classes  # nothing is classified
@@ -41,7 +41,14 @@ def oracle_colours(num_classes: int, *, width: float = 1.0) -> Oracle:
 
 
 @register(
-    NetworkCard(name="oracle_coarse", label="oracle of colours, types and patterns", order=2, widths=(), learns=False)
+    NetworkCard(
+        name="oracle_coarse",
+        label="oracle of colours, types and patterns",
+        order=2,
+        widths=(),
+        learns=False,
+        revision=1,
+    )
 )
 def oracle_coarse(num_classes: int, *, width: float = 1.0) -> Oracle:
     """Oracle of everything that the families of a look share: type, build, colours and patterns."""

@@ -61,6 +61,8 @@ class NetworkCard:
     """True: short versions of Table 2 and of the calibration leave it out; --whole and --models include it"""
     learns: bool = True
     """False: it has no parameters and is only evaluated"""
+    revision: int = 0
+    """increase when results of this network alone change; its old runs then no longer count as results"""
     module: str = field(default="", compare=False)
     """file of this folder that defines it; empty: defined elsewhere"""
 

@@ -9,12 +9,14 @@ import pytest
 
 from ablations.engine.experiment import RESULTS_VERSION, Experiment
 from msinet.errors import UserError
+from msinet.models.registry import CARDS
 from msinet.training.recipe import Recipe, Search, settings, with_settings
 
 EXPERIMENT = Experiment("msinet", "msmt17", "market1501", Recipe(), "paper", options=(("ratio", 3),))
 PRINTS = {"msmt17": "aaa", "market1501": "bbb", "veri776": "ccc", "vehicleid": "ddd"}
 #: For settings that take only some values, or whose other value must fit to the rest.
 OTHERS = {
+    "model": "osnet",
     "optimizer": "adam",
     "init": "pretrained",
     "steps_per_epoch": 7,
@@ -181,6 +183,15 @@ def test_a_new_results_version_makes_other_runs(monkeypatch: pytest.MonkeyPatch)
     before = EXPERIMENT.run_id(PRINTS, None)
     monkeypatch.setattr("ablations.engine.experiment.RESULTS_VERSION", RESULTS_VERSION + 1)
     assert EXPERIMENT.run_id(PRINTS, None) != before
+
+
+def test_a_new_revision_of_a_network_makes_other_runs_of_this_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow, other = replace(EXPERIMENT, model="msinet_x0_25"), replace(EXPERIMENT, model="osnet")
+    waiting = replace(EXPERIMENT, genotype_from=SEARCH)
+    before = [experiment.key for experiment in (EXPERIMENT, narrow, waiting, other)]
+    monkeypatch.setitem(CARDS, "msinet", replace(CARDS["msinet"], revision=1))
+    after = [experiment.key for experiment in (EXPERIMENT, narrow, waiting, other)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, False, False, True]
 
 
 def test_a_run_id_is_a_name_for_a_folder() -> None:

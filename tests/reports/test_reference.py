@@ -21,6 +21,7 @@ from ablations.engine.store import Store
 from ablations.studies import find_study
 from msinet.environment import DESCRIBED, describe
 from msinet.errors import UserError
+from msinet.models.registry import CARDS
 from reports.__main__ import main
 from reports.agreement import Pair, agreements
 from reports.claims import BACKBONES
@@ -305,6 +306,19 @@ def test_runs_are_merged_and_replaced_only_on_request(hand, tools, theirs) -> No
     found = ReferenceStore(theirs.folder / "abacus", "table2")
     assert sorted(found.frame()["mAP"]) == [0.5, 0.7, 0.9]
     assert {len(found.read(run_id, "queries.csv")) for run_id in found.frame().index} == {20}
+
+
+def test_runs_of_a_changed_network_are_stale_until_they_are_replaced(hand, tools, theirs, monkeypatch) -> None:
+    theirs.put(theirs.publish({"msinet": (0.6,), "osnet": (0.5,)}, tools=tools))
+    monkeypatch.setitem(CARDS, "msinet", replace(CARDS["msinet"], revision=1))
+    message = "if the code of msinet has another revision"
+    assert sum(message in problem for problem in check(theirs.folder)) == 1
+    later = theirs.publish({"msinet": (0.9,)}, "second", tools=tools)
+    with pytest.raises(UserError, match="--replace"):
+        theirs.put(later)
+    theirs.put(later, replacing=True)
+    assert not any(message in problem for problem in check(theirs.folder))
+    assert sorted(ReferenceStore(theirs.folder / "abacus", "table2").frame()["mAP"]) == [0.5, 0.9]
 
 
 def test_the_person_is_asked_for_and_nothing_to_add_is_an_error(hand, tools, theirs) -> None:
