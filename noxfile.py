@@ -65,9 +65,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure speed, as ratios within one run; `-- -k NAME` and the like go to pytest."""
+    """Measure speed, as ratios within one run; `-- -k NAME` and the like go to pytest, `-m slow` adds the default run."""
     install(session, "bench")
-    session.run("pytest", "bench/suites", "--benchmark-columns=min,median,rounds", *session.posargs)
+    session.run("pytest", "bench/suites", "-m", "not slow", "--benchmark-columns=min,median,rounds", *session.posargs)
 
 
 @nox.session
