@@ -65,7 +65,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure speed, as ratios within one run; `-- -k NAME` and the like go to pytest, `-m slow` adds the default run."""
+    """Measure speed, as ratios within one run; `-- -k NAME` goes to pytest; `-m slow` measures the default run."""
     install(session, "bench")
     session.run("pytest", "bench/suites", "-m", "not slow", "--benchmark-columns=min,median,rounds", *session.posargs)
 
