@@ -100,7 +100,8 @@ def alignment_loss(
     if variant not in get_args(Variant):
         raise unknown_name("variant of spatial alignment", variant, get_args(Variant))
     values = correlations(feature_map)  # (B, B, N)
-    units = F.normalize(values.transpose(0, 1) if partner_grid else values, dim=2)
+    # The gradient of a unit vector is divided by its length, so a tiny eps would make almost orthogonal maps explode.
+    units = F.normalize(values.transpose(0, 1) if partner_grid else values, dim=2, eps=1e-4)
     same = labels[:, None] == labels
     every = torch.ones_like(same)
 

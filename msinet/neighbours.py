@@ -142,7 +142,7 @@ def load_network(
     chosen = pick_device(device)
     network = network.eval().to(chosen).to(memory_format=torch.channels_last)
     title = " ".join([name, *(f"{option}={value}" for option, value in built.items())])
-    repeatable = not (partial and (report.missing or report.mismatched))
+    repeatable = not (partial and (report.missing or report.mismatched or report.size_dependent))
     return Embedder(network, height, width, chosen, report, title, repeatable)
 
 

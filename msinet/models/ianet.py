@@ -61,9 +61,9 @@ class InteractionAggregation(nn.Module):
         return (flat @ weights.transpose(1, 2)).view_as(x)
 
 
-def _normalised(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """The batch norm in the precision of its weights, which may be half."""
-    result: Tensor = norm(x.to(norm.weight.dtype))
+def _normalised(x: Tensor, norm: nn.Module) -> Tensor:
+    """The batch norm, or one per domain, in the precision of its weights, which may be half."""
+    result: Tensor = norm(x.to(next(norm.parameters()).dtype))
     return result.to(x.dtype)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from msinet.errors import UserError, first_few
+from msinet.errors import UserError, first_few, unknown_name
 from msinet.models.blocks import ConvBN, Skeleton, light_convs, shortcut
 from msinet.models.genotype import SEARCHED, check_genotype
 from msinet.models.heads import ReIDNet, assemble
@@ -117,8 +117,8 @@ WEIGHTS = NetworkWeights(
                 (r"\._op3\.", ".interaction2."),
                 (r"\.(interaction.)\.fc", r".\1.gate.fc"),
                 (r"\.downsample\.", ".shortcut."),
+                (r"^align_module\.pos_pam\.(query|key)_conv\.", r"pam.\1."),
             ),
-            extra=r"align_module\.",  # the position activation module of SAM shapes training only
         ),
     ),
     differences=_differences,
@@ -182,7 +182,7 @@ def stages(
     if ratio < 1:
         raise UserError(f"scale ratio rho must be at least 1, got {ratio}")
     if fusion not in FUSIONS:
-        raise UserError(f"unknown fusion {fusion!r}. Known: {', '.join(FUSIONS)}")
+        raise unknown_name("fusion", fusion, FUSIONS)
     per_stage = len(interactions) // 3
 
     def stage(number: int, in_channels: int, out_channels: int) -> nn.Sequential:

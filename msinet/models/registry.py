@@ -117,11 +117,11 @@ class NetworkWeights:
     layouts: tuple[WeightLayout, ...] = ()
     """layouts of files from other code bases"""
     adapt: "Callable[[nn.Module, State, Notes], State] | None" = None
-    """adapts entries whose shape depends on the image size; raises a WeightsError if it cannot"""
+    """adapts or leaves out entries that depend on the image size; raises a WeightsError if it cannot"""
     differences: "Callable[[nn.Module, State, Notes], str] | None" = None
     """describes differences that the names and shapes of entries do not show; empty: none"""
     base: "NetworkWeights | None" = None
-    """rules of the network that this one extends; its files are read too, and missing entries keep their values"""
+    """rules of the network that this one extends, whose files do not count as those of a wrong network"""
     notes: "Callable[[nn.Module], Notes] | None" = None
     """notes saved in a weights file because the weights do not show them"""
 

@@ -62,7 +62,7 @@ class RelationAttention(nn.Module):
 
 
 def _fit_attention(network: nn.Module, state: State, notes: Notes) -> State:
-    """Keep the network's own attention if the file was pre-trained at another image size.
+    """Leave out the attention of a file that was pre-trained at another image size; the network keeps its own.
 
     Raises:
         WeightsError: weights of a finished training at another image size.
@@ -75,8 +75,7 @@ def _fit_attention(network: nn.Module, state: State, notes: Notes) -> State:
             f"these weights are for images of {notes['height']}x{notes['width']}, but the network was built for "
             f"{image[0]}x{image[1]}; shapes of its layers depend on the size"
         )
-    own = {key: value for key, value in network.state_dict().items() if f".{ATTENTION}." in key}
-    return {key: own.get(key, value) for key, value in state.items()}
+    return {key: value for key, value in state.items() if f".{ATTENTION}." not in key}
 
 
 WEIGHTS = NetworkWeights(

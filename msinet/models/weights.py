@@ -60,6 +60,7 @@ class LoadReport:
         missing: entries of the network that the file lacks; they keep their values.
         unexpected: entries of the file that the network lacks; they were left out.
         mismatched: entries of both whose shapes differ; they were left out too.
+        size_dependent: entries of both that only fit images of the file's size; they were left out too.
         remark: a difference between the networks that the entries do not show.
         differences: interactions in which the file and the network differ.
     """
@@ -71,6 +72,7 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
+    size_dependent: tuple[str, ...] = ()
     remark: str = ""
     differences: str = ""
 
@@ -80,6 +82,7 @@ class LoadReport:
             ("not in the file", self.missing),
             ("not in the network, left out", self.unexpected),
             ("of another shape, left out", self.mismatched),
+            ("for another image size, left out", self.size_dependent),
         ):
             if keys:
                 parts.append(f"{len(keys)} {words} ({first_few(keys, 4)})")
@@ -110,9 +113,12 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
     own: State = model.state_dict()
     layout, state = _translated(raw, layouts, own)
     weights = _recognised(own)
+    size_dependent: tuple[str, ...] = ()
     if weights and weights.adapt:
         try:
-            state = weights.adapt(model, state, notes)
+            adapted = weights.adapt(model, state, notes)
+            size_dependent = tuple(key for key in own if key in state and key not in adapted)
+            state = adapted
         except WeightsError as error:
             raise WeightsError(f"{path}: {error}") from error
 
@@ -122,9 +128,10 @@ def load_weights(model: nn.Module, path: StrPath, *, partial: bool = False) -> L
         layout.name,
         len(fitting),
         len(own),
-        missing=tuple(key for key in own if key not in state),
+        missing=tuple(key for key in own if key not in state and key not in size_dependent),
         unexpected=tuple(key for key in state if key not in own),
         mismatched=tuple(key for key in state if key in own and key not in fitting),
+        size_dependent=size_dependent,
         remark=layout.remark,
         differences=weights.differences(model, state, notes)
         if weights and weights.differences and _recognised(state) is weights

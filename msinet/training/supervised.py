@@ -130,7 +130,7 @@ def _start_late_momenta(optimizer: torch.optim.Optimizer, *_: object) -> None:
 def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     """The total loss and its parts: identity and triplet loss, each summed or averaged over the heads, and alignment.
 
-    Eq. 5-8. Classifiers (triplet=False) have only the identity loss.
+    Eq. 5-8. With triplet=False there is no triplet loss, and with alignment=none no alignment.
 
     Raises:
         UserError: alignment pam-self and a network without a position activation module.
@@ -138,24 +138,25 @@ def losses(output: Output, labels: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     smoothing, margin = recipe.losses.label_smoothing, recipe.losses.identity_margin
     joined = torch.sum if recipe.losses.over_heads == "sum" else torch.mean
     identity = joined(torch.stack([identity_loss(one, labels, smoothing, margin) for one in output.logits]))
-    if not recipe.losses.triplet:
-        return {"loss": identity, "identity": identity}
-    least = None if recipe.losses.soft_margin else recipe.losses.margin
-    normalize = recipe.losses.normalize_triplet
-    triplet = joined(torch.stack([triplet_loss(one, labels, least, normalize=normalize) for one in output.embeddings]))
-    if recipe.losses.alignment == "none":
-        return {"loss": identity + triplet, "identity": identity, "triplet": triplet}
-    alignment = alignment_loss(
-        output.feature_map,
-        labels,
-        recipe.losses.alignment,
-        activation=output.activation,
-        partner_grid=recipe.losses.alignment_grid == "partner",
-        self_pairs=recipe.losses.alignment_self_pairs,
-        per_pair=recipe.losses.alignment_per_pair,
-    )
-    total = identity + triplet + recipe.losses.alignment_weight * alignment
-    return {"loss": total, "identity": identity, "triplet": triplet, "alignment": alignment}
+    total, parts = identity, {"identity": identity}
+    if recipe.losses.triplet:
+        least = None if recipe.losses.soft_margin else recipe.losses.margin
+        normalize = recipe.losses.normalize_triplet
+        of_heads = [triplet_loss(one, labels, least, normalize=normalize) for one in output.embeddings]
+        parts["triplet"] = joined(torch.stack(of_heads))
+        total = total + parts["triplet"]
+    if recipe.losses.alignment != "none":
+        parts["alignment"] = alignment_loss(
+            output.feature_map,
+            labels,
+            recipe.losses.alignment,
+            activation=output.activation,
+            partner_grid=recipe.losses.alignment_grid == "partner",
+            self_pairs=recipe.losses.alignment_self_pairs,
+            per_pair=recipe.losses.alignment_per_pair,
+        )
+        total = total + recipe.losses.alignment_weight * parts["alignment"]
+    return {"loss": total, **parts}
 
 
 def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Output:

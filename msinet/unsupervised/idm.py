@@ -113,7 +113,8 @@ class CrossBatchMemory:
         self.filled = self.place = 0
 
     def add(self, features: Tensor, keys: Tensor) -> None:
-        """Replace the oldest rows by features (B, D) with keys (B,)."""
+        """Replace the oldest rows by features (B, D) with keys (B,); by the last ones if not all fit."""
+        features, keys = features[-len(self.keys) :], keys[-len(self.keys) :]
         rows = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.keys)
         self.features[rows], self.keys[rows] = features.detach(), keys
         self.place = (self.place + len(keys)) % len(self.keys)

@@ -96,6 +96,11 @@ def check(training: Training) -> None:
             f"{training.model} has no option neck, which methods without labels need for their feature; choose another "
             "network, such as msinet or resnet50"
         )
+    if (neck := training.options.get("neck")) != settings.neck:
+        raise UserError(
+            f"the network has the option neck={neck}, but recipe setting feature={settings.feature} needs "
+            f"neck={settings.neck}; change feature instead"
+        )
     if across and source.train[0].identity < 0:
         raise UserError(f"{settings.method} needs a source with identities, which {source.name} does not have")
     if across and (shared := len(_files(source) & _files(target))):
@@ -130,10 +135,9 @@ class WithoutLabels(Kind):
         if not isinstance(network, ReIDNet):
             raise UserError(f"{training.model} learns no features; choose another network")
         if not hasattr(network.head, "embed"):
-            neck = training.options.get("neck", type(network.head).__name__)
             raise UserError(
-                f"{training.model} with neck {neck} has no feature that methods without labels can train; remove the "
-                "option neck: --recipe feature=global or feature=transfer chooses one of theirs"
+                f"{training.model}: its head {type(network.head).__name__} has no method embed, which methods without "
+                "labels need (docs/extending.md)"
             )
         conditions = Conditions(
             recipe,

@@ -20,7 +20,8 @@ class SelfPaced(InstanceTask):
     """A cluster is reliable if it hardly grows with a larger radius and hardly splits with a smaller one."""
 
     threshold = float("nan")
-    """largest dissimilarity of a reliable cluster to its looser one; fixed in the first epoch"""
+    """largest dissimilarity of a reliable cluster to its looser one; fixed in the first epoch with a cluster
+    of several images, 1 before"""
 
     def find_labels(self, features: Tensor) -> np.ndarray:
         """Clusters without their unreliable images, which become outliers."""
@@ -32,7 +33,7 @@ class SelfPaced(InstanceTask):
         independence, compactness = dissimilarity(labels, loose), dissimilarity(labels, tight)
         if np.isnan(self.threshold):
             self.threshold = first_threshold(labels, independence, s.reliable)
-        return keep_reliable(labels, independence, compactness, self.threshold)
+        return keep_reliable(labels, independence, compactness, np.nan_to_num(self.threshold, nan=1.0))
 
     def state_dict(self) -> dict[str, Any]:
         """The state, with the threshold."""
@@ -131,10 +132,10 @@ def smallest_of_cluster(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def first_threshold(labels: np.ndarray, independence: np.ndarray, share: float) -> float:
-    """The quantile `share` of the independence of clusters with several images; 1 without such clusters."""
+    """The quantile `share` of the independence of clusters with several images; NaN without such clusters."""
     several = np.bincount(labels[labels != OUTLIER]) > 1
     found = np.sort(smallest_of_cluster(labels, independence)[several])
-    return float(found[min(len(found) - 1, round(len(found) * share))]) if len(found) else 1.0
+    return float(found[min(len(found) - 1, round(len(found) * share))]) if len(found) else float("nan")
 
 
 def keep_reliable(

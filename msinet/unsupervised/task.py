@@ -255,7 +255,8 @@ class InstanceTask(PseudoLabelTask):
         del epoch, step
         images, positions = self.batches.next()
         features = F.normalize(self.embed(self.network, images).feature)  # (B, D)
-        logits, targets = self.logits(features, self.targets[positions]), self.targets[positions]
+        targets = self.targets[positions]  # (B,)
+        logits = self.logits(features, targets)
         loss = contrast(logits, targets)
         self.optimize(loss)
         self.rows.update(features, positions)

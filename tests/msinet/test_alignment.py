@@ -11,6 +11,7 @@ from bench.cost import count
 from msinet.errors import UserError
 from msinet.losses import alignment_loss
 from msinet.models import build_model, sam
+from msinet.models.heads import Output
 from msinet.models.sam import PositionActivation, correlations
 from msinet.training.recipe import Losses, Recipe
 from msinet.training.supervised import losses
@@ -124,6 +125,29 @@ def test_terms_of_rectified_maps_lie_in_the_unit_interval(seed: int, variant: st
 def test_grids_coincide_on_self_pairs() -> None:
     values = correlations(maps())
     torch.testing.assert_close(values.diagonal(), values.transpose(0, 1).diagonal())
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-9, 1e-3])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_are_moderate_if_an_identity_shares_hardly_a_channel(variant: str, size: float) -> None:
+    x = torch.rand(9, 4, 3, 2, generator=torch.Generator().manual_seed(0))
+    x[LABELS == 2, :3], x[LABELS != 2, 3] = 0, size  # the correlation of the last identity with others is tiny
+    x.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(alignment_loss(x, LABELS, variant, activation=torch.rand(9, 6)), x)
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() < 1e4  # 1e11 without a limit
+
+
+@pytest.mark.parametrize("triplet", [True, False])
+def test_alignment_is_added_with_its_weight_with_and_without_the_triplet_loss(triplet: bool) -> None:
+    torch.manual_seed(0)
+    output = Output((torch.randn(9, 3),), (torch.randn(9, 8),), maps())
+    plain = losses(output, LABELS, Recipe(losses=Losses(triplet=triplet)))
+    aligned = losses(output, LABELS, Recipe(losses=Losses(triplet=triplet, alignment="self-neg", alignment_weight=0.5)))
+    assert set(aligned) - set(plain) == {"alignment"}
+    assert ("triplet" in plain) == triplet
+    torch.testing.assert_close(aligned["alignment"], alignment_loss(maps(), LABELS, "self-neg"))
+    torch.testing.assert_close(aligned["loss"], plain["loss"] + 0.5 * aligned["alignment"])
 
 
 def test_a_batch_of_one_identity_has_no_negative_term() -> None:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bench.cost import count
 from msinet.cli import run_command
 from msinet.errors import UserError
+from msinet.export import export
 from msinet.models import build_model, save_weights
 from msinet.models.deployment import MergedBlock, MergedCell, deploy
 
@@ -135,6 +136,25 @@ def test_onnx_gives_the_same_features_for_any_batch(
             expected = network.eval()(images).numpy()
         (found,) = session.run(None, {"images": images.numpy()})
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * abs(expected).max())
+
+
+class Early(nn.Module):
+    """A norm before the convolution that is registered first, which `fold` takes for the other order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.bn = nn.BatchNorm2d(3)
+        nn.init.uniform_(self.bn.bias, 1, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.bn(x).relu()).mean((2, 3))
+
+
+def test_a_network_that_deployment_changes_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was not written: TorchScript's features differ"):
+        export(Early(), tmp_path / "a.pt", IMAGE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_features_that_differ_are_never_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from msinet.models.deployment import deploy
 from msinet.models.ianet import location_affinity
 from msinet.models.sft import spectral_transform
 from msinet.training.recipe import Recipe, canonical, with_settings
+from msinet.unsupervised.norms import split_norms
 
 State = dict[str, Tensor]
 IMAGE = (64, 32)
@@ -484,9 +485,13 @@ def test_attention_of_another_image_size_is_replaced_after_pretraining_alone(tmp
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(UserError, match=r"weights are for images of 32x32, but the network was built for 64x32"):
         load_weights(network, tmp_path / "trained.safetensors")
-    load_weights(network, tmp_path / "start.safetensors")
+    report = load_weights(network, tmp_path / "start.safetensors")
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key] if ".attention." in key else square.state_dict()[key]), key
+    assert report.size_dependent == tuple(key for key in before if ".attention." in key)
+    assert report.matched == report.total - len(report.size_dependent)
+    assert not report.missing
+    assert f"{len(report.size_dependent)} for another image size, left out" in str(report)
 
 
 def test_weights_of_one_are_not_taken_for_another_s(tmp_path: Path) -> None:
@@ -495,6 +500,19 @@ def test_weights_of_one_are_not_taken_for_another_s(tmp_path: Path) -> None:
         load_weights(small("ianet"), tmp_path / "a.safetensors")
     with pytest.raises(UserError, match="looks like a checkpoint of RGA-SC, not of ResNet"):
         load_weights(small("resnet50"), tmp_path / "a.safetensors")
+
+
+# Methods without labels
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["rga_sc", "ianet"])
+def test_batch_norms_of_each_domain_are_those_of_the_network(name: str) -> None:
+    network = stirred(small(name, neck="bn")).eval()
+    images, before = torch.randn(4, 3, *IMAGE), None
+    before = network.embed(images).feature
+    split_norms(network, 2)
+    torch.testing.assert_close(network.embed(images).feature, before)
 
 
 # Deployment

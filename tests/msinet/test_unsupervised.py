@@ -390,7 +390,7 @@ def test_reliability_is_that_of_sets_of_images() -> None:
     assert set(kept[kept != OUTLIER]) == set(range(kept.max() + 1))
     same = (kept[:, None] == kept)[np.ix_(kept != OUTLIER, kept != OUTLIER)]
     assert (same == (labels[:, None] == labels)[np.ix_(kept != OUTLIER, kept != OUTLIER)]).all()
-    assert first_threshold(np.full(4, OUTLIER), np.zeros(4), 0.9) == 1
+    assert np.isnan(first_threshold(np.full(4, OUTLIER), np.zeros(4), 0.9))
 
 
 # --- IDM ---
@@ -497,6 +497,10 @@ def test_the_memory_of_earlier_batches_is_a_queue_with_current_labels() -> None:
     other.add(batches[0], keys[0])
     assert torch.equal(memory.features, other.features)
     assert torch.equal(memory.keys, other.keys)
+    small = CrossBatchMemory(2, 4, CPU)
+    small.add(batches[0].float(), torch.arange(3))  # more rows than fit: the last ones stay
+    assert sorted(small.keys.tolist()) == [1, 2]
+    assert torch.equal(small.features[small.keys.argsort()], batches[0][1:].float())
     alone = CrossBatchMemory(7, 4, CPU)
     alone.features = alone.features.double()
     alone.add(anchors[:1], own[:1])
@@ -1268,16 +1272,14 @@ def test_a_folder_of_images_has_its_name_and_no_hidden_files(
         assert (image_folder(renamed).name, len(image_folder(renamed).fingerprint)) == ("caf?", 12)
 
 
-@pytest.mark.parametrize("neck", ["pcb", "rpp"])
-def test_a_neck_without_a_feature_to_train_is_named(
+@pytest.mark.parametrize("neck", ["pcb", "fbl"])
+def test_another_neck_than_that_of_the_feature_is_refused(
     neck: str, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["learn", "--data-root", str(data_root), "--out", str(tmp_path / "out"), "--profile", "smoke"]
     words += ["--model", "msinet_x0_25", "--options", f"neck={neck}", "--device", "cpu", "--no-progress"]
     assert run_command(words) == 2
-    error = capsys.readouterr().err
-    assert f"msinet_x0_25 with neck {neck} has no feature" in error
-    assert "--recipe feature=" in error
+    assert f"option neck={neck}, but recipe setting feature=global needs neck=bn" in capsys.readouterr().err
 
 
 def test_the_command_learns_from_a_list_of_images(data_root: Path, tmp_path: Path) -> None:

@@ -161,10 +161,13 @@ def test_released_msinet_gives_the_features_of_its_network(tmp_path: Path) -> No
     network = build_model("msinet", 10).eval()
     report = load_weights(network, tmp_path / "msinet.pth.tar")
     assert (report.layout, report.matched, report.total) == ("released MSINet", 561, 561)
-    assert report.unexpected == tuple(key for key in state if key.startswith("align_module."))
+    assert report.unexpected == tuple(f"pam.{name}.{kind}" for name in ("query", "key") for kind in ("weight", "bias"))
     assert (len(report.unexpected), report.missing, report.mismatched) == (4, (), ())
     images = torch.randn(2, 3, 64, 32)
     assert_close(network(images), msinet_features(state, images))
+    aligned = build_model("msinet", 10, pam=True)
+    assert load_weights(aligned, tmp_path / "msinet.pth.tar").matched == 565
+    assert torch.equal(aligned.pam.key.weight, state["align_module.pos_pam.key_conv.weight"])  # type: ignore[union-attr]
     # what only training uses is not in the features
     own = network.state_dict()
     for ours, theirs in (
