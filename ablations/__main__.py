@@ -31,6 +31,7 @@ from ablations.engine.sweep import SweepOptions
 from ablations.studies import STUDIES, find_study, find_sweep
 from msinet.errors import UserError
 from msinet.io import file_errors
+from msinet.synthetic import SIZES
 from msinet.terminal import INTERRUPTED, example_at_end, expanded, quietly
 from msinet.training.options import RunOptions
 
@@ -90,6 +91,9 @@ class Run:
     def __call__(self) -> int:
         """Run the study. Return 1 if a run failed or is in progress elsewhere, else the status of the table, or 0."""
         study, store = find_study(self.name), Store(self.request.store)
+        if not self.request.rendered:
+            self.request.check()
+            self.request.available_datasets()  # a mistyped folder ends the command
         if self.table:
             show_reference(study, self.request)  # before the imports that take seconds
 
@@ -105,7 +109,7 @@ class Run:
             print(f"--models has no effect: the networks of {study.name} are fixed")
         print_blocked("not run", resolution)
         runs = list(resolution.runs())
-        if runs and all(one.state == "blocked" for one in runs):
+        if runs and budget is None and all(one.state == "blocked" for one in runs):
             raise UserError(f"nothing of {study.name} can run: {runs[0].reason}")
         shown_at = time.monotonic()
 
@@ -133,12 +137,17 @@ class Run:
         if device.type == "cpu" and self.run_options.device.startswith("cuda"):
             name = "GPUs of the cluster"  # unknown here, so step times are assumed
         records = store.frame().to_dict("records")
-        return Budget.of(self.minutes, name, self.step_times, records, graphs=graphs, jobs=self.jobs)
+        jobs = 1 if self.cluster.remote else self.jobs  # on a cluster, each run has a GPU of its own
+        budget = Budget.of(self.minutes, name, self.step_times, records, graphs=graphs, jobs=jobs)
+        if self.step_times is not None and not budget.rates:
+            print(f"--step-times has no rows of {name}; estimates are assumed until runs have finished")
+        return budget
 
 
 def on_this_machine(run_options: RunOptions, cluster: ClusterOptions) -> RunOptions:
-    """The options for work before runs are submitted. A cluster may have devices that this machine lacks."""
-    return replace(run_options, device="auto") if cluster.remote else run_options
+    """The options for work before runs are submitted. A cluster may have GPUs that this machine lacks."""
+    lacking = cluster.remote and run_options.device.startswith("cuda")
+    return replace(run_options, device="auto") if lacking else run_options
 
 
 def for_device(request: Request, device: str) -> Request:
@@ -173,6 +182,10 @@ class Fill:
         """Run the studies one after the other. Return 130 after Ctrl-C, 1 if one of them failed, else 0."""
         from ablations.engine.priorities import PRIORITIES
 
+        if self.minutes <= 0:
+            raise UserError(f"--minutes must be above 0, got {self.minutes:g}")
+        if self.profile and self.profile not in SIZES:
+            raise UserError(f"fill runs on the rendered world, in profile {', '.join(SIZES)}, not {self.profile}")
         end, failed = time.monotonic() + 60 * self.minutes, False
         for wanted in PRIORITIES:
             left = (end - time.monotonic()) / 60
@@ -237,7 +250,9 @@ class Status:
     def __call__(self) -> int:
         """Print the state."""
         store = Store(self.request.store)
-        resolution = resolve(find_study(self.name), self.request, store)
+        resolution = resolve(find_study(self.name), self.request, store, planned=True)
+        if not resolution.datasets:
+            print(f"no images in {self.request.root}; the records of {store.root} decide")
         for line in status_lines(resolution, store):
             print(line)
         if self.cluster.on == "ray":

@@ -339,8 +339,9 @@ def run_studies(m: Measurement, clock: Clock) -> None:
     """Run the reference studies with `ablations fill`, and pack the small files of all runs into the archive."""
     plan = m.plan
     words = ["fill", "--store", str(plan.store), "--minutes", f"{max(0.0, clock.left() - 15) / 60:.2f}"]
-    words += ["--device", plan.device, "--no-progress", "--step-times", str(plan.out / "steps.csv")]
-    words += ["--jobs", str(plan.jobs)]
+    words += ["--device", plan.device, "--no-progress", "--jobs", str(plan.jobs)]
+    if (times := plan.out / "steps.csv").exists():
+        words += ["--step-times", str(times)]
     words += ["--profile", plan.profile] if plan.profile else []
     archive = functools.partial(pack, plan.store, plan.out / ARCHIVE)
     code, output = command([sys.executable, "-m", "ablations", *words], clock.left(), archive)

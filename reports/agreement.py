@@ -69,7 +69,8 @@ def with_reference(table: Table, compared: Comparisons, theirs: Table, theirs_co
             differs = decision.status in ("holds", "fails")
             words[pair.row.group, pair.row.factors, pair.column] = "differs" if differs else "agrees"
     rows = [_with_words(row, words) for row in rows]
-    lines = [*theirs.source_notes, *(f"Reference: {line}" for line in _about(theirs, theirs_compared))]
+    lines = [*theirs.source_notes, f"python -m reports table {table.study.name} --reference shows them alone."]
+    lines += [f"Reference: {line}" for line in _about(theirs, theirs_compared)]
     lines += agreement_lines(table, pairs, effects, words)
     return replace(table, rows=rows, notes=[*table.notes, *lines], usual=theirs.usual)
 
@@ -160,15 +161,11 @@ def agreement_lines(
 
 
 def source_lines(found: Found, about: str) -> list[str]:
-    """The machine behind reference results, and the command that shows them alone.
+    """The machines that have reference results.
 
     Args:
         found: the results.
         about: machine, person and date in words.
     """
-    resolution = found.resolution
     others = f" Also measured on {', '.join(found.others)}; choose with --machine NAME." if found.others else ""
-    return [
-        f"Reference results of {about}; {resolution.repetitions}. "
-        f"python -m reports table {resolution.study.name} --reference shows them alone.{others}"
-    ]
+    return [f"Reference results of {about}; {found.resolution.repetitions}.{others}"]

@@ -508,7 +508,7 @@ COSTS: tuple[Claim, ...] = (
     ),
     Claim(
         "size-others",
-        "By one way of counting, OSNet has 2.2, CDNet 1.8 and MSINet 2.3 million parameters",
+        "OSNet's 2.2, CDNet's 1.8 and MSINet's 2.3 million parameters are counted in one way",
         "Table 2",
         measurement=Measurement("parameters", ("osnet", "cdnet", "msinet"), (2.2, 1.8, 2.3)),
     ),

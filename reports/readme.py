@@ -100,7 +100,7 @@ def _table(results: ReferenceResults, found: Found) -> str:
         f"Profile `{results.request.profile}`. "
         f"Training identities: {_training_identities(rows, columns)}. "
         f"Machine: {about(results.store.root / found.machine)}. "
-        f"Trained by {_commands(found, columns, groups)}.",
+        f"Covered by {_commands(found, columns, groups)}.",
     ]
     gates = [
         f"{table.label(row.factors)} {column.label}: {why}"
@@ -211,7 +211,7 @@ def results_page() -> str:
         frame = found.store.frame()
         hours = frame.filter(like="seconds_").sum().sum() / 3600
         shown = f"shown by `python -m reports table {name} --reference`"
-        parts += [f"## {title}", f"{_commands(found)}, {shown}; {len(frame)} runs, {hours:.1f} hours"]
+        parts += [f"## {title}", f"Covered by {_commands(found)}, {shown}; {len(frame)} runs, {hours:.1f} hours"]
         for column in table.columns:
             rows = [row for row in table.rows if row.cells[column].done]
             if rows:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ablations.engine.experiment import Experiment
 from msinet.data.datasets import Dataset
+from msinet.errors import UserError
 from msinet.training.recipe import Recipe
 
 #: Network, task (train, search, pretrain or a method without labels), image size.
@@ -83,14 +84,22 @@ class Budget:
             records: of finished runs.
             graphs: whether steps are captured as CUDA graphs.
             jobs: runs that share a GPU; each is assumed to be `jobs` times slower than in steps.csv.
+
+        Raises:
+            UserError: a negative time, or no such file of step times.
         """
+        if minutes < 0:
+            raise UserError(f"--minutes must be at least 0, got {minutes:g}")
         budget, mode = cls(time.time() + 60 * minutes, device), "graph" if graphs else "eager"
-        if steps is not None and steps.exists():
-            with steps.open(encoding="utf-8", newline="") as stream:
-                for row in csv.DictReader(stream):
-                    key = row["network"], row["task"], int(row["height"]), int(row["width"])
-                    if (row["device"], row["mode"], row["precision"]) == (device, mode, "tf32"):
-                        budget.rates[key] = max(1, jobs) * float(row["loop_ms"]) / 1e3
+        if steps is not None:
+            try:
+                with steps.open(encoding="utf-8", newline="") as stream:
+                    for row in csv.DictReader(stream):
+                        key = row["network"], row["task"], int(row["height"]), int(row["width"])
+                        if (row["device"], row["mode"], row["precision"]) == (device, mode, "tf32"):
+                            budget.rates[key] = max(1, jobs) * float(row["loop_ms"]) / 1e3
+            except (OSError, ValueError, KeyError) as error:
+                raise UserError(f"--step-times {steps} is not a steps.csv of `bench gpu` ({error!r:.200})") from error
         for record in records:
             if record["device"] == device:
                 budget._note_record(record)
@@ -109,12 +118,17 @@ class Budget:
         return self.deadline - time.time()
 
     def rate(self, key: Key) -> float:
-        """Seconds per step. An unknown network counts as the slowest known one of its task at any image size.
+        """Seconds per step. An unknown network or size counts as the slowest known one of its task.
 
-        If no step time of the task is known, they are assumed.
+        On a CPU, rates of smaller images are multiplied by the ratio of pixels. If no step time of the task is known,
+        they are assumed.
         """
         _, task, height, width = key
-        known = [rate for (_, other, _, _), rate in self.rates.items() if other == task]
+
+        def grown(rate: float, pixels: int) -> float:
+            return rate * max(1.0, height * width / pixels) if self.device == "cpu" else rate
+
+        known = [grown(rate, h * w) for (_, other, h, w), rate in self.rates.items() if other == task]
         assumed = UNKNOWN_ON_CPU * height * width / UNKNOWN_AREA if self.device == "cpu" else UNKNOWN_ON_GPU
         return self.rates.get(key) or max(known, default=assumed)
 

@@ -224,7 +224,7 @@ def _paths() -> str:
 
 def ray_line(options: ClusterOptions) -> str:
     """The state of a running Ray cluster: nodes and resources in use."""
-    with connection(options):
+    with connection(replace(options, address=options.address or "auto")):
         import ray
 
         nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -246,9 +246,9 @@ class SlurmJobs(ClusterEngine):
             import submitit
         except ImportError:
             raise UserError("--on slurm needs submitit; pip install -e '.[slurm]'") from None
-        cluster = {"slurm": "slurm", "local": "local"}[self.options.submit]
+        folder = self.carry_out.attempts.root.resolve() / "slurm" / "%j"
         try:
-            self._executor = submitit.AutoExecutor(self.carry_out.attempts.root.resolve() / "slurm" / "%j", cluster)
+            self._executor = submitit.AutoExecutor(folder, self.options.submit)
         except RuntimeError as error:
             raise UserError(f"SLURM cannot be used here ({error}); run this command where sbatch works") from error
         settings: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Options that choose where runs are carried out. Importing this module does not import torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from msinet.errors import UserError
@@ -28,6 +28,10 @@ class ClusterOptions:
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.hours <= 0 or self.threads < 0:
             raise UserError("--attempts must be at least 1, --hours above 0 and --threads at least 0")
+        if not self.remote and any(getattr(self, one.name) != one.default for one in fields(self)):
+            raise UserError(
+                "cluster options, such as --threads and --partition, have no effect without --on ray or slurm"
+            )
 
     @property
     def remote(self) -> bool:

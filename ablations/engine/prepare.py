@@ -10,6 +10,7 @@ from ablations.engine.request import PRETEXT, Request
 from ablations.engine.study import Study
 from msinet.data.folders import load_class_folders
 from msinet.data.layouts import folders_behind
+from msinet.errors import Busy
 from msinet.synthetic import SIZES, render
 from msinet.training.options import RunOptions
 from msinet.training.pretrain import Pretraining, pretrain
@@ -49,8 +50,12 @@ def _pretrain(
         tqdm.write(f"{model}, seed {seed}: pre-training postponed for lack of time")
         return
     pretraining = Pretraining(model, {}, data, recipe, seed)
-    # Validation during the training would take too long.
-    record = pretrain(out, pretraining, replace(run_options, evaluate_every=0))
+    try:
+        # Validation during the training would take too long.
+        record = pretrain(out, pretraining, replace(run_options, evaluate_every=0))
+    except Busy as error:  # runs that need no pre-training can begin
+        tqdm.write(f"{model}, seed {seed}: {error}")
+        return
     if budget is not None:
         budget.note(key, record)
     tqdm.write(

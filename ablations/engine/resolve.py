@@ -19,7 +19,7 @@ from ablations.engine.store import Store
 from ablations.engine.study import Cell, Study
 from msinet.data.datasets import Dataset
 from msinet.data.layouts import main_datasets
-from msinet.errors import UserError
+from msinet.errors import DataError, UserError
 from msinet.models.foreign import weights_hash
 
 #: `missing` runs have not started, `waiting` ones need a search or a training first, `blocked` ones lack pre-trained
@@ -131,7 +131,7 @@ def by_seeds(cells: Iterable[ResolvedCell]) -> dict[int, list[Cell]]:
 
 
 def resolve(
-    study: Study, request: Request, store: Store, *, load: Callable[[str], Dataset] | None = None
+    study: Study, request: Request, store: Store, *, load: Callable[[str], Dataset] | None = None, planned: bool = False
 ) -> Resolution:
     """Enumerate the cells of a study and find the run of each.
 
@@ -140,14 +140,19 @@ def resolve(
         request: options of the command.
         store: finished and unfinished runs.
         load: reads a data set; None: `request.load`. Callers that resolve several studies can cache it.
+        planned: also cells on sets of the world that are not rendered yet, which `ablations run` will render.
 
     Raises:
-        UserError: an unknown name, a data set that cannot be used, nothing on disk or in the store, or records of
-            several versions of a data set that is not on disk.
+        UserError: an unknown name, a data set that cannot be used, nothing on disk or in the store, records of several
+            versions of a data set that is not on disk, or a study without cells on these sets.
     """
     request.check()
     datasets, names = _datasets(request, store, load or request.load)
-    cells = study.cells(request, names)
+    cells = study.cells(request, request.default_datasets() if planned and request.rendered and datasets else names)
+    if not cells:
+        raise DataError(
+            f"{study.name} has nothing to run on {', '.join(names)}; name other --datasets, or pass --whole"
+        )
     fingerprints = {name: dataset.fingerprint for name, dataset in datasets.items()}
     if not datasets:
         fingerprints = _recorded(cells, store)

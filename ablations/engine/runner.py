@@ -137,7 +137,7 @@ class _Meter:
     """Progress bar of a table. Runs are weighted by their computation, so that the remaining time is realistic."""
 
     def __init__(self, title: str, work: Sequence[float], *, visible: bool, below: bool) -> None:
-        self._work, self._shares = list(work), [0.0] * len(work)
+        self._work, self._shares, self._ended = list(work), [0.0] * len(work), set[int]()
         self._bar = bar(
             total=sum(work),
             desc=title,
@@ -153,8 +153,8 @@ class _Meter:
         self._bar.close()
 
     def step(self, number: int, share: float) -> None:
-        """Show the share of a run that is done."""
-        self._shares[number] = share
+        """Show the share of a run that is done. Late reports of a run that has ended are ignored."""
+        self._shares[number] = 1.0 if number in self._ended else share
         done = sum(share * work for share, work in zip(self._shares, self._work, strict=True))
         self._bar.update(done - self._bar.n)
 
@@ -163,6 +163,7 @@ class _Meter:
         if not counts:
             self._bar.total = (self._bar.total or 0.0) - self._work[number]
             self._work[number] = 0.0
+        self._ended.add(number)
         self.step(number, 1.0)
 
 

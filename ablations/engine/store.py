@@ -148,17 +148,16 @@ class Store:
         shutil.rmtree(self.failed_folder(run_id), ignore_errors=True)
         self._frame = None
 
-    def fail(self, run_id: str, experiment: Experiment | None, error: str) -> Path:
+    def fail(self, run_id: str, experiment: Experiment, error: str) -> Path:
         """Record a failure, which never counts as a result. Returns the file that holds the error.
 
         Args:
             run_id: id of the run.
-            experiment: experiment of the run; None: not recorded.
+            experiment: experiment of the run.
             error: a traceback, or the message alone.
         """
         folder = self.failed_folder(run_id)
-        if experiment is not None:
-            write_json(folder / "experiment.json", experiment.to_json())
+        write_json(folder / "experiment.json", experiment.to_json())
         write_text(folder / "error.txt", error)
         return folder / "error.txt"
 

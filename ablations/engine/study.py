@@ -169,8 +169,8 @@ def column_order(train: str, test: str) -> tuple[bool, int, int, str]:
 
 
 def trained_groups(request: Request) -> tuple[Group, ...]:
-    """Trained groups that a request asks for: from scratch, and pre-trained where tables are complete."""
-    if not request.complete:
+    """Trained groups of a request: from scratch, and pre-trained where tables are complete or weights are given."""
+    if not request.complete and request.pretrained is None:
         return ("scratch",)
     return "scratch", "pretext" if request.rendered and request.pretrained is None else "pretrained"
 

@@ -14,6 +14,7 @@ from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
 from ablations.engine.study import Task
 from msinet.errors import UserError, unknown_name
+from msinet.io import stable_hash
 
 Values = Mapping[str, float]
 
@@ -69,9 +70,15 @@ class SweepOptions:
 
 
 def summary_path(request: Request, name: str) -> Path:
-    """File with the outcome of the last sweep of that name for a profile and data root."""
-    data = f"-{request.root_name}" if request.root_name else ""
-    return request.store / "sweeps" / f"{name}-{request.profile}{data}.json"
+    """File with the outcome of the last sweep of that name for a profile, a data root, its protocol and the recipes."""
+    settings = [request.recipe, request.search_recipe, request.recipe_of, request.name, request.keep_same_camera]
+    if request.data_root is not None:
+        settings.append(str(request.root.resolve()))
+    usual = replace(
+        request, data_root=None, recipe=(), search_recipe=(), recipe_of="paper", name="", keep_same_camera=False
+    )
+    words = [name, request.profile, request.root_name, "" if usual == request else stable_hash(settings)[:6]]
+    return request.store / "sweeps" / f"{'-'.join(filter(None, words))}.json"
 
 
 def set_name(task: Task) -> str:

@@ -71,7 +71,7 @@ def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
 STUDY = Study(
     name="sweep_overlap",
     title="Sweep: the overlap chosen on held-out identities",
-    varies="overlap of the two sides (optionally side ratio, temperature, momentum), chosen on held-out identities",
+    varies="overlap of the two sides (--vary: side ratio, temperature, momentum), chosen on held-out identities",
     fixed="supernet, iterations of the search, training recipe of the profile, data set (MSMT17, or first available)",
     nuisance="seed of the last trainings",
     cells=cells,

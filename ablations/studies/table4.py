@@ -41,7 +41,7 @@ def rows_of(request: Request) -> list[Row]:
     found: list[Row] = []
     for method in (START, TRANSFER, *METHODS):
         learned = {START: "nothing", TRANSFER: "source"}.get(method, "target")
-        for name in request.models or map(request.named, (PLAIN, "msinet")):
+        for name in dict.fromkeys(map(request.named, request.models or (PLAIN, "msinet"))):
             backbone, width = split_name(name)
             row: Row = {"method": name_of(method, backbone), "backbone": backbone, "width": width, "learned": learned}
             found.append(row)

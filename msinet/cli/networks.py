@@ -202,6 +202,8 @@ class Embed(WeightsFile):
         if self.images is not None and any(given.values()):
             flags = ", ".join(flag for flag, value in given.items() if value)
             raise UserError(f"{flags} has no effect on a folder of images; leave it out, or pass --data-root instead")
+        if self.selection.keep_same_camera:
+            raise UserError("--keep-same-camera has no effect on embed, which ranks nothing; leave it out")
         if self.out.suffix.lower() not in (".npz", ".csv"):
             raise UserError(f"--out {self.out}: the suffix chooses the format, .npz or .csv")
         if distributed.leads():

@@ -57,9 +57,8 @@ def summary(report: Report) -> Part:
             "orders": [*obstacles(table, compared), *orders(table, compared)] if table and compared else [],
             "leaning": Counter(verdict.leans for verdict in report.verdicts),
             "latency_command": report.bench_command("latency"),
-            "add_command": shlex.join(
-                ["python", "-m", "reports", "reference", "add", "--machine", "NAME", *request.as_args()]
-            ),
+            "add_command": "python -m reports reference add --machine NAME --who PERSON "
+            + shlex.join(request.as_args()),
         }
     )
 

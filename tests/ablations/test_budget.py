@@ -22,6 +22,7 @@ from ablations.engine.priorities import PRIORITIES
 from ablations.engine.request import Request
 from ablations.engine.resolve import Run
 from ablations.studies import find_study
+from msinet.errors import UserError
 from msinet.search.split import split_identities
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, Search, Unsupervised, with_settings
@@ -92,6 +93,33 @@ def test_without_known_step_times_they_are_assumed(now: list[float]) -> None:
         assert not budget.admits(large, 10_000)
         budget.rates["msinet", "pretrain", 64, 32] = 9.0
         assert budget.rate(key_of(MSINET)) == at_64  # another task tells nothing
+
+
+def test_steps_of_larger_images_take_longer_on_a_cpu(now: list[float]) -> None:
+    for device, at_256 in (("cpu", 16 * 0.5), ("H200", 0.5)):
+        budget = Budget.of(5.0, device)
+        budget.rates["osnet", "train", 64, 32] = 0.5
+        assert budget.rate(("msinet", "train", 256, 128)) == at_256
+        assert budget.rate(("msinet", "train", 32, 16)) == 0.5
+
+
+@pytest.mark.parametrize("content", [None, "a,b\n1,2\n", "network,task,height,width\nmsinet,train,high,32\n"])
+def test_unusable_step_times_are_one_clear_error(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "steps.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"--step-times .*steps.csv is not a steps.csv of `bench gpu`"):
+        Budget.of(1.0, "cpu", path)
+
+
+def test_times_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="--minutes must be at least 0"):
+        Budget.of(-1.0, "cpu")
+    assert main(["fill", "--minutes", "0"]) == 2
+    assert main(["fill", "--profile", "paper"]) == 2
+    error = capsys.readouterr().err
+    assert "--minutes must be above 0" in error
+    assert "fill runs on the rendered world, in profile smoke, mini, full, not paper" in error
 
 
 SIZE = {"recipe.height": 64, "recipe.width": 32}

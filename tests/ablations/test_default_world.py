@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -23,10 +24,10 @@ from ablations.engine.request import PRETEXT, Request
 from ablations.engine.resolve import resolve
 from ablations.engine.results import results
 from ablations.engine.store import Store
-from ablations.engine.study import column_label
+from ablations.engine.study import column_label, trained_groups
 from ablations.studies import find_study
 from msinet.data.rendered import WORLD
-from msinet.errors import DataError, UserError
+from msinet.errors import Busy, DataError, UserError
 from msinet.models import build_model, save_weights
 from msinet.models.foreign import weights_hash
 from msinet.synthetic import SETS, SIZES, folder_of, render
@@ -184,6 +185,54 @@ def test_status_names_a_set_that_is_not_rendered_yet(nothing: Path, tmp_path: Pa
         "error: veri776 is not rendered yet; python -m ablations run renders it on first use\n"
     )
     assert {path.name for path in root.iterdir() if path.is_dir()} == {FOLDERS["market1501"]}
+
+
+def test_status_shows_the_runs_that_run_will_carry_out(nothing: Path, tmp_path: Path, words: Words, capsys) -> None:
+    render(asked(tmp_path).root, SIZES["smoke"], names=("msmt17",), progress=False)
+    capsys.readouterr()
+    assert main(["status", "table5", "--profile", "smoke", "--store", str(tmp_path / "results")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("veri776->vehicleid" in line for line in lines)
+    assert not any("msmt17" in line for line in lines)
+    # Tables show what the sets on disk can have.
+    resolution = resolve(find_study("table5"), Request("smoke", store=tmp_path), Store(tmp_path))
+    assert {one.cell.train for one in resolution.cells} == {"msmt17"}
+
+
+def test_a_study_without_cells_is_one_clear_error(nothing: Path, tmp_path: Path, monkeypatch) -> None:
+    request = Request("mini", store=tmp_path)
+    monkeypatch.setattr(Request, "available_datasets", lambda _: ("vehicleid",))
+    for name in ("table2", "table5", "figure5e"):
+        with pytest.raises(UserError, match="vehicleid"):
+            resolve(find_study(name), request, Store(tmp_path), load=lambda _: SimpleNamespace(fingerprint="v"))
+
+
+def test_a_mistyped_data_root_is_not_replaced_by_other_results(
+    there: Finished, tmp_path: Path, words: Words, capsys
+) -> None:
+    wrong = tmp_path / "typo"
+    assert main(words("run", there.store, "--data-root", str(wrong), datasets=())) == 2
+    assert f"data root {wrong} does not exist" in capsys.readouterr().err
+    assert main(words("status", there.store, "--data-root", str(wrong), datasets=())) == 0
+    assert capsys.readouterr().out.startswith(f"no images in {wrong}; the records of {there.store} decide\n")
+
+
+def test_another_pretraining_in_progress_does_not_stop_the_other_runs(nothing, tmp_path, monkeypatch, capsys) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise Busy("a pre-training in W is in progress in another process")
+
+    monkeypatch.setattr(ablations.engine.prepare, "pretrain", busy)
+    request = asked(tmp_path, datasets=("market1501",))
+    ablations.engine.prepare.prepare(find_study("table2"), request, RunOptions(progress=False))
+    assert "is in progress in another process" in capsys.readouterr().out
+    states = {one.cell.group: one.state for one in resolve(find_study("table2"), request, Store(tmp_path)).cells}
+    assert (states["scratch"], states["pretext"]) == ("missing", "blocked")
+
+
+def test_given_weights_add_their_group_to_short_tables() -> None:
+    short, given = Request("mini"), Request("mini", pretrained=Path("weights"))
+    assert trained_groups(short) == ("scratch",)
+    assert trained_groups(given) == ("scratch", "pretrained")
 
 
 def test_joined_sets_are_rendered_and_have_no_oracle(nothing: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ablations.engine.engines import Outcome
 from ablations.engine.experiment import Experiment
 from ablations.engine.parallel import Plan, at_once, choose_jobs, one_by_one
 from ablations.engine.resolve import Run
+from ablations.engine.runner import _Meter
 from ablations.engine.store import Store
 from msinet.errors import UserError
 from msinet.training.fit import _interruptible
@@ -33,6 +34,14 @@ TWO = Plan(2, 1)
 
 def experiment(name: str) -> Experiment:
     return Experiment(name, "market1501", "market1501", resolve("smoke", "market1501").recipe, "smoke")
+
+
+def test_the_bar_does_not_go_back_when_a_process_reports_late() -> None:
+    with _Meter("table", [1.0, 3.0], visible=True, below=False) as meter:
+        meter.end(0, counts=True)
+        meter.step(0, 0.0)  # the share of a run that ranked weights of another one
+        meter.step(1, 0.5)
+        assert meter._bar.n == 2.5
 
 
 SEARCH = Run(

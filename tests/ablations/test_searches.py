@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -334,6 +335,21 @@ def test_several_settings_have_importances(store: Path, tmp_path: Path) -> None:
 def test_a_sweep_that_makes_no_sense_is_refused(changes: dict[str, object], message: str, store: Path) -> None:
     with pytest.raises(UserError, match=message):
         run_sweep(Request(profile="smoke", store=store), QUIET, OVERLAP, SweepOptions(**changes))  # type: ignore[arg-type]
+
+
+def test_sweeps_with_other_recipes_or_data_have_other_files(tmp_path: Path) -> None:
+    request = Request("smoke", store=tmp_path)
+    assert summary_path(request, "overlap") == tmp_path / "sweeps" / "overlap-smoke.json"
+    assert summary_path(replace(request, seeds=3, datasets=("msmt17",)), "overlap") == summary_path(request, "overlap")
+    others = [
+        replace(request, recipe=("epochs=1",)),
+        replace(request, search_recipe=("epochs=1",)),
+        replace(request, recipe_of="authors"),
+        replace(request, data_root=tmp_path / "a" / "photos"),
+        replace(request, data_root=tmp_path / "b" / "photos"),
+        replace(request, data_root=tmp_path / "b" / "photos", keep_same_camera=True),
+    ]
+    assert len({summary_path(one, "overlap") for one in (request, *others)}) == 7
 
 
 @pytest.mark.slow

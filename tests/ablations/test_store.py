@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from ablations.engine.experiment import Experiment
+from ablations.engine.options import ClusterOptions
 from ablations.engine.resolve import Run
 from ablations.engine.status import seconds_left
 from ablations.engine.store import Store
@@ -65,6 +66,14 @@ def elsewhere(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 # Publishing
+
+
+def test_cluster_options_need_a_cluster() -> None:
+    assert not ClusterOptions().remote
+    assert ClusterOptions(on="slurm", partition="gpu").remote
+    for changes in ({"partition": "gpu"}, {"threads": 2}, {"address": "auto"}):
+        with pytest.raises(UserError, match="no effect without --on ray or slurm"):
+            ClusterOptions(**changes)  # type: ignore[arg-type]
 
 
 def test_a_published_run_holds_all_of_it(store: Store) -> None:

@@ -1,6 +1,7 @@
 """Table 4 end to end: starting weights, direct transfer and every method, on the small data sets."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from ablations.__main__ import main
 from ablations.engine.request import Request
 from ablations.engine.store import Store
+from ablations.studies import find_study
 from ablations.studies.table4 import METHODS, START, TRANSFER
 from msinet.models import build_model, load_weights, save_weights
 from msinet.training.recipe import ADAPTING, ALONE, Unsupervised
@@ -55,6 +57,13 @@ def test_the_whole_table_runs_once(data_root: Path, tmp_path: Path, capsys) -> N
     capsys.readouterr()
     assert main(words) == 0
     assert len(Store(store).frame()) == len(frame)
+
+
+def test_networks_asked_for_have_the_width_of_the_profile_and_one_row_each(tmp_path: Path) -> None:
+    sets = ("market1501", "msmt17")
+    default = Request(profile="smoke", store=tmp_path)
+    asked = replace(default, models=("resnet50", "msinet", "msinet", "msinet_x0_25"))
+    assert find_study("table4").cells(asked, sets) == find_study("table4").cells(default, sets)
 
 
 def test_in_mini_methods_with_a_source_take_the_labelled_steps_of_direct_transfer(data_root: Path) -> None:
