@@ -8,9 +8,11 @@ from msinet.environment import tune_process
 def main() -> None:
     """Entry point of the console script."""
     tune_process()
-    from msinet.cli import run_command
-    from msinet.terminal import quietly
-
+    try:
+        from msinet.cli import run_command
+        from msinet.terminal import quietly
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(quietly(run_command))
 
 

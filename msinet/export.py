@@ -1,6 +1,7 @@
 """Export to ONNX or TorchScript: the deployed form of a network, compared with the network itself."""
 
 import copy
+import io
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -74,7 +75,9 @@ def export(network: nn.Module, path: Path, image: tuple[int, int], notes: Mappin
             warnings.simplefilter("ignore")  # torch.jit is deprecated, but read by older programs
             traced = torch.jit.trace(shipped, torch.randn(2, 3, *image))  # type: ignore[no-untyped-call]
             extra = {name: value.encode() for name, value in (notes or {}).items()}
-            torch.jit.save(traced, str(temporary), _extra_files=extra)
+            held = io.BytesIO()  # torch's own writer ends the process on a full disk
+            torch.jit.save(traced, held, _extra_files=extra)
+        temporary.write_bytes(held.getvalue())
         images = _examples(image)
         with torch.inference_mode():
             return _compared(path, _features(network, images), traced(images).numpy(), "TorchScript")

@@ -180,6 +180,7 @@ def image_files(folder: StrPath) -> list[Path]:
         found = files.image_files(path)
     except OSError as error:
         raise DataError(f"{path}: {error}; check its permissions") from error
+    files.print_others(path)
     if not found:
         raise DataError(f"{path} holds no images: no file ends with {', '.join(sorted(SUFFIXES))}")
     return found

@@ -15,7 +15,7 @@ from ablations.engine.reference import reference_folder
 from ablations.engine.request import Request
 from ablations.studies import STUDIES, find_study
 from msinet.errors import UserError
-from msinet.io import file_errors, write_text
+from msinet.io import check_writable, file_errors, write_text
 from msinet.terminal import INTERRUPTED, example_at_end, expanded, quietly
 from msinet.training.options import RankingOptions
 from reports.formats import as_text, brief, write_table
@@ -187,6 +187,7 @@ class Ranked:
 
         if self.queries < 1:
             raise UserError(f"--queries must be at least 1, got {self.queries}")
+        check_writable(self.out)
         build_browser(self.weights, given_dataset(self.request), self.queries, self.run_options, self.out)
         return written([self.out])
 

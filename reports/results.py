@@ -21,7 +21,7 @@ from ablations.engine.results import results
 from ablations.engine.store import Store
 from ablations.studies import STUDIES, find_study
 from msinet.data.datasets import Dataset
-from msinet.errors import UserError
+from msinet.errors import UserError, unknown_name
 
 #: Metrics of a ranking.
 METRICS = ("R1", "R5", "R10", "mAP", "mINP")
@@ -219,6 +219,9 @@ class ReferenceResults(Results):
 
     def __init__(self, request: Request, machine: str = "") -> None:
         super().__init__(request, machine)
+        known = [path.name for path in sorted(reference_folder().glob("*/"))]
+        if machine and machine not in known:
+            raise unknown_name("machine", machine, known)
         self.store = Store(nearby(reference_folder()))
         self._found: dict[str, Found | None] = {}
         self._homes: dict[str, ReferenceStore] = {}

@@ -324,8 +324,8 @@ class Find(WeightsFile):
         paths, labels = gallery_of(self.gallery)
         embedder = self.load(device=self.run_options.device)
         check_writable(self.out / PICTURE)
-        found = collected(embedder, self, paths, self.run_options)
         own = collected(embedder, self, queries, self.run_options)
+        found = collected(embedder, self, paths, self.run_options)
         lists = find(own, found, self.k, labels)
         for line in lists[0].lines() if len(lists) == 1 else ():
             print(line)
@@ -343,8 +343,10 @@ class Export(WeightsFile):
     def __call__(self) -> int:
         """Export and compare."""
         from msinet.export import describe_export, export, need_format
+        from msinet.io import check_writable
 
         need_format(self.out)
+        check_writable(self.out)
         embedder = self.load()
         image = (embedder.height, embedder.width)
         difference = export(embedder.network, self.out, image, describe_export(embedder))

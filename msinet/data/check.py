@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from msinet.data.datasets import Dataset
-from msinet.data.layouts import available, card_of, cards, load_dataset, missing_root, nearly
+from msinet.data.layouts import ALL, available, card_of, cards, load_dataset, missing_root, nearly
 from msinet.data.loading import undecodable
 from msinet.data.matches import count_queries
 from msinet.errors import DataError, first_few
@@ -62,7 +62,11 @@ def recognised(root: Path, datasets: tuple[str, ...] = ()) -> tuple[str, ...]:
 def _check_one(name: str, root: Path, decode: bool, progress: bool, keep_same_camera: bool) -> bool:
     card = card_of(name)
     try:
-        dataset = load_dataset(name, root, keep_same_camera=keep_same_camera)
+        dataset = load_dataset(name, root, keep_same_camera=keep_same_camera, needs=())
+        parts = ALL
+        if dataset.layout == "list":  # one with training images alone can be trained on, one without can be ranked
+            parts = ALL[:1] * bool(dataset.train) + ALL[1:] * bool(dataset.test)
+        dataset = load_dataset(name, root, keep_same_camera=keep_same_camera, needs=parts)
     except DataError as error:
         print(f"{name}\n  UNUSABLE: {error}\n")
         return False
@@ -87,7 +91,11 @@ def _check_one(name: str, root: Path, decode: bool, progress: bool, keep_same_ca
 def _remarks(dataset: Dataset) -> list[str]:
     """Remarks on unexpected properties of a data set."""
     card = card_of(dataset.name)
-    remarks = [str(count_queries(dataset))]
+    remarks = (
+        [str(count_queries(dataset))] if dataset.test else ["no test images: train on it and rank another --target"]
+    )
+    if not dataset.train:
+        remarks.append("no training images: it can only be ranked")
     if not dataset.remove_same_camera:
         remarks.append("no gallery image is left out because of its camera")
     if dataset.layout == "list":
@@ -117,6 +125,8 @@ def _copies(dataset: Dataset) -> list[str]:
 
     In sets with cameras, copies with the query's identity and camera are left out of the ranking.
     """
+    if not dataset.test:
+        return []
     draw = dataset.draws[0]
     gallery: dict[int, list[int]] = {}
     for i in draw.gallery:

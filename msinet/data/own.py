@@ -81,6 +81,10 @@ def notice(root: Path, name: str = "") -> list[str]:
     return names
 
 
+#: Longest name of a data set, in bytes.
+LONGEST = 100
+
+
 def lists_in(root: Path) -> list[Path]:
     """The lists of images at a path: the file itself, or the CSV files with the needed columns in a folder.
 
@@ -91,12 +95,14 @@ def lists_in(root: Path) -> list[Path]:
     """
     if root.is_file():
         columns = _columns(root)
+        if not columns and not _is_text(root):
+            raise DataError(f"{root} is not UTF-8 text; save it as CSV in UTF-8")
         missing = [column for column in NEEDED if column not in columns]
         if missing:
             hints = [did_you_mean(column, columns) for column in missing]
             raise DataError(
                 f"{root} is not a list of images: its first line lacks {', '.join(missing)}. "
-                f"Found: {', '.join(columns) or 'nothing'}.{''.join(hints)} Expected a CSV file with the columns "
+                f"Found: {first_few(columns) or 'nothing'}.{''.join(hints)} Expected a CSV file with the columns "
                 f"{', '.join(NEEDED)} and, if known, {CAMERA}"
             )
         return [root.resolve()]
@@ -119,7 +125,11 @@ def _enter(name: str, card: DatasetCard, root: Path, path: Path, parser: Parser)
         raise DataError(f"{path}: {name!r} is the name of a known data set; choose another with --name, or rename it")
     if not re.fullmatch(r"[\w.-]+", name) or name.endswith(HELD_OUT):
         raise DataError(
-            f"{name!r} cannot name a data set; use letters, digits, '_', '-' and '.', not {HELD_OUT} at the end"
+            f"{path}: {name!r} cannot name a data set; use letters, digits, '_', '-' and '.', not {HELD_OUT} at the end"
+        )
+    if len(name.encode()) > LONGEST:  # names of cache files contain it
+        raise DataError(
+            f"{path}: the name of the data set has more than {LONGEST} bytes; choose a shorter one with --name"
         )
     OWN[name] = OwnSet(card, root.resolve(), path, parser)
 
@@ -145,11 +155,19 @@ def _columns(path: Path) -> list[str]:
     """The first line of a CSV file as lower-case column names; empty if it is not text."""
     try:
         with path.open("rb") as stream:
-            line = stream.readline(1 << 16).decode("utf-8-sig")
+            line = (stream.readline(1 << 16).decode("utf-8-sig").splitlines() or [""])[0]  # also of old Macs
         row = next(csv.reader([line], delimiter=delimiter_of(line), skipinitialspace=True), [])
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
     return [column.strip().lower() for column in row]
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def delimiter_of(line: str) -> str:
@@ -179,6 +197,8 @@ def read_entries(path: Path, needed: Sequence[str] = NEEDED) -> list[Entry]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}); save it as CSV in UTF-8") from error
     columns, entries = _columns(path), []
+    if twice := [column for column in (*NEEDED, CAMERA) if columns.count(column) > 1]:
+        raise DataError(f"{path}:1: column {twice[0]} occurs twice; rename or remove one")
     delimiter = delimiter_of(text.partition("\n")[0])
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
@@ -277,7 +297,8 @@ def checked_files(path: Path, entries: Sequence[Entry]) -> list[Path]:
         first = missing[0]
         raise DataError(
             f"{path}:{entries[first].line}: {files[first]} does not exist, {len(missing)} of {len(files)} images are "
-            f"missing; paths are relative to {path.parent}.{nearest_existing(files[first])}"
+            f"missing; paths are relative to {path.parent}"
+            + ("; write / in place of \\" if "\\" in entries[first].path else f".{nearest_existing(files[first])}")
         )
     return files
 

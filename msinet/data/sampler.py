@@ -33,7 +33,7 @@ def pk_batches(labels: ArrayLike, p: int, k: int, seed: Sequence[int]) -> list[l
     if len(groups) < p:
         raise DataError(
             f"a batch needs {p} identities, but the training set has {len(groups)}; "
-            "take fewer identities per batch or more data"
+            f"take fewer per batch (--recipe identities={max(1, len(groups))}) or more data"
         )
     chunks: list[list[np.ndarray]] = []
     for group in groups:

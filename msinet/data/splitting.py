@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msinet.data.layouts.files import image_files
+from msinet.data.layouts.files import image_files, print_others
 from msinet.data.own import SPLITS, checked_files, read_entries
 from msinet.errors import DataError, UserError, first_few
 from msinet.io import nearest_existing, write_csv
@@ -72,6 +72,12 @@ def split(source: Path, out: Path, *, test: float = 0.5, queries: int = 1, seed:
         for name, text in row.items():
             if text != text.strip() or not _is_text(text):
                 raise DataError(f"{text!r} cannot stand in a list ({name}: blanks at an end, or not UTF-8); rename it")
+    tested = sorted({row["identity"] for row in rows if row["split"] == "gallery"})
+    if not any(row["split"] == "query" for row in rows):
+        raise DataError(
+            f"no test identity has two images, so there is no query: {first_few(tested)}; add images or change --test or "
+            "--seed"
+        )
     write_csv(out, rows)
     return {name: sum(row["split"] == name for row in rows) for name in SPLITS}
 
@@ -117,6 +123,7 @@ def _of_folders(source: Path) -> list[Labelled]:
         raise DataError(f"{source} does not exist; {EXPECTED}.{nearest_existing(source)}")
     source = source.resolve()
     found = [(path, path.relative_to(source).parts) for path in image_files(source)]
+    print_others(source)
     loose = [path for path, parts in found if len(parts) == 1]
     if loose:
         raise DataError(f"{source}: {len(loose)} image(s) outside an identity folder: {first_few(loose)}; {EXPECTED}")

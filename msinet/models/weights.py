@@ -269,6 +269,9 @@ def _check(path: Path, state: Any) -> State:
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(f"{path}: entry {key!r} is no tensor but {type(value).__name__}; {EXPECTED}")
+        small = value.dtype in (torch.int8, torch.uint8) or value.is_quantized
+        if value.layout != torch.strided or value.is_meta or value.is_complex() or small:
+            raise WeightsError(f"{path}: {key} is not a plain tensor of real numbers; save float32 weights")
         if not value.isfinite().all():
             raise WeightsError(
                 f"{path}: {key} has NaN or infinite values, as after a diverged run; use an earlier checkpoint"

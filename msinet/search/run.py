@@ -62,7 +62,7 @@ def _search(here: RunFolder, search_run: SearchRun, on_step: OnStep | None) -> R
     pixels = open_pixels(source, "train", size.height, size.width, cache=options.cache, progress=options.progress)
     here.log(f"{search_run.title} ({source.fingerprint}), {describe(here.device)}")
     if recipe.search_settings.mechanism == "tpe":
-        here.replace_result()
+        here.set_aside()
         genotype, result, found = search_trials(here, search_run, pixels, on_step)
     else:
         result = _search_supernet(here, search_run, network, pixels, on_step)
@@ -80,6 +80,7 @@ def _search(here: RunFolder, search_run: SearchRun, on_step: OnStep | None) -> R
         provenance = {"model": search_run.model, "source": source.name, "seed": search_run.seed}
         write_json(here.path / GENOTYPE, {**provenance, "options": dict(search_run.options), **record})
         write_json(here.result, record)
+        here.remove_set_aside()
     return record
 
 
@@ -101,7 +102,7 @@ def _search_supernet(
         here.options.workers,
         graphs=here.graphs,
     )
-    here.replace_result()
+    here.set_aside()
     return here.fit(task, search_run.identity, on_step, search_run.title)
 
 

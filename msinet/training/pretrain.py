@@ -125,7 +125,7 @@ def _pretrain(here: RunFolder, pretraining: Pretraining, on_step: OnStep | None)
     pixels = FolderImages(data.root, data.train)
     batches = Batches(pixels, data.train_labels, recipe, seed, here.device, here.options.workers)
     task = Supervised(network, batches, evaluate, here.options.evaluate_every, graphs=here.graphs)
-    _set_aside(here.result)
+    here.set_aside(here.result.with_suffix(".json"))
     result = here.fit(task, pretraining.identity, on_step, f"{model} {data.name} seed {pretraining.seed}")
     began = time.perf_counter()
     final = evaluate()
@@ -158,21 +158,8 @@ def _pretrain(here: RunFolder, pretraining: Pretraining, on_step: OnStep | None)
         write_json(here.result.with_suffix(".json"), record)
         metadata = {"recipe": json.dumps(settings(recipe)), **provenance}
         save_weights(network, here.result, {name: str(value) for name, value in metadata.items()})
-        for path in (here.result, here.result.with_suffix(".json")):  # also of a run that was interrupted and resumed
-            _before(path).unlink(missing_ok=True)
+        here.remove_set_aside(here.result.with_suffix(".json"))
     return record
-
-
-def _set_aside(weights: Path) -> None:
-    """Rename the weights and the record of an earlier training to X.before.*, which the new ones replace at the end."""
-    if distributed.leads():
-        for path in (weights, weights.with_suffix(".json")):
-            if path.exists():
-                path.replace(_before(path))
-
-
-def _before(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.before{path.suffix}")
 
 
 def _verify(data: ClassFolders, progress: bool) -> None:

@@ -127,10 +127,10 @@ class WithLabels(Kind):
         self, here: RunFolder, training: Training, network: nn.Module, evaluate: Callable[[nn.Module], Row]
     ) -> Task:
         """Train with the losses of the recipe."""
-        pixels = open_images(here, training.source, "train", training.recipe)
         labels, recipe = training.source.labels, training.recipe
+        recipe.sampler.batches(labels, seed=training.batches_seed, epoch=0)  # too small a set is an error now
+        pixels = open_images(here, training.source, "train", recipe)
         batches = Batches(pixels, labels, recipe, training.batches_seed, here.device, here.options.workers)
-        batches.of_epoch(0)  # too few identities are an error now, before the result of an earlier run is removed
         every, graphs = here.options.evaluate_every, here.graphs
         return Supervised(network, batches, lambda: evaluate(network), every, graphs=graphs)
 
@@ -182,7 +182,7 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None, kind: Kind
     described = f"{training.model} {dict(training.options)} on {source.name} ({source.fingerprint})"
     here.log(f"{described}, seed {training.seed}, {describe(here.device)}")
     result, steps = Result((), 0.0, 0), 0
-    here.replace_result()
+    here.set_aside()
     if task is not None:
         result = here.fit(task, training.identity, on_step, f"{training.model} {source.name} seed {training.seed}")
         network, steps = task.trained, result.steps
@@ -225,6 +225,7 @@ def _run(here: RunFolder, training: Training, on_step: OnStep | None, kind: Kind
         if final is not None:
             write_csv(here.path / "queries.csv", _per_query(final, target))
         write_json(here.result, record)
+        here.remove_set_aside()
     return record
 
 

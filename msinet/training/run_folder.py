@@ -51,10 +51,20 @@ class RunFolder:
         with (self.path / "log.txt").open("a", encoding="utf-8") as stream:
             stream.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {message}\n")
 
-    def replace_result(self) -> None:
-        """Remove the result of an earlier run. Call this when the inputs are known to be good."""
+    def set_aside(self, *others: Path) -> None:
+        """Rename the result of an earlier run, and other files of it, to X.before.*, until this run has ended.
+
+        Call this when the inputs are known to be good.
+        """
         if distributed.leads():
-            self.result.unlink(missing_ok=True)
+            for path in (self.result, *others):
+                if path.exists():
+                    path.replace(before(path))
+
+    def remove_set_aside(self, *others: Path) -> None:
+        """Remove what `set_aside` renamed, also in an earlier attempt at this run."""
+        for path in (self.result, *others):
+            before(path).unlink(missing_ok=True)
 
     def fit(self, task: Task, identity: str, on_step: OnStep | None, title: str) -> Result:
         """Train a task with its checkpoints in this folder."""
@@ -69,6 +79,11 @@ class RunFolder:
         used = {"precision_used": precision_used(recipe.precision, self.device)}
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         return {**found, **values, **used, **describe(self.device), "finished": finished}
+
+
+def before(path: Path) -> Path:
+    """The name of a file of an earlier run while the new one is in progress."""
+    return path.with_name(f"{path.stem}.before{path.suffix}")
 
 
 @contextmanager

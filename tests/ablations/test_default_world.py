@@ -304,9 +304,10 @@ def test_only_the_sets_asked_for_are_rendered_and_given_weights_win(
     root = asked(store).root
     assert {path.name for path in root.iterdir() if not path.name.startswith(".")} == {FOLDERS["market1501"]}
     assert not (store / "pretrained").exists()
-    # A world of some sets has their columns.
+    # A table has the columns of the rendered sets; status shows those that run would render as well.
     assert main(words("status", store, "--pretrained", str(folder), datasets=(), recipe=("epochs=0",))) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "5 done"
+    assert capsys.readouterr().out.splitlines()[-1] == "5 done, 19 missing"
+    assert set(table(store, recipe=("epochs=0",), pretrained=folder)["state"]) == {"done"}
 
 
 def test_given_weights_win_over_those_of_the_pretext_set(there: Finished, tmp_path: Path) -> None:

@@ -138,6 +138,14 @@ def test_onnx_gives_the_same_features_for_any_batch(
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * abs(expected).max())
 
 
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_read(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").touch()
+    for out in ("a.pt", "a.onnx"):
+        words = ["export", "--weights", str(tmp_path / "none.safetensors"), "--out", str(tmp_path / "file" / out)]
+        assert run_command(words) == 2
+        assert f"{tmp_path}/file" in capsys.readouterr().err
+
+
 class Early(nn.Module):
     """A norm before the convolution that is registered first, which `fold` takes for the other order."""
 

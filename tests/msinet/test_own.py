@@ -121,6 +121,8 @@ def test_words_become_numbers(words: list[str], expected: tuple[dict[str, int], 
         ("Köln 02/3.png", "Köln 02/2.png", r"list.csv:9: photos/Köln 02/2.png is in train already \(line 8\)"),
         ("Köln 02/3.png", "x/../Köln 02//2.png", r"list.csv:9: photos/x/../Köln 02//2.png is in train .*line 8"),
         ("Köln 02/3.png", "Köln 02/4.png", r"list.csv:9: .*4.png does not exist, 1 of 40 .*Did you mean '.\.png'"),
+        (HEADER, "path,identity,identity,split", r"list.csv:1: column identity occurs twice"),
+        ("photos/Köln 02/3.png", "photos\\Köln 02\\3.png", r"does not exist, 1 of 40 .*; write / in place of"),
         ("walker-2,cam0", "walker,2,cam0,", r"list.csv:6: 6 values for 4 columns; put values .* in double quotes"),
     ],
 )
@@ -135,9 +137,20 @@ def test_what_is_wrong_with_a_list_is_said_with_its_line(tmp_path: Path, old: st
 
 def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
     file = write_list(tmp_path / "own")
-    file.write_bytes(file.read_text(encoding="utf-8").encode("latin1"))
-    with pytest.raises(DataError, match="not UTF-8 text"):
-        load_dataset("own", file)
+    text = file.read_text(encoding="utf-8")
+    for encoding in ("latin1", "utf-16"):
+        file.write_bytes(text.encode(encoding))
+        with pytest.raises(DataError, match="not UTF-8 text"):
+            load_dataset("own", file)
+    file.write_text(text.replace("\n", "\r"), encoding="utf-8", newline="")  # lines of old Macs
+    assert len(load_dataset("own", file).train) == 24
+
+
+def test_a_name_that_files_cannot_have_is_refused(tmp_path: Path) -> None:
+    file = write_list(tmp_path, f"{'ü' * 60}.csv")
+    with pytest.raises(DataError, match=r"more than 100 bytes; choose a shorter one with --name"):
+        notice(file)
+    assert notice(file, "short") == ["short"]
 
 
 def test_a_list_may_hold_images_anywhere(tmp_path: Path) -> None:
@@ -185,7 +198,7 @@ def test_the_size_of_an_image_is_that_of_its_pixels(tmp_path: Path, orientation:
     assert size_of(path) == decode(path).shape[:2] == ((5, 3) if orientation > 4 else (3, 5))
 
 
-def test_a_list_of_test_images_alone_can_be_ranked_and_one_of_training_images_trains(tmp_path: Path) -> None:
+def test_a_list_of_test_images_alone_can_be_ranked_and_one_of_training_images_trains(tmp_path: Path, capsys) -> None:
     file = write_list(tmp_path / "own")
     lines = file.read_text(encoding="utf-8").splitlines()
     for name, kept in (("tested", ("query", "gallery")), ("trained", ("train",))):
@@ -198,6 +211,9 @@ def test_a_list_of_test_images_alone_can_be_ranked_and_one_of_training_images_tr
         load_dataset("tested", root)
     with pytest.raises(DataError, match="the query split holds no images"):
         load_dataset("trained", root)
+    for name, remark in (("tested", "no training images: it can only be ranked"), ("trained", "rank another --target")):
+        assert run_command(["data", "check", str(root), "--datasets", name]) == 0
+        assert remark in capsys.readouterr().out
 
 
 def test_another_name_for_a_known_layout(data_root: Path, tmp_path: Path) -> None:
@@ -361,6 +377,10 @@ def test_a_set_one_level_down_is_found_and_a_missing_entry_is_named(own_copy, tm
     (deep / "query").rename(tmp_path / "query")
     with pytest.raises(DataError, match=r"Market-1501, which lacks query of the layout of market1501"):
         load_dataset("market1501", deep)
+    (tmp_path / "query").rename(deep / "query")
+    shutil.copytree(deep.parent, tmp_path / "deep" / "copy")
+    with pytest.raises(DataError, match=r"several folders under .*deep hold market1501: .*; give one of them"):
+        load_dataset("market1501", tmp_path / "deep")
     with pytest.raises(DataError, match=r"deap does not exist; .*Did you mean 'deep'"):
         load_dataset("market1501", tmp_path / "deap")
 
@@ -395,6 +415,9 @@ def test_folders_of_identities_are_split_by_seed(tmp_path: Path, capsys) -> None
     assert run_command(["data", "split", str(tmp_path / "people"), "--out", str(tmp_path / "a b.csv")]) == 0
     assert f"msinet data check '{tmp_path}/a b.csv'\n" in capsys.readouterr().out
     assert outs["a"] == outs["again"] != outs["other"]
+    (tmp_path / "people" / "person 1" / "phone.heic").touch()
+    assert run_command(["data", "split", str(tmp_path / "people"), "--out", str(tmp_path / "b.csv")]) == 0
+    assert "1 files without an image suffix are not used" in capsys.readouterr().err
     by_split = {s: {row["identity"] for row in outs["a"] if row["split"] == s} for s in ("train", "query", "gallery")}
     assert len(by_split["train"]) == 6
     assert not by_split["train"] & by_split["gallery"]
@@ -420,6 +443,7 @@ def test_folders_of_identities_are_split_by_seed(tmp_path: Path, capsys) -> None
         (["people", "--out", "list.txt"], "must end with .csv"),
         (["people", "--test", "0.1"], "identities give 0 for testing"),
         (["poeple"], "Did you mean 'people'"),
+        (["people", "--test", "0.3"], "no test identity has two images, so there is no query: "),
         (["people/ann"], "outside an identity folder"),
     ],
 )
@@ -428,6 +452,7 @@ def test_what_cannot_be_split_is_said(tmp_path: Path, monkeypatch, capsys, words
         draw(tmp_path / "people" / name / "0.jpg", 9, 1, 1, 0, 32, 16)
     monkeypatch.chdir(tmp_path)
     assert run_command(["data", "split", *words]) == 2
+    assert not (tmp_path / "list.csv").exists()
     assert message in capsys.readouterr().err
 
 

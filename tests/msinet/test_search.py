@@ -1028,6 +1028,7 @@ def test_a_search_that_is_being_replaced_no_longer_looks_finished(market, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path, market, resume=False, at={2: interrupt})
     assert not (tmp_path / "record.json").exists()
+    assert (tmp_path / "record.before.json").exists()
 
 
 @pytest.fixture(scope="module")

@@ -401,7 +401,9 @@ def test_a_run_that_is_being_replaced_no_longer_looks_finished(market, whole, tm
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path, market, resume=False, at={2: interrupt})
     assert not (tmp_path / "record.json").exists()
+    assert json.loads((tmp_path / "record.before.json").read_text())["mAP"] > 0  # nothing is lost until then
     go(tmp_path, market)
+    assert not (tmp_path / "record.before.json").exists()
     assert outcome(tmp_path) == whole[NETWORK]
 
 

@@ -181,6 +181,14 @@ def test_released_msinet_gives_the_features_of_its_network(tmp_path: Path) -> No
         assert torch.equal(own[ours], state[theirs])
 
 
+@pytest.mark.parametrize("spoil", [lambda one: one.to("meta"), Tensor.char, lambda one: one * 1j])
+def test_entries_that_are_no_plain_numbers_are_refused(tmp_path: Path, spoil: Callable[[Tensor], Tensor]) -> None:
+    state = released("msinet_official")
+    torch.save({**state, "fc.weight": spoil(state["fc.weight"])}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"a.pth: fc.weight is not a plain tensor of real numbers"):
+        load_weights(build_model("msinet", 10), tmp_path / "a.pth")
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_released_osnet_gives_the_features_of_its_network(tmp_path: Path, prefix: str) -> None:

@@ -85,15 +85,22 @@ def find_dataset(name: str, root: Path) -> Path | None:
 
     Raises:
         UserError: unknown data set.
+        DataError: several folders one level below hold it.
     """
     card = card_of(name)
     if own := _own(name, root):
         return own.path
-    usual = [root / folder for folder in (*card.folders, ".")]
-    for folder in usual + [below / inner for below in folders_in(root) for inner in card.folders]:
-        if all((folder / need).exists() for need in card.needs) and card.needs:
-            return folder.resolve()
-    return None
+    below: list[Path] = []
+    for parent in (root, *folders_in(root)):
+        usual = [parent / folder for folder in (*card.folders, *((".",) if parent == root else ()))]
+        complete = (one for one in usual if card.needs and all((one / need).exists() for need in card.needs))
+        if (folder := next(complete, None)) is not None:
+            if parent == root:
+                return folder.resolve()
+            below.append(folder.resolve())
+    if len(set(below)) > 1:
+        raise DataError(f"several folders under {root} hold {name}: {first_few(sorted(set(below)))}; give one of them")
+    return below[0] if below else None
 
 
 #: Number of subfolders of a data root that are searched. A folder of identities has more, and holds no data sets.

@@ -2,13 +2,14 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from msinet.data.datasets import SUFFIXES, SYSTEM_FILES, Draw, Image
-from msinet.errors import DataError
+from msinet.errors import DataError, first_few
 
 
 def single_draw(query: Sequence[Image], gallery: Sequence[Image]) -> tuple[tuple[Image, ...], tuple[Draw, ...]]:
@@ -32,6 +33,12 @@ def other_files(*folders: Path) -> tuple[Path, ...]:
             if path.suffix.lower() not in SUFFIXES and path.name.lower() not in SYSTEM_FILES
         )
     )
+
+
+def print_others(folder: Path) -> None:
+    """Print the files of a folder that are left out because they have no image suffix to standard error."""
+    if others := other_files(folder):
+        print(f"{len(others)} files without an image suffix are not used: {first_few(others)}", file=sys.stderr)
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
