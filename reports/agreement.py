@@ -69,7 +69,8 @@ def with_reference(table: Table, compared: Comparisons, theirs: Table, theirs_co
             differs = decision.status in ("holds", "fails")
             words[pair.row.group, pair.row.factors, pair.column] = "differs" if differs else "agrees"
     rows = [_with_words(row, words) for row in rows]
-    lines = [*theirs.source_notes, f"python -m reports table {table.study.name} --reference shows them alone."]
+    name = table.study.name if table.study else ""
+    lines = [*theirs.source_notes, f"python -m reports table {name} --reference shows them alone."]
     lines += [f"Reference: {line}" for line in _about(theirs, theirs_compared)]
     lines += agreement_lines(table, pairs, effects, words)
     return replace(table, rows=rows, notes=[*table.notes, *lines], usual=theirs.usual)

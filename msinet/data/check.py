@@ -63,7 +63,7 @@ def _check_one(name: str, root: Path, decode: bool, progress: bool, keep_same_ca
     card = card_of(name)
     try:
         dataset = load_dataset(name, root, keep_same_camera=keep_same_camera, needs=())
-        parts = ALL
+        parts: tuple[str, ...] = ALL
         if dataset.layout == "list":  # one with training images alone can be trained on, one without can be ranked
             parts = ALL[:1] * bool(dataset.train) + ALL[1:] * bool(dataset.test)
         dataset = load_dataset(name, root, keep_same_camera=keep_same_camera, needs=parts)

@@ -1,5 +1,6 @@
 """Decoding of images with a cache, and training and test batches."""
 
+import contextlib
 import io
 import math
 import os
@@ -140,7 +141,7 @@ def _open_pixels(
     # The fingerprint alone does not change when a file is rewritten with the same size.
     contents = dataset.contents("train" if role == "train" else "test")
     key = f"{dataset.name}-{dataset.fingerprint}-{contents}-{role}{DECODER}"
-    folder = _made_cache_folder()
+    folder = cache_folder() if cache is False else _made_cache_folder()
     file = folder / f"{key}-{height}x{width}.npy"
     size = len(images) * height * width * 3
     intact = _intact(file, (len(images), height, width, 3))
@@ -155,17 +156,18 @@ def _open_pixels(
 
 
 def verify(name: str, key: str, images: Sequence[Image], *, progress: bool = True) -> None:
-    """Decode every image once, unless `key` was verified before.
+    """Decode every image once, unless `key` was verified before; a small file in the cache notes that, if possible.
 
     Raises:
         DataError: images of the set `name` that cannot be decoded, by path.
     """
-    verified = _made_cache_folder() / f"{key}.verified"
+    verified = cache_folder() / f"{key}.verified"
     if not verified.exists():
         problems = undecodable(images, progress=progress)
         if problems:
             raise _broken(name, problems)
-        write_text(verified, f"{len(images)} images decode\n")
+        with contextlib.suppress(UserError):  # a full or read-only disk costs time at the next start, no more
+            write_text(verified, f"{len(images)} images decode\n")
 
 
 def _made_cache_folder() -> Path:

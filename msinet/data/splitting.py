@@ -75,8 +75,8 @@ def split(source: Path, out: Path, *, test: float = 0.5, queries: int = 1, seed:
     tested = sorted({row["identity"] for row in rows if row["split"] == "gallery"})
     if not any(row["split"] == "query" for row in rows):
         raise DataError(
-            f"no test identity has two images, so there is no query: {first_few(tested)}; add images or change --test or "
-            "--seed"
+            f"no test identity has two images, so there is no query: {first_few(tested)}; add images, or change --test "
+            "or --seed"
         )
     write_csv(out, rows)
     return {name: sum(row["split"] == name for row in rows) for name in SPLITS}

@@ -194,6 +194,12 @@ def test_images_are_verified_once_without_the_cache(
         opened(load_dataset("market1501", data_root), "test", cache=False)
 
 
+def test_without_the_cache_nothing_needs_to_be_written(data_root: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MSINET_CACHE", str(tmp_path / "file" / "cache"))
+    assert len(opened(load_dataset("market1501", data_root), cache=False)) == 31
+
+
 def test_each_set_role_and_size_has_a_file_of_its_own(data_root: Path, own_copy: Copy, own_cache: Path) -> None:
     dataset = load_dataset("market1501", data_root)
     opened(dataset)

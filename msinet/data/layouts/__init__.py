@@ -90,17 +90,19 @@ def find_dataset(name: str, root: Path) -> Path | None:
     card = card_of(name)
     if own := _own(name, root):
         return own.path
-    below: list[Path] = []
-    for parent in (root, *folders_in(root)):
-        usual = [parent / folder for folder in (*card.folders, *((".",) if parent == root else ()))]
-        complete = (one for one in usual if card.needs and all((one / need).exists() for need in card.needs))
-        if (folder := next(complete, None)) is not None:
-            if parent == root:
-                return folder.resolve()
-            below.append(folder.resolve())
-    if len(set(below)) > 1:
-        raise DataError(f"several folders under {root} hold {name}: {first_few(sorted(set(below)))}; give one of them")
-    return below[0] if below else None
+    if folder := _first_complete(root, (*card.folders, "."), card.needs):
+        return folder
+    below = {found for inner in folders_in(root) if (found := _first_complete(inner, card.folders, card.needs))}
+    if len(below) > 1:
+        raise DataError(f"several folders under {root} hold {name}: {first_few(sorted(below))}; give one of them")
+    return next(iter(below), None)
+
+
+def _first_complete(parent: Path, folders: Sequence[str], needs: Sequence[str]) -> Path | None:
+    """The first of some folders that has all entries of a layout; None for a layout without entries."""
+    complete = (parent / folder for folder in folders if all((parent / folder / need).exists() for need in needs))
+    found = next(complete, None) if needs else None
+    return found and found.resolve()
 
 
 #: Number of subfolders of a data root that are searched. A folder of identities has more, and holds no data sets.
