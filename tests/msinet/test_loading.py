@@ -39,7 +39,7 @@ def opened(dataset: Dataset, role: str = "train", size: tuple[int, int] = (16, 8
 
 
 def contents(folder: Path) -> list[str]:
-    return sorted(f.name for f in folder.iterdir())
+    return sorted(f.name for f in folder.glob("*"))
 
 
 @pytest.fixture
