@@ -102,9 +102,11 @@ def add(request: Request, studies: Iterable[str], machine: Machine, *, replacing
         replacing: replace different results of the same experiments.
 
     Raises:
-        UserError: an unknown study, no finished run, runs whose experiments already have different results, or a new
-            machine without a person.
+        UserError: an unknown study, another ranking protocol, no finished run, runs whose experiments already have
+            different results, or a new machine without a person.
     """
+    if request.keep_same_camera:
+        raise UserError("reference results have the data sets' own protocol; leave out --keep-same-camera")
     store = Store(request.store)
     merged = []
     for name in studies:

@@ -68,8 +68,8 @@ class Results:
 
     @cached_property
     def reference(self) -> "ReferenceResults | None":
-        """Reference results of the same request, to show next to these; reference results have none."""
-        return ReferenceResults(self.request, self.machine)
+        """Reference results of the same request, to show next to these; None if it ranks by another protocol."""
+        return None if self.request.keep_same_camera else ReferenceResults(self.request, self.machine)
 
     @property
     def seeds(self) -> int:

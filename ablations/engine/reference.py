@@ -139,10 +139,10 @@ def about(folder: Path) -> str:
 
 
 def has_reference(study: Study, request: Request) -> bool:
-    """True if there are reference results for a table cell of the request. Reads no data sets."""
+    """True if there are reference results for a table cell of the request and its protocol. Reads no data sets."""
     folder = reference_folder()
     names = machines(study.name, folder)
-    if not names:
+    if not names or request.keep_same_camera:
         return False
     request.check()
     keys = {cell.experiment.key for cell in study.cells(request, request.default_datasets())}

@@ -321,6 +321,16 @@ def test_runs_of_a_changed_network_are_stale_until_they_are_replaced(hand, tools
     assert sorted(ReferenceStore(theirs.folder / "abacus", "table2").frame()["mAP"]) == [0.5, 0.9]
 
 
+def test_another_protocol_has_no_reference(hand, tools, theirs) -> None:
+    theirs.put(theirs.publish({"msinet": (0.6,)}, tools=tools))
+    asked = replace(hand.request("msinet"), keep_same_camera=True)
+    assert Results(asked).reference is None
+    assert has_reference(find_study("table2"), hand.request("msinet"))
+    assert not has_reference(find_study("table2"), asked)
+    with pytest.raises(UserError, match="leave out --keep-same-camera"):
+        list(add(asked, ["table2"], Machine(theirs.folder / "abacus")))
+
+
 def test_the_person_is_asked_for_and_nothing_to_add_is_an_error(hand, tools, theirs) -> None:
     root = theirs.publish({"msinet": (0.6,)}, tools=tools)
     request = replace(hand.request(), store=root)
@@ -419,7 +429,7 @@ def test_the_same_seed_on_two_machines_counts_once(hand, tools, theirs) -> None:
     other = ReferenceResults(asked, "second")
     assert other.seeds == 2
     assert other.finished("table2")["mAP"].tolist() == [70, 70]
-    with pytest.raises(UserError, match="no reference results of table2"):
+    with pytest.raises(UserError, match="unknown machine 'third'. Known: abacus, second"):
         ReferenceResults(asked, "third").frame("table2")
     with pytest.raises(UserError, match="no run third/x"):
         results.read("third/x", "history.csv")
