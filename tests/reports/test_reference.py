@@ -429,7 +429,7 @@ def test_the_same_seed_on_two_machines_counts_once(hand, tools, theirs) -> None:
     other = ReferenceResults(asked, "second")
     assert other.seeds == 2
     assert other.finished("table2")["mAP"].tolist() == [70, 70]
-    with pytest.raises(UserError, match="unknown machine 'third'. Known: abacus, second"):
+    with pytest.raises(UserError, match=r"unknown machine 'third'\. Known: abacus, second"):
         ReferenceResults(asked, "third").frame("table2")
     with pytest.raises(UserError, match="no run third/x"):
         results.read("third/x", "history.csv")
