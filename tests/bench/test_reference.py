@@ -138,6 +138,32 @@ def test_the_table_of_warm_ups_is_its_record() -> None:
         assert f"| {label(model)} | {' | '.join([*accuracies, *metrics])} |\n" in page
 
 
+def test_the_tables_of_image_sizes_are_their_records() -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    large = pd.read_csv(TUNING / "size.csv")
+    maps: dict[str, list[float]] = {}
+    for name, study, row in (
+        ("CDNet", "table2", "CDNet"),
+        ("MSINet, 3:1 (the paper's)", "figure5d", "3:1"),
+        ("MSINet, 1:1", "figure5d", "1:1"),
+    ):
+        small = pd.read_csv(TUNING.parent / f"{study}.csv")
+        small = small[(small["row"] == row) & (small["group"] == "scratch") & (small["column"] == "MS")]
+        (first,) = small[small["seed"] == 0].to_dict("records")
+        curve = large[large["model"] == ("cdnet" if row == "CDNet" else "msinet")]
+        curve = curve if row == "CDNet" else curve[curve["ratio"] == int(row[0])]
+        runs = [first, curve.iloc[-1]]
+        maps[row] = [100 * float(run["mAP"]) for run in runs]
+        cells = " | ".join(f"{100 * run['R1']:.1f} / {100 * run['mAP']:.1f}" for run in runs)
+        assert f"| {name} | {cells} | {curve['accuracy'].tail(5).mean():.3f} |\n" in page
+    for other in ("CDNet", "1:1"):
+        differences = [f"{a - b:+.1f}" for a, b in zip(maps["3:1"], maps[other], strict=True)]
+        assert f"| minus {other} | {' | '.join(differences)} |\n" in page
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    words = (f"branches {maps['1:1'][1]:.1f}", f"CDNet {maps['CDNet'][1]:.1f}", f"MSINet {maps['3:1'][1]:.1f}")
+    assert ", ".join(words) in " ".join(text.split())
+
+
 def test_the_summary_of_costs_is_the_records() -> None:
     page = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
     folder = ROOT / "reference" / "epyc-2-cores" / "bench"
@@ -229,7 +255,7 @@ def test_the_table_of_convergence_is_that_of_the_reference() -> None:
 def found() -> dict[str, dict[str, Any]]:
     """Times in seconds and further measurements of each benchmark of `nox -s bench`."""
     found = {}
-    for name in ("suites", "ranks", "contention"):  # later ones count
+    for name in ("suites", "ranks", "contention", "default"):  # later ones count
         path = ROOT / "reference" / "epyc-2-cores" / "bench" / f"{name}.json"
         record = json.loads(path.read_text(encoding="utf-8"))
         assert set(record["machine_info"]) >= ABOUT - {"measured"}
@@ -292,6 +318,22 @@ class TestSuites:
         steps = found["test_a_step_next_to_a_busy_process_contention"]
         for quiet, busy in (one for one in steps.values() if isinstance(one, list)):
             assert f" | {quiet:.2f} | {busy:.2f} | {busy / quiet:.1f} |\n" in page
+
+    def test_default(self, found: dict[str, dict[str, Any]]) -> None:
+        minutes = found["test_default"]["median"] / 60
+        self.check("performance.md", [f"it took {minutes:.0f} minutes"])
+        for page, words in (
+            ("README.md", "# trains three networks on rendered MSMT17, two seeds: {} minutes on two cores"),
+            ("docs/get-started.md", "# profile mini: {} minutes on two cores"),
+            ("docs/tuning.md", "train three light networks with two seeds in {} minutes"),
+        ):
+            assert words.format(f"{minutes:.0f}") in (ROOT / page).read_text(encoding="utf-8")
+
+    def test_one_table_cell(self) -> None:
+        rows = pd.read_csv(ROOT / "reference" / "epyc-2-cores" / "table2.csv")
+        rows = rows[(rows["group"] == "scratch") & (rows["row"] == "MSINet") & (rows["column"] == "MS")]
+        minutes = rows["seconds_training"].min() / 60  # other programs ran beside the longer trainings
+        assert f"(3 trainings of {minutes:.0f} minutes on one core)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
     def test_reports(self, found: dict[str, dict[str, Any]]) -> None:
         lines = [
