@@ -332,7 +332,7 @@ def test_fusions_join_the_branches_as_named() -> None:
         ("msinet", {"genotype": SEARCHED[:10]}, "not valid: it needs a multiple of six"),
         ("msinet", {"genotype": ""}, "not valid"),
         ("msinet", {"ratio": 0}, "rho must be at least 1"),
-        ("msinet", {"fusion": "max"}, "unknown fusion 'max'. Known: sum, minus, mul"),
+        ("msinet", {"fusion": "max"}, "unknown fusion 'max'. Known: minus, mul, sum"),
         ("cdnet", {"neck": "none"}, "unknown neck 'none'.*Known: bn, cdnet, fbl, fc"),
         ("msinet_x0_33", {}, "width 0.33"),
     ],

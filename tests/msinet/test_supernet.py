@@ -290,7 +290,7 @@ def test_the_genotype_is_the_strongest_operation_of_each_row() -> None:
         ({"interactions": -6}, "multiple of six interactions, not -6"),
         ({"mid": "middle"}, "mid of a supernet must be out or in, got 'middle'"),
         ({"ratio": 0}, "rho must be at least 1, got 0"),
-        ({"fusion": "concat"}, "unknown fusion 'concat'. Known: sum, minus, mul"),
+        ({"fusion": "concat"}, "unknown fusion 'concat'. Known: minus, mul, sum"),
         ({"genotype": SEARCHED}, "unknown option of supernet 'genotype'"),
     ],
 )
