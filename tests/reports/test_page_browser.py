@@ -378,7 +378,7 @@ def test_the_published_report_names_its_command_and_no_local_path(tab: Any, publ
     assert str(REFERENCE) not in text
     assert "log" not in tab.locator("#runs").inner_text().split()
     commands = tab.locator("#missing code").all_inner_texts()
-    assert commands[0].startswith("python -m reports reference add")
+    assert commands[-1].startswith("python -m reports reference add")  # after the runs
     assert any(words.startswith("python -m ablations run table2 ") and "--seeds" in words for words in commands)
     assert tab.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
 
