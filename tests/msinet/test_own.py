@@ -381,6 +381,7 @@ def test_a_set_one_level_down_is_found_and_a_missing_entry_is_named(own_copy, tm
     shutil.copytree(deep.parent, tmp_path / "deep" / "copy")
     with pytest.raises(DataError, match=r"several folders under .*deep hold market1501: .*; give one of them"):
         load_dataset("market1501", tmp_path / "deep")
+    assert set(available(tmp_path / "deep")) == {"market1501"}  # other sets under that root can be used
     with pytest.raises(DataError, match=r"deap does not exist; .*Did you mean 'deep'"):
         load_dataset("market1501", tmp_path / "deap")
 

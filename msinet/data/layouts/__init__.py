@@ -87,15 +87,20 @@ def find_dataset(name: str, root: Path) -> Path | None:
         UserError: unknown data set.
         DataError: several folders one level below hold it.
     """
+    found = _folders_of(name, root)
+    if len(found) > 1:
+        raise DataError(f"several folders under {root} hold {name}: {first_few(found)}; give one of them")
+    return found[0] if found else None
+
+
+def _folders_of(name: str, root: Path) -> list[Path]:
+    """The folder or list of a data set; several if more than one folder one level below holds it."""
     card = card_of(name)
     if own := _own(name, root):
-        return own.path
+        return [own.path]
     if folder := _first_complete(root, (*card.folders, "."), card.needs):
-        return folder
-    below = {found for inner in folders_in(root) if (found := _first_complete(inner, card.folders, card.needs))}
-    if len(below) > 1:
-        raise DataError(f"several folders under {root} hold {name}: {first_few(sorted(below))}; give one of them")
-    return next(iter(below), None)
+        return [folder]
+    return sorted({found for one in folders_in(root) if (found := _first_complete(one, card.folders, card.needs))})
 
 
 def _first_complete(parent: Path, folders: Sequence[str], needs: Sequence[str]) -> Path | None:
@@ -129,8 +134,8 @@ def available(root: Path) -> dict[str, Path]:
     if not _any_own(root):
         notice(root)
     own = {name: one.path for name, one in OWN.items() if one.root == root.resolve()}
-    known = {card.name: find_dataset(card.name, root) for card in cards()}
-    found = {name: folder for name, folder in known.items() if folder is not None and folder not in own.values()}
+    known = {card.name: _folders_of(card.name, root) for card in cards()}
+    found = {name: folders[0] for name, folders in known.items() if folders and folders[0] not in own.values()}
     return found | own
 
 
