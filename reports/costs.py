@@ -161,7 +161,7 @@ def draw_accuracy(data: pd.DataFrame, title: str, stem: Path) -> list[Path]:
                 colour, marker = look[str(row["label"])]
                 axis.scatter(row["ms"], row["mAP"], s=_area(row["parameters"]), color=colour, marker=marker, alpha=0.8)
             axis.set(
-                xlabel="milliseconds per image (M: million parameters at inference)",
+                xlabel="ms per image; M: million parameters",
                 xlim=(0, 1.2 * part["ms"].max()),
                 ylim=(max(0, data["mAP"].min() - 0.25 * spread), data["mAP"].max() + 0.25 * spread),
             )
