@@ -157,10 +157,11 @@ def image_grid(
 
 
 def write_figure(figure: Figure, data: pd.DataFrame, stem: Path) -> list[Path]:
-    """Write STEM.png, .svg and the .csv with their data; returns the files."""
-    for suffix in (".png", ".svg"):
+    """Write STEM.png, .svg and the .csv with their data; returns the files. The pictures' metadata have the title."""
+    about = {"Title": " ".join(figure.get_suptitle().split())}
+    for suffix, metadata in ((".png", about), (".svg", about | {"Date": None})):
         with atomic_path(stem.with_suffix(suffix)) as temporary:
-            figure.savefig(temporary, dpi=DPI, metadata={"Date": None} if suffix == ".svg" else None)
+            figure.savefig(temporary, dpi=DPI, metadata=metadata)
     plt.close(figure)
     write_text(stem.with_suffix(".csv"), data.to_csv(index=False, float_format="%.4g"))
     return [stem.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")]

@@ -73,10 +73,22 @@ def _intervals(table: Table, compared: Comparisons) -> dict[tuple[str, Factors, 
     return found
 
 
-def interval_caption(data: pd.DataFrame) -> str:
-    """The meaning of the error bars of `run_data`, for captions; empty without any."""
+def baseline_name(table: Table, data: pd.DataFrame) -> str:
+    """Label of the baseline row of `run_data`, or "the baseline row" of several; empty without any."""
+    rows = list(dict.fromkeys(data["factors"]))
+    bases = {base for factors in rows if (base := table.baseline_of(factors, rows))}
+    return table.label(bases.pop()) if len(bases) == 1 else "the baseline row" if bases else ""
+
+
+def interval_caption(data: pd.DataFrame, base: str) -> str:
+    """The meaning of the error bars of `run_data`, for captions; empty without any.
+
+    Args:
+        data: from `run_data`.
+        base: from `baseline_name`.
+    """
     scopes = [scope for scope in data["scope"].unique() if scope]
-    return f"; error bar: 95 % interval of the difference to the baseline, {' or '.join(scopes)}" if scopes else ""
+    return f"; error bar: 95 % interval of the difference to {base}, {' or '.join(scopes)}" if scopes else ""
 
 
 def error_bars(data: pd.DataFrame, means: "pd.Series[float]", name: str) -> tuple[list[Any], list["pd.Series[float]"]]:
@@ -141,10 +153,9 @@ def draw_rows(data: pd.DataFrame, table: Table, title: str, stem: Path) -> list[
             several = data["group"].nunique() > 1
             axis.set_title(textwrap.fill(f"{column}, {group}", 26) if several else column)
         mark = "dot: a run; bar and number: mean" if repeated else "one run per row, no variance estimate"
-        bases = {base for factors in rows if (base := table.baseline_of(factors, rows))}
-        if bases:
-            mark += f"; grey: difference to {table.label(bases.pop()) if len(bases) == 1 else 'the baseline row'}"
-        mark += interval_caption(data)
+        base = baseline_name(table, data)
+        mark += f"; grey: difference to {base}" if base else ""
+        mark += interval_caption(data, base)
         figure.supxlabel("\n".join(title_lines(mark, 1.15 * width)), fontsize=7, color="0.35")
         add_title(figure, title)
         return write_figure(figure, data.drop(columns="factors"), stem)
@@ -224,7 +235,7 @@ def draw_levels(data: pd.DataFrame, table: Table, title: str, stem: Path) -> lis
             finish_axes(axis)
         repeated = data.groupby(["group", "column", "row"]).size().max() > 1
         mark = "dot: a run; line: mean" if repeated else "one run per point, no variance estimate"
-        mark += interval_caption(data)
+        mark += interval_caption(data, baseline_name(table, data))
         figure.supxlabel("\n".join(title_lines(mark, 1.15 * figure.get_figwidth())), fontsize=7, color="0.35")
         add_title(figure, title)
         return write_figure(figure, data.drop(columns="factors"), stem)

@@ -52,24 +52,20 @@ class HybridContrast(InstanceTask):
         (images, positions), (others, _) = self.batches.next(), self.second_view.next()
         targets = self.targets[positions]
         features = F.normalize(self.embed(self.pair.student, images).feature)  # (B, D)
-        with torch.no_grad():
-            theirs = F.normalize(self.embed(self.pair.teacher, others).feature)  # (B, D)
         logits = self.logits(features, targets)
-        loss = parts = contrast(logits, targets)
-        distilled = self.distillation(features, theirs)
+        parts = {"contrast": contrast(logits, targets)}
         if self.settings.distillation:
-            loss = loss + distilled
+            with torch.no_grad():
+                theirs = F.normalize(self.embed(self.pair.teacher, others).feature)  # (B, D)
+            parts["distillation"] = self.distillation(features, theirs)
+        loss = torch.stack(list(parts.values())).sum()
         self.optimize(loss)
         self.rows.update(features, positions)
-        average(self.pair.teacher, self.pair.student, self.decay(self.taken))
-        self.taken += 1
+        if self.settings.distillation:
+            average(self.pair.teacher, self.pair.student, self.decay(self.taken))
+            self.taken += 1
         accuracy = (logits.argmax(1) == targets).float().mean()
-        return {
-            "loss": loss.detach(),
-            "contrast": parts.detach(),
-            "distillation": distilled.detach(),
-            "accuracy": accuracy,
-        }
+        return {"loss": loss.detach()} | {name: part.detach() for name, part in parts.items()} | {"accuracy": accuracy}
 
     def logits(self, features: Tensor, own: Tensor) -> Tensor:
         """Cosine with the hardest row of each label, over the temperature."""

@@ -6,20 +6,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
-from typing import get_args
 
 import PIL.Image
 
-from ablations.engine.study import Group, group_label
 from ablations.studies import STUDIES
 from msinet.errors import UserError
 from msinet.models.registry import in_study
 from msinet.progress import bar
 from msinet.training.recipes import PROFILES
 from reports.costs import accuracy_data, draw_accuracy, draw_roofline
-from reports.curves import draw_study_curves, file_words
+from reports.curves import draw_study_curves
 from reports.drawing import DPI
 from reports.factors import by_factor, draw_study_factors
 from reports.figures import draw_study
@@ -63,16 +60,18 @@ def figures(report: Report) -> Part:
 
 
 def titled(title: str, paths: Iterable[Path]) -> dict[Path, str]:
-    """The title of each picture without suffix; of several pictures, with its group or the words that tell it apart."""
-    stems = [path.with_suffix("") for path in paths if path.suffix == ".png"]
-    if len(stems) < 2:
-        return dict.fromkeys(stems, title)
-    words = [stem.name.split("-") for stem in stems]
-    shared = len(list(takewhile(lambda same: len(set(same)) == 1, zip(*words, strict=False))))
-    parts = ["-".join(one[shared:]) for one in words]
-    groups = {file_words(label): label for label in map(group_label, get_args(Group))}
-    named = [groups.get(part, part.replace("-", " ")) for part in parts]
-    return {stem: f"{title}: {name}" for stem, name in zip(stems, named, strict=True)}
+    """The title of each picture without suffix; of several pictures, the title that is written in each."""
+    pictures = [path for path in paths if path.suffix == ".png"]
+    return {path.with_suffix(""): title if len(pictures) == 1 else own_title(path) for path in pictures}
+
+
+def own_title(picture: Path) -> str:
+    """The title of a figure that `write_figure` wrote; of another picture, the words of its file name."""
+    title = ""
+    if picture.suffix == ".png":
+        with PIL.Image.open(picture) as image:
+            title = str(image.info.get("Title", ""))
+    return title or picture.stem.replace("-", " ").replace("_", " ")
 
 
 def planned(report: Report) -> Iterator[Figure]:
@@ -149,7 +148,7 @@ def figure_entries(drawn: dict[Path, str], folder: Path, profile: str) -> list[D
     others = set(PROFILES) - {profile}
     for path in (*sorted(folder.glob("*.png")), *sorted(folder.glob("*.svg"))):
         if not others & set(path.stem.split("-")):
-            stems.setdefault(path.stem, (path.with_suffix(""), path.stem.replace("-", " ").replace("_", " ")))
+            stems.setdefault(path.stem, (path.with_suffix(""), own_title(path)))
     return list(_entries(stems.values()))
 
 

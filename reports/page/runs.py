@@ -139,7 +139,7 @@ def _described(experiment: Mapping[str, Any], settings: Mapping[str, Any]) -> Da
         "model": str(experiment.get("model", "")),
         "network": " ".join(words),
         "data": source if source == target else f"{source} → {target}",
-        "init": str(experiment.get("init", "")),
+        "init": "untrained" if settings.get("recipe.epochs") == 0 else str(experiment.get("init", "")),
         "seed": None if seed is None else int(seed),
         "profile": str(experiment.get("profile", "")),
         "configuration": _pairs({**experiment, **{name.partition(".")[2]: v for name, v in settings.items()}}),

@@ -909,8 +909,11 @@ def test_the_released_code_of_hdcrl_has_no_distillation() -> None:
         values.append(task.step(0, 0))
     assert values[0]["loss"] == values[0]["contrast"] + values[0]["distillation"]
     assert values[1]["loss"] == values[1]["contrast"] == values[0]["contrast"]
+    assert "distillation" not in values[1]
     assert with_it.trained is with_it.pair.teacher
-    assert without.trained is without.pair.student  # the released teacher is never updated
+    assert without.trained is without.pair.student
+    was = make("hdcrl", distillation=False).pair.teacher
+    assert all(map(torch.equal, without.pair.teacher.state_dict().values(), was.state_dict().values()))  # never updated
 
 
 @pytest.mark.usefixtures("certain", "exact")

@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -24,6 +25,7 @@ from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe
 from reports.__main__ import main
 from reports.claims import CLAIMS, Claim, Measurement
+from reports.drawing import add_title, write_figure
 from reports.layout import marked
 from reports.page import figures, ranked, runs, summary
 from reports.page.build import build as build_page
@@ -346,18 +348,23 @@ def test_figures_of_another_profile_are_left_out(tmp_path: Path) -> None:
     assert [figure["wide"] for figure in found] == [True, True, False]
 
 
-def test_figures_of_groups_have_titles_of_their_own() -> None:
-    def titles(*names: str) -> list[str]:
-        return list(
-            figures.titled("T", [Path(f"a/{name}{suffix}") for name in names for suffix in (".png", ".svg")]).values()
-        )
+def test_networks_without_training_are_not_called_scratch() -> None:
+    assert runs._described({"init": "scratch"}, {"recipe.epochs": 0})["init"] == "untrained"
+    assert runs._described({"init": "scratch"}, {"recipe.epochs": 90})["init"] == "scratch"
 
-    assert titles("t-mini-rows") == ["T"]
-    assert titles("t-mini-training-from-scratch", "t-mini-training-pre-trained") == [
-        "T: from scratch",
-        "T: pre-trained",
-    ]
-    assert titles("t-mini-maps", "t-mini-distances") == ["T: maps", "T: distances"]
+
+def test_one_of_several_figures_has_the_title_that_is_written_in_it(tmp_path: Path) -> None:
+    written: list[Path] = []
+    for label in ("TCM, overlap 0.8", "CE"):
+        figure = plt.figure(figsize=(4, 3))
+        add_title(figure, f"{label}: weights of the operations, market1501, profile mini, seed 0, and a long remark <&>")
+        assert "\n" in figure.get_suptitle()
+        written += write_figure(figure, pd.DataFrame(), tmp_path / f"search-{len(written)}")
+    remark = "weights of the operations, market1501, profile mini, seed 0, and a long remark <&>"
+    assert list(figures.titled("T", written).values()) == [f"TCM, overlap 0.8: {remark}", f"CE: {remark}"]
+    assert figures.titled("T", written[:3]) == {tmp_path / "search-0": "T"}
+    for picture in tmp_path.glob("*.svg"):
+        assert "<dc:title>" in picture.read_text(encoding="utf-8")
 
 
 def test_paths_in_the_current_folder_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
