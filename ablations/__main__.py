@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,9 +30,8 @@ from ablations.engine.study import Study, column_label, group_label
 from ablations.engine.sweep import SweepOptions
 from ablations.studies import STUDIES, find_study, find_sweep
 from msinet.errors import UserError
-from msinet.io import file_errors
 from msinet.synthetic import SIZES
-from msinet.terminal import INTERRUPTED, example_at_end, expanded, quietly
+from msinet.terminal import INTERRUPTED, example_at_end, exit_status, expanded, quietly
 from msinet.training.options import RunOptions
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class Run:
         resolution = resolve(study, request, store)
         if request.models and study.has_fixed_networks(request, tuple(resolution.datasets)):
             print(f"--models has no effect: the networks of {study.name} are fixed")
-        print_blocked("not run", resolution)
+        print_blocked(resolution)
         runs = list(resolution.runs())
         if runs and budget is None and all(one.state == "blocked" for one in runs):
             raise UserError(f"nothing of {study.name} can run: {runs[0].reason}")
@@ -179,7 +178,7 @@ class Fill:
     )
 
     def __call__(self) -> int:
-        """Run the studies one after the other. Return 130 after Ctrl-C, 1 if one of them failed, else 0."""
+        """Run one study after the other, also after errors. Return 130 after Ctrl-C, 1 if one of them failed, else 0."""
         from ablations.engine.priorities import PRIORITIES
 
         if self.minutes <= 0:
@@ -192,25 +191,15 @@ class Fill:
             if left <= 0:
                 break
             print(f"{wanted.study}, {wanted.seeds} seed(s), {left:.1f} minutes left", flush=True)
-            status = main(self.words(wanted, left))
+            status = exit_status(self._run(wanted, left), KEPT)
             if status == INTERRUPTED:
                 return status
             failed |= status != 0
         return int(failed)
 
-    def words(self, wanted: "Priority", minutes: float) -> list[str]:
-        """The command that runs a study."""
-        words = ["run", wanted.study, "--profile", self.profile or wanted.profile, "--seeds", str(wanted.seeds)]
-        # At least 0.01, because 0 means no limit.
-        words += ["--store", str(self.store), "--minutes", f"{max(0.01, minutes):.2f}", "--no-table", *wanted.words]
-        for name, value, default in (("jobs", self.jobs, 0), ("step-times", self.step_times, None)):
-            words += [f"--{name}", str(value)] if value != default else []
-        for one in fields(RunOptions):
-            value, flag = getattr(self.run_options, one.name), one.name.replace("_", "-")
-            if value != one.default:
-                plain = isinstance(one.default, bool)
-                words += [f"--{flag}" if value else f"--no-{flag}"] if plain else [f"--{flag}", str(value)]
-        return words
+    def _run(self, wanted: "Priority", minutes: float) -> Run:
+        request = Request(profile=self.profile or wanted.profile, seeds=wanted.seeds, store=self.store)
+        return Run(wanted.study, request, self.jobs, self.run_options, minutes, self.step_times, table=False)
 
 
 @dataclass(frozen=True)
@@ -276,10 +265,10 @@ class Show:
         return show(self.name, self.request)
 
 
-def print_blocked(what: str, resolution: Resolution) -> None:
+def print_blocked(resolution: Resolution) -> None:
     """Print why runs are blocked."""
     for reason, number in Counter(one.reason for one in resolution.runs() if one.state == "blocked").items():
-        print(f"{what}: {number} experiment(s): {reason}")
+        print(f"not run: {number} experiment(s): {reason}")
 
 
 def show_reference(study: Study, request: Request) -> None:
@@ -310,11 +299,16 @@ EXAMPLES = {
 }
 
 
+#: Message after Ctrl-C.
+KEPT = "the state is saved and the same command resumes"
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for a user error, 130 for Ctrl-C."""
-    try:
+
+    def command() -> int:
         with example_at_end("python -m ablations", args, EXAMPLES):
-            command: List | Run | Fill | Sweep | Status | Show = tyro.cli(
+            chosen: List | Run | Fill | Sweep | Status | Show = tyro.cli(
                 Annotated[List, tyro.conf.subcommand("list")]
                 | Annotated[Run, tyro.conf.subcommand("run")]
                 | Annotated[Fill, tyro.conf.subcommand("fill")]
@@ -325,14 +319,9 @@ def main(args: Sequence[str] | None = None) -> int:
                 description="Run the experiments behind the tables and figures.",
                 args=args,
             )
-        with file_errors():
-            return int(expanded(command)())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the state is saved and the same command resumes", file=sys.stderr)
-        return INTERRUPTED
+        return int(expanded(chosen)())
+
+    return exit_status(command, KEPT)
 
 
 if __name__ == "__main__":

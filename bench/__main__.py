@@ -7,9 +7,7 @@ import tyro
 
 from bench import commands
 from msinet.environment import tune_process
-from msinet.errors import UserError
-from msinet.io import file_errors
-from msinet.terminal import INTERRUPTED, example_at_end, expanded, quietly
+from msinet.terminal import example_at_end, exit_status, expanded, quietly
 
 #: The fields and the docstring of a class are its command line.
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
@@ -40,20 +38,15 @@ def main(args: Sequence[str] | None = None) -> int:
     Args:
         args: arguments after `python -m bench`; None: those of the process.
     """
-    try:
+
+    def command() -> None:
         with example_at_end("python -m bench", args, EXAMPLES):
-            command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
+            chosen: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
                 COMMANDS, prog="python -m bench", description="Measure the cost of networks.", args=args
             )
-        with file_errors():
-            expanded(command)()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; rows that were measured are on disk", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+        expanded(chosen)()
+
+    return exit_status(command, "rows that were measured are on disk")
 
 
 if __name__ == "__main__":

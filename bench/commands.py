@@ -1,7 +1,7 @@
 """The commands of `python -m bench`. They import what they need when they run, so that help does not wait for torch."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -324,8 +324,10 @@ class Gpu:
         else:
             choose(self.models)
             device = str(pick_device(self.device))
-            plan = gpu.Plan(self.out, store, self.minutes, device, self.parts, self.jobs, self.models)
-            gpu.Measurement(replace(plan, profile=self.profile))()
+            plan = gpu.Plan(
+                self.out, store, self.minutes, device, self.parts, self.jobs, self.models, profile=self.profile
+            )
+            gpu.Measurement(plan)()
         rows = gpu.count_rows(self.out)
         print(f"rows: {', '.join(f'{name} {count}' for name, count in rows.items())}; written: {self.out}")
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 
-def rates(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[float, float]:
-    """Multiply-adds per second of a large matrix product; bytes read and written per second by a large copy.
+def rates(device: torch.device) -> tuple[float, float]:
+    """Multiply-adds per second of a large matrix product in float32; bytes read and written per second by a large copy.
 
     Each is the best of five, to exclude disturbances by other processes.
     """
     side, count = (8192, 2**28) if device.type == "cuda" else (2048, 2**26)
-    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    left, right = (torch.randn(side, side, device=device) for _ in range(2))
     source = torch.zeros(count, device=device)  # far larger than any cache
     target = torch.empty_like(source)
 

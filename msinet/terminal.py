@@ -9,6 +9,9 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msinet.errors import UserError
+from msinet.io import file_errors
+
 #: Lines and marks of help texts for terminals that cannot show them.
 PLAIN = str.maketrans(
     dict.fromkeys("─━╌╴╶", "-") | dict.fromkeys("│┃╎", "|") | {"°": " deg", "•": "*", "→": "->", "…": "...", "–": "-"}
@@ -52,6 +55,27 @@ def quietly(command: Callable[[], int]) -> int:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         return CLOSED
+
+
+def exit_status(command: Callable[[], int | None], interrupted: str) -> int:
+    """Run a command and report its errors.
+
+    Args:
+        command: the command; None as its result is 0.
+        interrupted: message after Ctrl-C: what is kept.
+
+    Returns:
+        The command's exit status, 2 after a user error, or 130 after Ctrl-C.
+    """
+    try:
+        with file_errors():
+            return command() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {interrupted}", file=sys.stderr)
+        return INTERRUPTED
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from ablations.engine.reference import reference_folder
 from ablations.engine.request import Request
 from ablations.studies import STUDIES, find_study
 from msinet.errors import UserError
-from msinet.io import check_writable, file_errors, write_text
-from msinet.terminal import INTERRUPTED, example_at_end, expanded, quietly
+from msinet.io import check_writable, write_text
+from msinet.terminal import example_at_end, exit_status, expanded, quietly
 from msinet.training.options import RankingOptions
 from reports.formats import as_text, brief, write_table
 from reports.layout import shown_table
@@ -494,19 +494,15 @@ EXAMPLES = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 for a user error, 130 for Ctrl-C."""
-    try:
+
+    def command() -> int:
         with example_at_end("python -m reports", args, EXAMPLES):
-            command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
+            chosen: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
                 COMMANDS, prog="python -m reports", description="Tables and figures from finished runs.", args=args
             )
-        with file_errors():
-            return int(expanded(command)())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; finished embeddings are kept, and the same command resumes", file=sys.stderr)
-        return INTERRUPTED
+        return int(expanded(chosen)())
+
+    return exit_status(command, "finished embeddings are kept, and the same command resumes")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from ablations.engine.study import group_label
 from reports.comparisons import Comparisons, repetitions_of, source_of
 from reports.notes import obstacles, orders, remarks_of, spread
 from reports.results import Found
 from reports.statistics import Effect, Floats, decide, mixed, origins_of, reproduction, variance_between
 from reports.statistics import Part as Bounds
-from reports.tables import Column, Row, Table, TableCell, table_group
+from reports.tables import Column, Row, Table, TableCell
 
 Key = tuple[str, object, Column]
 """group, factors and column of a table cell"""
@@ -151,7 +152,7 @@ def agreement_lines(
         text = f"{table.label(pair.row.factors)} {spread(effect)} {word}"
         groups.setdefault((pair.row.group, pair.column), []).append(text)
     for (group, column), texts in groups.items():
-        yield f"{table_group(group)}, {column.label} {column.headline} minus reference: {'; '.join(texts)}."
+        yield f"{group_label(group)}, {column.label} {column.headline} minus reference: {'; '.join(texts)}."
     reasons: dict[str, int] = {}
     for effect in effects:
         if effect.obstacle:

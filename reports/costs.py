@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ablations.engine.reference import reference_folder
+from ablations.engine.study import group_label
 from bench.networks import label
 from msinet.errors import UserError
 from msinet.models.registry import split_name
@@ -17,7 +18,7 @@ from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
 from reports.placement import annotate
 from reports.results import Results
-from reports.tables import network_of, table_group, timed_as
+from reports.tables import network_of, timed_as
 
 #: Columns that identify a row in the table of all machines.
 PLACE = ["label", "height", "width", "batch"]
@@ -120,7 +121,7 @@ def accuracy_data(
             continue
         rows.append(
             {
-                "group": table_group(row.group),
+                "group": group_label(row.group),
                 "label": table.label(row.factors),
                 "network": network_of(row),
                 "seeds": cell.done,

@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
+from ablations.engine.study import group_label
 from reports.drawing import STYLE, add_legend, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
 from reports.results import Results, file_name
-from reports.tables import network_of, table_group
+from reports.tables import network_of
 
 #: Columns of a history that are drawn, and names of their axes.
 TRAINING = {"loss": "training loss\n(all branches)", "accuracy": "training accuracy, %", "lr": "learning rate"}
@@ -54,7 +55,7 @@ def curve_data(results: Results, name: str) -> pd.DataFrame:
     columns = ["epoch", "step", "loss", "accuracy", "lr", "mAP", "R1"]
     parts = []
     for row in table.rows:
-        about = {"group": table_group(row.group), "row": table.label(row.factors), "network": network_of(row)}
+        about = {"group": group_label(row.group), "row": table.label(row.factors), "network": network_of(row)}
         for column, cell in row.cells.items():
             for _, run in cell.runs.iterrows():
                 if run["steps"]:
@@ -78,7 +79,7 @@ def by_group(data: pd.DataFrame, stem: Path) -> list[tuple[str, pd.DataFrame, Pa
         data: with a column group.
         stem: path of the figure without suffix.
     """
-    nothing = table_group("untrained")
+    nothing = group_label("untrained")
     untrained = data["group"] == nothing
     groups = [str(group) for group in data["group"][~untrained].unique()]
     if len(groups) < 2:

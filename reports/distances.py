@@ -39,8 +39,7 @@ def nearest_negatives(features: NDArray[np.float32], dataset: Dataset, count: in
     """
     draw = dataset.draws[0]
     unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
-    identities = np.array([image.identity for image in dataset.test])
-    cameras = np.array([image.camera for image in dataset.test])
+    identities = dataset.test_identities
     same = np.zeros(len(identities), int)  # one camera for all: everything of the query's identity is left out
     _, squares = top_k(
         unit[draw.query],
@@ -53,9 +52,7 @@ def nearest_negatives(features: NDArray[np.float32], dataset: Dataset, count: in
     )
     rows = []
     for query, found in zip(draw.query, np.sqrt(squares), strict=True):
-        own = draw.gallery[identities[draw.gallery] == identities[query]]
-        if dataset.remove_same_camera:
-            own = own[cameras[own] != cameras[query]]
+        own = dataset.matches(query, draw.gallery)
         found = found[np.isfinite(found)]
         if not len(own) or not len(found):
             continue

@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ablations.engine.study import group_label
 from msinet.errors import UserError
 from msinet.io import write_text
 from reports.curves import by_group
 from reports.drawing import STYLE, add_legend, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
+from reports.markdown import markdown_table
 from reports.results import Results, file_name
 from reports.statistics import resampled_counts
-from reports.tables import Column, network_of, random_weights, table_group
+from reports.tables import Column, network_of, random_weights
 
 #: Upper bounds of the levels and their names.
 LEVELS: dict[str, tuple[tuple[float, str], ...]] = {
@@ -45,7 +47,7 @@ def by_factor(results: Results, name: str) -> pd.DataFrame:
     found: list[tuple[dict[str, str], Column, pd.DataFrame, int]] = []
     fewest: dict[Column, int] = {}
     for row in table.rows:
-        about = {"group": table_group(row.group), "row": table.label(row.factors), "network": network_of(row)}
+        about = {"group": group_label(row.group), "row": table.label(row.factors), "network": network_of(row)}
         if random_weights(row):
             continue
         for column, cell in row.cells.items():
@@ -172,13 +174,12 @@ def as_markdown(data: pd.DataFrame) -> str:
         rows = list(dict.fromkeys(zip(part["group"], part["row"], strict=True)))
         several = Counter(label for _, label in rows)
         names = [label if several[label] == 1 else f"{label}, {group}" for group, label in rows]
-        header = f"| factor | level | queries | {' | '.join(names)} |"
-        out += [f"**{column}**, R1 / mAP", "", header, "|" + "---|" * (3 + len(names))]
+        lines = []
         for (factor, level), cells in part.groupby(["factor", "level"], sort=False):
             found = {(c["group"], c["row"]): f"{c['R1']:.1f} / {c['mAP']:.1f}" for _, c in cells.iterrows()}
-            values = " | ".join(found.get(row, "-") for row in rows)
-            out.append(f"| {str(factor).replace('_', ' ')} | {level} | {cells['queries'].iloc[0]} | {values} |")
-        out.append("")
+            about = [str(factor).replace("_", " "), str(level), str(cells["queries"].iloc[0])]
+            lines.append([*about, *(found.get(row, "-") for row in rows)])
+        out += [f"**{column}**, R1 / mAP", "", *markdown_table(["factor", "level", "queries", *names], lines), ""]
     return "\n".join(out)
 
 

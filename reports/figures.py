@@ -15,13 +15,14 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ablations.engine.study import group_label
 from ablations.engine.sweep import summary_path
 from reports.comparisons import Comparisons
 from reports.drawing import COLOURS, STYLE, add_legend, add_title, finish_axes, title_lines, write_figure
 from reports.layout import build_table, comparisons_of
 from reports.notes import baseline_pairs
 from reports.results import Factors, Results, file_name, in_percent
-from reports.tables import Column, Table, table_group
+from reports.tables import Column, Table
 
 #: Factors that are drawn as a numeric axis: name of the axis, unit after its numbers, and whether the factor changes
 #: the network's size, which is then drawn as well.
@@ -50,7 +51,7 @@ def run_data(table: Table, compared: Comparisons) -> pd.DataFrame:
     for row in table.rows:
         for column, cell in row.cells.items():
             if cell.done:
-                about: dict[str, Any] = {"group": table_group(row.group), "row": table.label(row.factors)}
+                about: dict[str, Any] = {"group": group_label(row.group), "row": table.label(row.factors)}
                 size = cell.runs["parameters_without_classifier"]
                 low, high, scope = intervals.get((row.group, row.factors, column), (math.nan, math.nan, ""))
                 about |= {"column": column.label, "metric": column.headline, "low": low, "high": high, "scope": scope}

@@ -7,10 +7,12 @@ from typing import Literal
 
 import pandas as pd
 
+from ablations.engine.study import group_label
 from bench.networks import paper_costs
 from msinet.io import write_text
+from reports.markdown import markdown_table
 from reports.results import WITHIN_FAMILY, Factors
-from reports.tables import BEST, NOISE, SECOND, Row, Table, TableCell, table_group
+from reports.tables import BEST, NOISE, SECOND, Row, Table, TableCell
 
 NOT_RUN = "not run"
 Mark = Callable[[str, str], str]
@@ -98,7 +100,7 @@ def grid(table: Table) -> tuple[list[Heading], list[Line]]:
             cells += [_reference(row.cells[column], column.metrics, table.usual)] if column in referenced else []
             cells += [_published(row.cells[column], column.metrics)] if compared else []
             cells += [_within_family(row.cells[column])] if column in families else []
-        lines.append(Line(table_group(row.group), tuple(cells)))
+        lines.append(Line(group_label(row.group), tuple(cells)))
     return headings, lines
 
 
@@ -190,12 +192,9 @@ def _markdown_mark(text: str, marks: str) -> str:
 def as_markdown(table: Table) -> str:
     """A Markdown table, the best in bold, the second best underlined."""
     headings, lines = grid(table)
-    header = " | ".join(heading.text for heading in headings)
-    out = [f"**{table.title}**", "", f"| group | {header} |", "|" + "---|" * (len(headings) + 1)]
-    for line in lines:
-        cells = [cell.text(_markdown_mark).replace("|", "&#124;") for cell in line.cells]
-        out.append(f"| {line.group} | {' | '.join(cells)} |")
-    return "\n".join([*out, "", *table.notes]) + "\n"
+    rows = [[line.group, *(cell.text(_markdown_mark) for cell in line.cells)] for line in lines]
+    shown = markdown_table(["group", *(heading.text for heading in headings)], rows)
+    return "\n".join([f"**{table.title}**", "", *shown, "", *table.notes]) + "\n"
 
 
 #: LaTeX for characters that are special in LaTeX.
@@ -255,7 +254,7 @@ def as_frame(table: Table) -> pd.DataFrame:
 
 def _record(table: Table, row: Row, column: str, cell: TableCell, metric: str) -> dict[str, object]:
     return {
-        "group": table_group(row.group),
+        "group": group_label(row.group),
         "row": table.label(row.factors),
         **dict(row.factors),
         "parameters": row.first("parameters_without_classifier"),

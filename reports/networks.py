@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from ablations.engine.study import group_label
 from msinet.data import Dataset
 from reports.layout import build_table
 from reports.results import Results
-from reports.tables import network_of, table_group
+from reports.tables import network_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def finished_networks(results: Results, study: str) -> tuple[list[FinishedNetwor
                 FinishedNetwork(
                     table.label(row.factors),
                     network_of(row),
-                    table_group(group),
+                    group_label(group),
                     cell.run_ids,
                     tuple(int(seed) for seed in cell.runs["seed"]),
                 )

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ablations.engine.experiment import Experiment
 from ablations.engine.request import in_words
-from ablations.engine.study import Study
+from ablations.engine.study import Study, group_label
 from ablations.studies.table4 import METHODS
 from msinet.models.genotype import SEARCHED
 from msinet.models.registry import card_of, label_of
@@ -18,7 +18,7 @@ from reports.comparisons import Comparisons
 from reports.genotypes import agreement
 from reports.results import Factors, Results
 from reports.statistics import LEVEL, Effect, Floats, Part, decide, equal_by_chance, p_value
-from reports.tables import BEST, NOISE, SECOND, Column, Row, Table, table_group
+from reports.tables import BEST, NOISE, SECOND, Column, Row, Table
 
 #: Names of methods without labels as tables write them.
 METHOD_LABELS = {method: name for name, method in METHODS.items()}
@@ -264,7 +264,7 @@ def unequal_variances(table: Table, compared: Comparisons) -> list[str]:
             cell = row.cells.get(column)
             if row.group == "untrained" or cell is None or cell.done < 2 or compared.convergence(cell.runs):
                 continue
-            label = f"{table.label(row.factors)}, {table_group(row.group)}"
+            label = f"{table.label(row.factors)}, {group_label(row.group)}"
             found = compared.row(row, column, metric)
             pools.setdefault(found.source, []).append((cell.std(metric), label, found.scores.values))
         for pool in pools.values():
@@ -311,7 +311,7 @@ def _order(table: Table, rows: Sequence[Row], column: Column, compared: Comparis
     # Rows that tie in the paper keep their order here.
     paper = " > ".join(labels[i] for i in sorted(range(len(rows)), key=lambda i: (-theirs[i], i)))
     return (
-        f"Order by {metric}, {table_group(rows[0].group)}, {column.label}: {here}; in the paper {paper}. "
+        f"Order by {metric}, {group_label(rows[0].group)}, {column.label}: {here}; in the paper {paper}. "
         f"Of {len(ranked)} pairs, {same} as in the paper, {reverse} reversed, {len(ranked) - same - reverse} undecided"
         f"{remarks_of(effects)}."
     )
@@ -412,7 +412,7 @@ def _differences(table: Table, pairs: Sequence[tuple[Row, Row]], column: Column,
     words = {"holds": "higher", "fails": "lower"}
     lines, untested = [], dict[str, list[tuple[str, Effect]]]()
     for (row, base), effect, decision in zip(pairs, effects, decisions, strict=True):
-        where = f"{table_group(row.group)}, {column.label} {metric}"
+        where = f"{group_label(row.group)}, {column.label} {metric}"
         label, other = table.label(row.factors), table.label(base.factors)
         if effect.obstacle:
             single = f", {effect.scope}" if not effect.trainings else ""

@@ -17,6 +17,7 @@ from torch import nn
 from ablations.engine.store import Store
 from msinet.data import Dataset, open_pixels
 from msinet.data.datasets import Image
+from msinet.data.matches import queries_with_match
 from msinet.environment import pick_device
 from msinet.errors import DataError, UserError
 from msinet.io import atomic_path
@@ -94,20 +95,12 @@ def lists_of(
         scores: number of right images, rank of the first and average precision in per cent, by query.
     """
     draw = dataset.draws[0]
-    identities = np.array([image.identity for image in dataset.test])
-    cameras = np.array([image.camera for image in dataset.test])
+    identities = dataset.test_identities
     chosen = draw.query[np.asarray(queries, np.int64)]
     if not len(chosen):
         return []
-    indices, squares = top_k(
-        features[chosen],
-        features[draw.gallery],
-        k,
-        query_ids=identities[chosen],
-        gallery_ids=identities[draw.gallery],
-        query_cameras=cameras[chosen] if dataset.remove_same_camera else None,
-        gallery_cameras=cameras[draw.gallery] if dataset.remove_same_camera else None,
-    )
+    labels = dataset.ranking_labels(chosen, draw.gallery)
+    indices, squares = top_k(features[chosen], features[draw.gallery], k, **labels)
     lists = []
     for position, query, nearest, square in zip(queries, chosen, indices, squares, strict=True):
         found = draw.gallery[nearest[nearest >= 0]]
@@ -129,17 +122,9 @@ def spread_queries(dataset: Dataset, number: int) -> list[int]:
 
     They depend on the data alone, so that networks can be compared on the same queries.
     """
-    draw = dataset.draws[0]
-    others: dict[int, set[int]] = {}  # cameras by identity
-    for index in draw.gallery:
-        others.setdefault(dataset.test[index].identity, set()).add(dataset.test[index].camera)
-    answered = []
-    for position, index in enumerate(draw.query):
-        cameras = others.get(dataset.test[index].identity, set())
-        if cameras - {dataset.test[index].camera} if dataset.remove_same_camera else cameras:
-            answered.append(position)
+    answered = np.flatnonzero(queries_with_match(dataset))
     places = np.linspace(0, len(answered) - 1, min(number, len(answered))).round().astype(int)
-    return [answered[place] for place in places]
+    return [int(position) for position in answered[places]]
 
 
 def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: RankingOptions) -> NDArray[np.float32]:

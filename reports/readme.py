@@ -16,6 +16,7 @@ from reports.comparisons import source_of
 from reports.costs import read_latencies
 from reports.formats import as_markdown
 from reports.layout import build_table, comparisons_of
+from reports.markdown import markdown_table
 from reports.notes import spread
 from reports.results import Found, ReferenceResults
 from reports.sizes import full_size_cost
@@ -77,14 +78,13 @@ def _table(results: ReferenceResults, found: Found) -> str:
     columns = [column for column in table.columns if sum(row.cells[column].done >= least for row in seen) > 1]
     compared = comparisons_of(results, "table2")
     heads = ["rendered set", "network", "million parameters", "R1", "mAP", "mAP minus MSINet's", "seeds"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    effects = []
+    lines, effects = [], []
     for column in columns:
         for row in rows:
             cell = row.cells[column]
             if not cell.done or (row.group == "untrained" and column.train != column.test):
                 continue  # without training, MS>M is the ranking of M
-            values = [_set_name(column), f"{table.label(row.factors)}, {group_label(row.group)}"]  # type: ignore[arg-type]
+            values = [_set_name(column), f"{table.label(row.factors)}, {group_label(row.group)}"]
             count = full_size_cost(timed_as(row)).parameters_without_classifier
             values += [f"{count / 1e6:.2f}", _mean(cell, "R1"), _mean(cell, "mAP"), "-"]
             base = ours.get(row.group, first)
@@ -92,8 +92,8 @@ def _table(results: ReferenceResults, found: Found) -> str:
                 effects.append(compared.effect(row, base, column, "mAP"))
                 values[-1] = spread(effects[-1])
             values.append("-" if source_of(cell.runs) == FIXED else str(cell.done))
-            lines.append(f"| {' | '.join(values)} |")
-    lines += [
+            lines.append(values)
+    notes = [
         "",
         "R1 and mAP in per cent, means ± sample standard deviation over seeds. Brackets: 95 % interval of the "
         f"difference for new trainings and test identities{_kinds(effects)}. "
@@ -109,8 +109,8 @@ def _table(results: ReferenceResults, found: Found) -> str:
         if row.cells[column].done and (why := compared.convergence(row.cells[column].runs))
     ]
     if gates:
-        lines += ["", f"**Early training.** Not converged: {'; '.join(gates)}."]
-    return "\n".join(lines)
+        notes += ["", f"**Early training.** Not converged: {'; '.join(gates)}."]
+    return "\n".join([*markdown_table(heads, lines), *notes])
 
 
 def _kinds(effects: Iterable[Effect]) -> str:
@@ -230,7 +230,7 @@ def _not_run(table: Table) -> Iterator[str]:
     for row in table.rows:
         lacking = [column.label for column in table.columns if row.cells[column].planned and not row.cells[column].done]
         if lacking:
-            missing.setdefault(group_label(row.group), []).append(f"{table.label(row.factors)} ({', '.join(lacking)})")  # type: ignore[arg-type]
+            missing.setdefault(group_label(row.group), []).append(f"{table.label(row.factors)} ({', '.join(lacking)})")
     if missing:
         yield "Not run yet: " + "; ".join(f"{group}: {', '.join(rows)}" for group, rows in missing.items()) + "."
 

@@ -28,7 +28,16 @@ METRICS = ("R1", "R5", "R10", "mAP", "mINP")
 #: Metrics of a ranking among the images of the query's own family only; rendered sets have families.
 WITHIN_FAMILY = ("within_family_R1", "within_family_mAP")
 #: Columns of records, histories and query files that hold shares.
-SHARES = (*METRICS, *WITHIN_FAMILY, *(f"{metric}_std_draws" for metric in METRICS), "accuracy", "ap")
+SHARES = (
+    *METRICS,
+    *WITHIN_FAMILY,
+    *(f"{metric}_std_draws" for metric in METRICS),
+    "best_on_test_R1",
+    "best_on_test_mAP",
+    "validation_mAP",
+    "accuracy",
+    "ap",
+)
 
 Factors = tuple[tuple[str, Scalar], ...]
 

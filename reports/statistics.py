@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import special  # scipy.stats takes seconds to import
 
 from ablations.studies.figure5b import GENOTYPES
+from reports.markdown import markdown_table
 
 #: Error rate of a family of tests: a difference or a decision needs an adjusted p value below this.
 LEVEL = 0.05
@@ -603,15 +604,15 @@ class Design:
 def power_table(statements: int = 40) -> str:
     """Seeds for 80 % power by test identities, difference and seed deviation, as Markdown: alone / in a ledger."""
     deviations = (1.0, 2.0, 4.0)
-    lines = [f"| identities | points | {' | '.join(f'SD {one:g}' for one in deviations)} |", "|---" * 5 + "|"]
+    rows = []
     for identities in (400, 500, 750, 3060):
         for points in (1, 2, 5, 9):
             cells = []
             for deviation in deviations:
                 needed = [Design(deviation, identities, statements=n).seeds(points) for n in (1, statements)]
                 cells.append(" / ".join("-" if n is None else str(n) for n in needed))
-            lines.append(f"| {identities} | {points} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            rows.append([str(identities), str(points), *cells])
+    return "\n".join(markdown_table(["identities", "points", *(f"SD {one:g}" for one in deviations)], rows)) + "\n"
 
 
 if __name__ == "__main__":

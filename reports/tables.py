@@ -5,11 +5,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
-from ablations.engine.study import Group, Study, column_label, group_label
+from ablations.engine.study import Study, column_label
 from msinet.data.layouts import card_of
 from msinet.models.registry import CARDS
 from reports.results import WITHIN_FAMILY, Factors
@@ -154,11 +154,6 @@ class Table:
     def planned(self) -> int:
         """Runs that the request asks for."""
         return sum(cell.planned for row in self.rows for cell in row.cells.values())
-
-
-def table_group(group: str) -> str:
-    """A group of rows as tables write it."""
-    return group_label(group) if group in get_args(Group) else group  # type: ignore[arg-type]
 
 
 def random_weights(row: Row) -> bool:

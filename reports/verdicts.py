@@ -26,6 +26,7 @@ from reports import statistics
 from reports.claims import CLAIMS, Claim, Comparison, Group, Measurement, Selection
 from reports.comparisons import shared_seeds
 from reports.layout import comparisons_of, plain_table
+from reports.markdown import markdown_table
 from reports.notes import found_by_search, spread
 from reports.paper import of_cell, of_group, of_row, paper_numbers
 from reports.results import Factors, NoResults, Results, has
@@ -463,10 +464,9 @@ def status_text(v: Verdict) -> str:
 
 def as_markdown(verdicts: Sequence[Verdict], title: str) -> str:
     """A table for people, with the evidence below each statement."""
-    lines = [f"**{title}**", "", "| claim | source | verdict | paper's own numbers |", "|---|---|---|---|"]
+    rows = []
     for v in verdicts:
-        evidence = "<br>".join(outcome.text for outcome in v.outcomes).replace("|", "&#124;")
-        lines.append(
-            f"| {v.claim.statement}<br><sub>{evidence}</sub> | {v.claim.source} | {status_text(v)} | {v.by_paper} |"
-        )
-    return "\n".join(lines) + "\n"
+        evidence = "<br>".join(outcome.text for outcome in v.outcomes)
+        rows.append([f"{v.claim.statement}<br><sub>{evidence}</sub>", v.claim.source, status_text(v), v.by_paper])
+    table = markdown_table(["claim", "source", "verdict", "paper's own numbers"], rows)
+    return "\n".join([f"**{title}**", "", *table]) + "\n"

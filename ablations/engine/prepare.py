@@ -59,6 +59,6 @@ def _pretrain(
     if budget is not None:
         budget.note(key, record)
     tqdm.write(
-        f"{model}, seed {seed}: pre-trained on the rendered pretext set, {100 * float(record['top1'] or 0):.1f} % of "
-        f"{record['val_images']} images right (chance {100 * float(record['chance'] or 0):.1f} %) -> {out}"
+        f"{model}, seed {seed}: pre-trained on the rendered pretext set, {100 * record['top1']:.1f} % of "
+        f"{record['val_images']} images right (chance {100 * record['chance']:.1f} %) -> {out}"
     )

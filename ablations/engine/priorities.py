@@ -10,8 +10,6 @@ class Priority:
     study: str
     seeds: int = 1
     profile: str = "mini"
-    words: tuple[str, ...] = ()
-    """further arguments, such as --datasets msmt17"""
 
 
 #: First one seed of the main table, then three, then the studies behind the paper's other claims.

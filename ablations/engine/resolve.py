@@ -63,16 +63,6 @@ class ResolvedCell:
         """The id of its run; empty while it is unknown."""
         return self.run.run_id
 
-    @property
-    def weights(self) -> Path | None:
-        """Pre-trained weights that its run starts from."""
-        return self.run.weights
-
-    @property
-    def reason(self) -> str:
-        """Why its run is waiting or blocked."""
-        return self.run.reason
-
 
 @dataclass(frozen=True)
 class Resolution:

@@ -174,4 +174,4 @@ def _work(experiment: Experiment, datasets: Datasets, costs: Record) -> float:
         images *= 5
     else:
         images = 3 * images + len(datasets[experiment.target].test)
-    return images * max(1e-3, float(costs["macs"] or 0) / 1e9)
+    return images * float(max(1e-3, costs["macs"] / 1e9))

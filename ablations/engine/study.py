@@ -13,7 +13,7 @@ from msinet.models.registry import in_study, label_of, split_name, with_width
 from msinet.training.recipe import Recipe, Schedule
 
 Group = Literal["untrained", "scratch", "pretrained", "pretext", "searched"]
-GROUPS: dict[Group, str] = {
+GROUPS: dict[str, str] = {
     "untrained": "no training",
     "scratch": "from scratch",
     "pretrained": "pre-trained",
@@ -153,9 +153,9 @@ def single(experiment: Experiment, name: str) -> Study:
 # --- Groups and tasks ----------------------------------------------------------------------------
 
 
-def group_label(group: Group) -> str:
-    """The group as it is printed."""
-    return GROUPS[group]
+def group_label(group: str) -> str:
+    """The group as it is printed; a group that tables add, such as the paper's, has its own name."""
+    return GROUPS.get(group, group)
 
 
 def column_label(train: str, test: str) -> str:

@@ -81,7 +81,7 @@ class Train:
             options["genotype"] = read_genotype(self.genotype)
         training = Training(self.model, options, source, target, recipe, self.seed, self.weights)
         record = run(self.out, training, self.run_options)
-        print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
+        print(metrics_line(target.name, {name: record[name] for name in METRICS}))
         print(count_queries(target))
         print(f"written: {self.out}/record.json, history.csv, queries.csv, model.safetensors, log.txt")
         return 0
@@ -152,7 +152,7 @@ class Learn:
         training = Training(self.model, options, source, target, recipe, self.seed, self.weights)
         record = learn(self.out, training, self.run_options)
         if target.draws:
-            print(metrics_line(target.name, {name: float(record[name] or 0) for name in METRICS}))
+            print(metrics_line(target.name, {name: record[name] for name in METRICS}))
             print(count_queries(target))
         if "clusters" in record:
             print(f"{record['clusters']} clusters and {record['outliers']} outliers in the last epoch")
@@ -262,7 +262,7 @@ class Pretrain:
         data = load_class_folders(root, "imagenet" if self.imagenet else "")
         pretraining = Pretraining(self.model, parse_settings(self.options), data, recipe, self.seed)
         record = pretrain(out, pretraining, self.run_options)
-        shares = {name: float(record[name] or 0) for name in ("top1", "top5", "chance")}
+        shares = {name: record[name] for name in ("top1", "top5", "chance")}
         print(metrics_line(str(record["pretrained_on"]), shares))
         print(f"written: {out}, {out.stem}.json, {out.stem}.history.csv")
         return 0

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -93,6 +93,41 @@ class Dataset:
     def num_classes(self) -> int:
         """Number of training identities."""
         return int(self.labels.max()) + 1 if len(self.labels) else 0
+
+    @cached_property
+    def test_identities(self) -> np.ndarray:
+        """Identities of the test images, (len(test),) int64."""
+        return np.array([image.identity for image in self.test], dtype=np.int64)
+
+    @cached_property
+    def test_cameras(self) -> np.ndarray:
+        """Cameras of the test images, (len(test),) int64."""
+        return np.array([image.camera for image in self.test], dtype=np.int64)
+
+    def ranking_labels(self, query: np.ndarray, gallery: np.ndarray) -> dict[str, Any]:
+        """Labels as `msinet.retrieval.evaluate` takes them; without cameras if the protocol does not use them.
+
+        Args:
+            query: (Q,) positions in `test`.
+            gallery: (G,) positions in `test`.
+        """
+        identities, cameras, used = self.test_identities, self.test_cameras, self.remove_same_camera
+        return {
+            "query_ids": identities[query],
+            "gallery_ids": identities[gallery],
+            "query_cameras": cameras[query] if used else None,
+            "gallery_cameras": cameras[gallery] if used else None,
+        }
+
+    def matches(self, query: int, gallery: np.ndarray) -> np.ndarray:
+        """The positions in `gallery` that match a query: of its identity and, if cameras are used, another camera.
+
+        Args:
+            query: position in `test`.
+            gallery: (G,) positions in `test`.
+        """
+        found: np.ndarray = gallery[self.test_identities[gallery] == self.test_identities[query]]
+        return found[self.test_cameras[found] != self.test_cameras[query]] if self.remove_same_camera else found
 
     def identity_name(self, image: Image) -> str:
         """The identity of an image as the data set writes it."""

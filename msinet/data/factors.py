@@ -70,13 +70,9 @@ def query_factors(dataset: Dataset, draw: Draw) -> list[dict[str, int | float]]:
         return []
     rows = [factors[image.path.relative_to(dataset.root).as_posix()] for image in dataset.test]
     yaw = np.array([float(row["yaw"]) for row in rows])
-    identities = np.array([image.identity for image in dataset.test])
-    cameras = np.array([image.camera for image in dataset.test])
     result = []
     for query in draw.query:
-        matches = draw.gallery[identities[draw.gallery] == identities[query]]
-        if dataset.remove_same_camera:
-            matches = matches[cameras[matches] != cameras[query]]
+        matches = dataset.matches(query, draw.gallery)
         turn = abs((yaw[matches] - yaw[query] + 180) % 360 - 180)
         result.append(
             {

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from msinet.data.datasets import Dataset
 
 
@@ -39,12 +42,17 @@ class QueryCounts:
 def count_queries(dataset: Dataset) -> QueryCounts:
     """Count the queries of a data set's first draw by whether they have a match."""
     draw = dataset.draws[0]
-    cameras: dict[int, set[int]] = {}
+    ranked = int(queries_with_match(dataset).sum())
+    absent = int(np.isin(dataset.test_identities[draw.query], dataset.test_identities[draw.gallery], invert=True).sum())
+    return QueryCounts(len(draw.query), ranked, absent, len(draw.query) - ranked - absent)
+
+
+def queries_with_match(dataset: Dataset) -> NDArray[np.bool_]:
+    """(Q,) True for each query of the first draw that has a match in the gallery."""
+    draw = dataset.draws[0]
+    cameras: dict[int, set[int]] = {}  # of the gallery, by identity
     for i in draw.gallery:
         cameras.setdefault(dataset.test[i].identity, set()).add(dataset.test[i].camera)
-    absent = own = 0
-    for i in draw.query:
-        seen = cameras.get(dataset.test[i].identity)
-        absent += seen is None
-        own += dataset.remove_same_camera and seen == {dataset.test[i].camera}
-    return QueryCounts(len(draw.query), len(draw.query) - absent - own, absent, own)
+    own = [{dataset.test[i].camera} if dataset.remove_same_camera else set() for i in draw.query]
+    found = [cameras.get(dataset.test[i].identity, set()) - left for i, left in zip(draw.query, own, strict=True)]
+    return np.array([bool(others) for others in found], bool)

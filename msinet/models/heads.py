@@ -275,7 +275,6 @@ class PartNeck(nn.Module):
         channels: of the final map.
         num_classes: training identities.
         parts: number of stripes; must divide the number of rows of the map.
-        dropout: on the pooled parts before the reduction.
 
     Raises:
         UserError: fewer than two parts.
@@ -284,14 +283,12 @@ class PartNeck(nn.Module):
     training_only: tuple[str, ...] = ("reduce",)
     classifier_std = 0.001
 
-    def __init__(
-        self, local_channels: int, channels: int, num_classes: int, parts: int = PARTS, dropout: float = 0.5
-    ) -> None:
+    def __init__(self, local_channels: int, channels: int, num_classes: int, parts: int = PARTS) -> None:
         super().__init__()
         if parts < 2:
             raise UserError(f"a part neck needs at least 2 parts, got {parts}; the authors use {PARTS}")
         self.parts = parts
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(0.5)  # on the pooled parts
         dim = min(REDUCED, channels)
         self.reduce = ConvBN(channels, dim)
         self.classifier = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(parts))
@@ -321,10 +318,8 @@ class RefinedPartNeck(PartNeck):
     #: Consecutive channels that are averaged before positions are assigned to parts.
     GROUP = 8
 
-    def __init__(
-        self, local_channels: int, channels: int, num_classes: int, parts: int = PARTS, dropout: float = 0.5
-    ) -> None:
-        super().__init__(local_channels, channels, num_classes, parts, dropout)
+    def __init__(self, local_channels: int, channels: int, num_classes: int, parts: int = PARTS) -> None:
+        super().__init__(local_channels, channels, num_classes, parts)
         self.assign = nn.Conv2d(channels // self.GROUP, parts, 1)
         self.refined = True
 

@@ -2,14 +2,13 @@
 
 from msinet.retrieval.blurring import blur
 from msinet.retrieval.groups import evaluate_within
-from msinet.retrieval.metrics import METRICS, Metric, Retrieval, mean_over_draws
+from msinet.retrieval.metrics import METRICS, Retrieval, mean_over_draws
 from msinet.retrieval.nearest import top_k
 from msinet.retrieval.ranking import evaluate, evaluate_distances
 from msinet.retrieval.reranking import jaccard_distances, rerank
 
 __all__ = [
     "METRICS",
-    "Metric",
     "Retrieval",
     "blur",
     "evaluate",

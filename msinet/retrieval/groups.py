@@ -11,9 +11,6 @@ from msinet.retrieval.metrics import Retrieval
 from msinet.retrieval.ranking import evaluate
 from msinet.retrieval.similarities import Features
 
-#: Length of the CMC curve.
-MAX_RANK = 50
-
 
 def evaluate_within(
     query: Features,
@@ -64,8 +61,7 @@ def evaluate_within(
         first_rank[mine], positives[mine] = result.first_rank, result.positives
     if not valid.any():
         raise DataError("no query has a match in its group")
-    cmc = np.array([(first_rank[valid] <= k).mean() for k in range(1, MAX_RANK + 1)])
-    return Retrieval(valid, ap, inp, first_rank, positives, cmc)
+    return Retrieval(valid, ap, inp, first_rank, positives)
 
 
 def _any_match(ids: tuple[np.ndarray, np.ndarray], cameras: tuple[np.ndarray, np.ndarray] | None = None) -> bool:

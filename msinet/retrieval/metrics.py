@@ -19,7 +19,6 @@ class Retrieval:
         inp: (Q,) matches / rank of the last match, in (0, 1], NaN where invalid.
         first_rank: (Q,) rank of the first match, from 1; 0 where invalid.
         positives: (Q,) number of matches; 0 where invalid.
-        cmc: (max_rank,) share of valid queries with a match among the first 1, 2, ... items, in [0, 1].
     """
 
     valid: NDArray[np.bool_]
@@ -27,7 +26,6 @@ class Retrieval:
     inp: NDArray[np.float64]
     first_rank: NDArray[np.int64]
     positives: NDArray[np.int64]
-    cmc: NDArray[np.float64]
 
     @property
     def mAP(self) -> float:  # noqa: N802  (standard name)
@@ -49,43 +47,28 @@ class Retrieval:
             raise UserError(f"ranks count from 1, so R-k needs k of at least 1, got {k}")
         return float((self.first_rank[self.valid] <= k).mean())
 
+    def cmc(self, length: int = 50) -> NDArray[np.float64]:
+        """The cumulative match characteristic: R-1, R-2, ... as an array (length,). It is constant beyond the gallery.
+
+        Raises:
+            UserError: the length is below 1.
+        """
+        if length < 1:
+            raise UserError(f"a CMC curve has at least 1 rank, got {length}")
+        return np.array([self.rank(k) for k in range(1, length + 1)])
+
     def metrics(self) -> dict[str, float]:
         """Every metric of `METRICS` by name, in [0, 1]."""
-        return {name: metric.value(self) for name, metric in METRICS.items()}
+        return {name: metric(self) for name, metric in METRICS.items()}
 
 
-@dataclass(frozen=True)
-class Metric:
-    """Description of a metric for sorting, axis labels and marks of best values.
-
-    Attributes:
-        name: the column's name.
-        description: one line for captions and help.
-        value: function that computes the metric from a result; within `bounds`.
-        bounds: lowest and highest possible value in code.
-        unit: unit of the values in tables, which are multiplied by `scale`.
-        scale: factor from code to tables.
-        higher_is_better: direction of the metric.
-    """
-
-    name: str
-    description: str
-    value: Callable[[Retrieval], float]
-    bounds: tuple[float, float] = (0.0, 1.0)
-    unit: str = "%"
-    scale: float = 100.0
-    higher_is_better: bool = True
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("mAP", "mean average precision", lambda result: result.mAP),
-        Metric("R1", "queries whose nearest item is a match", lambda result: result.rank(1)),
-        Metric("R5", "queries with a match among the 5 nearest items", lambda result: result.rank(5)),
-        Metric("R10", "queries with a match among the 10 nearest items", lambda result: result.rank(10)),
-        Metric("mINP", "mean of matches / rank of the last match", lambda result: result.mINP),
-    )
+#: The metrics by name, as they are recorded: functions of a result with values in [0, 1]; higher is better.
+METRICS: dict[str, Callable[[Retrieval], float]] = {
+    "mAP": lambda result: result.mAP,
+    "R1": lambda result: result.rank(1),
+    "R5": lambda result: result.rank(5),
+    "R10": lambda result: result.rank(10),
+    "mINP": lambda result: result.mINP,
 }
 
 

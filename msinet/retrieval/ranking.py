@@ -32,7 +32,6 @@ def evaluate(
     gallery_ids: Labels,
     query_cameras: Labels | None = None,
     gallery_cameras: Labels | None = None,
-    max_rank: int = 50,
     chunk_bytes: int | None = None,
 ) -> Retrieval:
     """CMC, average precision and inverse negative penalty of every query (Sec. 4.1, docs/protocol.md).
@@ -50,7 +49,6 @@ def evaluate(
         gallery_ids: (G,) integers.
         query_cameras: (Q,) integers, given together with `gallery_cameras` or not at all.
         gallery_cameras: (G,) integers.
-        max_rank: length of the CMC curve, at least 1; beyond the size of the gallery the curve is constant.
         chunk_bytes: memory for one block of similarities, which holds at least one query; None: 20 MiB, or what 256
             queries need up to 128 MiB.
 
@@ -60,7 +58,7 @@ def evaluate(
     """
     query, gallery = streamed(query, gallery)
     split = Split(query_ids, gallery_ids, query_cameras, gallery_cameras, len(query), len(gallery))
-    return _evaluate(split, blocks(query, gallery, chunk_bytes), max_rank)
+    return _evaluate(split, blocks(query, gallery, chunk_bytes))
 
 
 def evaluate_distances(
@@ -70,7 +68,6 @@ def evaluate_distances(
     gallery_ids: Labels,
     query_cameras: Labels | None = None,
     gallery_cameras: Labels | None = None,
-    max_rank: int = 50,
 ) -> Retrieval:
     """Evaluate given distances (Q, G), such as those of re-ranking, as `evaluate` does for features.
 
@@ -88,13 +85,11 @@ def evaluate_distances(
         (start, torch.from_numpy(np.clip(-distances[start : start + step].astype(float), -FAR, FAR)))
         for start in range(0, len(distances), step)
     )
-    return _evaluate(split, parts, max_rank)
+    return _evaluate(split, parts)
 
 
-def _evaluate(split: Split, similarities: Iterable[tuple[int, Tensor]], max_rank: int) -> Retrieval:
+def _evaluate(split: Split, similarities: Iterable[tuple[int, Tensor]]) -> Retrieval:
     """The metrics of all queries, from (first query, block of similarities) pairs; blocks are changed in place."""
-    if max_rank < 1:
-        raise UserError(f"max_rank is the length of the CMC curve and must be at least 1, got {max_rank}")
     found: list[tuple[Indices, Indices]] = []  # queries and ranks of matches
     step = max(1, AT_ONCE // split.items)
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
@@ -102,7 +97,7 @@ def _evaluate(split: Split, similarities: Iterable[tuple[int, Tensor]], max_rank
             parts = block.split(step)  # type: ignore[no-untyped-call]
             found += threads.map(partial(_ranks, split), range(start, start + len(block), step), parts)
     queries, ranks = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-    return _metrics(split, queries, ranks, max_rank)
+    return _metrics(split, queries, ranks)
 
 
 def _ranks(split: Split, start: int, block: Tensor) -> tuple[Indices, Indices]:
@@ -139,7 +134,7 @@ def _ranks(split: Split, start: int, block: Tensor) -> tuple[Indices, Indices]:
     return start + row[match], position[match] + 1
 
 
-def _metrics(split: Split, queries: Indices, ranks: Indices, max_rank: int) -> Retrieval:
+def _metrics(split: Split, queries: Indices, ranks: Indices) -> Retrieval:
     """The metrics from the ranks of all matches (M,) and their queries (M,)."""
     positives = np.bincount(queries, minlength=split.queries)
     valid = positives > 0
@@ -158,6 +153,4 @@ def _metrics(split: Split, queries: Indices, ranks: Indices, max_rank: int) -> R
     ap[valid] = np.bincount(queries, found / ranks, len(valid))[valid] / positives[valid]
     inp[valid] = positives[valid] / ranks[ends[valid] - 1]
     first_rank[valid] = ranks[(ends - positives)[valid]]
-    hits = np.bincount(np.minimum(first_rank[valid], max_rank + 1), minlength=max_rank + 2)
-    cmc = np.cumsum(hits)[1:-1] / valid.sum()
-    return Retrieval(valid, ap, inp, first_rank, positives, cmc)
+    return Retrieval(valid, ap, inp, first_rank, positives)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +70,7 @@ def rank(features: Tensor | np.ndarray, dataset: Dataset, *, distances: Distance
     """
     draws = []
     for draw, query, gallery in _rankings(features, dataset):
-        labels = _labels(dataset, draw)
+        labels = dataset.ranking_labels(draw.query, draw.gallery)
         if distances is None:
             draws.append(evaluate(query, gallery, **labels))
         else:
@@ -90,7 +89,7 @@ def rank_within_families(features: Tensor | np.ndarray, dataset: Dataset) -> Eva
     draws = []
     for draw, query, gallery in _rankings(features, dataset):
         groups = {"query_groups": family[draw.query], "gallery_groups": family[draw.gallery]}
-        draws.append(evaluate_within(query, gallery, **groups, **_labels(dataset, draw)))
+        draws.append(evaluate_within(query, gallery, **groups, **dataset.ranking_labels(draw.query, draw.gallery)))
     means, stds = mean_over_draws(draws)
     return Evaluation(means, stds, tuple(draws), count_queries(dataset))
 
@@ -110,18 +109,6 @@ def _rankings(features: Tensor | np.ndarray, dataset: Dataset) -> Iterator[tuple
     for i in range(max(len(dataset.draws), len(versions)) if dataset.draws else 0):
         draw, one = dataset.draws[i % len(dataset.draws)], versions[i % len(versions)]
         yield draw, one[torch.from_numpy(draw.query)], one[torch.from_numpy(draw.gallery)]
-
-
-def _labels(dataset: Dataset, draw: Draw) -> dict[str, Any]:
-    """The identities and, if the protocol uses them, the cameras of queries and gallery."""
-    identities = np.array([image.identity for image in dataset.test])
-    cameras = np.array([image.camera for image in dataset.test])
-    return {
-        "query_ids": identities[draw.query],
-        "gallery_ids": identities[draw.gallery],
-        "query_cameras": cameras[draw.query] if dataset.remove_same_camera else None,
-        "gallery_cameras": cameras[draw.gallery] if dataset.remove_same_camera else None,
-    }
 
 
 def dataset_features(

@@ -22,7 +22,7 @@ from msinet.training.graphs import use_graphs
 from msinet.training.options import RunOptions
 from msinet.training.recipe import Recipe, settings
 
-Record = dict[str, str | int | float | bool | None]
+Record = dict[str, Any]  # flat: text, numbers, booleans and None
 #: The record of a run; it is written last and exists only after a complete run.
 RECORD = "record.json"
 WEIGHTS = "model.safetensors"

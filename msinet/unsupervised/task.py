@@ -1,6 +1,5 @@
 """Base classes of tasks that alternate between pseudo-labels and training."""
 
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -110,10 +109,6 @@ class PseudoLabelTask(Task):
             steps=sampler.steps_per_epoch,
         )
 
-    @abstractmethod
-    def step(self, epoch: int, step: int) -> Values:
-        """Train on one batch."""
-
     # --- Shared by all methods ---
 
     def source_batches(
@@ -140,11 +135,6 @@ class PseudoLabelTask(Task):
     def random_plan(self, epoch: int, steps: int | None) -> list[list[int]]:
         """Batches of images in random order, without regard to clusters; `steps` None: one pass."""
         return group_batches(self.labels, 0, self.recipe.sampler.batch, seed=self.seed, epoch=epoch, steps=steps)
-
-    @property
-    def trained(self) -> nn.Module:
-        """The network that is evaluated and saved."""
-        return self.network
 
     def extract(self, pixels: PixelSource | None = None) -> Tensor:
         """Unit features (N, D) of images (None: all to cluster) by the trained network, on the device."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import PIL.Image
 
+from ablations.engine.study import group_label
 from msinet.data import Dataset, Image
 from msinet.data.decoding import decode
 from msinet.errors import UserError
@@ -14,7 +15,7 @@ from msinet.progress import bar
 from msinet.training.options import RankingOptions
 from reports.page.report import Data, Missing, Part, Report, jpeg
 from reports.results import run_command
-from reports.tables import Column, Row, Table, random_weights, table_group
+from reports.tables import Column, Row, Table, random_weights
 
 if TYPE_CHECKING:
     from reports.ranked import RankedList
@@ -87,7 +88,7 @@ def column_lists(
         except UserError as error:
             missing.append(Missing(f"ranked lists of {name} on {column.label}", str(error)))
             continue
-        about = {"name": name, "group": table_group(row.group), "run": run["run_id"], "mAP": run["mAP"]}
+        about = {"name": name, "group": group_label(row.group), "run": run["run_id"], "mAP": run["mAP"]}
         networks.append(about | {"lists": [_list(one, dataset, thumbnails) for one in lists]})
     if not networks:
         return [], missing

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pandas as pd
 
+from ablations.engine.study import group_label
 from reports.costs import first_device
 from reports.layout import comparisons_of
 from reports.notes import obstacles, orders
@@ -14,7 +15,7 @@ from reports.page.report import Data, Part, Report
 from reports.results import nearby
 from reports.sizes import full_size_cost
 from reports.statistics import Status
-from reports.tables import BEST, NOISE, Table, network_of, random_weights, table_group, timed_as
+from reports.tables import BEST, NOISE, Table, network_of, random_weights, timed_as
 from reports.verdicts import Measured, Verdict
 
 
@@ -150,7 +151,7 @@ def glance_rows(table: Table | None, times: dict[str, float]) -> list[Data]:
         cost = full_size_cost(model)
         rows.append(
             {
-                "group": table_group(row.group),
+                "group": group_label(row.group),
                 "label": table.label(row.factors),
                 "ours": network_of(row) == "msinet",
                 "trained": row.group != "untrained",

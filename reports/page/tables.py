@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable
 
 import pandas as pd
 
+from ablations.engine.study import group_label
 from ablations.studies import STUDIES
 from msinet.errors import UserError
 from reports.costs import by_machine
@@ -12,7 +13,7 @@ from reports.factors import by_factor
 from reports.formats import Printed, as_frame, as_latex, as_markdown, grid, plain_mark, write_table
 from reports.page.report import Data, Missing, Part, Report
 from reports.results import file_name
-from reports.tables import Table, table_group
+from reports.tables import Table
 
 #: Tables that belong to no study: accuracy by level of a factor, and files of `python -m bench`.
 MEASURED = {
@@ -100,7 +101,7 @@ def table_panel(name: str, table: Table, runs: Container[str]) -> Data:
 def _grouped(rows: Iterable[tuple[str, list[Data]]]) -> list[Data]:
     """Rows by group, those without training last."""
     groups: dict[str, list[list[Data]]] = {}
-    for group, cells in sorted(rows, key=lambda row: row[0] == table_group("untrained")):
+    for group, cells in sorted(rows, key=lambda row: row[0] == group_label("untrained")):
         groups.setdefault(group, []).append(cells)
     return [{"name": group, "rows": members} for group, members in groups.items()]
 

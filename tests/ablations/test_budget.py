@@ -226,28 +226,24 @@ def test_the_studies_of_the_list_exist_and_the_main_table_is_first() -> None:
 
 
 def test_filling_runs_the_list_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch, now: list[float]) -> None:
-    ran: list[list[str]] = []
+    ran: list[command_line.Run] = []
 
-    def run(words: list[str]) -> int:
-        ran.append(words)
+    def run(one: command_line.Run) -> int:
+        ran.append(one)
         now[0] += 120
-        return 1 if len(ran) == 2 else 0
+        if len(ran) == 2:
+            raise UserError("this study cannot run")
+        return 0
 
-    monkeypatch.setattr(command_line, "main", run)
+    monkeypatch.setattr(command_line.Run, "__call__", run)
     options = RunOptions(device="cuda", progress=False, graphs=False)
     fill = Fill(minutes=5.0, store=Path("s"), jobs=4, step_times=Path("steps.csv"), run_options=options)
     assert fill() == 1
-    assert [words[1] for words in ran] == [wanted.study for wanted in PRIORITIES[:3]]
-    assert [words[words.index("--minutes") + 1] for words in ran] == ["5.00", "3.00", "1.00"]
-    assert " ".join(ran[0]) == (
-        "run table2 --profile mini --seeds 1 --store s --minutes 5.00 --no-table --jobs 4 --step-times steps.csv "
-        "--device cuda --no-progress --graphs False"
-    )
-
-
-def test_the_last_moment_is_not_an_unlimited_time() -> None:
-    words = Fill().words(PRIORITIES[0], 0.004)
-    assert words[words.index("--minutes") + 1] == "0.01"
+    assert [one.name for one in ran] == [wanted.study for wanted in PRIORITIES[:3]]
+    assert [one.minutes for one in ran] == [5.0, 3.0, 1.0]
+    request = Request(profile="mini", seeds=1, store=Path("s"))
+    steps = Path("steps.csv")
+    assert ran[0] == command_line.Run("table2", request, 4, options, minutes=5.0, step_times=steps, table=False)
 
 
 def test_ctrl_c_ends_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,7 +106,7 @@ def test_a_training_without_weights_blocks_what_ranks_them(data_root: Path, tmp_
         f"needs {folder}/model.safetensors, which the archive of `bench gpu` leaves out; delete {folder}, run again"
     )
     across = trained("market1501")
-    assert (across.state, across.reason) == ("blocked", remedy)
+    assert (across.state, across.run.reason) == ("blocked", remedy)
     Store(tmp_path).fail(across.run_id, across.cell.experiment, "an earlier attempt")
     assert trained("market1501").state == "blocked"
     (folder / "model.safetensors").touch()

@@ -355,12 +355,12 @@ def test_networks_without_training_are_not_called_scratch() -> None:
 
 def test_one_of_several_figures_has_the_title_that_is_written_in_it(tmp_path: Path) -> None:
     written: list[Path] = []
+    remark = "weights of the operations, market1501, profile mini, seed 0, and a long remark <&>"
     for label in ("TCM, overlap 0.8", "CE"):
         figure = plt.figure(figsize=(4, 3))
-        add_title(figure, f"{label}: weights of the operations, market1501, profile mini, seed 0, and a long remark <&>")
+        add_title(figure, f"{label}: {remark}")
         assert "\n" in figure.get_suptitle()
         written += write_figure(figure, pd.DataFrame(), tmp_path / f"search-{len(written)}")
-    remark = "weights of the operations, market1501, profile mini, seed 0, and a long remark <&>"
     assert list(figures.titled("T", written).values()) == [f"TCM, overlap 0.8: {remark}", f"CE: {remark}"]
     assert figures.titled("T", written[:3]) == {tmp_path / "search-0": "T"}
     for picture in tmp_path.glob("*.svg"):

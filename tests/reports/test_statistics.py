@@ -105,7 +105,6 @@ def test_scores_are_the_record_s_metrics(draws: int) -> None:
             inp=one["inp"].to_numpy(),
             first_rank=one["first_rank"].to_numpy(),
             positives=one["positives"].to_numpy(),
-            cmc=np.zeros(1),
         )
         for _, one in queries.groupby("draw")
     ]

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from ablations.engine.request import Request
+from ablations.engine.study import group_label
 from ablations.studies import find_study
 from msinet.data import load_dataset
 from msinet.errors import UserError
@@ -27,7 +28,7 @@ from reports.layout import comparisons_of, marked, plain_table
 from reports.notes import LEGEND, differences, remarks_of, settings, unequal_variances
 from reports.paper import paper_numbers
 from reports.results import Results, file_name
-from reports.tables import Column, Table, TableCell, table_group
+from reports.tables import Column, Table, TableCell
 from reports.verdicts import untestable
 
 MSMT, ACROSS = Column("msmt17", "msmt17"), Column("msmt17", "market1501")
@@ -41,7 +42,7 @@ def cell(table: Table, group: str, label: str, column: Column = MSMT) -> TableCe
 
 def line(table: Table, label: str, group: str = "scratch") -> str:
     """The line of a row in the text, its columns apart by two spaces or more."""
-    part = as_text(table).split(f"-- {table_group(group)} ")[1].split("\n-- ")[0].split("\n\n")[0]
+    part = as_text(table).split(f"-- {group_label(group)} ")[1].split("\n-- ")[0].split("\n\n")[0]
     (found,) = (one for one in part.splitlines()[1:] if one.startswith(f"{label}  "))
     return found
 
@@ -728,7 +729,7 @@ def test_csv_gives_the_same_numbers_back(filled: Table, tmp_path: Path) -> None:
     for row in filled.rows:
         for column, shown in row.cells.items():
             for metric in ("R1", "mAP"):
-                found = back[table_group(row.group), filled.label(row.factors), column.label, metric]
+                found = back[group_label(row.group), filled.label(row.factors), column.label, metric]
                 assert found["network"] == dict(row.factors)["network"]
                 assert (found["mean"] != "") == bool(shown.done)
                 if shown.done:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from msinet.data.datasets import HELD_OUT, JOIN, REGISTERED, Dataset, DatasetCard, Draw, Image
+from msinet.data.matches import queries_with_match
 from msinet.data.own import OWN, OwnSet, notice
 from msinet.data.rendered import check_samples, read_world
 from msinet.errors import DataError, UserError, first_few, unknown_name
@@ -313,8 +314,8 @@ def _check_usable(dataset: Dataset, needs: Collection[str] = ALL) -> None:
         raise DataError(
             f"{dataset.name}: {len(empty)} zero-byte image(s): {first_few(empty)}; fetch them again or remove them"
         )
-    if "match" in needs and not _any_match(dataset, dataset.draws[0]):
-        same = dataset.remove_same_camera and _any_match(replace(dataset, remove_same_camera=False), dataset.draws[0])
+    if "match" in needs and not queries_with_match(dataset).any():
+        same = dataset.remove_same_camera and queries_with_match(replace(dataset, remove_same_camera=False)).any()
         raise DataError(
             f"{dataset.name} in {dataset.root}: no query has a match in the gallery"
             + (
@@ -323,14 +324,3 @@ def _check_usable(dataset: Dataset, needs: Collection[str] = ALL) -> None:
                 else "; query and gallery do not belong together"
             )
         )
-
-
-def _any_match(dataset: Dataset, draw: Draw) -> bool:
-    cameras: dict[int, set[int]] = {}
-    for i in draw.gallery:
-        cameras.setdefault(dataset.test[i].identity, set()).add(dataset.test[i].camera)
-    for i in draw.query:
-        seen = cameras.get(dataset.test[i].identity, set())
-        if seen and (not dataset.remove_same_camera or seen != {dataset.test[i].camera}):
-            return True
-    return False
