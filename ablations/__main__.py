@@ -41,13 +41,18 @@ if TYPE_CHECKING:
 SHOW_SECONDS = 240.0
 
 
+Execution = Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")]
+Asked = Annotated[Request, tyro.conf.OmitArgPrefixes]
+Cluster = Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes]
+
+
 @dataclass(frozen=True)
 class List:
     """List all tables and figures, or all experiments of one."""
 
     name: Annotated[str, tyro.conf.Positional] = ""
     """table or figure; empty: all of them, with their varied, fixed and nuisance factors"""
-    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    request: Asked = field(default_factory=Request)
 
     def __call__(self) -> int:
         """Print the list."""
@@ -73,19 +78,17 @@ class Run:
 
     name: Annotated[str, tyro.conf.Positional]
     """table or figure"""
-    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    request: Asked = field(default_factory=Request)
     jobs: int = 0
     """runs at once; 0: all on a cluster, one per core for small images on a CPU, else one"""
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
-        default_factory=RunOptions
-    )
+    run_options: Execution = field(default_factory=RunOptions)
     minutes: float = 0.0
     """time limit; a run starts only if it should end in time, as estimated from finished runs; 0: no limit"""
     step_times: Path | None = None
     """steps.csv of `bench gpu`, for estimates before any run has finished"""
     table: bool = True
     """show the table"""
-    cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
+    cluster: Cluster = field(default_factory=ClusterOptions)
 
     def __call__(self) -> int:
         """Run the study. Return 1 if a run failed or is in progress elsewhere, else the status of the table, or 0."""
@@ -173,12 +176,10 @@ class Fill:
     """runs at once, as for `run`"""
     step_times: Path | None = None
     """steps.csv of `bench gpu`, for estimates before any run has finished"""
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
-        default_factory=RunOptions
-    )
+    run_options: Execution = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
-        """Run one study after the other, also after errors. Return 130 after Ctrl-C, 1 if one of them failed, else 0."""
+        """Run one study after the other, also after errors. Return 130 after Ctrl-C, 1 if a study failed, else 0."""
         from ablations.engine.priorities import PRIORITIES
 
         if self.minutes <= 0:
@@ -208,12 +209,10 @@ class Sweep:
 
     sweep: Annotated[str, tyro.conf.Positional] = "overlap"
     """overlap: settings of the search; alignment: weight of spatial alignment"""
-    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: Request(seeds=2))
+    request: Asked = field(default_factory=lambda: Request(seeds=2))
     options: Annotated[SweepOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=SweepOptions)
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
-        default_factory=RunOptions
-    )
-    cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
+    run_options: Execution = field(default_factory=RunOptions)
+    cluster: Cluster = field(default_factory=ClusterOptions)
 
     def __call__(self) -> int:
         """Run the sweep, then its study. Return the status of `run`."""
@@ -233,8 +232,8 @@ class Status:
 
     name: Annotated[str, tyro.conf.Positional]
     """table or figure"""
-    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
-    cluster: Annotated[ClusterOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ClusterOptions)
+    request: Asked = field(default_factory=Request)
+    cluster: Cluster = field(default_factory=ClusterOptions)
 
     def __call__(self) -> int:
         """Print the state."""
@@ -257,7 +256,7 @@ class Show:
 
     name: Annotated[str, tyro.conf.Positional]
     """table or figure"""
-    request: Annotated[Request, tyro.conf.OmitArgPrefixes] = field(default_factory=Request)
+    request: Asked = field(default_factory=Request)
 
     def __call__(self) -> int:
         """Print the table and write its files."""

@@ -102,7 +102,7 @@ def _captured(network: nn.Module, images: Tensor, precision: str) -> Run:
             network(images)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph), torch.inference_mode():
+    with torch.cuda.graph(graph, stream=stream), torch.inference_mode():
         features = network(images)
     return partial(_replay, graph, features, network, images)
 

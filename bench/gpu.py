@@ -28,7 +28,7 @@ from typing import Any
 from bench.isolation import Failure, Late, Report, Work, direct, isolated
 from bench.tables import Row, Rows, merge
 from msinet.errors import UserError
-from msinet.io import atomic_path, write_json
+from msinet.io import atomic_path, sync, write_json
 from msinet.terminal import INTERRUPTED
 
 ROOT = Path(__file__).parents[1]
@@ -190,6 +190,7 @@ def run_tests(m: Measurement, clock: Clock) -> None:
         print("tests: passed before with this code")
         return
     words = ["-m", "gpu", "-q", "-ra", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--durations=10"]
+    words += ["-W", "default"]  # a warning of this machine's libraries must not stop the collection
     files = sorted(map(str, TESTS.glob("test_*.py")), reverse=True)  # trainings first
     code, output = command([sys.executable, "-m", "pytest", *words, *files], clock.left())
     now = f"{title}: status {code}, {m.about['measured']}\n{output[-200_000:]}\n"
@@ -376,7 +377,8 @@ def command(
         patience: seconds between interruption and kill.
     """
     deadline = time.monotonic() + seconds
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # tests/gpu needs none
     process = subprocess.Popen(
         words,
         stdout=subprocess.PIPE,
@@ -464,16 +466,9 @@ def unpack(archive: Path, store: Path) -> None:
             # A run that was removed while the archive was written lacks files.
             if {"experiment.json", "record.json"} <= names and not (store / name).is_dir():
                 tar.extractall(temporary, members, filter="data")
-                _sync(Path(temporary, name))
+                for path in (*Path(temporary, name).iterdir(), Path(temporary, name)):
+                    sync(path)
                 os.rename(Path(temporary, name), store / name)
-
-
-def _sync(folder: Path) -> None:
-    """Write a folder and its files to the disk."""
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
 
 
 def join(folders: Sequence[Path], out: Path, store: Path) -> None:

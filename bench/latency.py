@@ -171,11 +171,11 @@ def measure(
         deadline: time of `time.monotonic` before which the races should end; on a GPU they are stopped then.
     """
     every = list(dict.fromkeys([*contenders, *(other for one in contenders for other in references(one))]))
-    for network in dict.fromkeys(one.network for one in contenders):
-        with suppress(Exception):  # the contender's own process reports it
+    on_cpu = torch.device(conditions.device).type == "cpu"
+    for network in dict.fromkeys(one.network for one in contenders if on_cpu):
+        with suppress(Exception):  # its race reports the error
             _sizes(network, conditions.image)  # here: counting during a race would disturb it
     work = functools.partial(time_contenders, conditions=conditions, deadline=deadline)
-    on_cpu = torch.device(conditions.device).type == "cpu"
     found = direct(work, every) if on_cpu else isolated(work, every, patience=patience, deadline=deadline)
     for contender, one in found:
         if contender not in contenders:

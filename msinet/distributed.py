@@ -27,7 +27,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from msinet.errors import LostProcess, UserError
+from msinet.errors import LostProcess, UserError, first_line
 
 #: The first rank may decode a large data set while the others wait. A process that ends is noticed at once.
 PATIENCE = timedelta(hours=3)
@@ -93,10 +93,9 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of Gloo, NCCL or the store
-        reason = (str(error).splitlines() or ["no reason given"])[0][:160]
         raise LostProcess(
-            f"rank {rank()} lost the other processes of this training ({reason}); the same command continues from "
-            "the last checkpoint"
+            f"rank {rank()} lost the other processes of this training ({first_line(error)}); "
+            "the same command continues from the last checkpoint"
         ) from error
 
 

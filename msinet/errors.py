@@ -28,6 +28,11 @@ class TrainingDiverged(UserError):
     """The loss became NaN or infinite; the last good checkpoint is kept."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 160 characters; without a message, the name of its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for an unknown name. It lists the known names and suggests the nearest one."""
     names = sorted(known)

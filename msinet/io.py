@@ -56,7 +56,7 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # the file is in place; some file systems cannot sync a folder
-        _sync_folder(target.parent)
+        sync(target.parent)
 
 
 def check_writable(path: StrPath) -> None:
@@ -155,8 +155,9 @@ def nearest_existing(path: StrPath) -> str:
     return f" {folder} exists and holds {first_few(names) or 'nothing'}.{did_you_mean(missing, names)}"
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

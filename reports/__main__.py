@@ -87,22 +87,31 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Draw loss, accuracy and learning rate against training steps, and mAP for runs made with --evaluate-every."""
+class Drawing:
+    """Options of a figure of a study's runs."""
 
-    name: Name
+    name: Name = "table2"
     """table or figure"""
     request: Asked = field(default_factory=Request)
     source: Origin = field(default_factory=Source)
     out: Path | None = None
     """folder for the files; by default figures/ in the store"""
 
+    def draw(self, work: Callable[[Results, str, Path], list[Path]]) -> int:
+        """Draw and write the figure."""
+        results = self.source.results(self.request)
+        return written(work(results, self.name, self.out or results.folder / "figures"))
+
+
+@dataclass(frozen=True)
+class Curves(Drawing):
+    """Draw loss, accuracy and learning rate against training steps, and mAP for runs made with --evaluate-every."""
+
     def __call__(self) -> int:
         """Draw and write the curves."""
         from reports.curves import draw_study_curves
 
-        results = self.source.results(self.request)
-        return written(draw_study_curves(results, self.name, self.out or results.folder / "figures"))
+        return self.draw(draw_study_curves)
 
 
 @dataclass(frozen=True)
@@ -206,41 +215,31 @@ def given_dataset(request: Request) -> "Dataset":
 
 
 @dataclass(frozen=True)
-class Searches:
+class Searches(Drawing):
     """Draw the architecture parameters of a table's searches over the epochs, and the genotypes next to the paper's."""
 
     name: Name = "table1"
     """table with searches: table1, figure5a, figure5b, discrepancies"""
-    request: Asked = field(default_factory=Request)
-    source: Origin = field(default_factory=Source)
-    out: Path | None = None
-    """folder for the files; by default figures/ in the store"""
 
     def __call__(self) -> int:
         """Draw and write the figures."""
         from reports.searches import draw_searches
 
-        results = self.source.results(self.request)
-        return written(draw_searches(results, self.name, self.out or results.folder / "figures"))
+        return self.draw(draw_searches)
 
 
 @dataclass(frozen=True)
-class Clusters:
+class Clusters(Drawing):
     """Draw the number of clusters and outliers over the epochs, and their agreement with the hidden identities."""
 
     name: Name = "table4"
     """table of methods without labels"""
-    request: Asked = field(default_factory=Request)
-    source: Origin = field(default_factory=Source)
-    out: Path | None = None
-    """folder for the files; by default figures/ in the store"""
 
     def __call__(self) -> int:
         """Draw and write the figure."""
         from reports.clusters import draw_clusters
 
-        results = self.source.results(self.request)
-        return written(draw_clusters(results, self.name, self.out or results.folder / "figures"))
+        return self.draw(draw_clusters)
 
 
 @dataclass(frozen=True)

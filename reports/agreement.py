@@ -10,7 +10,17 @@ from ablations.engine.study import group_label
 from reports.comparisons import Comparisons, repetitions_of, source_of
 from reports.notes import obstacles, orders, remarks_of, spread
 from reports.results import Found
-from reports.statistics import Effect, Floats, decide, mixed, origins_of, reproduction, variance_between
+from reports.statistics import (
+    OWN_VARIANCE,
+    Effect,
+    Floats,
+    decide,
+    mixed,
+    origins_of,
+    reproduction,
+    variance_between,
+    variances_differ,
+)
 from reports.statistics import Part as Bounds
 from reports.tables import Column, Row, Table, TableCell
 
@@ -90,7 +100,7 @@ def agreements(pairs: Sequence[Pair], here: Comparisons, there: Comparisons) -> 
     """The difference of each pair by the metric that decides its column, here minus there, in percentage points.
 
     Cells of a column share a variance if the same thing differs between their repetitions, and if all have converged
-    or none has.
+    or none has. If the variances of these cells seem to differ (`variances_differ`), a pair has its own.
     """
     pools: dict[tuple[Column, Pool], dict[tuple[str, ...], Floats]] = {}
     for pair in pairs:
@@ -101,10 +111,12 @@ def agreements(pairs: Sequence[Pair], here: Comparisons, there: Comparisons) -> 
     effects = []
     for pair in pairs:
         metric, ours = pair.column.headline, _own(pair)
-        between = variance_between(pools.get((pair.column, _pool(pair.there, there)), {}).values())
+        pool = pools.get((pair.column, _pool(pair.there, there)), {}).values()
         ours = ours if ours.done else pair.here
         remarks = tuple(mixed([origins_of(ours.runs), origins_of(pair.there.runs)]))
-        effect = reproduction(_values(ours, metric), _values(pair.there, metric), between, remarks)
+        both = _values(ours, metric), _values(pair.there, metric)
+        apart = len(both[1]) >= OWN_VARIANCE and variances_differ(list(pool))
+        effect = reproduction(*both, variance_between(both if apart else pool), remarks)
         effects.append(replace(effect, obstacle=_obstacle(pair) or effect.obstacle))
     return effects
 

@@ -1,6 +1,5 @@
 """Reference results of a machine: adds finished runs of a store, checks the files, lists them (docs/reference.md)."""
 
-import json
 import math
 import shlex
 from collections import Counter
@@ -41,7 +40,7 @@ from ablations.engine.study import column_label
 from ablations.studies import STUDIES, find_study
 from msinet.errors import UserError
 from msinet.io import write_json
-from reports.results import METRICS, run_command
+from reports.results import METRICS, device_of, run_command
 from reports.statistics import query_values
 
 #: Largest difference of a metric and the mean of its scores, which are stored in single precision.
@@ -143,7 +142,7 @@ def _finished(name: str, request: Request, store: Store) -> tuple[list[Row], dic
     files = {run_id: _files(store, run_id) for run_id in runs}
     rows = []
     for run_id, experiment in runs.items():
-        record = json.loads((store.run_folder(run_id) / "record.json").read_text(encoding="utf-8"))
+        record = store.record(run_id)
         rows.append(row_of(run_id, experiment, record, places[run_id], files[run_id]))
     return rows, files
 
@@ -243,7 +242,7 @@ def _same_values(old: "pd.Series[Any]", new: "pd.Series[Any]") -> bool:
 def _described(machine: Machine, rows: Sequence[Row]) -> dict[str, Any]:
     """The machine and the person, as given, else as before."""
     known = read_machine(machine.folder) if (machine.folder / MACHINE).exists() else {}
-    devices = dict.fromkeys(str(row["cpu"] if row["device"] == "cpu" else row["device"]) for row in rows)
+    devices = dict.fromkeys(device_of(row) for row in rows)
     who = machine.who or known.get("who")
     if not who:
         raise UserError(f"{machine.folder} is new: pass --who NAME, the person who made the runs")

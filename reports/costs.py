@@ -17,7 +17,7 @@ from msinet.models.registry import split_name
 from reports.drawing import STYLE, add_title, finish_axes, looks, write_figure
 from reports.layout import build_table
 from reports.placement import annotate
-from reports.results import Results
+from reports.results import Results, device_of
 from reports.tables import network_of, timed_as
 
 #: Columns that identify a row in the table of all machines.
@@ -251,7 +251,7 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
             side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             side.set_minor_formatter(NullFormatter())
         finish_axes(axis, "both")
-        machine = environment["cpu"] if environment["device"] == "cpu" else environment["device"]
+        machine = device_of(environment)
         axis.set_title(
             f"deployed, fp32, batch {data['batch'].iloc[0]}, {machine};\n"
             "line: fastest matrix product measured, sloping where a copy is slower;\n"

@@ -12,10 +12,8 @@ from msinet.neighbours import load_network
 from msinet.training import embed
 from msinet.training.evaluation import rank
 from msinet.training.options import RankingOptions
+from msinet.training.run_folder import WEIGHTS
 from reports.ranked import RankedList, lists_of
-
-#: Name of the weights in the folder of a run.
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from msinet.models.registry import card_of, label_of
 from msinet.training.recipe import Recipe
 from reports.comparisons import Comparisons
 from reports.genotypes import agreement
-from reports.results import Factors, Results
-from reports.statistics import LEVEL, Effect, Floats, Part, decide, equal_by_chance, p_value
+from reports.results import Factors, Results, device_of
+from reports.statistics import Effect, Floats, Part, decide, equal_by_chance, p_value
 from reports.tables import BEST, NOISE, SECOND, Column, Row, Table
 
 #: Names of methods without labels as tables write them.
@@ -173,11 +173,7 @@ def unranked(runs: pd.DataFrame) -> list[str]:
 
 def machines(runs: pd.DataFrame) -> list[str]:
     """Devices of finished runs, with their precision and the version of torch."""
-    return sorted({f"{_device(run)}, {_precision(run)}, torch {run['torch']}" for _, run in runs.iterrows()})
-
-
-def _device(run: "pd.Series[Any]") -> str:
-    return str(run["cpu"] if run["device"] == "cpu" else run["device"])
+    return sorted({f"{device_of(run)}, {_precision(run)}, torch {run['torch']}" for _, run in runs.iterrows()})
 
 
 def _precision(run: "pd.Series[Any]") -> str:
@@ -212,9 +208,10 @@ def legend(table: Table) -> list[str]:
         )
     marks = [mark for cell in cells for mark in (*cell.marks.values(), *cell.paper_marks.values())]
     if any(cell.marks or cell.paper_marks for cell in cells):
-        line = f"{BEST} best, {SECOND} second best of a column and group (bold and underlined in Markdown and LaTeX)"
+        line = f"{BEST} best, {SECOND} second highest mean of a column and group"
+        line += " (bold and underlined in Markdown and LaTeX)"
         if any(NOISE in mark for mark in marks):
-            line += f"; {NOISE} not distinguishable from the best (docs/statistics.md)"
+            line += f"; {NOISE} not significantly below the best (docs/statistics.md)"
         lines.append(line + ".")
     return lines
 
@@ -255,28 +252,28 @@ def _more(number: int) -> str:
 
 
 def unequal_variances(table: Table, compared: Comparisons) -> list[str]:
-    """A warning for each column and pool of rows whose seed variances differ significantly (docs/statistics.md)."""
+    """A note for each column and pool of rows that have variances of their own (docs/statistics.md)."""
     lines = []
     for column in table.columns:
         metric = column.headline
-        pools: dict[str, list[tuple[float, str, Floats]]] = {}
+        pools: dict[str, dict[tuple[str, ...], tuple[float, str, Floats]]] = {}
         for row in table.rows:
             cell = row.cells.get(column)
-            if row.group == "untrained" or cell is None or cell.done < 2 or compared.convergence(cell.runs):
+            if cell is None or cell.done < 2:
                 continue
             label = f"{table.label(row.factors)}, {group_label(row.group)}"
             found = compared.row(row, column, metric)
-            pools.setdefault(found.source, []).append((cell.std(metric), label, found.scores.values))
+            if found.has_own_variance:
+                pools.setdefault(found.source, {})[cell.run_ids] = cell.std(metric), label, found.scores.values
         for pool in pools.values():
-            p = equal_by_chance([values for _, _, values in pool])
-            if p < LEVEL:
-                pool.sort(key=lambda one: one[0])
-                (low, steady, _), (high, wide, _) = pool[0], pool[-1]
-                lines.append(
-                    f"Unequal variances: seed standard deviations of {column.label} {metric} are between "
-                    f"{low:.1f} ({steady}) and {high:.1f} ({wide}), {p_value(p)}. Intervals use the pooled value; "
-                    "those of the latter are too narrow (docs/statistics.md)."
-                )
+            p = equal_by_chance([values for _, _, values in pool.values()])
+            low, steady, _ = min(pool.values(), key=lambda one: one[0])
+            high, wide, _ = max(pool.values(), key=lambda one: one[0])
+            lines.append(
+                f"Unequal variances: seed standard deviations of {column.label} {metric} are between "
+                f"{low:.1f} ({steady}) and {high:.1f} ({wide}), {p_value(p)}. So each row has its own variance "
+                "(docs/statistics.md)."
+            )
     return lines
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from reports.results import Factors, has
 
 #: Groups of the suite that stand for another group of the paper.
-GROUPS = {"pretext": "pretrained"}
+STANDS_FOR = {"pretext": "pretrained"}
 
 
 @cache
@@ -29,7 +29,7 @@ def of_group(numbers: pd.DataFrame, group: str) -> pd.DataFrame:
     """The numbers that belong next to a group; all of them if the paper leaves initial weights open."""
     if (numbers["group"] == "").any():
         return numbers
-    return numbers[numbers["group"] == GROUPS.get(group, group)]
+    return numbers[numbers["group"] == STANDS_FOR.get(group, group)]
 
 
 def of_row(numbers: pd.DataFrame, factors: Factors) -> pd.DataFrame:

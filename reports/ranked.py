@@ -9,6 +9,7 @@ STORE/features/<run_id>.npy     (N, D) float32, a row per test image in the data
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,10 +135,8 @@ def embeddings(store: Store, run_id: str, dataset: Dataset, run_options: Ranking
         UserError: no such run, or one without weights.
         DataError: not the images that the run was tested on.
     """
-    record, weights = store.run_folder(run_id) / "record.json", store.run_folder(run_id) / "model.safetensors"
-    if not (record.is_file() and weights.is_file()):
-        raise UserError(f"{weights} does not exist; choose a finished training, not a search")
-    tested = json.loads(record.read_text(encoding="utf-8"))["target_fingerprint"]
+    weights = _weights(store, run_id)
+    tested = store.record(run_id)["target_fingerprint"]
     if tested != dataset.fingerprint:
         raise DataError(
             f"run {run_id} was tested on another version of {dataset.name} ({tested}) than the one in {dataset.root} "
@@ -168,16 +167,19 @@ def load_run(store: Store, run_id: str) -> tuple[nn.Module, int, int]:
     Raises:
         UserError: no such run, or one without weights.
     """
-    folder = store.run_folder(run_id)
-    if not (folder / "model.safetensors").is_file():
-        raise UserError(f"{folder / 'model.safetensors'} does not exist; choose a finished training, not a search")
-    experiment, record = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("experiment.json", "record.json")
-    )
+    weights, record = _weights(store, run_id), store.record(run_id)
+    experiment = json.loads((store.run_folder(run_id) / "experiment.json").read_text(encoding="utf-8"))
     height, width = experiment["recipe"]["height"], experiment["recipe"]["width"]
     network = build_model(
         experiment["model"], record["identities"], image=(height, width), **dict(experiment["options"])
     )
     if network.state_dict():  # the colour histogram has none
-        load_weights(network, folder / "model.safetensors")
+        load_weights(network, weights)
     return network, height, width
+
+
+def _weights(store: Store, run_id: str) -> Path:
+    weights = store.weights(run_id)
+    if not weights.is_file():
+        raise UserError(f"{weights} does not exist; choose a finished training, not a search")
+    return weights

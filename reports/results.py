@@ -7,9 +7,11 @@ records of finished runs. Files store shares in [0, 1]; from here on they are in
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -45,6 +47,11 @@ Factors = tuple[tuple[str, Scalar], ...]
 def in_percent(frame: pd.DataFrame) -> pd.DataFrame:
     """A copy of a frame with its shares in per cent."""
     return frame.assign(**{name: 100 * frame[name] for name in SHARES if name in frame})
+
+
+def device_of(record: "Mapping[Any, Any] | pd.Series[Any]") -> str:
+    """The device of a run, from its record or environment: the name of the GPU or of the CPU."""
+    return str(record["cpu"] if record["device"] == "cpu" else record["device"])
 
 
 class NoResults(UserError):

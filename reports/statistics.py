@@ -26,6 +26,12 @@ ACCURACY = 0.9
 #: Largest rise of the training accuracy of a converged training over the last quarter of its epochs.
 RISE = 0.02
 
+#: Rows share a variance unless Hartley's test of equal variances has a p value below this. It is not `LEVEL`, because
+#: few repetitions seldom show a difference, and a missed one costs more than a variance of its own.
+POOLING = 0.2
+#: Fewest repetitions of a row in that test, and of a row with its own variance.
+OWN_VARIANCE = 3
+
 #: Smallest p value of a test, times two; smaller ones have this value.
 SMALLEST = 1e-100
 
@@ -175,24 +181,37 @@ class Row:
     """devices and versions of the runs, from `origins_of`"""
     between: Variance = Variance(math.nan, 0)
     """between repetitions, set by `pooled`"""
+    pool: tuple[str, int] = ("", 0)
+    """rows with the same pool have the same estimate `between`; set by `pooled`"""
+
+    @property
+    def has_own_variance(self) -> bool:
+        """True if the variances of the rows with its source differ, so that they are not pooled."""
+        return self.pool[1] > 0
 
 
 def pooled(rows: Iterable[Row]) -> list[Row]:
-    """The rows with their variance between repetitions, pooled over all rows with the same source.
+    """The rows with their variance between repetitions: pooled over all rows with the same source.
 
+    If the variances of these rows seem to differ (`variances_differ`), each row with enough repetitions has its own.
     Rows with an obstacle enter the pool only if no other row has several repetitions.
 
     Args:
         rows: rows of a study, with the same test set and metric.
     """
     rows = list(rows)
-    variances = {}
+    found = list(rows)
     for source in dict.fromkeys(row.source for row in rows):
-        members = [row for row in rows if row.source == source]
-        usable = [row for row in members if not row.obstacle and row.scores.count > 1] or members
-        none = Variance(0.0, math.inf)
-        variances[source] = none if source == FIXED else variance_between(row.scores.values for row in usable)
-    return [replace(row, between=variances[row.source]) for row in rows]
+        members = [place for place, row in enumerate(rows) if row.source == source]
+        usable = [i for i in members if not rows[i].obstacle and rows[i].scores.count > 1]
+        together = variance_between(rows[i].scores.values for i in usable or members)
+        between = Variance(0.0, math.inf) if source == FIXED else together
+        apart = source != FIXED and variances_differ([rows[i].scores.values for i in usable])
+        for i in members:
+            own = apart and i in usable and rows[i].scores.count >= OWN_VARIANCE
+            one = variance_between([rows[i].scores.values]) if own else between
+            found[i] = replace(rows[i], between=one, pool=(source, 1 + i if own else 0))
+    return found
 
 
 def variance_between(rows: Iterable[Floats]) -> Variance:
@@ -209,10 +228,22 @@ def equal_by_chance(rows: Sequence[Floats]) -> float:
     Args:
         rows: repetitions of each row, at least two.
     """
-    df = np.array([len(one) - 1 for one in rows])
     variances = np.array([one.var(ddof=1) for one in rows])
+    largest, smallest = _drawn_variances(tuple(len(one) - 1 for one in rows))
+    return float((largest * variances.min() >= variances.max() * smallest).mean())
+
+
+@lru_cache(maxsize=64)
+def _drawn_variances(df: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """The largest and the smallest of estimates of one variance with these degrees of freedom, drawn 20,000 times."""
     drawn = np.random.default_rng(0).chisquare(df, (20_000, len(df))) / df
-    return float((drawn.max(1) * variances.min() >= variances.max() * drawn.min(1)).mean())
+    return drawn.max(1), drawn.min(1)
+
+
+def variances_differ(rows: Sequence[Floats]) -> bool:
+    """True if rows have no common variance between repetitions, by Hartley's test of those with enough repetitions."""
+    several = [one for one in rows if len(one) >= OWN_VARIANCE]
+    return len(several) > 1 and equal_by_chance(several) < POOLING
 
 
 def convergence_obstacle(histories: Sequence[pd.DataFrame]) -> str:
@@ -411,11 +442,11 @@ def reproduction(here: Floats, there: Floats, between: Variance, remarks: tuple[
 
 def _training_variances(terms: Sequence[tuple[float, Row]]) -> tuple[Variance, ...]:
     """Variance of a weighted sum between repetitions, one for each pool."""
-    found: dict[str, Variance] = {}
+    found: dict[tuple[str, int], Variance] = {}
     for weight, row in terms:
         value = weight**2 * row.between.value / row.scores.count
-        before = found.get(row.source)
-        found[row.source] = Variance(value + (before.value if before else 0.0), row.between.df)
+        before = found.get(row.pool)
+        found[row.pool] = Variance(value + (before.value if before else 0.0), row.between.df)
     return tuple(found.values())
 
 
@@ -519,12 +550,16 @@ class Decision:
     """reason that it is not testable"""
 
 
-def decide(ledger: Sequence[Sequence[Part]]) -> list[Decision]:
+def decide(ledger: Sequence[Sequence[Part]], statements: int | None = None) -> list[Decision]:
     """Decisions on statements, each of which is a conjunction of parts.
 
     The p value that a statement holds is that of its least supported part (intersection-union). The p value that it
     fails is that of its most refuted part, with Bonferroni's correction for its tests. Holm's method runs over both p
     values of all statements.
+
+    Args:
+        ledger: the parts of each statement.
+        statements: number of statements to correct for, with those that have no test yet; None: those with tests.
     """
     holds, fails = [], []
     for parts in ledger:
@@ -533,7 +568,7 @@ def decide(ledger: Sequence[Sequence[Part]]) -> list[Decision]:
         complete = all(part.support for part in parts) and parts
         holds.append(max(support) if complete else math.nan)
         fails.append(min(1.0, len(refutation) * min(refutation)) if refutation else math.nan)
-    adjusted = holm([*holds, *fails])
+    adjusted = holm([*holds, *fails], None if statements is None else 2 * statements)
     pairs = zip(adjusted[: len(holds)], adjusted[len(holds) :], strict=True)
     return [_decision(parts, *pair) for parts, pair in zip(ledger, pairs, strict=True)]
 
@@ -554,13 +589,19 @@ def _decision(parts: Sequence[Part], holds: float, fails: float) -> Decision:
     return Decision(status, holds, fails, reason)
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the given order; NaN stays NaN and is not counted."""
+def holm(p: Sequence[float], tests: int | None = None) -> list[float]:
+    """Holm's adjusted p values, in the given order; NaN stays NaN.
+
+    Args:
+        p: p values.
+        tests: number of tests; None: as many as p values that are not NaN.
+    """
     known = [i for i, value in enumerate(p) if not math.isnan(value)]
+    tests = len(known) if tests is None else tests
     adjusted = list(p)
     highest = 0.0
     for place, i in enumerate(sorted(known, key=lambda i: p[i])):
-        highest = max(highest, min(1.0, (len(known) - place) * p[i]))
+        highest = max(highest, min(1.0, (tests - place) * p[i]))
         adjusted[i] = highest
     return adjusted
 
@@ -586,15 +627,20 @@ class Design:
     def power(self, points: float, seeds: int) -> float:
         """Power in [0, 1] to find a true difference of this size, if it is the first that Holm's method tests.
 
-        The mean over the distribution of the estimated seed variance; that of identities counts as known.
+        The mean over 5,000 draws of the estimated seed variances; that of identities counts as known.
         """
-        trainings = Variance(2 * self.seed_deviation**2 / seeds, self.rows * (seeds - 1))
+        df, level = seeds - 1, LEVEL / self.statements
+        mean = Variance(self.seed_deviation**2 / seeds, df)  # of one row
         identities = Variance(self.identity_deviation**2 / self.identities, self.identities - 1)
-        level, probabilities = LEVEL / self.statements, (np.arange(400) + 0.5) / 400
-        estimates = special.chdtri(trainings.df, probabilities) / trainings.df  # relative to the true variance
-        half = estimates * _squared_half_width(trainings, level) + _squared_half_width(identities, level)
-        error = math.sqrt(trainings.value + identities.value)
-        return float(special.ndtr((points - np.sqrt(half)) / error).mean())
+        estimates = np.random.default_rng(0).chisquare(df, (5000, self.rows)) / df  # relative to the true variance
+        half = 2 * estimates.mean(1) * _squared_half_width(replace(mean, df=self.rows * df), level)
+        if seeds >= OWN_VARIANCE:
+            ratios = estimates.max(1) / estimates.min(1)
+            apart = ratios > np.quantile(ratios, 1 - POOLING)
+            half = np.where(apart, estimates[:, :2].sum(1) * _squared_half_width(mean, level), half)
+        half = np.sqrt(half + _squared_half_width(identities, level))
+        error = math.sqrt(2 * mean.value + identities.value)
+        return float(special.ndtr((points - half) / error).mean())
 
     def seeds(self, points: float, power: float = 0.8, most: int = 50) -> int | None:
         """Smallest number of seeds that finds a difference with this power; None: more than `most`."""

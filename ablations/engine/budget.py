@@ -118,19 +118,18 @@ class Budget:
         return self.deadline - time.time()
 
     def rate(self, key: Key) -> float:
-        """Seconds per step. An unknown network or size counts as the slowest known one of its task.
+        """Seconds per step. An unknown network counts as the slowest known one of its task.
 
-        On a CPU, rates of smaller images are multiplied by the ratio of pixels. If no step time of the task is known,
-        they are assumed.
+        At another size, a network takes at most as long as at a larger size, and at most as much longer than at a
+        smaller one as there are more pixels. If no step time of the task is known, it is assumed.
         """
-        _, task, height, width = key
-
-        def grown(rate: float, pixels: int) -> float:
-            return rate * max(1.0, height * width / pixels) if self.device == "cpu" else rate
-
-        known = [grown(rate, h * w) for (_, other, h, w), rate in self.rates.items() if other == task]
+        network, task, height, width = key
+        bounds: dict[str, float] = {}
+        for (name, other, h, w), rate in self.rates.items():
+            if other == task:
+                bounds[name] = min(bounds.get(name, math.inf), rate * max(1.0, height * width / (h * w)))
         assumed = UNKNOWN_ON_CPU * height * width / UNKNOWN_AREA if self.device == "cpu" else UNKNOWN_ON_GPU
-        return self.rates.get(key) or max(known, default=assumed)
+        return self.rates.get(key) or bounds.get(network) or max(bounds.values(), default=assumed)
 
     def estimate(self, key: Key, steps: int) -> float:
         """Estimated seconds of a run; `OVERHEAD` for a run without steps."""

@@ -1,6 +1,5 @@
 """The state of a study's runs, as lines of text. Importing this module does not import torch."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
@@ -36,7 +35,7 @@ def seconds_left(runs: Iterable[Run], store: Store) -> float | None:
     took: dict[str, list[float]] = {}
     for one in runs:
         if one.state == "done":
-            record = json.loads((store.run_folder(one.run_id) / "record.json").read_text(encoding="utf-8"))
+            record = store.record(one.run_id)
             parts = ("seconds_training", "seconds_labelling", "seconds_evaluating")
             seconds = sum(float(record.get(part, 0)) for part in parts)
             took.setdefault(one.experiment.model, []).append(seconds)

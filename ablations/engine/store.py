@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ablations.engine.experiment import Experiment
 from msinet.errors import Busy, UserError
-from msinet.io import exclusive, write_json, write_text
+from msinet.io import exclusive, sync, write_json, write_text
 from msinet.models.genotype import GENOTYPE, read_genotype
 
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ class Store:
     def weights(self, run_id: str) -> Path:
         """Weights of the finished run. They are missing if it was restored from the archive of `bench gpu`."""
         return self.run_folder(run_id) / "model.safetensors"
+
+    def record(self, run_id: str) -> dict[str, Any]:
+        """The record of a finished run."""
+        found: dict[str, Any] = json.loads((self.run_folder(run_id) / "record.json").read_text(encoding="utf-8"))
+        return found
 
     def done(self, run_id: str) -> bool:
         """True if the run is finished. Publishing is one rename, so the folder is proof."""
@@ -133,9 +138,7 @@ class Store:
         for leftover in partial.glob(".*"):  # temporary files and the lock of a killed process
             leftover.unlink()
         for path in (*partial.iterdir(), partial):  # on disk before it is visible
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            sync(path)
         target = self.run_folder(run_id)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

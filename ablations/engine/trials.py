@@ -1,6 +1,5 @@
 """Runs sweeps: Optuna proposes settings; each trial is trained, then ranked on held-out training identities."""
 
-import json
 import os
 import time
 from collections import Counter
@@ -215,7 +214,7 @@ class _Trials:
                 self.book.tell(trial, state=TrialState.FAIL)
                 raise UserError(f"a trial with {trial.params} failed; {self.store.root}/failed holds the error")
             *searches, training = self.resolved(experiment).runs()
-            record = json.loads((self.store.run_folder(training.run_id) / "record.json").read_text(encoding="utf-8"))
+            record = self.store.record(training.run_id)
             if searches:
                 trial.set_user_attr("genotype", self.store.genotype(searches[0].run_id))
             trial.set_user_attr("run_ids", [one.run_id for one in (*searches, training)])

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from msinet.training.evaluation import Distances
 
 
+Execution = Annotated[RankingOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")]
+Selected = Annotated[DataOptions, tyro.conf.OmitArgPrefixes]
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
     """A weights file, and the settings that it may not contain."""
@@ -89,10 +93,8 @@ class Evaluate(WeightsFile):
     """temperature of that post-processing; its authors use 0.02 on MSMT17"""
     out: Path | None = None
     """JSON file for the metrics"""
-    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
-        default_factory=RankingOptions
-    )
+    selection: Selected = field(default_factory=DataOptions)
+    run_options: Execution = field(default_factory=RankingOptions)
 
     def distances(self, dataset: "Dataset") -> "tuple[Distances | None, str]":
         """The distance function of the re-ranking (None: no re-ranking) and the note that is printed.
@@ -182,10 +184,8 @@ class Embed(WeightsFile):
     """test set; empty: market1501, or the only one under --data-root"""
     out: Path = Path("features.npz")
     """file to write: .npz, or .csv with one column per feature dimension"""
-    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
-        default_factory=RankingOptions
-    )
+    selection: Selected = field(default_factory=DataOptions)
+    run_options: Execution = field(default_factory=RankingOptions)
 
     def __call__(self) -> int:
         """Compute and write the features."""
@@ -308,9 +308,7 @@ class Find(WeightsFile):
     """number of images in a ranked list"""
     out: Path = Path("neighbours")
     """folder for ranked.png, ranked.csv and ranked.html"""
-    run_options: Annotated[RankingOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
-        default_factory=RankingOptions
-    )
+    run_options: Execution = field(default_factory=RankingOptions)
 
     def __call__(self) -> int:
         """Rank, print and write the lists."""

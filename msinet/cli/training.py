@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from msinet.training.recipes import Resolved
 
 
+Selected = Annotated[DataOptions, tyro.conf.OmitArgPrefixes]
+Execution = Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")]
+
+
 @dataclass(frozen=True)
 class Train:
     """Train a network on one or more data sets and rank the test images of the first or of another data set."""
@@ -47,10 +51,8 @@ class Train:
     """pre-trained weights to start from"""
     seed: int = 0
     """number of the repetition; all random numbers depend on it"""
-    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
-        default_factory=RunOptions
-    )
+    selection: Selected = field(default_factory=DataOptions)
+    run_options: Execution = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Train, rank and print the metrics."""
@@ -116,10 +118,8 @@ class Learn:
     """pre-trained weights to start from; without them, clusters hardly match identities"""
     seed: int = 0
     """number of the repetition; all random numbers depend on it"""
-    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
-        default_factory=RunOptions
-    )
+    selection: Selected = field(default_factory=DataOptions)
+    run_options: Execution = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Train, rank and print the metrics."""
@@ -192,10 +192,8 @@ class Search:
     """options of the supernet, such as ratio=2 fusion=minus"""
     seed: int = 0
     """number of the repetition; all random numbers depend on it"""
-    selection: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
-        default_factory=RunOptions
-    )
+    selection: Selected = field(default_factory=DataOptions)
+    run_options: Execution = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Search and print the genotype."""
@@ -243,9 +241,7 @@ class Pretrain:
     """number of the repetition; all random numbers depend on it"""
     out: Path | None = None
     """file for the weights; by default weights/MODEL.safetensors"""
-    run_options: Annotated[RunOptions, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="execution")] = field(
-        default_factory=RunOptions
-    )
+    run_options: Execution = field(default_factory=RunOptions)
 
     def __call__(self) -> int:
         """Pre-train and print the accuracy."""

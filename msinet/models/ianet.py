@@ -1,5 +1,6 @@
 """IANet (Hou et al., CVPR 2019), in Table 3: ResNet50 with interaction-aggregation after its second and third stage."""
 
+import torch
 from torch import Tensor, nn
 
 from msinet.models.attention import staged_backbone
@@ -16,7 +17,8 @@ SPREAD = 0.625
 
 def nearness(count: int, like: Tensor) -> Tensor:
     """Exponents of the Gaussian between the positions of one axis: (count, count), at most 0."""
-    places = like.new_ones(count).cumsum(0) - 1  # 0 to count - 1; arange would fix the device of a traced network
+    # 0 to count - 1. arange would fix the device of a traced network; sums of floats are not deterministic on a GPU.
+    places = like.new_ones(count, dtype=torch.int64).cumsum(0).to(like.dtype) - 1
     steps = (places[:, None] - places) / (SPREAD * count)
     return -0.5 * (steps * steps)
 

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from msinet.errors import WeightsError, first_few
+from msinet.errors import WeightsError, first_few, first_line
 from msinet.io import StrPath, atomic_path, nearest_existing
 from msinet.models import foreign
 from msinet.models.registry import NetworkWeights, Notes, State, WeightLayout, all_weights
@@ -259,8 +259,7 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
         return WeightsError(f"{path} cannot be read: {error.strerror}; change its permissions")
     if kind := foreign.kind_of(path):
         return WeightsError(f"{path} is {kind}, not a weights file; {EXPECTED}")
-    lines = str(error).splitlines() or [type(error).__name__]
-    return WeightsError(f"{path} is damaged or not a weights file: fetch or save it again ({lines[0][:160]})")
+    return WeightsError(f"{path} is damaged or not a weights file: fetch or save it again ({first_line(error)})")
 
 
 def _check(path: Path, state: Any) -> State:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from msinet.errors import WeightsError
+from msinet.errors import WeightsError, first_line
 from msinet.io import atomic_path
 
 NAME = "checkpoint.pt"
@@ -113,8 +113,7 @@ def _read(path: Path, identity: str) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         found, _ = state["identity"], [state[part] for part in ("task", "progress", "rng")]
     except Exception as error:  # whatever a damaged file makes zipfile and torch raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise WeightsError(f"{path} cannot be read ({reason}); delete it to start again") from error
+        raise WeightsError(f"{path} cannot be read ({first_line(error)}); delete it to start again") from error
     if found != identity:
         raise _Another(f"{path} belongs to another training; give another output folder, or --no-resume to start again")
     return state

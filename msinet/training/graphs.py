@@ -7,8 +7,10 @@ are tensors, so a schedule needs no new capture. The CPU's part of a step runs o
 wait for the GPU or branch on values.
 """
 
+import gc
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from msinet import distributed
-from msinet.errors import UserError
+from msinet.errors import UserError, first_line
 from msinet.training.options import RunOptions
 
 Values = dict[str, Tensor]
@@ -83,12 +85,11 @@ class StaticStep:
             mine.copy_(given, non_blocking=True)
         if self.left:
             self.left -= 1
-            return _beside(self.work, self.inputs)
+            return self._named(_beside(self._packed, self.inputs[0].device))
         if self.replay is None and not self._recorded():
             return self._after_failure()
         assert self.replay is not None
-        values = self.replay().clone()
-        return dict(zip(self.names, values.unbind(), strict=True))
+        return self._named(self.replay().clone())
 
     def _recorded(self) -> bool:
         """Record the work. Returns False if that fails; then steps run without a graph."""
@@ -96,7 +97,7 @@ class StaticStep:
             self.replay = self.record(self._packed, self.inputs[0].device)
         except RuntimeError as error:
             self.failed = True
-            reason = _first_line(_cause(error))
+            reason = first_line(_cause(error))
             tqdm.write(f"the training step cannot be captured as a CUDA graph ({reason}); training without graphs")
         return not self.failed
 
@@ -105,7 +106,7 @@ class StaticStep:
             return self.work(*self.inputs)
         except RuntimeError as error:  # a capture that was broken off can leave torch's generator unusable
             raise UserError(
-                f"after a CUDA graph could not be captured, the training step fails ({_first_line(error)}); "
+                f"after a CUDA graph could not be captured, the training step fails ({first_line(error)}); "
                 "the same command with --graphs False continues without graphs"
             ) from error
 
@@ -113,6 +114,9 @@ class StaticStep:
         values = self.work(*self.inputs)
         self.names = tuple(values)
         return torch.stack([value.double() for value in values.values()])  # (values,)
+
+    def _named(self, values: Tensor) -> Values:
+        return dict(zip(self.names, values.unbind(), strict=True))
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -123,21 +127,16 @@ def _cause(error: BaseException) -> BaseException:
     return cause
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
-
-
-def _beside(work: Callable[..., Values], inputs: tuple[Tensor, ...]) -> Values:
+def _beside(work: Work, device: torch.device) -> Tensor:
     """Run the work on the stream of the later capture, so that its memory and autograd nodes belong to that stream."""
-    if inputs[0].device.type != "cuda":
-        return work(*inputs)
-    device = inputs[0].device
+    if device.type != "cuda":
+        return work()
     stream, current = _side_stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
     with torch.cuda.stream(stream), warnings.catch_warnings():
         # Adam warns of steps before a capture, for users who never capture one.
         warnings.filterwarnings("ignore", message=".*capturable=True")
-        values = work(*inputs)
+        values = work()
     current.wait_stream(stream)
     return values
 
@@ -156,6 +155,7 @@ def capture(work: Work, device: torch.device) -> Work:
     stream, current = _side_stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
     with (
+        _without_collection(),
         torch.cuda.stream(stream),  # restored even if the capture fails
         # Not global: a thread that pins the loader's batches may allocate memory at the same time.
         torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
@@ -163,6 +163,19 @@ def capture(work: Work, device: torch.device) -> Work:
         values = work()
     current.wait_stream(stream)
     return partial(_replay, graph, values)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect garbage now and not in the block: a collected graph would break off the capture of another one."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _replay(graph: torch.cuda.CUDAGraph, values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from reports.costs import first_device
 from reports.layout import comparisons_of
 from reports.notes import obstacles, orders
 from reports.page.report import Data, Part, Report
-from reports.results import nearby
+from reports.results import device_of, nearby
 from reports.sizes import full_size_cost
 from reports.statistics import Status
 from reports.tables import BEST, NOISE, Table, network_of, random_weights, timed_as
@@ -35,7 +35,6 @@ def summary(report: Report) -> Part:
         ),
     ]
     request, records, environment = report.request, report.results.records, report.environment
-    devices = records["cpu"].where(records["device"] == "cpu", records["device"]) if len(records) else ()
     return Part(
         {
             "request": {
@@ -49,9 +48,9 @@ def summary(report: Report) -> Part:
                 "store": str(nearby(report.results.store.root)),
                 "command": build_command(report),
             },
-            "devices": sorted(set(devices)),
+            "devices": sorted({device_of(record) for record in records.to_dict("records")}),
             "versions": sorted(set(records.get("torch", ()))),
-            "machine": str(environment.get("cpu" if environment.get("device") == "cpu" else "device", "")),
+            "machine": device_of(environment) if environment else "",
             "costs": costs(times),
             "glance": {"rows": rows, "form": form, "columns": columns, "best": BEST, "noise": NOISE},
             "effects": effects(report.verdicts),

@@ -95,12 +95,17 @@ def test_without_known_step_times_they_are_assumed(now: list[float]) -> None:
         assert budget.rate(key_of(MSINET)) == at_64  # another task tells nothing
 
 
-def test_steps_of_larger_images_take_longer_on_a_cpu(now: list[float]) -> None:
-    for device, at_256 in (("cpu", 16 * 0.5), ("H200", 0.5)):
-        budget = Budget.of(5.0, device)
-        budget.rates["osnet", "train", 64, 32] = 0.5
-        assert budget.rate(("msinet", "train", 256, 128)) == at_256
-        assert budget.rate(("msinet", "train", 32, 16)) == 0.5
+def test_steps_of_larger_images_take_longer(now: list[float]) -> None:
+    budget = Budget.of(5.0, "H200")
+    budget.rates["osnet", "train", 64, 32] = 0.5
+    assert budget.rate(("msinet", "train", 256, 128)) == 16 * 0.5
+    assert budget.rate(("msinet", "train", 32, 16)) == 0.5
+    budget.rates["resnet50", "train", 256, 128] = 6.0
+    assert budget.rate(("resnet50", "train", 64, 32)) == 6.0  # at most as long as at the larger size
+    assert budget.rate(("osnet", "train", 64, 48)) == 1.5 * 0.5
+    budget.rates["osnet", "train", 256, 128] = 0.6
+    assert budget.rate(("osnet", "train", 128, 64)) == 0.6
+    assert budget.rate(("msinet", "train", 64, 32)) == 6.0  # the slowest network
 
 
 @pytest.mark.parametrize("content", [None, "a,b\n1,2\n", "network,task,height,width\nmsinet,train,high,32\n"])

@@ -26,5 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def device() -> torch.device:
-    """The GPU."""
-    return torch.device("cuda", 0)
+    """The GPU, in use: without it, memory statistics are an error."""
+    device = torch.device("cuda", 0)
+    torch.empty(1, device=device)
+    return device

@@ -28,7 +28,7 @@ from msinet.precision import use_precision
 from msinet.search.definition import SearchRun
 from msinet.search.run import search
 from msinet.search.split import split_identities
-from msinet.search.twins import Twins, TwinsSearch
+from msinet.search.twins import SEARCHES, Twins, TwinsSearch
 from msinet.training import fit
 from msinet.training.batches import Batches
 from msinet.training.evaluation import embed
@@ -114,7 +114,8 @@ def searching(where: torch.device, recipe: Recipe, *, graphs: bool = False) -> T
     assert isinstance(network, ReIDNet)
     exact(network)
     both = Twins(network, *(ExactMemory(side.classes, network.channels).double() for side in sides))
-    task = TwinsSearch(both.to(where).to(memory_format=torch.channels_last), PIXELS, sides, recipe, 3, graphs=graphs)
+    both = both.to(where).to(memory_format=torch.channels_last)
+    task = SEARCHES[recipe.search_settings.mechanism](both, PIXELS, sides, recipe, 3, graphs=graphs)
     task.initialize()
     return task
 
@@ -144,7 +145,9 @@ def check_moves(before: dict[str, Tensor], one: dict[str, Tensor], other: dict[s
     """Each kind of values went the same way: it differs by a small share of the distance that it moved."""
     for kind, values in one.items():
         moved, apart = (float((values - theirs[kind]).norm()) for theirs in (before, other))
-        assert apart <= EXACT * moved, f"{kind} apart by {apart}, moved by {moved}"
+        # Adam's bias corrections of the architecture are in float32 in a graph, else in Python's float64.
+        share = 10 * EXACT if kind == "alpha" else EXACT
+        assert apart <= share * moved, f"{kind} apart by {apart}, moved by {moved}"
     assert not torch.equal(one["weights"], before["weights"])
 
 
