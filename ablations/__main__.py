@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -287,6 +287,15 @@ def show(name: str, request: Request, *words: str) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
+    "list": List,
+    "run": Run,
+    "fill": Fill,
+    "sweep": Sweep,
+    "status": Status,
+    "show": Show,
+}
+DESCRIPTION = "Run the experiments behind the tables and figures."
 #: Shown after the help of each command.
 EXAMPLES = {
     "list": "table2",
@@ -296,8 +305,6 @@ EXAMPLES = {
     "status": "table2",
     "show": "table2",
 }
-
-
 #: Message after Ctrl-C.
 KEPT = "the state is saved and the same command resumes"
 
@@ -307,16 +314,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         with example_at_end("python -m ablations", args, EXAMPLES):
-            chosen: List | Run | Fill | Sweep | Status | Show = tyro.cli(
-                Annotated[List, tyro.conf.subcommand("list")]
-                | Annotated[Run, tyro.conf.subcommand("run")]
-                | Annotated[Fill, tyro.conf.subcommand("fill")]
-                | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-                | Annotated[Status, tyro.conf.subcommand("status")]
-                | Annotated[Show, tyro.conf.subcommand("show")],
-                prog="python -m ablations",
-                description="Run the experiments behind the tables and figures.",
-                args=args,
+            chosen: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="python -m ablations", description=DESCRIPTION, args=args
             )
         return int(expanded(chosen)())
 

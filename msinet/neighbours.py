@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from msinet.data.datasets import SUFFIXES
-from msinet.data.decoding import DECODER, decode
+from msinet.data.decoding import DECODER, decode_or_note
 from msinet.data.layouts import files
 from msinet.data.transforms import normalize
 from msinet.environment import pick_device
@@ -84,19 +84,11 @@ class Embedder:
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
             for start in bar(iterable=range(0, len(paths), BATCH), desc="features", disable=not progress):
                 some = paths[start : start + BATCH]
-                decoded = list(pool.map(lambda path: _decoded(path, self.height, self.width, problems), some))
+                decoded = list(pool.map(lambda path: decode_or_note(path, self.height, self.width, problems), some))
                 good = [(path, pixels) for path, pixels in zip(some, decoded, strict=True) if pixels is not None]
                 if good:
                     images = normalize(np.stack([pixels for _, pixels in good]))  # (B, 3, H, W)
                     yield self(images).numpy(), [path for path, _ in good]
-
-
-def _decoded(path: Path, height: int, width: int, problems: list[str]) -> NDArray[np.uint8] | None:
-    try:
-        return decode(path, height, width)
-    except DataError as error:
-        problems.append(str(error))
-        return None
 
 
 def load_network(

@@ -40,6 +40,8 @@ FIXED = "none"
 
 Status = Literal["holds", "fails", "undecided", "not testable", "not run"]
 Floats = NDArray[np.float64]
+TestSet = tuple[NDArray[np.generic], Floats]
+"""clusters and their weights, (C,) each"""
 
 
 def p_value(p: float) -> str:
@@ -106,13 +108,18 @@ class Scores:
         clusters, weights, _ = found[0]
         if len(clusters) < 2:
             raise ValueError("variance over test identities needs at least two of them, of two families")
-        for others, theirs, _ in found:
-            _check_same_test_set(clusters, weights, others, theirs)
+        for one in found:
+            _check_same_test_set((clusters, weights), one[:2])
         sums = np.stack([one for _, _, one in found])
         if genotypes:
             names = np.asarray(genotypes)
             sums = np.stack([sums[names == name].mean(0) for name in dict.fromkeys(genotypes)])
         return cls(clusters, weights, sums)
+
+    @property
+    def test_set(self) -> TestSet:
+        """Clusters and weights, which are equal for runs on the same queries."""
+        return self.clusters, self.weights
 
     @property
     def count(self) -> int:
@@ -148,10 +155,8 @@ def _by_cluster(queries: pd.DataFrame, metric: str) -> tuple[NDArray[np.generic]
     return clusters, shares, sums
 
 
-def _check_same_test_set(
-    clusters: NDArray[np.generic], weights: Floats, others: NDArray[np.generic], theirs: Floats
-) -> None:
-    if not (np.array_equal(clusters, others) and np.allclose(weights, theirs)):
+def _check_same_test_set(one: TestSet, other: TestSet) -> None:
+    if not (np.array_equal(one[0], other[0]) and np.allclose(one[1], other[1])):
         raise ValueError("runs on different test sets cannot be compared: their queries differ")
 
 
@@ -395,7 +400,7 @@ def contrast(terms: Sequence[tuple[float, Row]]) -> Effect:
     all_scores = [(weight, row.scores) for weight, row in terms]
     first = all_scores[0][1]
     for _, scores in all_scores:
-        _check_same_test_set(first.clusters, first.weights, scores.clusters, scores.weights)
+        _check_same_test_set(first.test_set, scores.test_set)
     number, weights = len(first.clusters), first.weights
     bessel = number / (number - 1)
     df = float(np.square(weights).sum() ** 2 / np.power(weights, 4).sum()) - 1
@@ -464,7 +469,7 @@ def average(rows: Sequence[Row]) -> Row:
     """
     scores = [row.scores for row in rows]
     for one in scores:
-        _check_same_test_set(scores[0].clusters, scores[0].weights, one.clusters, one.weights)
+        _check_same_test_set(scores[0].test_set, one.test_set)
     if len({one.count for one in scores}) > 1:
         raise ValueError("rows with different numbers of repetitions have no mean by repetition")
     sums = np.mean([one.sums for one in scores], axis=0)

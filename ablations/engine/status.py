@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 from statistics import fmean
 
+from ablations.engine.budget import key_of
+from ablations.engine.experiment import Experiment
 from ablations.engine.resolve import Resolution, Run
 from ablations.engine.store import Store
 
@@ -30,16 +32,22 @@ def status_lines(resolution: Resolution, store: Store) -> Iterable[str]:
 def seconds_left(runs: Iterable[Run], store: Store) -> float | None:
     """Seconds that the unfinished runs take one after the other; None without a finished run.
 
-    A run is assumed to take the mean time of its network's finished runs, or of all. A running one counts half.
+    A run is assumed to take the mean time of the finished runs of its network and task, or of all. A running one counts
+    half.
     """
-    took: dict[str, list[float]] = {}
+    took: dict[tuple[object, ...], list[float]] = {}
     for one in runs:
         if one.state == "done":
             record = store.record(one.run_id)
             parts = ("seconds_training", "seconds_labelling", "seconds_evaluating")
             seconds = sum(float(record.get(part, 0)) for part in parts)
-            took.setdefault(one.experiment.model, []).append(seconds)
+            took.setdefault(_kind(one.experiment), []).append(seconds)
     every = [seconds for one in took.values() for seconds in one]
     if not every:
         return None
-    return sum(LEFT.get(one.state, 0.0) * fmean(took.get(one.experiment.model, every)) for one in runs)
+    return sum(LEFT.get(one.state, 0.0) * fmean(took.get(_kind(one.experiment), every)) for one in runs)
+
+
+def _kind(experiment: Experiment) -> tuple[object, ...]:
+    """Network and task, and whether anything is trained."""
+    return *key_of(experiment)[:2], experiment.recipe.schedule.epochs > 0 and not experiment.same_weights

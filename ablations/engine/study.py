@@ -172,7 +172,12 @@ def trained_groups(request: Request) -> tuple[Group, ...]:
     """Trained groups of a request: from scratch, and pre-trained where tables are complete or weights are given."""
     if not request.complete and request.pretrained is None:
         return ("scratch",)
-    return "scratch", "pretext" if request.rendered and request.pretrained is None else "pretrained"
+    return "scratch", pretrained_group(request)
+
+
+def pretrained_group(request: Request) -> Group:
+    """The group of pre-trained networks: on the rendered world, from its pretext set unless weights are given."""
+    return "pretext" if request.rendered and request.pretrained is None else "pretrained"
 
 
 def tasks(request: Request, datasets: Sequence[str]) -> list[Task]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
-from ablations.engine.study import Cell, Group, Point, Row, Study, Task, cross, home
+from ablations.engine.study import Cell, Point, Row, Study, Task, cross, home, pretrained_group
 from msinet.models.registry import label_of, split_name, with_width
 from msinet.training.recipe import Method, Recipe, Schedule, Unsupervised
 
@@ -73,8 +73,7 @@ def columns_of(datasets: Sequence[str]) -> list[Task]:
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:
     """All methods start from pre-trained weights, or on the rendered world from those of its pretext set."""
-    group: Group = "pretext" if request.rendered and request.pretrained is None else "pretrained"
-    return cross(request, (group,), rows_of(request), columns_of(datasets), make)
+    return cross(request, (pretrained_group(request),), rows_of(request), columns_of(datasets), make)
 
 
 def label(row: Row) -> str:

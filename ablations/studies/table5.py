@@ -1,6 +1,6 @@
 """Table 5: variants of spatial alignment (Sec. 4.5)."""
 
-from typing import get_args
+from typing import cast, get_args
 
 from ablations.engine.experiment import Experiment
 from ablations.engine.request import Request
@@ -20,7 +20,7 @@ from msinet.training.recipe import Variant
 
 #: Variants by network, and how the paper names them.
 NETWORKS: dict[str, tuple[Variant, ...]] = {"msinet": get_args(Variant), "osnet": ("none", "pam-self")}
-LABELS: dict[Variant, str] = {
+LABELS: dict[str, str] = {
     "none": "none",
     "self-pos": "Self-Pos",
     "self-neg": "Self-Neg",
@@ -32,14 +32,12 @@ LABELS: dict[Variant, str] = {
 
 def label(row: Row) -> str:
     """Network and variant, as MSINet|PAM-Self."""
-    variant = next(text for name, text in LABELS.items() if name == row["alignment"])
-    return f"{network_label({**row, 'alignment': 'none'})}|{variant}"
+    return f"{network_label({**row, 'alignment': 'none'})}|{LABELS[str(row['alignment'])]}"
 
 
 def make(row: Row, point: Point) -> Experiment:
     """The training of a network with a variant of alignment."""
-    variant = next(name for name in LABELS if name == row["alignment"])
-    return point.experiment(model_of(row)).aligned(variant)
+    return point.experiment(model_of(row)).aligned(cast(Variant, row["alignment"]))
 
 
 def cells(request: Request, datasets: tuple[str, ...]) -> list[Cell]:

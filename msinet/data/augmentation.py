@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from msinet.checks import at_least, choices, shares
 from msinet.errors import UserError
 
 
@@ -24,12 +25,8 @@ class Augmentation:
     """content of an erased box: the mean colour, or normal noise of mean 0.5 and deviation 0.5 (transformers)"""
 
     def __post_init__(self) -> None:
-        if self.pad < 0:
-            raise UserError(f"recipe: pad must be at least 0, got {self.pad}")
-        for name in ("flip", "erase", "crop"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"recipe: {name} must lie in [0, 1], got {getattr(self, name)}")
-        if self.erase_fill not in ("mean", "noise"):
-            raise UserError(f"recipe: erase_fill must be mean or noise, got {self.erase_fill!r}")
+        choices(self)
+        at_least(self, {"pad": 0})
+        shares(self, ("flip", "erase", "crop"))
         if self.crop and self.pad:
             raise UserError(f"recipe: pad must be 0 with a random resized crop, got {self.pad}")

@@ -34,6 +34,15 @@ def decode(path: Path, height: int | None = None, width: int | None = None) -> P
     return np.asarray(rgb)
 
 
+def decode_or_note(path: Path, height: int, width: int, problems: list[str]) -> Pixels | None:
+    """The decoded image; None if that fails, with the reason appended to `problems`."""
+    try:
+        return decode(path, height, width)
+    except DataError as error:
+        problems.append(str(error))
+        return None
+
+
 def size_of(path: Path) -> tuple[int, int]:
     """Height and width of an image as `decode` gives it, from the file's header.
 

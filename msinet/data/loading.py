@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from msinet import distributed
 from msinet.data.augmentation import Augmentation
 from msinet.data.datasets import Dataset, Image
-from msinet.data.decoding import DECODER, Pixels, decode
+from msinet.data.decoding import DECODER, Pixels, decode, decode_or_note
 from msinet.data.transforms import augment, normalize
 from msinet.errors import DataError, UserError, first_few
 from msinet.io import atomic_path, cache_folder, write_text
@@ -77,10 +77,7 @@ def undecodable(images: Sequence[Image], *, progress: bool = True) -> list[str]:
     problems: list[str] = []
 
     def attempt(image: Image) -> None:
-        try:
-            decode(image.path, 8, 8)
-        except DataError as error:
-            problems.append(str(error))
+        decode_or_note(image.path, 8, 8, problems)
 
     for _ in _in_threads(attempt, images, "reading images", progress):
         pass
@@ -220,11 +217,8 @@ def _write_cache(name: str, images: Sequence[Image], height: int, width: int, fi
 
 
 def _try_decode(path: Path, height: int, width: int, problems: list[str]) -> Pixels:
-    try:
-        return decode(path, height, width)
-    except DataError as error:
-        problems.append(str(error))
-        return np.zeros((height, width, 3), np.uint8)
+    pixels = decode_or_note(path, height, width, problems)
+    return np.zeros((height, width, 3), np.uint8) if pixels is None else pixels
 
 
 # --- Training batches ----------------------------------------------------------------------------

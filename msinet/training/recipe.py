@@ -6,37 +6,19 @@ the paper's for persons (Sec. 4.2-4.3); `msinet.training.recipes` adapts them to
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 
+from msinet.checks import above_zero, at_least, choices, shares
 from msinet.data.augmentation import Augmentation
 from msinet.data.sampler import epoch_batches, shuffled_batches
 from msinet.errors import UserError, unknown_name
 
 Value = str | int | float | bool | None | tuple[int, ...]
 Variant = Literal["none", "self-pos", "self-neg", "unified", "separated", "pam-self"]
-
-
-def _at_least(part: object, bounds: Mapping[str, float]) -> None:
-    for name, bound in bounds.items():
-        value = getattr(part, name)
-        if not (value >= bound and math.isfinite(value)):
-            raise UserError(f"recipe: {name} must be at least {bound}, got {value}")
-
-
-def _above_zero(part: object, names: Iterable[str]) -> None:
-    for name in names:
-        if not (getattr(part, name) > 0 and math.isfinite(getattr(part, name))):
-            raise UserError(f"recipe: {name} must be above 0, got {getattr(part, name)}")
-
-
-def _one_of(part: object, known: Mapping[str, Iterable[str]]) -> None:
-    for name, values in known.items():
-        if getattr(part, name) not in values:
-            raise unknown_name(name, getattr(part, name), values)
 
 
 @dataclass(frozen=True)
@@ -49,7 +31,7 @@ class ImageSize:
     """image width in pixels: 128 for persons, 256 for vehicles"""
 
     def __post_init__(self) -> None:
-        _at_least(self, {"height": 16, "width": 16})  # 16 pixels are one position of the final map
+        at_least(self, {"height": 16, "width": 16})  # 16 pixels are one position of the final map
 
 
 @dataclass(frozen=True)
@@ -66,8 +48,8 @@ class Sampler:
     """batches in an epoch; None: one pass over the training set"""
 
     def __post_init__(self) -> None:
-        _one_of(self, {"sampler": ("identities", "shuffled")})
-        _at_least(self, {"identities": 2, "images": 1})  # one identity in a batch would have no negatives
+        choices(self)
+        at_least(self, {"identities": 2, "images": 1})  # one identity in a batch would have no negatives
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             raise UserError(f"recipe: steps_per_epoch must be at least 1, got {self.steps_per_epoch}")
 
@@ -103,9 +85,9 @@ class Optimizer:
     """learning rate of the layers before the head, as a multiple of lr"""
 
     def __post_init__(self) -> None:
-        _one_of(self, {"optimizer": ("sgd", "nesterov", "adam", "amsgrad")})
-        _above_zero(self, ("lr",))
-        _at_least(self, {"weight_decay": 0, "bias_lr": 0, "backbone_lr": 0})
+        choices(self)
+        above_zero(self, ("lr",))
+        at_least(self, {"weight_decay": 0, "bias_lr": 0, "backbone_lr": 0})
 
 
 @dataclass(frozen=True)
@@ -126,9 +108,9 @@ class Schedule:
     """factor of the learning rate from one epoch to the next"""
 
     def __post_init__(self) -> None:
-        _at_least(self, {"epochs": 0, "warmup": 0})
+        at_least(self, {"epochs": 0, "warmup": 0})
         if self.cosine_to is not None:
-            _at_least(self, {"cosine_to": 0})
+            at_least(self, {"cosine_to": 0})
         for name in ("decay", "epoch_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"recipe: {name} must lie in (0, 1], got {getattr(self, name)}")
@@ -190,12 +172,9 @@ class Losses:
     """negatives: mean over pairs, as in the released code; False: their sum over the number of negatives (Eq. 8)"""
 
     def __post_init__(self) -> None:
-        if self.alignment not in get_args(Variant):
-            raise unknown_name("variant of spatial alignment", self.alignment, get_args(Variant))
-        _one_of(self, {"alignment_grid": ("anchor", "partner"), "over_heads": ("sum", "mean")})
-        _at_least(self, {"alignment_weight": 0, "identity_margin": 0})
-        if not 0 <= self.label_smoothing <= 1:
-            raise UserError(f"recipe: label_smoothing must lie in [0, 1], got {self.label_smoothing}")
+        choices(self)
+        at_least(self, {"alignment_weight": 0, "identity_margin": 0})
+        shares(self, ("label_smoothing",))
 
 
 @dataclass(frozen=True)
@@ -240,19 +219,8 @@ class Search:
     """tpe: number of genotypes that are trained"""
 
     def __post_init__(self) -> None:
-        _one_of(
-            self,
-            {
-                "mechanism": ("tcm", "ce", "tpe"),
-                "split": ("general", "fifths"),
-                "halves": ("random", "list"),
-                "memory_init": ("centroids", "zeros"),
-                "order": ("weights", "alphas"),
-                "mid": ("out", "in"),
-            },
-        )
-        if not 0 <= self.overlap <= 1:
-            raise UserError(f"recipe: overlap must lie in [0, 1], got {self.overlap}")
+        choices(self)
+        shares(self, ("overlap",))
         if self.mechanism == "ce" and self.overlap != 1:
             raise UserError(
                 f"recipe: both sides can use one classifier only if they share all identities; mechanism ce needs "
@@ -263,10 +231,10 @@ class Search:
                 "recipe: split fifths is that of the released code, which shares two fifths of all identities; it "
                 "needs mechanism tcm or tpe, overlap 0.4 and side_ratio 2"
             )
-        _above_zero(self, ("side_ratio", "temperature", "alpha_lr"))
+        above_zero(self, ("side_ratio", "temperature", "alpha_lr"))
         if not 0 <= self.momentum < 1:
             raise UserError(f"recipe: momentum must lie in [0, 1), got {self.momentum}")
-        _at_least(self, {"alpha_weight_decay": 0, "trials": 1})
+        at_least(self, {"alpha_weight_decay": 0, "trials": 1})
 
     @property
     def label(self) -> str:
@@ -378,16 +346,13 @@ class Unsupervised:
     """of mmt: weight of the triplet loss with the other teacher; the loss with clusters has 1 - this weight"""
 
     def __post_init__(self) -> None:
-        known = {"method": get_args(Method), "feature": ("global", "transfer"), "neighbour_lists": ("k1", "k1+1")}
-        _one_of(self, known)
-        _above_zero(self, ("eps", "memory_temperature"))
-        _at_least(self, {"k1": 1, "k2": 1, "min_samples": 1, "group": 0, "eps_gap": 0, "teacher_warmup": 1})
-        _at_least(self, dict.fromkeys(("identity_weight", "bridge_prob", "bridge_feat", "diversity"), 0))
-        _above_zero(self, ("positive_weight", "closest"))
-        shares = ("hardest", "single_share", "source_share", "closest", "soft_identity", "soft_triplet")
-        for name in ("memory_momentum", "reliable", "teacher_decay", "similarity", *shares):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"recipe: {name} must lie in [0, 1], got {getattr(self, name)}")
+        choices(self)
+        above_zero(self, ("eps", "memory_temperature"))
+        at_least(self, {"k1": 1, "k2": 1, "min_samples": 1, "group": 0, "eps_gap": 0, "teacher_warmup": 1})
+        at_least(self, dict.fromkeys(("identity_weight", "bridge_prob", "bridge_feat", "diversity"), 0))
+        above_zero(self, ("positive_weight", "closest"))
+        shares(self, ("memory_momentum", "reliable", "teacher_decay", "similarity", "hardest", "single_share"))
+        shares(self, ("source_share", "closest", "soft_identity", "soft_triplet"))
         if self.eps + self.eps_gap >= 1:
             raise UserError(
                 f"recipe: eps + eps_gap must be below 1, the largest distance, got {self.eps + self.eps_gap:g}"
@@ -433,7 +398,7 @@ class Recipe:
             raise UserError("recipe: an architecture search needs labels; unsupervised methods train a given network")
         if self.unsupervised is not None and (self.precision == "bf16" or self.sampler.sampler != "identities"):
             raise UserError("recipe: unsupervised methods run in fp32 or tf32 and draw batches of identities")
-        _one_of(self, {"precision": CANONICAL_PRECISIONS})
+        choices(self)
         if self.search is not None and self.precision == "bf16":
             raise UserError("recipe: a search runs in fp32 or tf32; bf16 is for trainings")
         if self.search is not None and self.sampler.sampler != "identities":

@@ -92,14 +92,15 @@ def column_lists(
         networks.append(about | {"lists": [_list(one, dataset, thumbnails) for one in lists]})
     if not networks:
         return [], missing
+    name = column.label.replace(">", " → ")
+    found = {"name": name, "about": about_lists(dataset, column.train), "networks": networks}
+    return [found | _queries(dataset, chosen, thumbnails)], missing
+
+
+def _queries(dataset: Dataset, chosen: Sequence[int], thumbnails: Thumbnails) -> Data:
+    """Thumbnail, labels and file name of each query."""
     images = [dataset.test[dataset.draws[0].query[position]] for position in chosen]
-    found = {
-        "name": column.label.replace(">", " → "),
-        "about": about_lists(dataset, column.train),
-        "networks": networks,
-        "queries": [[thumbnails.place(i.path), *_labels(i, dataset), i.path.name] for i in images],
-    }
-    return [found], missing
+    return {"queries": [[thumbnails.place(i.path), *_labels(i, dataset), i.path.name] for i in images]}
 
 
 def browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options: RankingOptions) -> Data:
@@ -118,13 +119,8 @@ def browser(weights: Sequence[Path], dataset: Dataset, queries: int, run_options
         }
         for one in given_lists(weights, dataset, chosen, TOP, run_options)
     ]
-    images = [dataset.test[dataset.draws[0].query[position]] for position in chosen]
-    found = {
-        "name": dataset.name,
-        "about": about_lists(dataset, dataset.name),
-        "networks": networks,
-        "queries": [[thumbnails.place(i.path), *_labels(i, dataset), i.path.name] for i in images],
-    }
+    found = {"name": dataset.name, "about": about_lists(dataset, dataset.name), "networks": networks}
+    found |= _queries(dataset, chosen, thumbnails)
     lists = {"thumbnails": thumbnails.uris, "sets": [found]}
     return {"ranked": lists, "top": TOP, "thumbnail": THUMBNAIL}
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ablations.engine.resolve import Run
 from ablations.engine.status import seconds_left
 from ablations.engine.store import Store
 from msinet.errors import Busy, UserError
-from msinet.training.recipe import Recipe, Schedule, with_settings
+from msinet.training.recipe import Recipe, Schedule, Search, with_settings
 
 EXPERIMENT = Experiment(
     "osnet", "market1501", "market1501", Recipe(schedule=Schedule(epochs=3)), "smoke", options=(("ratio", 2),)
@@ -234,6 +235,18 @@ def test_the_remaining_time_includes_pseudo_labels(store: Store) -> None:
     store.publish("r1", EXPERIMENT, RECORD | {"seconds_labelling": 8.0, "seconds_evaluating": 2.0})
     runs = [Run(EXPERIMENT, "r1", "done"), Run(EXPERIMENT, "r2", "missing"), Run(EXPERIMENT, "r3", "running")]
     assert seconds_left(runs, store) == pytest.approx(1.5 * (1.5 + 8 + 2))
+
+
+def test_the_remaining_time_of_a_search_is_not_that_of_trainings(store: Store) -> None:
+    search = replace(EXPERIMENT, recipe=replace(EXPERIMENT.recipe, search=Search()))
+    for run_id, experiment, seconds in (("r1", EXPERIMENT, 2.0), ("r2", search, 50.0)):
+        work(store, run_id)
+        store.publish(run_id, experiment, RECORD | {"seconds_training": seconds, "seconds_evaluating": 0.0})
+    runs = [Run(EXPERIMENT, "r1", "done"), Run(search, "r2", "done")]
+    for experiment, seconds in ((EXPERIMENT, 2.0), (search, 50.0)):
+        assert seconds_left([*runs, Run(experiment, "r3", "missing")], store) == seconds
+    across = replace(EXPERIMENT, same_weights=True)  # ranked with other weights: of no known kind, so the mean of all
+    assert seconds_left([*runs, Run(across, "r3", "missing")], store) == 26.0
 
 
 # The frame
