@@ -18,7 +18,16 @@ import torch
 from torch import Tensor
 from torchvision import transforms as released
 
-from msinet.data import Augmentation, Dataset, epoch_batches, load_dataset, loading, open_pixels, train_batches
+from msinet.data import (
+    Augmentation,
+    Dataset,
+    decoding,
+    epoch_batches,
+    load_dataset,
+    loading,
+    open_pixels,
+    train_batches,
+)
 from msinet.data import test_batches as batches_in_order  # by its own name pytest would take it for a test
 from msinet.data.decoding import decode
 from msinet.data.loading import CachedPixels, DecodeOnDemand
@@ -47,7 +56,11 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(*arguments: object) -> None:
         raise AssertionError("an image is decoded again")
 
-    return lambda: monkeypatch.setattr(loading, "decode", refuse)
+    def forbid() -> None:
+        for module in (decoding, loading):
+            monkeypatch.setattr(module, "decode", refuse)
+
+    return forbid
 
 
 # --- Decoding ------------------------------------------------------------------------------------
@@ -297,7 +310,7 @@ def test_few_decoded_images_wait_for_a_slow_disk(
     data_root: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = written = most = 0
-    original = loading.decode
+    original = decoding.decode
 
     def counted(*arguments: Any) -> np.ndarray:
         nonlocal decoded
@@ -319,7 +332,7 @@ def test_few_decoded_images_wait_for_a_slow_disk(
         return shown
 
     monkeypatch.setattr(loading, "AHEAD", 8)
-    monkeypatch.setattr(loading, "decode", counted)
+    monkeypatch.setattr(decoding, "decode", counted)
     monkeypatch.setattr(loading, "bar", slow)
     opened(load_dataset("market1501", data_root))
     assert decoded == written == 31

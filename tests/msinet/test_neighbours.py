@@ -225,8 +225,8 @@ def test_features_are_kept_until_a_file_or_the_weights_change(
     first = collect(embedder, weights, paths)
     rows = np.array(first.features)
     decoded: list[Path] = []
-    original = neighbours.decode
-    monkeypatch.setattr(neighbours, "decode", lambda path, *size: decoded.append(path) or original(path, *size))
+    original = neighbours.decode_or_note
+    monkeypatch.setattr(neighbours, "decode_or_note", lambda path, *rest: decoded.append(path) or original(path, *rest))
     assert collect(embedder, weights, paths).path(3) == paths[3]
     assert not decoded
     image = PIL.Image.open(paths[3])
