@@ -15,9 +15,9 @@ from msinet.export import need_onnx, onnx_session
 from msinet.models.deployment import deploy
 from msinet.precision import PRECISIONS, use_precision
 
-#: eager: as trained, in torch's default layout. channels_last: eager, in channels-last layout. deployed: channels_last
-#: with merged layers. compiled: deployed, with torch.compile. cuda_graph: deployed, captured. onnx: deployed, in ONNX
-#: Runtime.
+#: eager: in torch's default layout (NCHW). channels_last: eager, in the layout in which networks are trained and
+#: evaluated. deployed: channels_last with merged layers. compiled: deployed, with torch.compile. cuda_graph: deployed,
+#: captured. onnx: deployed, in ONNX Runtime.
 FORMS = ("eager", "channels_last", "deployed", "compiled", "cuda_graph", "onnx")
 
 Run = Callable[[], object]

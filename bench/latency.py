@@ -143,7 +143,7 @@ def time_contenders(
 
 
 def references(one: Contender) -> tuple[Contender, Contender]:
-    """The reference as trained, and in the form and precision of a contender."""
+    """The reference in the form eager in fp32, and in the form and precision of a contender."""
     return Contender(REFERENCE, "eager", "fp32"), one._replace(network=REFERENCE)
 
 
@@ -160,7 +160,7 @@ def measure(
 ) -> Iterator[tuple[Contender, dict[str, object] | Failure]]:
     """A row per contender: milliseconds, images per second, ratios to `REFERENCE`, parameters, MACs and bytes moved.
 
-    `ratio` is to the reference as trained (eager, fp32), `ratio_same` to the reference in the same form and precision.
+    `ratio` is to the reference in the form eager in fp32, `ratio_same` to the reference in the same form and precision.
     Both are always measured in the same race. A contender that fails has its error in place of a row. On a GPU, races
     run in another process, because an error there makes the process unusable; rows come after each race.
 
@@ -247,7 +247,7 @@ def _clock() -> float | None:
 
 
 def render(table: pd.DataFrame) -> str:
-    """Median milliseconds and the ratio to ResNet50 as trained, a column per batch size, and the paper's ratio."""
+    """Median milliseconds and the ratio to eager ResNet50, a column per batch size, and the paper's ratio."""
     cells = [f"{p50:.1f} ({ratio:.2f})" for p50, ratio in zip(table["p50_ms"], table["ratio"], strict=True)]
     shown = _by_batch(table.assign(cell=cells), "cell")
     paper = {label(text): row["relative_time"] for text, row in paper_costs().items()}

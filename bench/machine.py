@@ -1,11 +1,14 @@
 """Arithmetic rate and memory bandwidth of the machine, which bound the speed of every network."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def rates(device: torch.device) -> tuple[float, float]:
@@ -39,30 +42,44 @@ def _finish(device: torch.device) -> None:
 
 
 def traffic(network: nn.Module, image: Tensor) -> tuple[int, int]:
-    """Bytes that the layers of `network(image)` read and write for their maps, and bytes of their weights.
+    """Bytes that the operators of `network(image)` read and write for their maps, and bytes of its weights.
 
-    Counted at modules without children: each map once for every layer that reads it and once when it is written, as in
-    a network without fused layers.
+    Each map counts once for every operator that reads it and once when it is written, as without fused operators.
+    Views move nothing.
     """
-    seen: dict[nn.Module, int] = {}
-    moved = 0
-
-    def note(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        nonlocal moved
-        seen[module] = sum(p.numel() * p.element_size() for p in module.parameters())
-        moved += sum(t.numel() * t.element_size() for t in (*inputs, output) if isinstance(t, Tensor))
-
-    with _hooks(network, note), torch.no_grad():
-        network(image)
-    return moved, sum(seen.values())
-
-
-@contextmanager
-def _hooks(network: nn.Module, note: Callable[..., None]) -> Iterator[None]:
-    leaves = [module for module in network.modules() if not list(module.children())]
-    handles = [leaf.register_forward_hook(note) for leaf in leaves if not isinstance(leaf, nn.Identity)]
+    weights = [*network.parameters(), *network.buffers()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator, which would hide its maps
     try:
-        yield
+        with torch.no_grad(), _Traffic(weights) as counted:
+            network(image)
     finally:
-        for handle in handles:
-            handle.remove()
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return counted.moved, sum(map(_bytes, weights))
+
+
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of maps that operators move."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.moved = 0
+        self._weights = {one.untyped_storage().data_ptr() for one in weights}
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        aliases = [one.alias_info for one in func._schema.returns]
+        if not any(one is not None and not one.is_write for one in aliases):  # not a view
+            tensors = [one for one in tree_leaves((args, kwargs, result)) if isinstance(one, Tensor)]
+            self.moved += sum(_bytes(one) for one in tensors if self._is_map(one))
+        return result
+
+    def _is_map(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() not in self._weights
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

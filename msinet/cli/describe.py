@@ -67,7 +67,7 @@ class ShowRecipe:
             UserError: unknown name, a value that a setting cannot have, or several of --search, --pretraining and
                 --method.
         """
-        from msinet.data.layouts import card_of
+        from msinet.data.layouts import card_of, is_across
         from msinet.data.own import notice
         from msinet.errors import UserError
         from msinet.io import nearest_existing
@@ -113,7 +113,7 @@ class ShowRecipe:
                 across=target != self.dataset,
             )
         else:
-            across = self.target not in ("", self.dataset)
+            across = self.target != "" and is_across(self.target, [self.dataset])
             resolved = resolve(
                 self.profile,
                 self.dataset,

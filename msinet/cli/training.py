@@ -56,6 +56,8 @@ class Train:
 
     def __call__(self) -> int:
         """Train, rank and print the metrics."""
+        from msinet.data.check import leaks
+        from msinet.data.layouts import is_across
         from msinet.data.matches import count_queries
         from msinet.retrieval import METRICS
         from msinet.search import read_genotype
@@ -66,7 +68,7 @@ class Train:
         tested = self.target or names[0]
         source = self.selection.load(names, self.data_root, ALL if tested == names[0] else ("train",))
         target = source if names == (tested,) else self.selection.load((tested,), self.data_root, ALL[1:])
-        across = tested not in names
+        across = is_across(tested, names)
         resolved = resolve(
             self.profile,
             source.name,
@@ -85,6 +87,8 @@ class Train:
         record = run(self.out, training, self.run_options)
         print(metrics_line(target.name, {name: record[name] for name in METRICS}))
         print(count_queries(target))
+        for leak in leaks(target):
+            print(leak)
         print(f"written: {self.out}/record.json, history.csv, queries.csv, model.safetensors, log.txt")
         return 0
 

@@ -22,7 +22,7 @@ class Augmentation:
     erase: float = 0.5
     """probability of random erasing"""
     erase_fill: Literal["mean", "noise"] = "mean"
-    """content of an erased box: the mean colour, or normal noise of mean 0.5 and deviation 0.5 (transformers)"""
+    """content of an erased box: the released code's mean colour, or normal noise, N(0.5, 0.5), for transformers"""
 
     def __post_init__(self) -> None:
         choices(self)

@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 
 from msinet.data import layouts
 from msinet.data.datasets import Dataset, DatasetCard, Image, register
-from msinet.data.layouts import available, card_of, cards, folders_behind, load_dataset, main_datasets, short_name
+from msinet.data.layouts import (
+    available,
+    card_of,
+    cards,
+    folders_behind,
+    is_across,
+    load_dataset,
+    main_datasets,
+    short_name,
+)
 from msinet.data.layouts.vehicleid import vehicleid_draw
 from msinet.errors import DataError, UserError
 
@@ -668,3 +677,19 @@ def test_any_list_line_is_read_or_refused(data_root: Path, tmp_path_factory: pyt
 )
 def test_folders_behind_a_name(name: str, folders: tuple[str, ...]) -> None:
     assert folders_behind(name) == folders
+
+
+@pytest.mark.parametrize(
+    ("tested", "trained", "across"),
+    [
+        ("market1501", ["market1501"], False),
+        ("market1501", ["msmt17"], True),
+        ("market1501", ["msmt17", "market1501"], False),
+        ("market1501", ["msmt17+market1501"], False),
+        ("vehicleid_800", ["vehicleid"], False),  # another test list of the same images
+        ("vehicleid_800", ["veri776"], True),
+        ("market1501-heldout", ["market1501"], False),
+    ],
+)
+def test_another_set_is_another_domain(tested: str, trained: list[str], across: bool) -> None:
+    assert is_across(tested, trained) is across

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from msinet.cli import run_command
 from msinet.data import load_dataset
+from msinet.data.check import leaks
 from msinet.data.decoding import decode, size_of
 from msinet.data.layouts import available, card_of, default_dataset, short_name
 from msinet.data.loading import open_pixels
@@ -253,8 +255,11 @@ def test_several_training_sets_keep_their_identities_apart(data_root: Path) -> N
     assert short_name(both.name) == "M+MS"
     assert len({both.fingerprint, *(part.fingerprint for part in parts)}) == 3
     assert load_dataset("market1501+msmt17-heldout", data_root).num_classes == both.num_classes * 3 // 4
-    with pytest.raises(UserError, match="occurs twice"):
-        load_dataset("market1501+market1501", data_root)
+    for name in ("market1501+market1501", "vehicleid+vehicleid_800"):
+        with pytest.raises(UserError, match=rf"{re.escape(name)}: the training images of a data set occur twice"):
+            load_dataset(name, data_root)
+    with pytest.raises(UserError, match="one of the sets has no cameras; hold out identities of a single set"):
+        load_dataset("market1501+vehicleid-heldout", data_root)
 
 
 # --- One camera, queries without a match -----------------------------------------------------------
@@ -298,6 +303,14 @@ def test_the_check_remarks_what_makes_results_too_good(tmp_path: Path, capsys) -
     assert "1 identities are in both training and test: 5" in out
     assert "1 queries are in the gallery as the same file or a copy (1 of them are ranked)" in out
     assert "1 files without an image suffix" in out
+    found = leaks(load_dataset("market1501", root, keep_same_camera=True))
+    assert found == ["1 identities are in both training and test: 5"]
+    (tmp_path / "list.csv").write_text("path,identity,split\na.png,1,query\na.png,1,gallery\n")
+    draw(tmp_path / "a.png", 8, 5, 1, 9)
+    notice(tmp_path / "list.csv", "own")
+    assert leaks(load_dataset("own", tmp_path / "list.csv", needs=("query",))) == [
+        "1 queries are in the gallery as well and match themselves, as no camera is left out"
+    ]
     assert "notes.heic" in out
     assert "Thumbs" not in out
     assert "no gallery image is left out because of its camera" in out

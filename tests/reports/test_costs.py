@@ -138,6 +138,28 @@ def test_traffic_in_closed_form() -> None:
     assert weights == 4 * 24
 
 
+class Added(nn.Module):
+    """A sum, a view and attention, none of which is a module without children that reads all of its maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 1, bias=False, batch_first=True)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        tokens = (maps + maps).flatten(2).transpose(1, 2)  # (B, N, 4)
+        return torch.as_tensor(self.attention(tokens, tokens, tokens)[0])
+
+
+def test_traffic_of_operators_that_are_no_modules() -> None:
+    count, dim = 16, 4
+    network = Added().eval()
+    moved, weights = traffic(network, torch.zeros(1, dim, 4, 4))
+    assert weights == 4 * 4 * dim * dim
+    least = 3 + 2 * 4 + 2 * 2 + 1  # the sum; four projections; two products; the map that the first one writes
+    assert moved >= 4 * (least * count * dim + 2 * count * count)  # and the scores, written and read
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_the_machine_has_rates() -> None:
     macs, bandwidth = rates(torch.device("cpu"))
     assert 1e8 < macs < 1e15

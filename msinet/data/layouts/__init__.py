@@ -8,7 +8,7 @@ so a wrong layout is reported within a second.
 import importlib
 import os
 import pkgutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +68,15 @@ def folders_behind(name: str) -> tuple[str, ...]:
     """
     cards = [card_of(one) for one in name.removesuffix(HELD_OUT).split(JOIN)]
     return tuple(card.part_of or card.name for card in cards)
+
+
+def is_across(tested: str, trained: Iterable[str]) -> bool:
+    """True if a network trained on some sets is tested on another one, and not on another test list of one of them.
+
+    Raises:
+        UserError: unknown data set.
+    """
+    return not {*folders_behind(tested)} & {one for name in trained for one in folders_behind(name)}
 
 
 def short_name(name: str) -> str:
@@ -233,15 +242,19 @@ def load_dataset(
     root = Path(os.path.expanduser(root))  # unlike Path.expanduser, raises nothing for an unknown user
     if root.exists() and not _any_own(root):
         notice(root)
-    if name.endswith(HELD_OUT):
-        base = load_dataset(name.removesuffix(HELD_OUT), root, keep_same_camera=keep_same_camera, needs=("train",))
-        return hold_out(base)
-    if JOIN in name:
+    base = name.removesuffix(HELD_OUT)
+    if base != name:
+        needs = ("train",)
+    if JOIN in base:
         parts = [
             load_dataset(one, root, keep_same_camera=keep_same_camera, needs=("train",) if i else needs)
-            for i, one in enumerate(name.split(JOIN))
+            for i, one in enumerate(base.split(JOIN))
         ]
-        return join(parts)
+        if base != name and len({part.remove_same_camera for part in parts}) > 1:
+            raise UserError(f"{name}: one of the sets has no cameras; hold out identities of a single set")
+        return hold_out(join(parts)) if base != name else join(parts)
+    if base != name:
+        return hold_out(load_dataset(base, root, keep_same_camera=keep_same_camera, needs=needs))
     dataset = _parse(name, root)
     if keep_same_camera:
         dataset = replace(dataset, remove_same_camera=False)
@@ -279,11 +292,12 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     """Join data sets: training images of all, with separate identities and cameras, and the test images of the first.
 
     Raises:
-        UserError: a set occurs twice.
+        UserError: a set occurs twice, also with two of its test lists.
     """
     names = [dataset.name for dataset in datasets]
-    if len(set(names)) < len(names):
-        raise UserError(f"{JOIN.join(names)}: a data set occurs twice")
+    behind = [one for name in names for one in folders_behind(name)]
+    if len(set(behind)) < len(behind):
+        raise UserError(f"{JOIN.join(names)}: the training images of a data set occur twice")
     train: list[Image] = []
     for dataset in datasets:
         identity = max((image.identity for image in train), default=-1) + 1
