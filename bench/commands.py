@@ -104,7 +104,7 @@ class Latency(_OnNetworks):
     rounds: int = 100
     """maximum number of calls per network, form and precision"""
     seconds: float = 5.0
-    """time limit per network, form, precision and batch size; at least five calls are timed"""
+    """time limit per network, form, precision and batch size; at least 15 rounds are timed"""
     out: Path = Path("results/bench/latency.csv")
     """file for the table; machine and arguments go into a JSON file of the same name"""
 
@@ -124,7 +124,7 @@ class Latency(_OnNetworks):
 
         from bench.forms import check_forms
         from bench.isolation import Failure
-        from bench.latency import COLUMNS, KEYS, LEAST, Conditions, Contender, finish, measure, surroundings
+        from bench.latency import COLUMNS, KEYS, Conditions, Contender, finish, measure, surroundings
         from bench.machine import rates
         from bench.tables import Rows, check_name, growing
         from msinet.environment import pick_device
@@ -143,7 +143,7 @@ class Latency(_OnNetworks):
         errors = Rows(failed, (*KEYS, "error"), KEYS)
         with growing(self.out, COLUMNS, KEYS) as rows:
             for batch in self.batches:
-                conditions = Conditions(batch, image, str(device), max(self.rounds, LEAST), self.seconds)
+                conditions = Conditions(batch, image, str(device), self.rounds, self.seconds)
                 for contender, row in measure(every, conditions):
                     if isinstance(row, Failure):
                         key = {**contender._asdict(), "model": contender.network, "batch": batch}

@@ -213,7 +213,7 @@ def measure_steps(m: Measurement, clock: Clock) -> None:
 
 def measure_latency(m: Measurement, clock: Clock) -> None:
     """Time all networks by precision and batch size. Compiled forms come last, because compiling takes long."""
-    from bench.latency import COLUMNS, KEYS, LEAST, Conditions, Contender, measure
+    from bench.latency import COLUMNS, KEYS, Conditions, Contender, measure
     from bench.networks import to_measure
 
     plan, image = m.plan, m.plan.sizes[-1]
@@ -228,7 +228,7 @@ def measure_latency(m: Measurement, clock: Clock) -> None:
         ]
         if not left:
             continue
-        conditions = Conditions(batch, image, plan.device, max(30, LEAST), plan.seconds, apart=True)
+        conditions = Conditions(batch, image, plan.device, 30, plan.seconds, apart=True)
         for one, row in measure(left, conditions, deadline=clock.deadline):  # all rows of a race come at once
             m.write("latency", f"{' '.join(one)} batch {batch}", row, clock, rows)
         if not clock.fits():

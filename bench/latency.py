@@ -4,9 +4,9 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -27,19 +27,9 @@ from msinet.environment import describe, pick_device
 from msinet.io import write_json
 from msinet.models.deployment import deploy
 
-#: Calls before the first measured one, and the smallest number of measured calls.
-WARM_UP, LEAST = 2, 5
+#: Calls before the first measured one, and the smallest number of measured calls if there are as many rounds.
+WARM_UP, LEAST = 2, 15
 Key = TypeVar("Key")
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Number of calls of a contender, and percentiles of their seconds."""
-
-    calls: int
-    p50: float
-    p95: float
-    p99: float
 
 
 def race(
@@ -49,7 +39,8 @@ def race(
     seconds: float,
     finish: Callable[[], object],
     begin: Callable[[Key], object] = lambda _: None,
-) -> dict[Key, Timing]:
+    references: Collection[Key] = (),
+) -> dict[Key, list[float]]:
     """Time contenders in turn, so that a disturbance affects all of them.
 
     Each is called `WARM_UP` times, then once per round, until it has `rounds` calls, or `LEAST` calls and used up its
@@ -61,6 +52,10 @@ def race(
         seconds: time after which a contender stops.
         finish: waits for the device; called before and after each call.
         begin: called with the name of a contender before its calls.
+        references: names of contenders that go on as long as any other one.
+
+    Returns:
+        Seconds of the calls of each contender, from the first round on, without gaps.
     """
     for name, run in contenders.items():
         begin(name)
@@ -69,6 +64,7 @@ def race(
     took: dict[Key, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
         going = [name for name, times in took.items() if len(times) < LEAST or sum(times) < seconds]
+        going = [name for name in took if name in going or (name in references and going)]
         for name in going if number % 2 == 0 else reversed(going):
             finish()
             begin(name)
@@ -76,10 +72,13 @@ def race(
             contenders[name]()
             finish()
             took[name].append(time.perf_counter() - began)
-    return {
-        name: Timing(len(times), *(float(q) for q in np.percentile(times, (50, 95, 99))))
-        for name, times in took.items()
-    }
+    return took
+
+
+def ratios(times: Sequence[float], others: Sequence[float]) -> list[float]:
+    """First quartile, median and third quartile of the ratios of two contenders in the same rounds."""
+    shared = min(len(times), len(others))
+    return [float(q) for q in np.percentile(np.divide(times[:shared], others[:shared]), (25, 50, 75))]
 
 
 class Contender(NamedTuple):
@@ -106,7 +105,7 @@ class Conditions:
 def time_contenders(
     contenders: Sequence[Contender], report: Report, conditions: Conditions, deadline: float = math.inf
 ) -> None:
-    """Race contenders and report on each: calls, p50, p95 and p99 in seconds, and p50 of its references in its race.
+    """Race contenders and report on each: its calls, p50, p95 and p99 in seconds, and ratios to its references.
 
     A race starts only if the longest one so far would still end before the deadline. Later contenders are left out.
     """
@@ -128,18 +127,35 @@ def time_contenders(
                 run()
                 finish()  # an error of the GPU shows here, and not at the next contender
                 runs[number] = run
-        times = race(runs, rounds=here.rounds, seconds=here.seconds, finish=finish, begin=report.at)
+        always = [number for number in runs if contenders[number].network == REFERENCE]
+        settings = {"rounds": here.rounds, "seconds": here.seconds, "references": always}
+        took = race(runs, finish=finish, begin=report.at, **settings)  # type: ignore[arg-type]
         now = time.monotonic()
         began, longest = now, max(longest, now - began)
         last = numbers is every[-1] or now + longest > deadline
-        medians = {contenders[number]: timing.p50 for number, timing in times.items()}
-        for number, timing in times.items():
-            plain, same = (medians.get(one) for one in references(contenders[number]))
+        by_contender = {contenders[number]: times for number, times in took.items()}
+        for number, times in took.items():
             # The reference stays an item until the last race, so that a new process after a failure measures it too.
             if contenders[number].network != REFERENCE or last:
-                report.row(number, {**asdict(timing), "plain": plain, "same": same})
+                report.row(number, _summary(times, *(by_contender.get(one) for one in references(contenders[number]))))
         if last:
             return
+
+
+def _summary(times: Sequence[float], plain: Sequence[float] | None, same: Sequence[float] | None) -> dict[str, object]:
+    """Calls, percentiles of their seconds, and ratios to the references; NaN without one."""
+    p50, p95, p99 = (float(q) for q in np.percentile(times, (50, 95, 99)))
+    low, middle, high = ratios(times, plain) if plain else (math.nan,) * 3
+    return {
+        "calls": len(times),
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+        "ratio": middle,
+        "ratio_low": low,
+        "ratio_high": high,
+        "ratio_same": ratios(times, same)[1] if same else math.nan,
+    }
 
 
 def references(one: Contender) -> tuple[Contender, Contender]:
@@ -160,9 +176,10 @@ def measure(
 ) -> Iterator[tuple[Contender, dict[str, object] | Failure]]:
     """A row per contender: milliseconds, images per second, ratios to `REFERENCE`, parameters, MACs and bytes moved.
 
-    `ratio` is to the reference in the form eager in fp32, `ratio_same` to the reference in the same form and precision.
-    Both are always measured in the same race. A contender that fails has its error in place of a row. On a GPU, races
-    run in another process, because an error there makes the process unusable; rows come after each race.
+    `ratio` is to the reference in the form eager in fp32, `ratio_same` to the reference in the same form and precision:
+    medians over the rounds of one race. `ratio_low` and `ratio_high` are the quartiles of `ratio`. A contender that
+    fails has its error in place of a row. On a GPU, races run in another process, because an error there makes the
+    process unusable; rows come after each race.
 
     Args:
         contenders: networks, forms and precisions.
@@ -197,8 +214,7 @@ def measure(
                 **{f"{name}_ms": 1e3 * one[name] for name in ("p50", "p95", "p99")},
                 **_sizes(contender.network, conditions.image),
                 "images_per_second": batch / p50,
-                "ratio": p50 / (one["plain"] or math.nan),
-                "ratio_same": p50 / (one["same"] or math.nan),
+                **{name: one[name] for name in ("ratio", "ratio_low", "ratio_high", "ratio_same")},
             },
         )
 
@@ -206,7 +222,8 @@ def measure(
 #: The columns of a row of `measure`.
 COLUMNS = (
     *("model", "form", "precision", "batch", "height", "width", "calls", "p50_ms", "p95_ms", "p99_ms"),
-    *("parameters", "macs", "images_per_second", "ratio", "ratio_same", "map_bytes", "weight_bytes"),
+    *("parameters", "macs", "images_per_second", "ratio", "ratio_low", "ratio_high", "ratio_same"),
+    *("map_bytes", "weight_bytes"),
 )
 KEYS = ("model", "form", "precision", "batch", "height", "width")
 #: The columns of a row of peak memory, after those of `KEYS`.
@@ -260,9 +277,9 @@ def render(table: pd.DataFrame) -> str:
 
 
 def render_throughput(table: pd.DataFrame) -> str:
-    """Images per second, a column per batch size, and the fastest batch size of each network."""
+    """Images per second, a column per batch size, and the smallest batch size within 5 % of the fastest one."""
     shown = _by_batch(table, "images_per_second")
-    best = shown.idxmax(axis=1)
+    best = shown.ge(0.95 * shown.max(axis=1), axis=0).idxmax(axis=1)
     shown = shown.map("{:.1f}".format)
     shown["best batch"] = best.map(str)
     height, width = table[["height", "width"]].iloc[0]

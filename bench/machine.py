@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,14 +13,17 @@ from torch.utils._pytree import tree_leaves
 
 
 def rates(device: torch.device) -> tuple[float, float]:
-    """Multiply-adds per second of a large matrix product in float32; bytes read and written per second by a large copy.
+    """Multiply-adds per second of a large product or convolution in float32; bytes per second of a large copy.
 
-    Each is the best of five, to exclude disturbances by other processes.
+    Of a matrix product and a 3x3 convolution the faster one counts. Each is the best of five calls, to exclude
+    disturbances by other processes. A copy reads and writes its bytes.
     """
-    side, count = (8192, 2**28) if device.type == "cuda" else (2048, 2**26)
+    side, count, batch = (8192, 2**28, 64) if device.type == "cuda" else (2048, 2**26, 8)
     left, right = (torch.randn(side, side, device=device) for _ in range(2))
     source = torch.zeros(count, device=device)  # far larger than any cache
     target = torch.empty_like(source)
+    maps = torch.randn(batch, 256, 32, 32, device=device).to(memory_format=torch.channels_last)
+    weight = torch.randn(256, 256, 3, 3, device=device).to(memory_format=torch.channels_last)
 
     def best(work: Callable[[], object]) -> float:
         times = []
@@ -31,9 +35,9 @@ def rates(device: torch.device) -> tuple[float, float]:
             times.append(time.perf_counter() - began)
         return min(times[1:])  # the first touches the pages
 
-    product = best(lambda: torch.mm(left, right))
-    copy = best(lambda: target.copy_(source))
-    return side**3 / product, 2 * count * source.element_size() / copy
+    product = side**3 / best(lambda: torch.mm(left, right))
+    convolution = maps.numel() * weight[0].numel() / best(lambda: F.conv2d(maps, weight, padding=1))
+    return max(product, convolution), 2 * count * source.element_size() / best(lambda: target.copy_(source))
 
 
 def _finish(device: torch.device) -> None:

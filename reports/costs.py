@@ -204,9 +204,9 @@ def _area(parameters: float) -> float:
 def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem: Path) -> list[Path]:
     """The roofline of a machine with its networks: multiply-adds per second against multiply-adds per byte.
 
-    Bytes are those of the deployed network's feature maps and weights, layer by layer. The roof is a measured matrix
-    product and copy (`bench.machine.rates`). Networks can be faster: on an AMD EPYC, direct convolutions of oneDNN
-    make more multiply-adds per second than the matrix product of MKL.
+    Bytes are those of the deployed network's feature maps and weights, operator by operator. The roof is a measured
+    product and copy (`bench.machine.rates`): the faster one of a matrix product and a convolution. Networks can come
+    above it, as their own convolutions have other sizes.
 
     Args:
         latencies: from `read_latencies`.
@@ -254,8 +254,8 @@ def draw_roofline(latencies: pd.DataFrame, environment: dict[str, object], stem:
         machine = device_of(environment)
         axis.set_title(
             f"deployed, fp32, batch {data['batch'].iloc[0]}, {machine};\n"
-            "line: fastest matrix product measured, sloping where a copy is slower;\n"
-            "per cent: relative to the line; convolutions can be faster than that product"
+            "line: fastest product or convolution measured, sloping where a copy is slower;\n"
+            "per cent: relative to the line"
         )
         annotate(
             axis,

@@ -121,7 +121,7 @@ def costs(report: Report) -> Iterator[Figure]:
         return
     folder = report.out / "figures"
     roofline = partial(draw_roofline, latencies, report.environment, folder / "roofline")
-    yield Figure("Roofline: deployed networks relative to a measured matrix product and copy", roofline, latency)
+    yield Figure("Roofline: deployed networks relative to a measured product and copy", roofline, latency)
     batch, command, table2 = int(latencies["batch"].max()), report.command("table2"), report.table("table2")
     if table2 is not None and any(row.first("parameters") for row in table2.rows):
         # There are results, so the latencies must be of networks of another width.

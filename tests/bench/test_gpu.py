@@ -163,8 +163,8 @@ def test_rows_of_a_network_come_before_the_next_one_is_measured(monkeypatch: pyt
         def at(self, number: int) -> None: ...
 
         def row(self, number: int, row: dict[str, Any]) -> None:
-            assert row["plain"] > 0
-            assert row["same"] > 0
+            assert row["ratio"] > 0
+            assert row["ratio_same"] > 0
             events.append(names[number])
 
     monkeypatch.setattr(latency, "REFERENCE", "resnet18_x0_25")
