@@ -12,7 +12,7 @@ from ablations.engine.resolve import Resolution, by_seeds
 from ablations.engine.study import Cell, group_label
 from ablations.studies import STUDIES
 from msinet.io import write_text
-from reports.comparisons import source_of
+from reports.comparisons import Comparisons, source_of
 from reports.costs import read_latencies
 from reports.formats import as_markdown
 from reports.layout import build_table, comparisons_of
@@ -77,6 +77,8 @@ def _table(results: ReferenceResults, found: Found) -> str:
     seen = [row for row in rows if row.group != "untrained"]
     columns = [column for column in table.columns if sum(row.cells[column].done >= least for row in seen) > 1]
     compared = comparisons_of(results, "table2")
+    # Columns with comparisons; if there are none, the others, which then are called early.
+    columns = [column for column in columns if sum(_comparable(row, column, compared) for row in seen) > 1] or columns
     heads = ["rendered set", "network", "million parameters", "R1", "mAP", "mAP minus MSINet's", "seeds"]
     lines, effects = [], []
     for column in columns:
@@ -111,6 +113,10 @@ def _table(results: ReferenceResults, found: Found) -> str:
     if gates:
         notes += ["", f"**Early training.** Not converged: {'; '.join(gates)}."]
     return "\n".join([*markdown_table(heads, lines), *notes])
+
+
+def _comparable(row: Row, column: Column, compared: Comparisons) -> bool:
+    return row.cells[column].done > 0 and not compared.obstacle(row, column)
 
 
 def _kinds(effects: Iterable[Effect]) -> str:

@@ -48,8 +48,8 @@ OTHER_START = {
 }
 #: Groups of initial weights in labels.
 INITIAL: dict[Group, str] = {"scratch": "from scratch", "pretrained": "pre-trained"}
-#: Ratio of times below which a network is faster, and above whose inverse it is slower; identical networks differ by up
-#: to 9 % (docs/cost.md).
+#: Ratio of times below which a network is faster, and above whose inverse it is slower; between two days ratios of
+#: light networks changed by up to 15 % (docs/cost.md).
 FASTER = 0.9
 #: Largest number of obstacles in the evidence of a claim.
 REASONS = 3
