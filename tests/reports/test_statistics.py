@@ -842,7 +842,7 @@ def test_the_docs_have_the_deviations_of_the_reference(monkeypatch: pytest.Monke
     scores_of = [[results.read(run_id, "queries.csv") for run_id in runs["run_id"]] for runs in later]
     rows = dict(zip(names, pooled(Row(Scores.from_queries(row, "mAP")) for row in scores_of), strict=True))
     found = compare(rows["cdnet"], rows["msinet"])
-    text = DOCS.read_text(encoding="utf-8")
+    text = " ".join(DOCS.read_text(encoding="utf-8").split())
     assert f"{found.mean:+.1f} [{found.interval[0]:+.1f}, {found.interval[1]:+.1f}]" in text
     light = [deviation for deviation, pair in zip(deviations, pairs, strict=True) if "resnet50" not in pair]
     assert f"({max(light):.1f} at most without ResNet50)" in text
