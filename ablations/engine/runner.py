@@ -133,17 +133,18 @@ def execute(
     return tally
 
 
+#: Format of the bar, and the share of the work from which on the remaining time is shown: the first runs of a table
+#: only rank, which takes seconds and says nothing about trainings.
+PASSED, FORETOLD = "{desc} {percentage:3.0f}% |{bar}| {elapsed} passed", 0.02
+
+
 class _Meter:
     """Progress bar of a table. Runs are weighted by their computation, so that the remaining time is realistic."""
 
     def __init__(self, title: str, work: Sequence[float], *, visible: bool, below: bool) -> None:
         self._work, self._shares, self._ended = list(work), [0.0] * len(work), set[int]()
         self._bar = bar(
-            total=sum(work),
-            desc=title,
-            position=1 if below else 0,
-            disable=not visible or not work,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} passed, about {remaining} left",
+            total=sum(work), desc=title, position=1 if below else 0, disable=not visible or not work, bar_format=PASSED
         )
 
     def __enter__(self) -> "_Meter":
@@ -156,6 +157,8 @@ class _Meter:
         """Show the share of a run that is done. Late reports of a run that has ended are ignored."""
         self._shares[number] = 1.0 if number in self._ended else share
         done = sum(share * work for share, work in zip(self._shares, self._work, strict=True))
+        if done > FORETOLD * sum(self._work):
+            self._bar.bar_format = PASSED + ", about {remaining} left"
         self._bar.update(done - self._bar.n)
 
     def end(self, number: int, *, counts: bool) -> None:

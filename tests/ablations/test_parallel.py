@@ -36,6 +36,16 @@ def experiment(name: str) -> Experiment:
     return Experiment(name, "market1501", "market1501", resolve("smoke", "market1501").recipe, "smoke")
 
 
+def test_the_remaining_time_is_not_foretold_from_rankings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with _Meter("table", [1.0, 199.0], visible=True, below=False) as meter:
+        meter.end(0, counts=True)
+        meter._bar.refresh()
+        assert "left" not in capsys.readouterr().err
+        meter.step(1, 0.1)
+        meter._bar.refresh()
+        assert "passed, about" in capsys.readouterr().err
+
+
 def test_the_bar_does_not_go_back_when_a_process_reports_late() -> None:
     with _Meter("table", [1.0, 3.0], visible=True, below=False) as meter:
         meter.end(0, counts=True)
