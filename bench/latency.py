@@ -128,8 +128,7 @@ def time_contenders(
                 finish()  # an error of the GPU shows here, and not at the next contender
                 runs[number] = run
         always = [number for number in runs if contenders[number].network == REFERENCE]
-        settings = {"rounds": here.rounds, "seconds": here.seconds, "references": always}
-        took = race(runs, finish=finish, begin=report.at, **settings)  # type: ignore[arg-type]
+        took = race(runs, rounds=here.rounds, seconds=here.seconds, finish=finish, begin=report.at, references=always)
         now = time.monotonic()
         began, longest = now, max(longest, now - began)
         last = numbers is every[-1] or now + longest > deadline
